@@ -1,0 +1,1 @@
+"""Text to a language model, and its words back out; nothing waits, nothing is lost."""

@@ -1,0 +1,92 @@
+"""What went wrong -> one exception that says what, where, got, wanted and cure.
+
+HeadraceError
+├── InputError (ValueError)      the caller's input is at fault            exit code 2
+│   ├── SourceError              a raw file: missing, truncated, not what its name says
+│   ├── DocumentError            one document: invalid UTF-8, broken JSON, no text field
+│   ├── TokenizerError           a tokenizer that cannot be found, read, or trusted
+│   ├── ConfigError              an option or a combination of options
+│   ├── OrderError               a position, rank, mixture or epoch out of range
+│   └── ResumeError              a saved state that belongs to something else
+├── StoreError                   a store is at fault                       exit code 2
+│   ├── ManifestError            not a store, or its manifest is damaged
+│   └── ShardError               a shard or block is damaged, missing or forged
+├── CheckpointError              no valid checkpoint, or a damaged one     exit code 2
+├── SinkError                    predictions: damaged log or part, a second coordinator   exit code 2
+├── SpaceError                   no room left on the device                exit code 2
+└── WorkerError                  a worker, rank or remote peer failed      exit code 1
+"""
+
+from __future__ import annotations
+
+
+class HeadraceError(Exception):
+    """Root of all errors that headrace raises on purpose."""
+
+    exit_code: int = 1
+
+
+class InputError(HeadraceError, ValueError):
+    """The caller's input is at fault; nothing was changed."""
+
+    exit_code = 2
+
+
+class SourceError(InputError):
+    """A raw file is missing, truncated, or not what its name says."""
+
+
+class DocumentError(InputError):
+    """One document is invalid: UTF-8, JSON, a missing field, a length."""
+
+
+class TokenizerError(InputError):
+    """A tokenizer cannot be found, read, or trusted."""
+
+
+class ConfigError(InputError):
+    """An option, or a combination of options, makes no sense."""
+
+
+class OrderError(InputError):
+    """A position, rank, epoch or mixture is out of range."""
+
+
+class ResumeError(InputError):
+    """A saved state belongs to another store, tokenizer, length or mixture."""
+
+
+class StoreError(HeadraceError):
+    """A store is damaged, incomplete, or not a store."""
+
+    exit_code = 2
+
+
+class ManifestError(StoreError):
+    """The manifest is missing, damaged, or of an unknown version."""
+
+
+class ShardError(StoreError):
+    """A shard or a block of it is damaged, missing, or forged."""
+
+
+class CheckpointError(HeadraceError):
+    """No valid checkpoint, or a damaged one."""
+
+    exit_code = 2
+
+
+class SinkError(HeadraceError):
+    """A prediction log or part is damaged, or another coordinator holds the job."""
+
+    exit_code = 2
+
+
+class SpaceError(HeadraceError):
+    """No room left on the device; what was complete stays complete."""
+
+    exit_code = 2
+
+
+class WorkerError(HeadraceError):
+    """A worker process, rank, or remote peer failed."""
