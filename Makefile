@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint pins clean
 
 demo: $(VENV)/.demo
 	$(BIN)/headrace demo --out headrace-demo
@@ -31,6 +31,12 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing headrace and everything its tests use into $(VENV) (once, a few minutes)"
 	$(PIP) -e '.[test]'
 	@touch $@ $(VENV)/.demo
+
+pins:
+	rm -rf $(VENV)-pins && $(PYTHON) -m venv $(VENV)-pins && $(VENV)-pins/bin/python -m pip install --quiet torch==2.13.0
+	$(VENV)-pins/bin/python -m pip install --quiet -e ".[test]"
+	$(VENV)-pins/bin/python -m pip freeze --exclude-editable | sed "s/+cpu//" > constraints.txt
+	rm -rf $(VENV)-pins
 
 clean:
 	rm -rf $(VENV) headrace-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
