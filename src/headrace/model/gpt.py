@@ -1,0 +1,289 @@
+"""Token ids -> logits: GPT-3's decoder on one page.
+
+Shapes: B batch, T tokens given now, S tokens seen in all (cache + T), W width, H heads, D head width,
+V vocabulary.
+Source: Brown et al. 2020, section 2.1, which is Radford et al. 2019 (GPT-2) plus alternating dense and
+locally banded attention (Child et al. 2019). Equal to transformers' GPT2LMHeadModel with the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # the name that every reader of torch code knows
+from torch import Tensor, nn
+
+from headrace.errors import ConfigError
+from headrace.model.loss import linear_cross_entropy
+
+INIT_STD = 0.02  # GPT-1, 2 and 3: all weights and embeddings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPTConfig:
+    """The shape of a model; two models with the same config can exchange weights."""
+
+    num_layers: int
+    width: int
+    """Of the residual stream; a multiple of num_heads."""
+    num_heads: int
+    vocab_size: int
+    context: int
+    """Longest sequence: the number of learned positions."""
+    banded: bool = False
+    """GPT-3's pattern: odd layers see only the last band_width tokens. Off for exported models."""
+    band_width: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built, before any memory is taken."""
+        for name in ("num_layers", "width", "num_heads", "vocab_size", "context", "band_width"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"model: {name} is {value}; it must be at least 1.")
+        if self.width % self.num_heads:
+            raise ConfigError(
+                f"model: width {self.width} is not divisible by num_heads {self.num_heads}; "
+                f"each head needs the same number of channels."
+            )
+
+    @property
+    def head_width(self) -> int:
+        """Channels of one head (D)."""
+        return self.width // self.num_heads
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights and biases, the tied head counted once."""
+        block = 12 * self.width**2 + 13 * self.width
+        return (self.vocab_size + self.context) * self.width + self.num_layers * block + 2 * self.width
+
+    def is_banded(self, layer: int) -> bool:
+        """Whether a layer sees only the last band_width tokens (every second one, the first is dense)."""
+        return self.banded and layer % 2 == 1
+
+    def flops_per_token(self, seq_len: int) -> float:
+        """Floating point operations of one training token, forward and backward, nothing recomputed.
+
+        72 L W^2 (1 + T/6W + V/12LW): 6 for each weight of a matrix product, and attention's 12 L W T.
+        """
+        matrices = 12 * self.num_layers * self.width**2 + self.vocab_size * self.width
+        return 6.0 * matrices + 12.0 * self.num_layers * self.width * seq_len
+
+
+class Cache(Protocol):
+    """Keys and values of earlier tokens, as `headrace.model.kv.KVCache` keeps them."""
+
+    def positions(self, num_tokens: int) -> Tensor:
+        """Position of each of the next num_tokens, int64 [B, T]."""
+        ...
+
+    def extend(self, layer: int, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store keys and values; return all so far, [B, H, S, D], and a mask.
+
+        The mask is bool [B or 1, 1, T, S], True where seen. Slot s of a row holds
+        its position s. No mask means: causal when S = T, all seen when T = 1.
+        """
+        ...
+
+
+class GPT(nn.Module):
+    """GPT-3's decoder: learned positions, pre-LayerNorm blocks, tied head.
+
+    >>> model = GPT(GPTConfig(num_layers=2, width=16, num_heads=2, vocab_size=257, context=8))
+    >>> tuple(model(torch.zeros(3, 8, dtype=torch.int64)).shape)
+    (3, 8, 257)
+    """
+
+    def __init__(self, config: GPTConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.tok = nn.Embedding(config.vocab_size, config.width)
+        self.pos = nn.Embedding(config.context, config.width)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.width)
+        init_weights(self, seed=seed)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        *,
+        labels_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        kv: Cache | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits of the next token, or the loss when labels are given.
+
+        Args:
+            ids_BT: int64 [B, T], in [0, V).
+            labels_BT: int64 [B, T], the next token of each; -100 is not counted.
+            positions_BT: int64 [B, T]; default 0..T-1, or the cache's.
+            documents_BT: int [B, T], number of the document each token stands in: attention does
+                not cross documents. Default: it does, as in the paper.
+            kv: keys and values of earlier tokens; the caller advances it afterwards.
+            last_only: logits of the last token only, [B, 1, V].
+
+        Returns:
+            Logits [B, T, V]; with labels the **sum** of the cross-entropies in nats, float32 scalar
+            (a mean of means is wrong where rows have different numbers of counted labels).
+
+        Raises:
+            ConfigError: more tokens than the model has positions.
+        """
+        x_BTW = self.hidden(ids_BT, positions_BT=positions_BT, documents_BT=documents_BT, kv=kv)
+        if labels_BT is not None:
+            return linear_cross_entropy(x_BTW, self.tok.weight, labels_BT)
+        return self.logits(x_BTW[:, -1:] if last_only else x_BTW)
+
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        kv: Cache | None = None,
+    ) -> Tensor:
+        """The residual stream after the last normalisation, [B, T, W]."""
+        T = ids_BT.shape[1]
+        if self.config.context < T:
+            raise ConfigError(
+                f"model: {T} tokens given, it has {self.config.context} positions. "
+                f"Shorten the rows (seq_len)."
+            )
+        if positions_BT is None:
+            positions_BT = torch.arange(T, device=ids_BT.device)[None] if kv is None else kv.positions(T)
+        x_BTW = self.tok(ids_BT) + self.pos(positions_BT)
+        masks = None if kv is not None else self.masks(T, documents_BT, ids_BT.device)
+        for layer, block in enumerate(self.blocks):
+            mask = None if masks is None else masks[self.config.is_banded(layer)]
+            x_BTW = block(x_BTW, mask=mask, kv=kv, positions_BT=positions_BT)
+        out: Tensor = self.norm(x_BTW)
+        return out
+
+    def logits(self, x_BTW: Tensor) -> Tensor:
+        """Tied head: the token table read the other way, [B, T, V]."""
+        return F.linear(x_BTW, self.tok.weight)
+
+    def masks(
+        self, num_tokens: int, documents_BT: Tensor | None, device: torch.device
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Masks of dense and banded layers without a cache; None is plain causal, which has a fast path."""
+        if documents_BT is None and not self.config.banded:
+            return None, None
+        query, key = torch.arange(num_tokens, device=device)[:, None], torch.arange(num_tokens, device=device)
+        seen = (key <= query)[None, None]
+        band = seen & (key > query - self.config.band_width)
+        if documents_BT is None:
+            return None, band
+        same_B1TT = (documents_BT[:, :, None] == documents_BT[:, None, :])[:, None]
+        return seen & same_B1TT, band & same_B1TT
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward layer, each on a normalised copy and added to the stream."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width)
+        self.attn = Attention(config, layer)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.mlp = FeedForward(config)
+
+    def forward(
+        self,
+        x_BTW: Tensor,
+        *,
+        mask: Tensor | None = None,
+        kv: Cache | None = None,
+        positions_BT: Tensor | None = None,
+    ) -> Tensor:
+        """[B, T, W] -> [B, T, W]; positions are needed by banded layers with a cache only."""
+        x_BTW = x_BTW + self.attn(self.norm1(x_BTW), mask=mask, kv=kv, positions_BT=positions_BT)
+        out: Tensor = x_BTW + self.mlp(self.norm2(x_BTW))
+        return out
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, causal; banded when the config says so for this layer."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_width = config.head_width
+        self.band_width = config.band_width if config.is_banded(layer) else None
+        # Rows are ordered head, then q/k/v, then channel: any contiguous slice of whole heads is a
+        # smaller attention, which is what tensor parallelism needs.
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+
+    def forward(
+        self,
+        x_BTW: Tensor,
+        *,
+        mask: Tensor | None = None,
+        kv: Cache | None = None,
+        positions_BT: Tensor | None = None,
+    ) -> Tensor:
+        """[B, T, W] -> [B, T, W]."""
+        B, T, _ = x_BTW.shape
+        q_BHTD, k_BHTD, v_BHTD = (
+            part.transpose(1, 2) for part in self.qkv(x_BTW).view(B, T, -1, 3, self.head_width).unbind(3)
+        )
+        if kv is not None:
+            k_BHTD, v_BHTD, mask = kv.extend(self.layer, k_BHTD, v_BHTD)
+            S = k_BHTD.shape[2]
+            if self.band_width is not None and positions_BT is not None and self.band_width < S:
+                slot = torch.arange(S, device=x_BTW.device)
+                query_B1T1 = positions_BT[:, None, :, None]
+                band = (slot <= query_B1T1) & (slot > query_B1T1 - self.band_width)
+                mask = band if mask is None else mask & band
+        causal = mask is None and k_BHTD.shape[2] == T
+        y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=mask, is_causal=causal)
+        out: Tensor = self.out(y_BHTD.transpose(1, 2).reshape(B, T, -1))
+        return out
+
+
+class FeedForward(nn.Module):
+    """Four times wider, GELU in GPT-2's tanh approximation, and back."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, 4 * config.width)
+        self.down = nn.Linear(4 * config.width, config.width)
+
+    def forward(self, x_BTW: Tensor) -> Tensor:
+        """[B, T, W] -> [B, T, W]."""
+        out: Tensor = self.down(F.gelu(self.up(x_BTW), approximate="tanh"))
+        return out
+
+
+@torch.no_grad()
+def init_weights(model: nn.Module, *, seed: int) -> None:
+    """The paper's initialisation: N(0, 0.02), zero biases, residual layers scaled by 1/sqrt(2 L).
+
+    Each parameter is drawn from (seed, its name) alone, so a stage or a shard of a model starts
+    with the values that the whole model would have there.
+    """
+    num_layers = len(
+        {name.split(".")[1] for name, _ in model.named_parameters() if name.startswith("blocks.")}
+    )
+    num_layers = getattr(getattr(model, "config", None), "num_layers", num_layers)
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            continue
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif "norm" in name:
+            parameter.fill_(1.0)
+        else:
+            residual = name.endswith(("attn.out.weight", "mlp.down.weight"))
+            std = INIT_STD / math.sqrt(2 * num_layers) if residual else INIT_STD
+            digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+            # 63 bits: torch takes the seed as a signed integer.
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
