@@ -1,0 +1,29 @@
+"""A tokenizer's name or files -> ids and back: one small protocol over several engines.
+
+    protocol    what every tokenizer does
+    byte        an id is a byte
+    encodings   gpt2, cl100k_base, o200k_base from tiktoken's files
+    huggingface tokenizer.json and Hugging Face directories
+    pieces      SentencePiece .model files
+    gigatoken   the fast engine, bounded in memory
+    probe       is the fast engine exact? text that tells engines apart
+    load        a name, a path or a store's files -> a tokenizer
+    train       text -> tokenizer.json
+
+Special tokens in text are never recognised: a document that contains "<|endoftext|>" is encoded as those
+characters, so that no text can forge a document's end.
+"""
+
+from headrace.tokens.load import load_tokenizer, tokenizer_from_files
+from headrace.tokens.probe import Mismatch, first_mismatch
+from headrace.tokens.protocol import Tokenizer
+from headrace.tokens.train import train_tokenizer
+
+__all__ = [
+    "Mismatch",
+    "Tokenizer",
+    "first_mismatch",
+    "load_tokenizer",
+    "tokenizer_from_files",
+    "train_tokenizer",
+]

@@ -1,0 +1,279 @@
+"""gpt2, cl100k_base, o200k_base: tiktoken's own files -> a tokenizer; nothing is ever downloaded.
+
+Files are looked for in TIKTOKEN_CACHE_DIR (under tiktoken's names, which are SHA-1 hashes of addresses, or
+under their plain names), and in tiktoken's default cache; their SHA-256 is checked.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from headrace.errors import TokenizerError
+from headrace.tokens.gigatoken import Gigatoken
+from headrace.tokens.probe import first_mismatch, tricky_texts
+from headrace.tokens.protocol import DESCRIPTION, Ids, Offsets, bytes_to_text, fingerprint_of, join_ids
+
+RANKS = "ranks.tiktoken"
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    plain_name: str
+    cached_name: str
+    sha256: str
+
+
+# The scheme names are gigatoken's; which one belongs to which encoding is checked against tiktoken on load.
+_SCHEMES = {"gpt2": "gpt2", "cl100k_base": "gpt4", "o200k_base": "o200k"}
+_FILES = {
+    "gpt2": (
+        _File(
+            plain_name="vocab.bpe",
+            cached_name="6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
+            sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+        ),
+        _File(
+            plain_name="encoder.json",
+            cached_name="6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
+            sha256="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+        ),
+    ),
+    "cl100k_base": (
+        _File(
+            plain_name="cl100k_base.tiktoken",
+            cached_name="9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
+            sha256="223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+        ),
+    ),
+    "o200k_base": (
+        _File(
+            plain_name="o200k_base.tiktoken",
+            cached_name="fb374d419588a4632f3f557e76b4b70aebbca790",
+            sha256="446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+        ),
+    ),
+}
+ENCODINGS = tuple(_FILES)
+
+
+class EncodingTokenizer:
+    """One of tiktoken's encodings, by gigatoken where its ids are tiktoken's."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        pattern: str,
+        ranks: Mapping[bytes, int],
+        specials: Mapping[str, int],
+        engine: Literal["auto", "gigatoken", "tiktoken"] = "auto",
+    ) -> None:
+        self.name = name
+        self._pattern = pattern
+        self._ranks = dict(ranks)
+        self._specials = dict(specials)
+        self._wanted_engine = engine
+        self.eos_id = self._specials["<|endoftext|>"]
+        self.vocab_size = 1 + max(max(ids.values()) for ids in (self._ranks, self._specials))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits of pattern, ranks and end of document."""
+        return fingerprint_of(
+            b"tiktoken", self._pattern.encode(), self._ranks_file, str(self.eos_id).encode()
+        )
+
+    @functools.cached_property
+    def _ranks_file(self) -> bytes:
+        by_rank = sorted(self._ranks.items(), key=lambda item: item[1])
+        return b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in by_rank)
+
+    @functools.cached_property
+    def _tiktoken(self) -> Any:
+        import tiktoken
+
+        return tiktoken.Encoding(
+            self.name, pat_str=self._pattern, mergeable_ranks=self._ranks, special_tokens=self._specials
+        )
+
+    @functools.cached_property
+    def _fast(self) -> Gigatoken | None:
+        """The fast engine, or None where it is not wanted, not able, or not exact."""
+        scheme = _SCHEMES.get(self.name)
+        if self._wanted_engine == "tiktoken" or scheme is None:
+            return None
+        fast = Gigatoken(functools.partial(_build_gigatoken, self._ranks_file, scheme))
+        if self._wanted_engine == "gigatoken":
+            return fast
+        texts = tricky_texts(self._specials)
+        return fast if first_mismatch(fast, self.as_reference(), texts) is None else None
+
+    @property
+    def engine(self) -> str:
+        """Gigatoken or tiktoken."""
+        return "tiktoken" if self._fast is None else "gigatoken"
+
+    def encode_batch(self, texts: Sequence[bytes]) -> tuple[Ids, Offsets]:
+        """See `Tokenizer.encode_batch`."""
+        if self._fast is not None:
+            return self._fast.encode_batch(texts)
+        encode = self._tiktoken.encode_ordinary
+        return join_ids([encode(text.decode()) for text in texts])
+
+    def encode(self, text: str) -> Ids:
+        """Encode one text: uint32 [n]."""
+        return self.encode_batch([text.encode()])[0]
+
+    def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
+        """See `Tokenizer.decode`."""
+        return bytes_to_text(self._table, ids)
+
+    @functools.cached_property
+    def _table(self) -> list[bytes]:
+        table = [b""] * self.vocab_size
+        for token, rank in self._ranks.items():
+            table[rank] = token
+        return table
+
+    def token_bytes(self) -> list[bytes]:
+        """The bytes that each id stands for; b"" for special tokens and unused ids."""
+        return list(self._table)
+
+    def files(self) -> dict[str, bytes]:
+        """Ranks in tiktoken's format, and what that format does not say."""
+        about = {
+            "kind": "tiktoken",
+            "name": self.name,
+            "eos_id": self.eos_id,
+            "pattern": self._pattern,
+            "special_tokens": self._specials,
+        }
+        return {DESCRIPTION: orjson.dumps(about, option=orjson.OPT_SORT_KEYS), RANKS: self._ranks_file}
+
+    def as_reference(self) -> EncodingTokenizer:
+        """The same encoding by tiktoken."""
+        if self._wanted_engine == "tiktoken":
+            return self
+        return EncodingTokenizer(
+            name=self.name,
+            pattern=self._pattern,
+            ranks=self._ranks,
+            specials=self._specials,
+            engine="tiktoken",
+        )
+
+
+def named_encoding(
+    name: str, *, directory: Path | None = None, engine: Literal["auto", "gigatoken", "tiktoken"] = "auto"
+) -> EncodingTokenizer:
+    """One of ENCODINGS from tiktoken's files.
+
+    Args:
+        name: gpt2, cl100k_base or o200k_base.
+        directory: looked at first.
+        engine: which library computes the ids.
+
+    Raises:
+        TokenizerError: a file is missing or damaged; says which, and where to put it.
+    """
+    import tiktoken
+
+    found = {file.cached_name: _find(name, file, directory) for file in _FILES[name]}
+    with _cache_of(found):
+        encoding = tiktoken.get_encoding(name)
+    return EncodingTokenizer(
+        name=name,
+        pattern=encoding._pat_str,  # noqa: SLF001 - tiktoken documents extending an encoding by these
+        ranks=encoding._mergeable_ranks,  # noqa: SLF001
+        specials=encoding._special_tokens,  # noqa: SLF001
+        engine=engine,
+    )
+
+
+def encoding_from_files(
+    files: Mapping[str, bytes], *, engine: Literal["auto", "gigatoken", "tiktoken"] = "auto"
+) -> EncodingTokenizer:
+    """The encoding whose `files()` these are."""
+    about = orjson.loads(files[DESCRIPTION])
+    ranks: dict[bytes, int] = {}
+    for line in files[RANKS].splitlines():
+        token, _, rank = line.partition(b" ")
+        ranks[base64.b64decode(token)] = int(rank)
+    return EncodingTokenizer(
+        name=about["name"],
+        pattern=about["pattern"],
+        ranks=ranks,
+        specials=about["special_tokens"],
+        engine=engine,
+    )
+
+
+def _directories(first: Path | None) -> list[Path]:
+    places = [first] if first is not None else []
+    places += [
+        Path(os.environ[key]) for key in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR") if os.environ.get(key)
+    ]
+    return [*places, Path(tempfile.gettempdir()) / "data-gym-cache"]
+
+
+def _find(name: str, file: _File, directory: Path | None) -> Path:
+    places = _directories(directory)
+    for place in places:
+        for path in (place / file.cached_name, place / file.plain_name):
+            if path.is_file():
+                got = hashlib.sha256(path.read_bytes()).hexdigest()
+                if got != file.sha256:
+                    raise TokenizerError(
+                        f"{path}: sha256 is {got}, that of {name}'s {file.plain_name} is {file.sha256}. "
+                        f"Damaged? Delete it and fetch it again"
+                    )
+                return path
+    raise TokenizerError(
+        f"tokenizer {name}: its file {file.plain_name} is in none of {', '.join(map(str, places))}. Put it "
+        f"there as {file.plain_name} (or {file.cached_name}, tiktoken's own name for it), or set "
+        f"TIKTOKEN_CACHE_DIR to the directory that has it; nothing is downloaded. "
+        f"A tokenizer.json works too: --tokenizer PATH"
+    )
+
+
+@contextmanager
+def _cache_of(found: Mapping[str, Path]) -> Iterator[None]:
+    """Tiktoken's cache directory set to one that holds exactly these files, so that it needs no network."""
+    with _LOCK, tempfile.TemporaryDirectory(prefix="headrace-tiktoken-") as staged:
+        for cached_name, path in found.items():
+            shutil.copyfile(path, Path(staged) / cached_name)
+        before = os.environ.get("TIKTOKEN_CACHE_DIR")
+        os.environ["TIKTOKEN_CACHE_DIR"] = staged
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["TIKTOKEN_CACHE_DIR"]
+            else:
+                os.environ["TIKTOKEN_CACHE_DIR"] = before
+
+
+def _build_gigatoken(ranks_file: bytes, scheme: str) -> Any:
+    from gigatoken.gigatoken_rs import BPETokenizer
+
+    with tempfile.TemporaryDirectory(prefix="headrace-gigatoken-") as directory:
+        path = Path(directory) / RANKS
+        path.write_bytes(ranks_file)
+        # No special tokens: a literal "<|endoftext|>" in a document stays text.
+        return BPETokenizer.from_tiktoken(str(path), scheme, {})
