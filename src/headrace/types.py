@@ -43,6 +43,8 @@ class Prediction:
     """stop | length | error."""
     logprobs: tuple[float, ...] | None = None
     """Natural log, one per generated token; None when not asked for."""
+    prompt_logprobs: tuple[float | None, ...] | None = None
+    """Natural log, one per prompt token, the first None; None when not asked for."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: Mapping[str, str] | None = None

@@ -1,0 +1,135 @@
+"""Keys and values of new tokens -> those of all tokens so far, in memory that is taken once.
+
+Shapes: L layers, B rows, H heads, S slots (tokens a row can hold), D head width, T new tokens.
+Slot s of a row holds the token at position s, so a row's length says all about it. A slot behind a
+row's length holds rubbish that a mask hides and the next token overwrites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from headrace.errors import ConfigError
+
+
+class KVCache:
+    """Preallocated cache of B rows, each with a length of its own.
+
+    `extend` once per layer, then `advance` once: rows grow by what they were given, so that
+    rows padded on the right grow by their own number of tokens.
+
+    >>> kv = KVCache(num_layers=1, num_rows=2, num_heads=1, capacity=4, head_width=1)
+    >>> k, v, mask = kv.extend(0, torch.ones(2, 1, 3, 1), torch.ones(2, 1, 3, 1))
+    >>> kv.advance([3, 2])
+    >>> kv.positions(1).tolist()
+    [[3], [2]]
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_rows: int,
+        num_heads: int,
+        capacity: int,
+        head_width: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (num_layers, num_rows, num_heads, capacity, head_width)
+        if min(shape) < 1:
+            raise ConfigError(
+                f"cache: layers, rows, heads, slots, head width are {shape}; each must be >= 1."
+            )
+        # Zeros, not empty: rubbish may be NaN, and a masked NaN still poisons the weighted sum.
+        self.k_LBHSD = torch.zeros(shape, dtype=dtype, device=device)
+        self.v_LBHSD = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths_B = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self._lengths = [0] * num_rows
+        self._mask_key: tuple[tuple[int, ...], int] | None = None
+        self._mask: Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the cache holds (B)."""
+        return len(self._lengths)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that a row can hold (S)."""
+        return self.k_LBHSD.shape[3]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens that each row holds."""
+        return tuple(self._lengths)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return 2 * self.k_LBHSD.nbytes
+
+    def positions(self, num_tokens: int) -> Tensor:
+        """Position of each of the next num_tokens, int64 [B, T]."""
+        return self.lengths_B[:, None] + torch.arange(num_tokens, device=self.lengths_B.device)
+
+    def extend(self, layer: int, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store a layer's new keys and values behind each row's length.
+
+        Args:
+            layer: in [0, L).
+            k_BHTD: keys of T new tokens a row, any float type (stored in the cache's).
+            v_BHTD: their values.
+
+        Returns:
+            Keys and values up to the longest row, views [B, H, S', D], and a bool mask [B, 1, T, S'],
+            True where a new token sees a slot: none behind itself. No mask means causal when S' = T,
+            and everything seen when T = 1.
+
+        Raises:
+            ConfigError: a row would outgrow the cache.
+        """
+        T = k_BHTD.shape[2]
+        longest, shortest = max(self._lengths), min(self._lengths)
+        stop = longest + T
+        if stop > self.capacity:
+            raise ConfigError(
+                f"cache: a row of {longest} tokens and {T} more; the cache holds {self.capacity}."
+            )
+        k_BHSD, v_BHSD = self.k_LBHSD[layer], self.v_LBHSD[layer]
+        if longest == shortest:
+            k_BHSD[:, :, longest:stop] = k_BHTD
+            v_BHSD[:, :, longest:stop] = v_BHTD
+        else:
+            rows_B1 = torch.arange(self.num_rows, device=self.lengths_B.device)[:, None]
+            slots_BT = self.positions(T)
+            # Two index tensors around a slice put their axes in front: [B, T, H, D].
+            k_BHSD[rows_B1, :, slots_BT] = k_BHTD.transpose(1, 2).to(k_BHSD.dtype)
+            v_BHSD[rows_B1, :, slots_BT] = v_BHTD.transpose(1, 2).to(v_BHSD.dtype)
+        return k_BHSD[:, :, :stop], v_BHSD[:, :, :stop], self._seen(T, stop, ragged=longest != shortest)
+
+    def advance(self, counts: int | Sequence[int]) -> None:
+        """Count the tokens that `extend` has stored: one number for all rows, or one for each."""
+        grown = [counts] * self.num_rows if isinstance(counts, int) else list(counts)
+        if len(grown) != self.num_rows or min(grown) < 0:
+            raise ConfigError(f"cache: counts {grown} for {self.num_rows} rows; one number >= 0 each.")
+        self._lengths = [length + count for length, count in zip(self._lengths, grown, strict=True)]
+        self.lengths_B = torch.tensor(self._lengths, dtype=torch.int64, device=self.lengths_B.device)
+
+    def truncate(self, length: int = 0) -> None:
+        """Forget every row's tokens from a position on."""
+        self._lengths = [min(length, now) for now in self._lengths]
+        self.lengths_B = self.lengths_B.clamp(max=length)
+
+    def _seen(self, num_tokens: int, stop: int, *, ragged: bool) -> Tensor | None:
+        if not ragged and num_tokens in (1, stop):
+            return None
+        key = (tuple(self._lengths), num_tokens)
+        if key != self._mask_key:  # one mask serves all layers of a step
+            slots_S = torch.arange(stop, device=self.lengths_B.device)
+            self._mask = (slots_S <= self.positions(num_tokens)[:, :, None])[:, None]
+            self._mask_key = key
+        return self._mask

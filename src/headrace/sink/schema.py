@@ -1,0 +1,79 @@
+"""Predictions <-> Arrow rows and log payloads: one fixed schema, whatever the rows hold.
+
+The schema never depends on the data: a job's first part without any error has the same
+error column as its last (a column typed null has broken readers elsewhere, ray #60572).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from headrace.errors import SinkError
+from headrace.types import Prediction
+
+SCHEMA = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("token_ids", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("logprobs", pa.list_(pa.field("item", pa.float32(), nullable=False))),
+        # The first token of a prompt has no probability: its item is null.
+        pa.field("prompt_logprobs", pa.list_(pa.float32())),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("completion_tokens", pa.int32(), nullable=False),
+        pa.field("error", pa.struct([pa.field("type", pa.string()), pa.field("message", pa.string())])),
+    ],
+    metadata={b"headrace.format": b"predictions/1"},
+)
+
+LOWEST_LOGPROB = -9999.0  # stands for minus infinity, which JSON cannot say
+
+
+def to_payload(row: Prediction) -> bytes:
+    """One prediction as a JSON object, the payload of a log frame and a line of a .jsonl part."""
+    return orjson.dumps(
+        {
+            "prompt_id": row.prompt_id,
+            "sample_index": row.sample_index,
+            "prompt": row.prompt,
+            "text": row.text,
+            "token_ids": row.token_ids,
+            "finish_reason": row.finish_reason,
+            "logprobs": _finite(row.logprobs),
+            "prompt_logprobs": _finite(row.prompt_logprobs),
+            "prompt_tokens": row.prompt_tokens,
+            "completion_tokens": row.completion_tokens,
+            "error": None if row.error is None else dict(row.error),
+        }
+    )
+
+
+def to_batch(payloads: Iterable[bytes]) -> pa.RecordBatch:
+    """Payloads as one Arrow batch, sorted by key."""
+    rows: list[dict[str, Any]] = [orjson.loads(payload) for payload in payloads]
+    rows.sort(key=lambda row: (row["prompt_id"], row["sample_index"]))
+    return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+
+
+def key_of(payload: bytes) -> tuple[str, int, bool]:
+    """Prompt id, sample index, and whether the row is an error."""
+    row = orjson.loads(payload)
+    return row["prompt_id"], row["sample_index"], row["error"] is not None
+
+
+def _finite(logprobs: tuple[float | None, ...] | None) -> list[float | None] | None:
+    if logprobs is None:
+        return None
+    if any(value is not None and math.isnan(value) for value in logprobs):
+        raise SinkError(
+            "a log-probability is NaN: the model's logits overflowed; such a row must be an error row."
+        )
+    return [None if value is None else max(value, LOWEST_LOGPROB) for value in logprobs]
