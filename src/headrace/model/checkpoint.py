@@ -1,0 +1,123 @@
+"""A run's checkpoint directories -> the newest whole one, verified, and tensors out of it.
+
+CHECKPOINTS/step-00000100/
+  *.distcp, .metadata   tensors, sharded, by torch.distributed.checkpoint: they open on any layout
+  state.json            step, loader position, elapsed seconds, what the run was
+  manifest.json         size and XXH3-128 of every other file, written last
+
+A directory gets its name by one rename when everything in it is on disk, so one without a manifest, or
+with another file than the manifest says, was damaged afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch.distributed.checkpoint as dcp
+import xxhash
+from torch import Tensor
+
+from headrace.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+FORMAT = 1
+_STEP_DIR = re.compile(r"step-(\d{8,})")
+
+
+def step_dir(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return checkpoints / f"step-{step:08d}"
+
+
+def list_checkpoints(checkpoints: Path) -> list[tuple[int, Path]]:
+    """(step, directory) of every finished checkpoint, oldest first, none opened."""
+    if not checkpoints.is_dir():
+        return []
+    found = [(_STEP_DIR.fullmatch(path.name), path) for path in checkpoints.iterdir()]
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def hash_file(path: Path) -> str:
+    """XXH3-128 of a file's bytes, 32 hex digits."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def verify_checkpoint(directory: Path) -> dict[str, Any]:
+    """Read and check every byte of a checkpoint; returns its state.json.
+
+    Raises:
+        CheckpointError: a file is missing, has another size or hash, or the manifest cannot be read.
+    """
+    try:
+        manifest = orjson.loads((directory / MANIFEST).read_bytes())
+        files: dict[str, dict[str, Any]] = manifest["files"]
+        version = manifest["format"]
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{directory}: its {MANIFEST} cannot be read ({error}).") from error
+    if version != FORMAT:
+        raise CheckpointError(f"{directory}: checkpoint format {version}, this headrace reads {FORMAT}.")
+    for name, wanted in files.items():
+        path = directory / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing; the manifest lists it with {wanted['bytes']} bytes.")
+        if path.stat().st_size != wanted["bytes"]:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, manifest says {wanted['bytes']}.")
+        if (got := hash_file(path)) != wanted["xxh3_128"]:
+            raise CheckpointError(f"{path}: XXH3-128 {got}, manifest says {wanted['xxh3_128']}.")
+    if STATE not in files:
+        raise CheckpointError(f"{directory}: its manifest lists no {STATE}.")
+    state: dict[str, Any] = orjson.loads((directory / STATE).read_bytes())
+    return state
+
+
+def latest_checkpoint(
+    checkpoints: Path, *, warn: Callable[[str], None] | None = None
+) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is whole: (directory, its state.json), or None when there is none.
+
+    Damaged ones are passed over, each with a warning that names the file and both hashes.
+
+    Args:
+        checkpoints: RUN/checkpoints.
+        warn: called with one sentence per damaged checkpoint; default warnings.warn.
+    """
+    for _, directory in reversed(list_checkpoints(checkpoints)):
+        try:
+            return directory, verify_checkpoint(directory)
+        except CheckpointError as error:
+            message = f"{error} This checkpoint is passed over for an older one."
+            if warn is None:
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
+            else:
+                warn(message)
+    return None
+
+
+def read_tensors(directory: Path, into: dict[str, Tensor], *, alone: bool = True) -> None:
+    """Fill tensors in place, by name, from a checkpoint, whatever layout wrote it.
+
+    Args:
+        directory: a verified checkpoint.
+        into: name -> tensor (a DTensor takes its shard).
+        alone: this process reads for itself; False when all ranks call together.
+
+    Raises:
+        CheckpointError: a name or shape that the checkpoint does not have.
+    """
+    try:
+        with warnings.catch_warnings():
+            # torch says at every load that a single process loads alone; that is what was asked for.
+            warnings.filterwarnings("ignore", message=".*no_dist.*|.*torch.distributed.*")
+            dcp.load(dict(into), storage_reader=dcp.FileSystemReader(directory), no_dist=alone)
+    except (RuntimeError, ValueError, KeyError, dcp.api.CheckpointException) as error:
+        raise CheckpointError(f"{directory}: does not fit this model: {error}") from error
