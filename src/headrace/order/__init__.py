@@ -1,0 +1,19 @@
+"""(seed, epoch, position) -> which row of which source; arithmetic only, no input or output, O(1) memory."""
+
+from headrace.order.cursor import OrderSpec, position_from_state, state_from_position
+from headrace.order.permute import permute, permute_many, round_keys
+from headrace.order.ranks import Layout, rank_slice
+from headrace.order.stream import RowOrder, row_at
+
+__all__ = [
+    "Layout",
+    "OrderSpec",
+    "RowOrder",
+    "permute",
+    "permute_many",
+    "position_from_state",
+    "rank_slice",
+    "round_keys",
+    "row_at",
+    "state_from_position",
+]
