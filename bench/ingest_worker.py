@@ -331,13 +331,14 @@ def main() -> None:
     parser.add_argument("files", nargs="*")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="go on in a folder that a killed run left")
     chosen = parser.parse_intermixed_args()
     run, read = CONTESTANTS[chosen.contestant]
     if chosen.do == "hash":
         assert read is not None
         answer = hashed(read(chosen.out))
     else:
-        chosen.out.mkdir(parents=True)
+        chosen.out.mkdir(parents=True, exist_ok=chosen.again)
         start = time.perf_counter()
         told = run(chosen.files, chosen.out, chosen.workers)
         answer = {"job_s": time.perf_counter() - start, **({"told": told} if chosen.contestant == "ours" else told or {})}

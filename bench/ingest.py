@@ -1,0 +1,388 @@
+"""From .jsonl.gz to a token store: ours, every pipeline of the field, and the tokenizer alone.
+
+Claim     On 2 cores: >= 40 times faster than HF datasets, >= 15 times the fastest rival pipeline, >= 65 % of the best
+          tokenizer alone on text that is decoded already (zstd store included); 400 MB of text at >= 110 MB/s where the
+          tokenizer alone reaches 170; <= 1 GiB of memory with 2 workers; the zstd store is no larger than the gzip'd
+          text (natural language) or 1.05 times it (code); a restart redoes only units that were not finished.
+Run       python bench/rivals.py setup; python bench/ingest.py --docs DIR --prose DIR --code DIR --tokenizer tokenizer.json
+Compares  The same two .jsonl.gz files a corpus, GPT-2's vocabulary, 2 worker processes, one contestant after the
+          other. Rivals tokenize as they usually do (HF tokenizers); "+ fast" gives them the engine that we use. Each
+          output is read back and hashed document by document: the ids are the same.
+Ceiling   The fast engine alone, one process a core, on texts in memory, from cold: nothing read, parsed or written.
+Reports   Wall seconds of the whole process, from start to exit (a user's seconds), and of the job inside it; MB of
+          text a second; peak memory of all processes together (proportional set size, sampled 5 times a second).
+          Ours and the ceiling: median and spread of n rounds; slow rivals: fewer.
+Cause     {cause}
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from corpora import files_of
+from measure import (
+    BENCH,
+    DATA,
+    Goal,
+    TreeMemory,
+    at_least,
+    at_most,
+    number,
+    options,
+    report,
+    say,
+    spread,
+    summary,
+    table,
+    versions,
+)
+from rivals import OURS, interpreter, is_made, quiet_environment
+
+CAUSE = "to be measured"
+WORKERS = 2
+
+# label -> (environment, contestant, with the fast tokenizer)
+RIVALS = {
+    "HF datasets": ("field", "hf", False),
+    "HF datasets, tokenizers called directly": ("field", "hf-direct", False),
+    "Megatron preprocess": ("field", "megatron", False),
+    "Megatron preprocess + fast": ("field", "megatron", True),
+    "datatrove": ("field", "datatrove", False),
+    "LitData optimize": ("litdata", "litdata", False),
+    "LitData optimize + fast": ("litdata", "litdata", True),
+    "MDSWriter": ("streaming", "mds", False),
+    "MDSWriter + fast": ("streaming", "mds", True),
+}
+NAMED = {"Megatron preprocess", "Megatron preprocess + fast", "datatrove", "LitData optimize", "MDSWriter"}
+"""The rival pipelines that the claim names; the other "+ fast" ones are shown beside them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """Two files of one kind of text."""
+
+    name: str
+    files: list[Path]
+    text_bytes: int
+    documents: int
+    stored_gz: int
+    """Bytes of the .jsonl.gz files."""
+    text_gz: int
+    """Bytes of the bare text, gzip level 6."""
+
+
+@dataclass(slots=True)
+class Run:
+    """What one contestant did to one corpus."""
+
+    wall_s: list[float] = field(default_factory=list)
+    job_s: list[float] = field(default_factory=list)
+    peak_bytes: list[int] = field(default_factory=list)
+    told: dict[str, Any] = field(default_factory=dict)
+    proof: dict[str, Any] = field(default_factory=dict)
+    out_bytes: int = 0
+
+
+def prepare(name: str, files: list[Path]) -> Corpus:
+    """Measure a corpus once; the answer is kept beside the prepared data."""
+    key = "-".join([name, *(str(path.stat().st_size) for path in files)])
+    kept = DATA / f"ingest-{zlib.crc32(key.encode()):08x}.json"
+    if not kept.exists():
+        say(f"{name}: measuring {len(files)} files")
+        text_bytes, documents, packer, text_gz = 0, 0, zlib.compressobj(6), 0
+        for path in files:
+            with gzip.open(path, "rb") as lines:
+                for line in lines:
+                    text = json.loads(line)["text"].encode()
+                    text_bytes += len(text)
+                    documents += 1
+                    text_gz += len(packer.compress(text + b"\n"))
+        text_gz += len(packer.flush())
+        DATA.mkdir(exist_ok=True)
+        kept.write_text(json.dumps({"text_bytes": text_bytes, "documents": documents, "text_gz": text_gz}))
+    return Corpus(name=name, files=files, stored_gz=sum(path.stat().st_size for path in files), **json.loads(kept.read_text()))
+
+
+def small(name: str, corpus: Corpus, limit: int) -> Corpus:
+    """The first `limit` bytes of each file, as files of their own."""
+    cut = []
+    for path in corpus.files:
+        out = DATA / f"ingest-{name}-{limit}-{path.name}"
+        if not out.exists():
+            with gzip.open(path, "rb") as lines, gzip.open(out, "wb", 6) as some:
+                size = 0
+                while size < limit and (line := lines.readline()):
+                    size += some.write(line)
+        cut.append(out)
+    return prepare(name, cut)
+
+
+def run(environment: str, contestant: str, fast: bool, corpus: Corpus, tokenizer: str, into: Run, *, prove: bool) -> None:
+    """One contestant in a process of its own, from a clean folder; adds to `into`."""
+    out = DATA / "ingest-out"
+    shutil.rmtree(out, ignore_errors=True)
+    variables = quiet_environment() | {"INGEST_WORKER_TOKENIZER": tokenizer, "INGEST_WORKER_FAST": "1" if fast else "0"}
+    command = [str(interpreter(environment)), str(BENCH / "ingest_worker.py")]
+    tail = [contestant, "--out", str(out), "--workers", str(WORKERS)]
+    errors = (DATA / "ingest-errors.txt").open("w+")
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, "run", *tail, *map(str, corpus.files)], stdout=subprocess.PIPE, stderr=errors, env=variables, text=True
+    )
+    with TreeMemory(process.pid) as memory:
+        answer, _ = process.communicate()
+    wall_s = time.perf_counter() - start
+    if process.returncode:
+        errors.seek(0)
+        raise RuntimeError(f"{contestant} on {corpus.name}: exit {process.returncode}\n{errors.read()[-2000:]}")
+    told = json.loads(answer)
+    into.wall_s.append(wall_s)
+    into.job_s.append(told.pop("job_s"))
+    into.peak_bytes.append(memory.peak_bytes)
+    into.told = told
+    into.out_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file() and not path.is_symlink())
+    if prove:
+        hashed = subprocess.run([*command, "hash", *tail], capture_output=True, env=variables, text=True, check=True)
+        into.proof = json.loads(hashed.stdout)
+    shutil.rmtree(out)
+
+
+def restarted(corpus: Corpus, tokenizer: str, whole_s: float) -> dict[str, Any]:
+    """Kill our job at about half of its time with SIGKILL, run it again; what was redone, and are the bytes the same."""
+    variables = quiet_environment() | {"INGEST_WORKER_TOKENIZER": tokenizer}
+    command = [str(interpreter(OURS)), str(BENCH / "ingest_worker.py"), "run", "ours", "--workers", str(WORKERS)]
+    hashes, times = [], {}
+    for name in ("undisturbed", "killed"):
+        out = DATA / f"ingest-{name}"
+        shutil.rmtree(out, ignore_errors=True)
+        arguments = [*command, "--out", str(out), *map(str, corpus.files)]
+        if name == "killed":
+            process = subprocess.Popen(
+                arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=variables, start_new_session=True
+            )
+            time.sleep(whole_s / 2)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            left = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+            times["bytes_left_by_the_killed_run"] = left
+            times["looked_complete"] = (out / "store" / "manifest.json").exists()
+            # The worker script makes its folder and refuses an old one; the store inside is what is resumed.
+            arguments.append("--again")
+        start = time.perf_counter()
+        told = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables, text=True, check=False)
+        if told.returncode:
+            raise RuntimeError(f"restart of ours on {corpus.name}: exit {told.returncode}\n{told.stderr[-2000:]}")
+        times[f"{name}_s"] = time.perf_counter() - start
+        times[f"{name}_told"] = json.loads(told.stdout)
+        data = sorted((out / "store").rglob("*"))
+        hashes.append(
+            [(str(path.relative_to(out)), zlib.crc32(path.read_bytes())) for path in data if path.is_file()]
+        )
+        shutil.rmtree(out)
+    stores = [[pair for pair in pairs if "/data/" in pair[0]] for pairs in hashes]
+    return times | {"same_bytes": stores[0] == stores[1] and bool(stores[0]), "same_files": hashes[0] == hashes[1]}
+
+
+def main() -> None:
+    parser = options(__doc__, repeats=5)
+    for name in ("docs", "prose", "code"):
+        parser.add_argument(
+            f"--{name}",
+            nargs="*",
+            default=os.environ.get(f"HEADRACE_BENCH_{name.upper()}", "").split(),
+            help=f".jsonl.gz files or a folder of them; the first two are taken (default: $HEADRACE_BENCH_{name.upper()})",
+        )
+    parser.add_argument("--tokenizer", default=os.environ.get("HEADRACE_BENCH_TOKENIZER"), help="GPT-2's tokenizer.json")
+    parser.add_argument("--rival-repeats", type=int, default=1, help="rounds of each rival (default 1)")
+    parser.add_argument("--rivals-on", nargs="*", default=["docs", "prose", "code"], help="corpora to run rivals on")
+    parser.add_argument("--only", nargs="*", default=[], help="rivals whose label contains one of these words")
+    chosen = parser.parse_args()
+    given = {name: files_of(getattr(chosen, name)) for name in ("docs", "prose", "code") if getattr(chosen, name)}
+    if not given or not chosen.tokenizer:
+        raise SystemExit("give --tokenizer and at least one of --docs, --prose, --code (or their variables, see --help)")
+    corpora = {name: prepare(name, files[:2]) for name, files in given.items()}
+    if chosen.quick:
+        corpora = {name: small(name, corpus, 2_000_000) for name, corpus in corpora.items()}
+    repeats, rival_repeats = (1, 1) if chosen.quick else (chosen.repeats, chosen.rival_repeats)
+
+    results: dict[str, dict[str, Run]] = {name: {} for name in corpora}
+    for name, corpus in corpora.items():
+        runs = results[name]
+        for turn in range(repeats):
+            for label, contestant in (("headrace", "ours"), ("tokenizer alone", "ceiling")):
+                one = runs.setdefault(label, Run())
+                run(OURS, contestant, True, corpus, chosen.tokenizer, one, prove=contestant == "ours" and turn == 0)
+                say(f"{name}: {label}: {one.wall_s[-1]:.2f} s, job {one.job_s[-1]:.2f} s, {one.peak_bytes[-1] / 1e6:.0f} MB")
+        for label, (environment, contestant, fast) in RIVALS.items():
+            if name not in chosen.rivals_on or (chosen.only and not any(word in label for word in chosen.only)):
+                continue
+            if not is_made(environment):
+                say(f"{label}: left out, no environment; run: python bench/rivals.py setup {environment}")
+                continue
+            one = runs.setdefault(label, Run())
+            for turn in range(rival_repeats):
+                run(environment, contestant, fast, corpus, chosen.tokenizer, one, prove=turn == 0)
+                say(f"{name}: {label}: {one.wall_s[-1]:.2f} s, job {one.job_s[-1]:.2f} s, {one.peak_bytes[-1] / 1e6:.0f} MB")
+
+    large = prepare("all", enough(given, 400_000_000)) if not chosen.quick else None
+    if large:
+        results["all"] = {}
+        for _ in range(repeats):
+            for label, contestant in (("headrace", "ours"), ("tokenizer alone", "ceiling")):
+                one = results["all"].setdefault(label, Run())
+                run(OURS, contestant, True, large, chosen.tokenizer, one, prove=False)
+                say(f"all: {label}: {one.wall_s[-1]:.2f} s, job {one.job_s[-1]:.2f} s, {one.peak_bytes[-1] / 1e6:.0f} MB")
+        corpora["all"] = large
+    first = next(iter(corpora))
+    again = restarted(corpora[first], chosen.tokenizer, float(np.median(results[first]["headrace"].wall_s)))
+
+    report(
+        __file__,
+        doc=__doc__.replace("{cause}", CAUSE),
+        tables={title(corpus): rendered(corpus, results[name]) for name, corpus in corpora.items()}
+        | {"Restart": restart_words(again)},
+        goals=goals_of(corpora, results, again),
+        data={
+            "corpora": {name: {k: getattr(c, k) for k in ("text_bytes", "documents", "stored_gz", "text_gz")} for name, c in corpora.items()},
+            "runs": {
+                name: {
+                    label: {
+                        "wall_s": summary(one.wall_s),
+                        "job_s": summary(one.job_s),
+                        "peak_bytes": max(one.peak_bytes),
+                        "out_bytes": one.out_bytes,
+                        "proof": one.proof,
+                        "told": one.told,
+                    }
+                    for label, one in runs.items()
+                }
+                for name, runs in results.items()
+            },
+            "restart": again,
+            "versions": versions("gigatoken", "pyarrow", "isal", "zstandard", "pysimdjson", "orjson"),
+        },
+        quick=chosen.quick,
+    )
+    for name, runs in results.items():
+        if len({one.proof["hash"] for one in runs.values() if one.proof}) > 1:
+            raise SystemExit(f"{name}: not all contestants made the same ids; the figures above do not count")
+
+
+def enough(given: dict[str, list[Path]], text_bytes: int) -> list[Path]:
+    """Files of all corpora, round and round, until there is text enough."""
+    queues = [list(files) for files in given.values()]
+    taken: list[Path] = []
+    size = 0.0
+    while any(queues) and size < text_bytes:
+        for queue in queues:
+            if queue and size < text_bytes:
+                taken.append(queue.pop(0))
+                size += prepare(taken[-1].parent.name + taken[-1].name, [taken[-1]]).text_bytes
+    return taken
+
+
+def title(corpus: Corpus) -> str:
+    """A corpus in words."""
+    return (
+        f"{corpus.name}: {corpus.text_bytes / 1e6:.1f} MB of text, {corpus.documents:,} documents, {len(corpus.files)} files, "
+        f".jsonl.gz {corpus.stored_gz / 1e6:.1f} MB, bare text gzip -6 {corpus.text_gz / 1e6:.1f} MB"
+    )
+
+
+def rendered(corpus: Corpus, runs: dict[str, Run]) -> str:
+    """One corpus' table."""
+    ours = runs["headrace"]
+    rows = []
+    for label, one in runs.items():
+        wall, job = float(np.median(one.wall_s)), float(np.median(one.job_s))
+        same = "" if not one.proof else ("same ids" if one.proof["hash"] == ours.proof.get("hash") else "DIFFERENT")
+        rows.append(
+            [
+                label,
+                number(wall),
+                spread(one.wall_s) if len(one.wall_s) > 1 else "n = 1",
+                number(job),
+                number(corpus.text_bytes / 1e6 / job),
+                number(wall / float(np.median(ours.wall_s))) + " x",
+                number(max(one.peak_bytes) / 2**20),
+                number(one.out_bytes / 1e6) if one.out_bytes else "",
+                same,
+            ]
+        )
+    return table(
+        ["contestant", "wall s", "spread", "job s", "job MB/s", "of ours", "peak MiB", "out MB", "proof"], rows
+    )
+
+
+def restart_words(again: dict[str, Any]) -> str:
+    """The restart as two sentences."""
+    return (
+        f"Undisturbed {again['undisturbed_s']:.2f} s; killed at half of that it left "
+        f"{again['bytes_left_by_the_killed_run'] / 1e6:.1f} MB and {'looked' if again['looked_complete'] else 'did not look'} "
+        f"complete; run again it took {again['killed_s']:.2f} s. Shards are "
+        f"{'the same bytes' if again['same_bytes'] else 'DIFFERENT BYTES'} as undisturbed."
+    )
+
+
+def goals_of(corpora: dict[str, Corpus], results: dict[str, dict[str, Run]], again: dict[str, Any]) -> list[Goal]:
+    """Every bar of the claim, corpus by corpus."""
+    goals: list[Goal] = []
+    for name, corpus in corpora.items():
+        runs = results[name]
+        ours = runs["headrace"]
+        wall, job = float(np.median(ours.wall_s)), float(np.median(ours.job_s))
+        alone = float(np.median(runs["tokenizer alone"].job_s))
+        if "HF datasets" in runs:
+            goals.append(at_least(f"{name}: against HF datasets", float(np.median(runs["HF datasets"].wall_s)) / wall, 40, "x"))
+        named = {label: float(np.median(one.wall_s)) for label, one in runs.items() if label in NAMED}
+        if named:
+            best = min(named, key=named.__getitem__)
+            goals.append(at_least(f"{name}: against the fastest rival pipeline", named[best] / wall, 15, "x", best))
+        goals.append(
+            at_least(f"{name}: of the tokenizer alone", 100 * alone / job, 65, "%", f"alone {number(corpus.text_bytes / 1e6 / alone)} MB/s")
+        )
+        if name == "all":
+            goals.append(
+                at_least(
+                    "400 MB of text, 2 cores",
+                    corpus.text_bytes / 1e6 / job,
+                    110,
+                    "MB/s",
+                    f"tokenizer alone {number(corpus.text_bytes / 1e6 / alone)} MB/s, the bar was set where it reaches 170",
+                )
+            )
+        else:
+            bar = 1.05 if name == "code" else 1.0
+            goals.append(
+                at_most(
+                    f"{name}: store against the .jsonl.gz", ours.out_bytes / corpus.stored_gz, bar, "x",
+                    f"{number(ours.out_bytes / corpus.text_gz)} x the bare text's gzip -6",
+                )
+            )  # fmt: skip
+        goals.append(at_most(f"{name}: peak memory, 2 workers", max(ours.peak_bytes) / 2**20, 1024, "MiB"))
+    goals.append(
+        Goal(
+            claim="restart after SIGKILL at half time",
+            wanted="same bytes, less than the whole again",
+            got=100 * again["killed_s"] / again["undisturbed_s"],
+            unit="% of the undisturbed time",
+            met=again["same_bytes"] and not again["looked_complete"],
+            note="same bytes" if again["same_bytes"] else "bytes differ",
+        )
+    )
+    return goals
+
+
+if __name__ == "__main__":
+    main()
