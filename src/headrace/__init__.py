@@ -1,1 +1,148 @@
-"""Text to a language model, and its words back out; nothing waits, nothing is lost."""
+"""Text to a language model, and its words back out: nothing waits, nothing is lost.
+
+The path of the data, and the names that meet it:
+
+    raw files     ingest(sources, out, tokenizer=...)       -> a store; IngestSummary
+                  train_tokenizer, load_tokenizer           byte-level BPE, or one that exists
+    a store       Store.open(url)                           tokens, documents, shards; checked on read
+                  mix({store: weight})                      several stores, read as one
+    batches       Loader(store, seq_len=..., batch_size=...)  this rank's rows of each global batch
+                  Batch                                     input_ids, labels, tokens
+    a model       train(stores, model=..., out=...)         -> a run; RunSummary
+                  GPT, GPTConfig, load_model                GPT-3's decoder, and its weights
+    predictions   generate(model=..., prompts=..., out=...) -> parts, each key once; GenerateSummary
+                  read_predictions(out)                     what is committed, as Arrow
+    a look        report(run)                               where the time went, as a page
+    errors        HeadraceError and its tree                what, where, got, wanted, cure
+
+Names are imported when they are first used: `import headrace` costs
+milliseconds and never imports torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from headrace.errors import (
+        CheckpointError,
+        ConfigError,
+        DocumentError,
+        HeadraceError,
+        InputError,
+        ManifestError,
+        OrderError,
+        ResumeError,
+        ShardError,
+        SinkError,
+        SourceError,
+        SpaceError,
+        StoreError,
+        TokenizerError,
+        WorkerError,
+    )
+    from headrace.generate import generate
+    from headrace.ingest import ingest
+    from headrace.load import Loader, mix
+    from headrace.model import GPT, GPTConfig, load_model
+    from headrace.profile import report
+    from headrace.sink import read_predictions
+    from headrace.store import Store
+    from headrace.tokens import load_tokenizer, train_tokenizer
+    from headrace.train import train
+    from headrace.types import Batch
+
+_ROOMS = {
+    "headrace.ingest": ["ingest"],
+    "headrace.tokens": ["load_tokenizer", "train_tokenizer"],
+    "headrace.store": ["Store"],
+    "headrace.load": ["Loader", "mix"],
+    "headrace.types": ["Batch"],
+    "headrace.model": ["GPT", "GPTConfig", "load_model"],
+    "headrace.train": ["train"],
+    "headrace.generate": ["generate"],
+    "headrace.sink": ["read_predictions"],
+    "headrace.profile": ["report"],
+    "headrace.errors": [
+        "CheckpointError",
+        "ConfigError",
+        "DocumentError",
+        "HeadraceError",
+        "InputError",
+        "ManifestError",
+        "OrderError",
+        "ResumeError",
+        "ShardError",
+        "SinkError",
+        "SourceError",
+        "SpaceError",
+        "StoreError",
+        "TokenizerError",
+        "WorkerError",
+    ],
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "GPT",
+    "Batch",
+    "CheckpointError",
+    "ConfigError",
+    "DocumentError",
+    "GPTConfig",
+    "HeadraceError",
+    "InputError",
+    "Loader",
+    "ManifestError",
+    "OrderError",
+    "ResumeError",
+    "ShardError",
+    "SinkError",
+    "SourceError",
+    "SpaceError",
+    "Store",
+    "StoreError",
+    "TokenizerError",
+    "WorkerError",
+    "generate",
+    "ingest",
+    "load_model",
+    "load_tokenizer",
+    "mix",
+    "read_predictions",
+    "report",
+    "train",
+    "train_tokenizer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    room = _ROOM_OF.get(name)
+    if room is None:
+        raise AttributeError(f"module 'headrace' has no attribute {name!r}")
+    return getattr(import_module(room), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+class _House(ModuleType):
+    """The package, in which `ingest`, `train` and `generate` are always the functions.
+
+    The import system binds a loaded folder to its parent under the same name; that
+    would turn `headrace.train(...)` into a call of a module. `from headrace.train
+    import ...` does not look here and works as ever.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in _ROOM_OF):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _House

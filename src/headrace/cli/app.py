@@ -1,0 +1,95 @@
+"""Command line -> exit code: the commands by name, and how errors leave."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from headrace.cli import demo, learn, output, text
+from headrace.cli.console import stderr
+from headrace.errors import HeadraceError
+
+app = typer.Typer(
+    name="headrace",
+    help="Text to a language model, and its words back out: nothing waits, nothing is lost.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+tokenizer_app = typer.Typer(help="Tokenizers: train one on your own text.", no_args_is_help=True)
+tokenizer_app.command("train", epilog=text.TOKENIZER_TRAIN_EXAMPLES)(text.tokenizer_train)
+
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("ingest", epilog=text.INGEST_EXAMPLES)(text.ingest)
+app.add_typer(tokenizer_app, name="tokenizer")
+app.command("inspect", epilog=text.INSPECT_EXAMPLES)(text.inspect)
+app.command("train", epilog=learn.TRAIN_EXAMPLES)(learn.train)
+app.command("generate", epilog=output.GENERATE_EXAMPLES)(output.generate)
+app.command("report", epilog=output.REPORT_EXAMPLES)(output.report)
+app.command("export", epilog=output.EXPORT_EXAMPLES)(output.export)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    *,
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
+    if version:
+        from headrace import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: words after `headrace`; None takes them from sys.argv.
+    """
+    try:
+        result = app(args=None if argv is None else list(argv), standalone_mode=False)
+    except click.ClickException as error:
+        error.show(file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        stderr.print("interrupted; run the same command again to go on", style="yellow")
+        return 130
+    except HeadraceError as error:
+        _say(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our stdout left (`| head`); that is its right. Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _say(
+                f"{error.filename or 'the output device'}: no space left; "
+                "what was complete is kept. Free some room and run the same command again"
+            )
+            return 2
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EROFS):
+            _say(f"{error.filename or 'a path'}: {error.strerror}")
+            return 2
+        raise
+    except ModuleNotFoundError as error:
+        extra = {"torch": "train", "matplotlib": "train", "transformers": "hf", "ray": "ray"}.get(
+            (error.name or "").partition(".")[0]
+        )
+        if extra is None:
+            raise
+        _say(f"this command needs {error.name}, which is not installed. Run: pip install 'headrace[{extra}]'")
+        return 2
+    return result if isinstance(result, int) else 0
+
+
+def _say(message: str) -> None:
+    """One line on stderr, plain: no wrapping and no markup, so that it can be searched and copied."""
+    print(f"headrace: {message}", file=sys.stderr)

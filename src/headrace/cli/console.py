@@ -1,0 +1,117 @@
+"""Results -> a terminal's tables and bars on stderr, or one JSON object on stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+ProgressFunction = Callable[[int, int | None, str], None]
+
+
+@contextmanager
+def progress_bar(title: str, *, unit: str = "items", quiet: bool = False) -> Iterator[ProgressFunction]:
+    """A bar on stderr while the block runs; silent when stderr is no terminal.
+
+    Args:
+        title: what is being done, a verb phrase.
+        unit: "bytes" shows sizes and MB/s, anything else counts.
+        quiet: show nothing.
+
+    Yields:
+        progress(done, total, note): total None while unknown.
+    """
+    counts: list[ProgressColumn] = (
+        [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [MofNCompleteColumn()]
+    )
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        *counts,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=stderr,
+        disable=quiet or not stderr.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(title, total=None, note="")
+
+        def progress(done: int, total: int | None, note: str) -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield progress
+
+
+def print_json(value: object) -> None:
+    """One JSON object and a newline on stdout."""
+    sys.stdout.buffer.write(orjson.dumps(plain(value), default=str, option=orjson.OPT_APPEND_NEWLINE))
+    sys.stdout.flush()
+
+
+def plain(value: object) -> Any:
+    """Frozen values, paths and arrays' scalars as what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        return value.item()
+    return value
+
+
+def facts(title: str, rows: list[tuple[str, str]]) -> Table:
+    """A two-column table of names and values."""
+    table = Table(title=title, show_header=False, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def count(number: float) -> str:
+    """Thousands apart.
+
+    >>> count(1234567)
+    '1,234,567'
+    """
+    return f"{number:,.0f}"
+
+
+def size(nbytes: float) -> str:
+    """Bytes in decimal units.
+
+    >>> size(1_234_567)
+    '1.2 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if nbytes < 1000 or unit == "TB":
+            return f"{nbytes:,.0f} {unit}" if unit == "B" else f"{nbytes:,.1f} {unit}"
+        nbytes /= 1000
+    raise AssertionError
