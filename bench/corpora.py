@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from measure import DATA, number, say, waited
 from numpy.typing import NDArray
+
+from measure import DATA, number, say, waited
 
 EOS = 50256
 VOCABULARY = 50257
@@ -64,7 +65,9 @@ def files_of(corpus: list[str]) -> list[Path]:
         path = Path(name).expanduser()
         found += sorted(path.glob("*.jsonl.gz")) if path.is_dir() else [path]
     if missing := [path for path in found if not path.is_file()]:
-        raise SystemExit(f"{missing[0]}: no such corpus file; give .jsonl.gz files, or folders that hold some")
+        raise SystemExit(
+            f"{missing[0]}: no such corpus file; give .jsonl.gz files, or folders that hold some"
+        )
     return found
 
 
@@ -73,14 +76,17 @@ def tokens_for_loading(corpus: list[str], tokenizer: str | None, *, num_tokens: 
     files = files_of(corpus)
     label = "+".join(dict.fromkeys(path.parent.name for path in files)) if files else "zipf"
     key = hashlib.blake2b(
-        json.dumps([[str(p), p.stat().st_size] for p in files] + [num_tokens, tokenizer]).encode(), digest_size=4
+        json.dumps([[str(p), p.stat().st_size] for p in files] + [num_tokens, tokenizer]).encode(),
+        digest_size=4,
     ).hexdigest()
     folder = DATA / f"load-{label}-{num_tokens // 10**6}M-{key}"
     if not (folder / "ends.npy").exists():
         folder.mkdir(parents=True, exist_ok=True)
         with waited(f"tokens of {label}"):
             ids, ends = (
-                _tokenized(files, tokenizer, num_tokens) if files else _zipf(num_tokens, np.random.default_rng(7))
+                _tokenized(files, tokenizer, num_tokens)
+                if files
+                else _zipf(num_tokens, np.random.default_rng(7))
             )
         np.save(folder / "tokens.npy", ids)
         np.save(folder / "ends.npy", ends)
@@ -105,7 +111,9 @@ def _tokenized(
 
     engine = load_tokenizer(tokenizer or "gpt2")
     if engine.vocab_size > 2**16:
-        raise SystemExit(f"{tokenizer}: {engine.vocab_size:,} ids; loading is compared on 2-byte tokens, so at most 65,536")
+        raise SystemExit(
+            f"{tokenizer}: {engine.vocab_size:,} ids; loading is compared on 2-byte tokens, so at most 65,536"
+        )
     parts: list[NDArray[np.uint16]] = []
     lengths: list[NDArray[np.int64]] = []
     total = 0

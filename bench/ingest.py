@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from corpora import files_of
 from measure import (
     BENCH,
@@ -111,7 +112,12 @@ def prepare(name: str, files: list[Path]) -> Corpus:
         text_gz += len(packer.flush())
         DATA.mkdir(exist_ok=True)
         kept.write_text(json.dumps({"text_bytes": text_bytes, "documents": documents, "text_gz": text_gz}))
-    return Corpus(name=name, files=files, stored_gz=sum(path.stat().st_size for path in files), **json.loads(kept.read_text()))
+    return Corpus(
+        name=name,
+        files=files,
+        stored_gz=sum(path.stat().st_size for path in files),
+        **json.loads(kept.read_text()),
+    )
 
 
 def small(name: str, corpus: Corpus, limit: int) -> Corpus:
@@ -128,32 +134,50 @@ def small(name: str, corpus: Corpus, limit: int) -> Corpus:
     return prepare(name, cut)
 
 
-def run(environment: str, contestant: str, fast: bool, corpus: Corpus, tokenizer: str, into: Run, *, prove: bool) -> None:
+def run(
+    environment: str, contestant: str, fast: bool, corpus: Corpus, tokenizer: str, into: Run, *, prove: bool
+) -> None:
     """One contestant in a process of its own, from a clean folder; adds to `into`."""
     out = DATA / "ingest-out"
     shutil.rmtree(out, ignore_errors=True)
-    variables = quiet_environment() | {"INGEST_WORKER_TOKENIZER": tokenizer, "INGEST_WORKER_FAST": "1" if fast else "0"}
+    variables = quiet_environment() | {
+        "INGEST_WORKER_TOKENIZER": tokenizer,
+        "INGEST_WORKER_FAST": "1" if fast else "0",
+    }
     command = [str(interpreter(environment)), str(BENCH / "ingest_worker.py")]
     tail = [contestant, "--out", str(out), "--workers", str(WORKERS)]
     errors = (DATA / "ingest-errors.txt").open("w+")
     start = time.perf_counter()
     process = subprocess.Popen(
-        [*command, "run", *tail, *map(str, corpus.files)], stdout=subprocess.PIPE, stderr=errors, env=variables, text=True
+        [*command, "run", *tail, *map(str, corpus.files)],
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env=variables,
+        text=True,
     )
     with TreeMemory(process.pid) as memory:
         answer, _ = process.communicate()
     wall_s = time.perf_counter() - start
     if process.returncode:
         errors.seek(0)
-        raise RuntimeError(f"{contestant} on {corpus.name}: exit {process.returncode}\n{errors.read()[-2000:]}")
+        raise RuntimeError(
+            f"{contestant} on {corpus.name}: exit {process.returncode}\n{errors.read()[-2000:]}"
+        )
     told = json.loads(answer)
     into.wall_s.append(wall_s)
     into.job_s.append(told.pop("job_s"))
     into.peak_bytes.append(memory.peak_bytes)
     into.told = told
-    into.out_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file() and not path.is_symlink())
+    # The tokenizer's own files travel in our store: 1 to 11 MB whatever the corpus, so they are left out here.
+    into.out_bytes = sum(
+        path.stat().st_size
+        for path in out.rglob("*")
+        if path.is_file() and not path.is_symlink() and path.parent != out / "store" / "tokenizer"
+    )
     if prove:
-        hashed = subprocess.run([*command, "hash", *tail], capture_output=True, env=variables, text=True, check=True)
+        hashed = subprocess.run(
+            [*command, "hash", *tail], capture_output=True, env=variables, text=True, check=True
+        )
         into.proof = json.loads(hashed.stdout)
     shutil.rmtree(out)
 
@@ -161,7 +185,14 @@ def run(environment: str, contestant: str, fast: bool, corpus: Corpus, tokenizer
 def restarted(corpus: Corpus, tokenizer: str, whole_s: float) -> dict[str, Any]:
     """Kill our job at about half of its time with SIGKILL, run it again; what was redone, and are the bytes the same."""
     variables = quiet_environment() | {"INGEST_WORKER_TOKENIZER": tokenizer}
-    command = [str(interpreter(OURS)), str(BENCH / "ingest_worker.py"), "run", "ours", "--workers", str(WORKERS)]
+    command = [
+        str(interpreter(OURS)),
+        str(BENCH / "ingest_worker.py"),
+        "run",
+        "ours",
+        "--workers",
+        str(WORKERS),
+    ]
     hashes, times = [], {}
     for name in ("undisturbed", "killed"):
         out = DATA / f"ingest-{name}"
@@ -169,7 +200,11 @@ def restarted(corpus: Corpus, tokenizer: str, whole_s: float) -> dict[str, Any]:
         arguments = [*command, "--out", str(out), *map(str, corpus.files)]
         if name == "killed":
             process = subprocess.Popen(
-                arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=variables, start_new_session=True
+                arguments,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=variables,
+                start_new_session=True,
             )
             time.sleep(whole_s / 2)
             os.killpg(process.pid, signal.SIGKILL)
@@ -180,9 +215,13 @@ def restarted(corpus: Corpus, tokenizer: str, whole_s: float) -> dict[str, Any]:
             # The worker script makes its folder and refuses an old one; the store inside is what is resumed.
             arguments.append("--again")
         start = time.perf_counter()
-        told = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables, text=True, check=False)
+        told = subprocess.run(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables, text=True, check=False
+        )
         if told.returncode:
-            raise RuntimeError(f"restart of ours on {corpus.name}: exit {told.returncode}\n{told.stderr[-2000:]}")
+            raise RuntimeError(
+                f"restart of ours on {corpus.name}: exit {told.returncode}\n{told.stderr[-2000:]}"
+            )
         times[f"{name}_s"] = time.perf_counter() - start
         times[f"{name}_told"] = json.loads(told.stdout)
         data = sorted((out / "store").rglob("*"))
@@ -191,7 +230,10 @@ def restarted(corpus: Corpus, tokenizer: str, whole_s: float) -> dict[str, Any]:
         )
         shutil.rmtree(out)
     stores = [[pair for pair in pairs if "/data/" in pair[0]] for pairs in hashes]
-    return times | {"same_bytes": stores[0] == stores[1] and bool(stores[0]), "same_files": hashes[0] == hashes[1]}
+    return times | {
+        "same_bytes": stores[0] == stores[1] and bool(stores[0]),
+        "same_files": hashes[0] == hashes[1],
+    }
 
 
 def main() -> None:
@@ -203,14 +245,24 @@ def main() -> None:
             default=os.environ.get(f"HEADRACE_BENCH_{name.upper()}", "").split(),
             help=f".jsonl.gz files or a folder of them; the first two are taken (default: $HEADRACE_BENCH_{name.upper()})",
         )
-    parser.add_argument("--tokenizer", default=os.environ.get("HEADRACE_BENCH_TOKENIZER"), help="GPT-2's tokenizer.json")
+    parser.add_argument(
+        "--tokenizer", default=os.environ.get("HEADRACE_BENCH_TOKENIZER"), help="GPT-2's tokenizer.json"
+    )
     parser.add_argument("--rival-repeats", type=int, default=1, help="rounds of each rival (default 1)")
-    parser.add_argument("--rivals-on", nargs="*", default=["docs", "prose", "code"], help="corpora to run rivals on")
-    parser.add_argument("--only", nargs="*", default=[], help="rivals whose label contains one of these words")
+    parser.add_argument(
+        "--rivals-on", nargs="*", default=["docs", "prose", "code"], help="corpora to run rivals on"
+    )
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="rivals whose label contains one of these words"
+    )
     chosen = parser.parse_args()
-    given = {name: files_of(getattr(chosen, name)) for name in ("docs", "prose", "code") if getattr(chosen, name)}
+    given = {
+        name: files_of(getattr(chosen, name)) for name in ("docs", "prose", "code") if getattr(chosen, name)
+    }
     if not given or not chosen.tokenizer:
-        raise SystemExit("give --tokenizer and at least one of --docs, --prose, --code (or their variables, see --help)")
+        raise SystemExit(
+            "give --tokenizer and at least one of --docs, --prose, --code (or their variables, see --help)"
+        )
     corpora = {name: prepare(name, files[:2]) for name, files in given.items()}
     if chosen.quick:
         corpora = {name: small(name, corpus, 2_000_000) for name, corpus in corpora.items()}
@@ -222,10 +274,22 @@ def main() -> None:
         for turn in range(repeats):
             for label, contestant in (("headrace", "ours"), ("tokenizer alone", "ceiling")):
                 one = runs.setdefault(label, Run())
-                run(OURS, contestant, True, corpus, chosen.tokenizer, one, prove=contestant == "ours" and turn == 0)
-                say(f"{name}: {label}: {one.wall_s[-1]:.2f} s, job {one.job_s[-1]:.2f} s, {one.peak_bytes[-1] / 1e6:.0f} MB")
+                run(
+                    OURS,
+                    contestant,
+                    True,
+                    corpus,
+                    chosen.tokenizer,
+                    one,
+                    prove=contestant == "ours" and turn == 0,
+                )
+                say(
+                    f"{name}: {label}: {one.wall_s[-1]:.2f} s, job {one.job_s[-1]:.2f} s, {one.peak_bytes[-1] / 1e6:.0f} MB"
+                )
         for label, (environment, contestant, fast) in RIVALS.items():
-            if name not in chosen.rivals_on or (chosen.only and not any(word in label for word in chosen.only)):
+            if name not in chosen.rivals_on or (
+                chosen.only and not any(word in label for word in chosen.only)
+            ):
                 continue
             if not is_made(environment):
                 say(f"{label}: left out, no environment; run: python bench/rivals.py setup {environment}")
@@ -233,7 +297,9 @@ def main() -> None:
             one = runs.setdefault(label, Run())
             for turn in range(rival_repeats):
                 run(environment, contestant, fast, corpus, chosen.tokenizer, one, prove=turn == 0)
-                say(f"{name}: {label}: {one.wall_s[-1]:.2f} s, job {one.job_s[-1]:.2f} s, {one.peak_bytes[-1] / 1e6:.0f} MB")
+                say(
+                    f"{name}: {label}: {one.wall_s[-1]:.2f} s, job {one.job_s[-1]:.2f} s, {one.peak_bytes[-1] / 1e6:.0f} MB"
+                )
 
     large = prepare("all", enough(given, 400_000_000)) if not chosen.quick else None
     if large:
@@ -242,7 +308,9 @@ def main() -> None:
             for label, contestant in (("headrace", "ours"), ("tokenizer alone", "ceiling")):
                 one = results["all"].setdefault(label, Run())
                 run(OURS, contestant, True, large, chosen.tokenizer, one, prove=False)
-                say(f"all: {label}: {one.wall_s[-1]:.2f} s, job {one.job_s[-1]:.2f} s, {one.peak_bytes[-1] / 1e6:.0f} MB")
+                say(
+                    f"all: {label}: {one.wall_s[-1]:.2f} s, job {one.job_s[-1]:.2f} s, {one.peak_bytes[-1] / 1e6:.0f} MB"
+                )
         corpora["all"] = large
     first = next(iter(corpora))
     again = restarted(corpora[first], chosen.tokenizer, float(np.median(results[first]["headrace"].wall_s)))
@@ -254,7 +322,10 @@ def main() -> None:
         | {"Restart": restart_words(again)},
         goals=goals_of(corpora, results, again),
         data={
-            "corpora": {name: {k: getattr(c, k) for k in ("text_bytes", "documents", "stored_gz", "text_gz")} for name, c in corpora.items()},
+            "corpora": {
+                name: {k: getattr(c, k) for k in ("text_bytes", "documents", "stored_gz", "text_gz")}
+                for name, c in corpora.items()
+            },
             "runs": {
                 name: {
                     label: {
@@ -306,7 +377,11 @@ def rendered(corpus: Corpus, runs: dict[str, Run]) -> str:
     rows = []
     for label, one in runs.items():
         wall, job = float(np.median(one.wall_s)), float(np.median(one.job_s))
-        same = "" if not one.proof else ("same ids" if one.proof["hash"] == ours.proof.get("hash") else "DIFFERENT")
+        same = (
+            ""
+            if not one.proof
+            else ("same ids" if one.proof["hash"] == ours.proof.get("hash") else "DIFFERENT")
+        )
         rows.append(
             [
                 label,
@@ -321,7 +396,8 @@ def rendered(corpus: Corpus, runs: dict[str, Run]) -> str:
             ]
         )
     return table(
-        ["contestant", "wall s", "spread", "job s", "job MB/s", "of ours", "peak MiB", "out MB", "proof"], rows
+        ["contestant", "wall s", "spread", "job s", "job MB/s", "of ours", "peak MiB", "out MB", "proof"],
+        rows,
     )
 
 
@@ -335,7 +411,9 @@ def restart_words(again: dict[str, Any]) -> str:
     )
 
 
-def goals_of(corpora: dict[str, Corpus], results: dict[str, dict[str, Run]], again: dict[str, Any]) -> list[Goal]:
+def goals_of(
+    corpora: dict[str, Corpus], results: dict[str, dict[str, Run]], again: dict[str, Any]
+) -> list[Goal]:
     """Every bar of the claim, corpus by corpus."""
     goals: list[Goal] = []
     for name, corpus in corpora.items():
@@ -344,13 +422,28 @@ def goals_of(corpora: dict[str, Corpus], results: dict[str, dict[str, Run]], aga
         wall, job = float(np.median(ours.wall_s)), float(np.median(ours.job_s))
         alone = float(np.median(runs["tokenizer alone"].job_s))
         if "HF datasets" in runs:
-            goals.append(at_least(f"{name}: against HF datasets", float(np.median(runs["HF datasets"].wall_s)) / wall, 40, "x"))
+            goals.append(
+                at_least(
+                    f"{name}: against HF datasets",
+                    float(np.median(runs["HF datasets"].wall_s)) / wall,
+                    40,
+                    "x",
+                )
+            )
         named = {label: float(np.median(one.wall_s)) for label, one in runs.items() if label in NAMED}
         if named:
             best = min(named, key=named.__getitem__)
-            goals.append(at_least(f"{name}: against the fastest rival pipeline", named[best] / wall, 15, "x", best))
+            goals.append(
+                at_least(f"{name}: against the fastest rival pipeline", named[best] / wall, 15, "x", best)
+            )
         goals.append(
-            at_least(f"{name}: of the tokenizer alone", 100 * alone / job, 65, "%", f"alone {number(corpus.text_bytes / 1e6 / alone)} MB/s")
+            at_least(
+                f"{name}: of the tokenizer alone",
+                100 * alone / job,
+                65,
+                "%",
+                f"alone {number(corpus.text_bytes / 1e6 / alone)} MB/s",
+            )
         )
         if name == "all":
             goals.append(

@@ -32,7 +32,7 @@ FAST = os.environ.get("INGEST_WORKER_FAST", "") == "1"
 
 @cache
 def encoder() -> Callable[[str], list[int]]:
-    """text -> ids, one per process: HF tokenizers, or the fast engine where a contestant is given it."""
+    """Text -> ids, one per process: HF tokenizers, or the fast engine where a contestant is given it."""
     if FAST:
         import gigatoken
 
@@ -74,7 +74,12 @@ def hf_direct_run(files: list[str], out: Path, workers: int) -> None:
 
     direct = tokenizers.Tokenizer.from_file(TOKENIZER)
     direct.encode_special_tokens = True
-    hf_map(files, out, workers, lambda texts: [e.ids for e in direct.encode_batch(texts, add_special_tokens=False)])
+    hf_map(
+        files,
+        out,
+        workers,
+        lambda texts: [e.ids for e in direct.encode_batch(texts, add_special_tokens=False)],
+    )
 
 
 def hf_map(files: list[str], out: Path, workers: int, encode: Callable[[list[str]], list[list[int]]]) -> None:
@@ -193,7 +198,9 @@ def litdata_run(files: list[str], out: Path, workers: int) -> None:
 def litdata_read(out: Path) -> Iterator[np.ndarray]:
     index = json.loads((out / "chunks" / "index.json").read_text())
     for chunk in index["chunks"]:
-        yield np.fromfile(out / "chunks" / chunk["filename"], np.uint16, offset=(1 + chunk["chunk_size"] + 1) * 4)
+        yield np.fromfile(
+            out / "chunks" / chunk["filename"], np.uint16, offset=(1 + chunk["chunk_size"] + 1) * 4
+        )
 
 
 # --- MosaicML Streaming ---------------------------------------------------------------------------------------------
@@ -289,10 +296,16 @@ def ceiling_run(files: list[str], out: Path, workers: int) -> dict[str, Any]:
     told = [answers.get() for _ in crew]
     for one in crew:
         one.join()
-    return {"job_s": max(t[0] for t in told), "tokens": sum(t[1] for t in told), "text_bytes": sum(t[2] for t in told)}
+    return {
+        "job_s": max(t[0] for t in told),
+        "tokens": sum(t[1] for t in told),
+        "text_bytes": sum(t[2] for t in told),
+    }
 
 
-CONTESTANTS: dict[str, tuple[Callable[[list[str], Path, int], Any], Callable[[Path], Iterator[np.ndarray]] | None]] = {
+CONTESTANTS: dict[
+    str, tuple[Callable[[list[str], Path, int], Any], Callable[[Path], Iterator[np.ndarray]] | None]
+] = {
     "ours": (ours_run, ours_read),
     "hf": (hf_run, hf_read),
     "hf-direct": (hf_direct_run, hf_read),
@@ -325,7 +338,9 @@ def hashed(stream: Iterator[np.ndarray]) -> dict[str, Any]:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("do", choices=["run", "hash"])
     parser.add_argument("contestant", choices=CONTESTANTS)
     parser.add_argument("files", nargs="*")
@@ -341,7 +356,10 @@ def main() -> None:
         chosen.out.mkdir(parents=True, exist_ok=chosen.again)
         start = time.perf_counter()
         told = run(chosen.files, chosen.out, chosen.workers)
-        answer = {"job_s": time.perf_counter() - start, **({"told": told} if chosen.contestant == "ours" else told or {})}
+        answer = {
+            "job_s": time.perf_counter() - start,
+            **({"told": told} if chosen.contestant == "ours" else told or {}),
+        }
     answers.write(json.dumps(answer) + "\n")
 
 

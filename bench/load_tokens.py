@@ -20,9 +20,23 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from corpora import Tokens, add_corpus_options, tokens_for_loading
 from load_worker import B, T, raw_file
-from measure import at_least, interleave, number, options, pin, report, say, spread, summary, table, timed, versions
+from measure import (
+    at_least,
+    interleave,
+    number,
+    options,
+    pin,
+    report,
+    say,
+    spread,
+    summary,
+    table,
+    timed,
+    versions,
+)
 from rivals import OURS, Worker, is_made
 
 CAUSE = "to be measured"
@@ -96,7 +110,9 @@ def _digest(row: np.ndarray) -> int:
 def main() -> None:
     parser = options(__doc__)
     add_corpus_options(parser)
-    parser.add_argument("--only", nargs="*", default=[], help="contestants whose label contains one of these words")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="contestants whose label contains one of these words"
+    )
     chosen = parser.parse_args()
     seconds = 0.2 if chosen.quick else 1.0
     corpus = tokens_for_loading(
@@ -174,7 +190,11 @@ def main() -> None:
                 f"{any_rival}; {number(medians['headrace'] / medians[library])} x {library}",
             ),
             at_least(
-                "stored type, against memcpy", 100 * medians["headrace"] / medians[CEILING], 50, "%", "same bytes"
+                "stored type, against memcpy",
+                100 * medians["headrace"] / medians[CEILING],
+                50,
+                "%",
+                "same bytes",
             ),
         ]
     if "headrace, int64 tensors" in medians and rivals:
@@ -187,7 +207,17 @@ def main() -> None:
         doc=__doc__.replace("{cause}", CAUSE),
         tables={
             f"{corpus.name}, {corpus.num_tokens:,} tokens, core {core}": table(
-                ["contestant", "batch", "M tokens/s", "spread", "of memcpy", "open s", "resident MB", "proof"], rows
+                [
+                    "contestant",
+                    "batch",
+                    "M tokens/s",
+                    "spread",
+                    "of memcpy",
+                    "open s",
+                    "resident MB",
+                    "proof",
+                ],
+                rows,
             )
         },
         goals=goals,

@@ -143,7 +143,12 @@ def hf_datasets(folder: Path, workers: int, seed: int, *, form: str = "numpy") -
     torch.manual_seed(seed)
     collate = (lambda items: np.stack([item["input_ids"] for item in items])) if form == "numpy" else None
     loader = DataLoader(
-        data, batch_size=B, shuffle=True, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate
+        data,
+        batch_size=B,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=collate,
     )
     if form == "numpy":
         return Contestant(lambda: iter(loader), lambda batch: batch, "datasets")
@@ -172,7 +177,7 @@ def array_record(folder: Path) -> Any:
 
 
 def grain_map(folder: Path, workers: int, seed: int) -> Contestant:
-    """grain MapDataset on ArrayRecord, batches by random access in this process."""
+    """Grain MapDataset on ArrayRecord, batches by random access in this process."""
     import grain
 
     data = (
@@ -194,7 +199,7 @@ class Decode:
 
 
 def grain_loader(folder: Path, workers: int, seed: int) -> Contestant:
-    """grain's DataLoader on ArrayRecord, with its own worker processes."""
+    """Grain's DataLoader on ArrayRecord, with its own worker processes."""
     import grain
 
     source = array_record(folder)
@@ -273,10 +278,12 @@ def streaming(folder: Path, workers: int, seed: int) -> Contestant:
             for row in range((len(tokens) - 1) // T):
                 writer.write({"tokens": np.array(tokens[row * T : row * T + T])})
         half.rename(made)
-    import streaming.base.util as util
+    from streaming.base import util
 
     util.clean_stale_shared_memory()
-    data = ms.StreamingDataset(local=str(made), shuffle=True, shuffle_seed=seed, batch_size=B, replication=None)
+    data = ms.StreamingDataset(
+        local=str(made), shuffle=True, shuffle_seed=seed, batch_size=B, replication=None
+    )
     loader = DataLoader(
         data,
         batch_size=B,
@@ -297,7 +304,11 @@ def ours(folder: Path, workers: int, seed: int, *, codec: str = "none", **chosen
     store = hr.Store.open(ours_store(folder, codec), **{k: chosen.pop(k) for k in ("verify",) if k in chosen})
     loader = hr.Loader(store, seq_len=T, batch_size=B, seed=seed, epochs=None, rank=0, world_size=1, **chosen)
     return Contestant(
-        lambda: iter(loader), lambda batch: batch.tokens[:, :T], "headrace", endless=True, num_rows=store.num_rows(T)
+        lambda: iter(loader),
+        lambda batch: batch.tokens[:, :T],
+        "headrace",
+        endless=True,
+        num_rows=store.num_rows(T),
     )
 
 
@@ -340,11 +351,14 @@ def ours_store(folder: Path, codec: str) -> str:
 CONTESTANTS: dict[str, Callable[[Path, int, int], Contestant]] = {
     "ours": ours,
     "ours-int64": ours_int64,
-    "ours-zstd": lambda f, w, s: ours(f, w, s, codec="zstd"),
+    "ours-blocks": lambda f, w, s: ours(f, w, s, shuffle="blocks"),
+    "ours-lz4-blocks": lambda f, w, s: ours(f, w, s, codec="lz4", shuffle="blocks"),
+    "ours-zstd-blocks": lambda f, w, s: ours(f, w, s, codec="zstd", shuffle="blocks"),
     "ours-zstd-global": lambda f, w, s: ours(f, w, s, codec="zstd", shuffle="global"),
-    "ours-lz4": lambda f, w, s: ours(f, w, s, codec="lz4"),
     "ours-unverified": lambda f, w, s: ours(f, w, s, verify=False),
-    "ours-zstd-unverified": lambda f, w, s: ours(f, w, s, codec="zstd", verify=False),
+    "ours-zstd-blocks-unverified": lambda f, w, s: ours(
+        f, w, s, codec="zstd", shuffle="blocks", verify=False
+    ),
     "memmap": memmap,
     "memmap-stored": memmap_stored,
     "nanogpt": nanogpt,
@@ -416,7 +430,9 @@ def main() -> None:
     # Libraries print what they like; the answers keep standard output for themselves.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("contestant", choices=CONTESTANTS)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, default=0)
@@ -444,6 +460,15 @@ def main() -> None:
                         "resident_bytes": int(Path("/proc/self/statm").read_text().split()[1]) * 4096,
                         "version": importlib.metadata.version(contestant.package),
                     }
+                case "first":
+                    # Everything a new process does to see each row once, but for imports.
+                    start = time.perf_counter()
+                    rows = 0
+                    for batch in contestant.epoch():
+                        rows += len(contestant.ids(batch))
+                        if contestant.num_rows is not None and rows >= contestant.num_rows:
+                            break
+                    answer = {"tokens": rows * T, "seconds": time.perf_counter() - start}
                 case "pass":
                     answer = timed_pass(contestant, state, message["seconds"])
                 case "hash":

@@ -42,17 +42,27 @@ class Goal:
 
     def row(self) -> list[str]:
         """The goal as a row of the table of goals."""
-        return [self.claim, self.wanted, f"{number(self.got)} {self.unit}".strip(), "met" if self.met else "MISSED", self.note]
+        return [
+            self.claim,
+            self.wanted,
+            f"{number(self.got)} {self.unit}".strip(),
+            "met" if self.met else "MISSED",
+            self.note,
+        ]
 
 
 def at_least(claim: str, got: float, bar: float, unit: str = "", note: str = "") -> Goal:
     """A goal that is met from `bar` upwards."""
-    return Goal(claim=claim, wanted=f">= {number(bar)} {unit}".strip(), got=got, unit=unit, met=got >= bar, note=note)
+    return Goal(
+        claim=claim, wanted=f">= {number(bar)} {unit}".strip(), got=got, unit=unit, met=got >= bar, note=note
+    )
 
 
 def at_most(claim: str, got: float, bar: float, unit: str = "", note: str = "") -> Goal:
     """A goal that is met up to `bar`."""
-    return Goal(claim=claim, wanted=f"<= {number(bar)} {unit}".strip(), got=got, unit=unit, met=got <= bar, note=note)
+    return Goal(
+        claim=claim, wanted=f"<= {number(bar)} {unit}".strip(), got=got, unit=unit, met=got <= bar, note=note
+    )
 
 
 def number(value: float) -> str:
@@ -201,10 +211,14 @@ def machine() -> dict[str, Any]:
 def commit() -> str:
     """Commit of the checkout, marked where the library differs from it."""
     git = ["git", "-C", str(CHECKOUT)]
-    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    head = subprocess.run(
+        [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    )
     if head.returncode:
         return "not a git checkout"
-    dirty = subprocess.run([*git, "status", "--porcelain", "src"], capture_output=True, text=True, check=False).stdout
+    dirty = subprocess.run(
+        [*git, "status", "--porcelain", "src"], capture_output=True, text=True, check=False
+    ).stdout
     return head.stdout.strip() + (" + changes in src" if dirty.strip() else "")
 
 
@@ -232,7 +246,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def report(
-    script: str, *, doc: str, tables: Mapping[str, str], goals: Sequence[Goal], data: Mapping[str, Any], quick: bool
+    script: str,
+    *,
+    doc: str,
+    tables: Mapping[str, str],
+    goals: Sequence[Goal],
+    data: Mapping[str, Any],
+    quick: bool,
 ) -> Path:
     """Write results/NAME.json and results/NAME.md, and print the latter; quick runs go beside the data instead."""
     name = Path(script).stem
@@ -255,7 +275,12 @@ def report(
     for title, body in tables.items():
         lines += [f"## {title}", "", body, ""]
     if goals:
-        lines += ["## Goals", "", table(["claim", "goal", "measured", "", "note"], [goal.row() for goal in goals]), ""]
+        lines += [
+            "## Goals",
+            "",
+            table(["claim", "goal", "measured", "", "note"], [goal.row() for goal in goals]),
+            "",
+        ]
     text = "\n".join(lines)
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
     whole = {
@@ -276,8 +301,12 @@ def say(text: str) -> None:
 def options(doc: str, *, repeats: int = 5) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small and short: checks that it runs, not how fast")
-    parser.add_argument("--repeats", type=int, default=repeats, help=f"interleaved rounds (default {repeats})")
+    parser.add_argument(
+        "--quick", action="store_true", help="small and short: checks that it runs, not how fast"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=repeats, help=f"interleaved rounds (default {repeats})"
+    )
     return parser
 
 

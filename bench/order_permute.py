@@ -16,6 +16,7 @@ from __future__ import annotations
 import subprocess
 
 import numpy as np
+
 from headrace.order import permute_many, round_keys
 from measure import at_most, interleave, number, options, pin, report, spread, summary, table, timed
 from rivals import interpreter, is_made
@@ -66,15 +67,19 @@ def one_round() -> float:
 def lost(n: int) -> int:
     """Rows of [0, n) that no index leads to."""
     seen = np.zeros(n, bool)
-    seen[permute_many(np.arange(n, dtype=np.int64), n=n, keys=round_keys(seed=7, source="bench", epoch=3))] = True
+    seen[
+        permute_many(np.arange(n, dtype=np.int64), n=n, keys=round_keys(seed=7, source="bench", epoch=3))
+    ] = True
     return int(n - seen.sum())
 
 
 def grain(n: int) -> tuple[float, int] | None:
-    """grain's nanoseconds a row and rows lost (-1: not counted), where its environment is there."""
+    """Grain's nanoseconds a row and rows lost (-1: not counted), where its environment is there."""
     if not is_made("field"):
         return None
-    run = subprocess.run([str(interpreter("field")), "-c", GRAIN, str(n)], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [str(interpreter("field")), "-c", GRAIN, str(n)], capture_output=True, text=True, check=False
+    )
     if run.returncode:
         return None
     took, distinct = run.stdout.split()
@@ -88,7 +93,9 @@ def main() -> None:
         {"one round": one_round} | {label: (lambda n=n: nanoseconds(n)) for label, n in SIZES.items()},  # type: ignore[misc]
         2 if chosen.quick else chosen.repeats,
     )
-    exhaustive = [n + d for n in (2**k for k in range(1, 17 if chosen.quick else 21)) for d in (-1, 0, 1) if n + d > 0]
+    exhaustive = [
+        n + d for n in (2**k for k in range(1, 17 if chosen.quick else 21)) for d in (-1, 0, 1) if n + d > 0
+    ]
     losses = {n: lost(n) for n in exhaustive}
     theirs = {label: grain(n) for label, n in SIZES.items()}
     rows = []
@@ -109,12 +116,20 @@ def main() -> None:
         __file__,
         doc=__doc__.replace("{cause}", CAUSE),
         tables={
-            "Rows": table(["rows n", "ns a row", "spread", "rows lost", "grain ns a row", "grain rows lost"], rows)
+            "Rows": table(
+                ["rows n", "ns a row", "spread", "rows lost", "grain ns a row", "grain rows lost"], rows
+            )
         },
         goals=[
-            at_most("permutation, in bulk", float(np.median(rounds[worst])), 50, "ns a row", f"worst: {worst}"),
             at_most(
-                "rows lost", sum(losses.values()), 0, "", f"{len(losses)} sizes up to {max(losses):,}, every index"
+                "permutation, in bulk", float(np.median(rounds[worst])), 50, "ns a row", f"worst: {worst}"
+            ),
+            at_most(
+                "rows lost",
+                sum(losses.values()),
+                0,
+                "",
+                f"{len(losses)} sizes up to {max(losses):,}, every index",
             ),
         ],
         data={

@@ -134,7 +134,9 @@ class Worker:
             pass  # it died; the empty answer below says so
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._label}: ended with {self._process.wait()}; see it with HEADRACE_BENCH_VERBOSE=1")
+            raise RuntimeError(
+                f"{self._label}: ended with {self._process.wait()}; see it with HEADRACE_BENCH_VERBOSE=1"
+            )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise RuntimeError(f"{self._label}: {answer['error']}")
@@ -151,9 +153,13 @@ class Worker:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("do", choices=["setup", "list"])
-    parser.add_argument("names", nargs="*", choices=[[], *ENVIRONMENTS], help="environments; all unless named")
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *ENVIRONMENTS], help="environments; all unless named"
+    )
     chosen = parser.parse_args()
     for name in chosen.names or ENVIRONMENTS:
         if chosen.do == "setup":

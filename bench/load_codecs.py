@@ -1,0 +1,182 @@
+"""Rows from compressed stores, and what checksums cost.
+
+Claim     Rows of a zstd store, block-shuffled, come at >= 2 times the speed of LitData's uncompressed chunks; a true
+          global shuffle from a zstd store at >= 10 M tokens/s; checksums make a pass <= 15 % slower.
+Run       python bench/rivals.py setup litdata; python bench/load_codecs.py --corpus DIR --tokenizer tokenizer.json
+Compares  The same 40 M GPT-2 tokens, 32 rows x 2,048, one core, warm page cache, processes alive and taking turns.
+          Checksums: pairs of fresh processes, one epoch each (every block is checked for the first time), and then
+          the steady state (what is mapped and was checked stays checked; what is decoded again is checked again).
+Ceiling   Decompressing the zstd blocks alone, one after the other into one buffer, with the same library.
+Reports   Million tokens/s, median and spread of n interleaved rounds of 1 s; first epochs of n fresh processes.
+Cause     {cause}
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from corpora import add_corpus_options, tokens_for_loading
+from load_tokens import rate, same_tokens
+from load_worker import raw_file
+from measure import (
+    at_least,
+    at_most,
+    interleave,
+    number,
+    options,
+    pin,
+    report,
+    say,
+    spread,
+    summary,
+    table,
+    timed,
+    versions,
+)
+from rivals import OURS, Worker, is_made
+
+CAUSE = "to be measured"
+
+CONTESTANTS = {
+    "none, global shuffle": (OURS, "ours"),
+    "none, block shuffle": (OURS, "ours-blocks"),
+    "lz4, block shuffle": (OURS, "ours-lz4-blocks"),
+    "zstd, block shuffle": (OURS, "ours-zstd-blocks"),
+    "zstd, global shuffle": (OURS, "ours-zstd-global"),
+    "none, global shuffle, unchecked": (OURS, "ours-unverified"),
+    "zstd, block shuffle, unchecked": (OURS, "ours-zstd-blocks-unverified"),
+    "LitData, uncompressed": ("litdata", "litdata"),
+}
+PAIRS = {
+    "none": ("none, global shuffle", "none, global shuffle, unchecked"),
+    "zstd": ("zstd, block shuffle", "zstd, block shuffle, unchecked"),
+}
+
+
+def decode_rate(tokens: np.ndarray) -> float:
+    """Tokens/s of decompressing zstd-3 frames of 64 Ki tokens, nothing else."""
+    import zstandard
+
+    block = 65_536
+    packer, opener = zstandard.ZstdCompressor(level=3), zstandard.ZstdDecompressor()
+    frames = [
+        packer.compress(tokens[i : i + block].tobytes()) for i in range(0, min(len(tokens), 8_000_000), block)
+    ]
+
+    def once() -> None:
+        for frame in frames:
+            opener.decompress(frame)
+
+    return len(frames) * block / timed(once, at_least_s=0.5)
+
+
+def first_epoch(contestant: str, folder: str) -> float:
+    """Tokens/s of a fresh process' first epoch."""
+    worker = Worker(OURS, "load_worker.py", contestant, folder)
+    told = worker.ask(do="first")
+    worker.close()
+    return float(told["tokens"]) / float(told["seconds"])
+
+
+def main() -> None:
+    parser = options(__doc__)
+    add_corpus_options(parser)
+    chosen = parser.parse_args()
+    repeats, seconds = (2, 0.2) if chosen.quick else (chosen.repeats, 1.0)
+    corpus = tokens_for_loading(
+        chosen.corpus, chosen.tokenizer, num_tokens=4_000_000 if chosen.quick else 40_000_000
+    )
+    pin()
+    folder = str(corpus.folder)
+    tokens = np.memmap(raw_file(corpus.folder), np.uint16, "r")
+    workers = {}
+    for label, (environment, name) in CONTESTANTS.items():
+        if not is_made(environment):
+            say(f"{label}: left out, no environment; run: python bench/rivals.py setup {environment}")
+            continue
+        first = Worker(environment, "load_worker.py", name, folder)
+        first.ask(do="prepare")
+        first.close()
+        workers[label] = Worker(environment, "load_worker.py", name, folder)
+        workers[label].ask(do="open")
+    steady = interleave(
+        {"zstd decompression alone": lambda: decode_rate(tokens)}
+        | {label: (lambda w=worker: rate(w, seconds)) for label, worker in workers.items()},  # type: ignore[misc]
+        repeats,
+    )
+    proof = same_tokens({label: worker.ask(do="hash") for label, worker in workers.items()}, corpus)
+    for worker in workers.values():
+        worker.close()
+    fresh = interleave(
+        {
+            label: (lambda name=CONTESTANTS[label][1]: first_epoch(name, folder))  # type: ignore[misc]
+            for pair in PAIRS.values()
+            for label in pair
+        },
+        repeats,
+    )
+    stores = {
+        codec: sum(p.stat().st_size for p in (corpus.folder / f"ours-{codec}" / "data").iterdir())
+        / corpus.num_tokens
+        for codec in ("none", "lz4", "zstd")
+    }
+    m = {label: float(np.median(values)) for label, values in steady.items()}
+    f = {label: float(np.median(values)) for label, values in fresh.items()}
+    rows = [
+        [
+            label,
+            number(m[label] / 1e6),
+            spread([v / 1e6 for v in values]),
+            number(f[label] / 1e6) if label in f else "",
+            spread([v / 1e6 for v in fresh[label]]) if label in f else "",
+            proof.get(label, ""),
+        ]
+        for label, values in steady.items()
+    ]
+    goals = [at_least("zstd, true global shuffle", m["zstd, global shuffle"] / 1e6, 10, "M tokens/s")]
+    if "LitData, uncompressed" in m:
+        goals.insert(
+            0,
+            at_least(
+                "zstd, block-shuffled, against LitData uncompressed",
+                m["zstd, block shuffle"] / m["LitData, uncompressed"],
+                2,
+                "x",
+                f"{number(100 * m['zstd, block shuffle'] / m['zstd decompression alone'])} % of decompression alone",
+            ),
+        )
+    for codec, (checked, unchecked) in PAIRS.items():
+        for when, figures in (("first epoch", f), ("steady", m)):
+            goals.append(
+                at_most(
+                    f"checksums, {codec} store, {when}",
+                    100 * (figures[unchecked] / figures[checked] - 1),
+                    15,
+                    "% more time",
+                )
+            )
+    report(
+        __file__,
+        doc=__doc__.replace("{cause}", CAUSE),
+        tables={
+            f"{corpus.name}, {corpus.num_tokens:,} tokens": table(
+                ["store", "M tokens/s", "spread", "first epoch", "spread", "proof"], rows
+            ),
+            "Stored bytes a token": table(["codec", "bytes"], [[k, number(v)] for k, v in stores.items()]),
+        },
+        goals=goals,
+        data={
+            "tokens_per_s": {k: summary(v) for k, v in steady.items()},
+            "first_epoch_tokens_per_s": {k: summary(v) for k, v in fresh.items()},
+            "bytes_per_token": stores,
+            "same_tokens": proof,
+            "versions": versions("zstandard", "lz4", "numpy"),
+        },
+        quick=chosen.quick,
+    )
+    if "DIFFERENT" in proof.values():
+        raise SystemExit("not all contestants delivered the same tokens; the figures above do not count")
+
+
+if __name__ == "__main__":
+    main()

