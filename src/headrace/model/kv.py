@@ -124,6 +124,32 @@ class KVCache:
         self._lengths = [min(length, now) for now in self._lengths]
         self.lengths_B = self.lengths_B.clamp(max=length)
 
+    def store(self, layer: int, slot_N: Tensor, position_N: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> None:
+        """Store tokens of any rows, [N, H, D] each; lengths are the caller's to keep."""
+        self.k_LBHSD[layer][slot_N, :, position_N] = k_NHD
+        self.v_LBHSD[layer][slot_N, :, position_N] = v_NHD
+
+    def move(self, source: int, target: int, *, length: int) -> None:
+        """Copy the first tokens of one row over another row's."""
+        self.k_LBHSD[:, target, :, :length] = self.k_LBHSD[:, source, :, :length]
+        self.v_LBHSD[:, target, :, :length] = self.v_LBHSD[:, source, :, :length]
+
+    def resized(self, *, num_rows: int, capacity: int, keep_rows: int, keep_tokens: int) -> KVCache:
+        """A cache of another size with the first tokens of the first rows copied over."""
+        L, _, H, _, D = self.k_LBHSD.shape
+        other = KVCache(
+            num_layers=L,
+            num_rows=num_rows,
+            num_heads=H,
+            capacity=capacity,
+            head_width=D,
+            dtype=self.k_LBHSD.dtype,
+            device=self.k_LBHSD.device,
+        )
+        for mine, theirs in ((self.k_LBHSD, other.k_LBHSD), (self.v_LBHSD, other.v_LBHSD)):
+            theirs[:, :keep_rows, :, :keep_tokens] = mine[:, :keep_rows, :, :keep_tokens]
+        return other
+
     def _seen(self, num_tokens: int, stop: int, *, ragged: bool) -> Tensor | None:
         if not ragged and num_tokens in (1, stop):
             return None

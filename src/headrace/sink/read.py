@@ -53,7 +53,7 @@ def read_predictions(
 def scan_predictions(
     out: str | os.PathLike[str], *, columns: Sequence[str] | None = None, sort: bool = False
 ) -> pa.RecordBatchReader:
-    """Everything committed at the time of the call, batch by batch: one part's file in memory, sorted all of them."""
+    """Everything committed at the time of the call, in batches: one part in memory, sorted all of them."""
     path = Path(out)
     wanted = SCHEMA.names if columns is None else list(columns)
     for name in wanted:

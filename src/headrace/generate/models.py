@@ -1,0 +1,135 @@
+"""A model directory -> an engine that is ready, with what it can do and what identifies it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import xxhash
+from torch import Tensor
+
+from headrace.errors import ConfigError
+from headrace.generate.engine import Engine
+from headrace.generate.job import BatchEngine
+from headrace.generate.native import GPTRunner
+from headrace.generate.sampling import Sampling
+from headrace.stats import Stats
+
+if TYPE_CHECKING:
+    from headrace.tokens import Tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """An engine ready to run."""
+
+    engine: BatchEngine
+    prompts: PromptTokenizer
+    fingerprint: str
+    """32 hex digits of the weights."""
+    tokenizer_fingerprint: str
+    dtype: str
+    cannot: Mapping[str, str]
+    """Options that the engine does not have, each with what to do instead."""
+
+    def refuse(self, sampling: Sampling) -> None:
+        """Refuse an option that the engine would pass over in silence.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        default = Sampling()
+        for name, cure in self.cannot.items():
+            if getattr(sampling, name) != getattr(default, name):
+                raise ConfigError(f"generate: this engine has no {name}. {cure}")
+
+
+class PromptTokenizer:
+    """A tokenizer for prompts: adds what the model expects in front; an empty prompt starts a document."""
+
+    def __init__(self, tokenizer: Tokenizer, *, prefix: tuple[int, ...] = ()) -> None:
+        self.tokenizer = tokenizer
+        self._prefix = list(prefix)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a prompt, at least one."""
+        return [*self._prefix, *self.tokenizer.encode(text).tolist()] or [self.tokenizer.eos_id]
+
+    def decode(self, ids: tuple[int, ...]) -> str:
+        """Text of ids."""
+        return self.tokenizer.decode(ids)
+
+
+def load_engine(
+    model: str | os.PathLike[str],
+    *,
+    engine: str = "native",
+    dtype: str = "auto",
+    device: str = "auto",
+    batch_size: int = 32,
+    stats: Stats | None = None,
+) -> Loaded:
+    """Load a model for generation.
+
+    Raises:
+        ConfigError: no such engine, dtype or device.
+    """
+    from headrace.model import load_model
+
+    if engine != "native":
+        raise ConfigError(f"generate: no engine named {engine!r}; there is native.")
+    place = pick_device(device)
+    gpt, tokenizer = load_model(model)
+    kind = pick_dtype(dtype, stored=gpt.tok.weight.dtype, device=place)
+    gpt = gpt.to(device=place, dtype=kind)
+    return Loaded(
+        engine=Engine(
+            GPTRunner(gpt),
+            tokenizer.token_bytes(),
+            eos_ids=[tokenizer.eos_id],
+            batch_size=batch_size,
+            stats=stats,
+        ),
+        prompts=PromptTokenizer(tokenizer),
+        fingerprint=fingerprint_of(gpt.state_dict()),
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        dtype=str(kind).removeprefix("torch."),
+        cannot={},
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; "auto" is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"generate: no device named {name!r}. Give cpu, cuda or auto.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"generate: device {name!r}, but torch sees no GPU here. Give cpu or auto.")
+    return device
+
+
+def pick_dtype(name: str, *, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type of a name; "auto" is the stored one, on a CPU float32."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else stored
+    if name not in DTYPES:
+        raise ConfigError(f"generate: no dtype named {name!r}; there are auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """32 hex digits over names, types, shapes and values, whatever file they came from."""
+    digest = xxhash.xxh3_128()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,55 @@
+"""One sample to be made -> what happened to it, token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from headrace.generate.sampling import Sampling
+from headrace.types import Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One sample of one prompt."""
+
+    prompt_id: str
+    sample_index: int = 0
+    token_ids: tuple[int, ...]
+    """The prompt; at least one id."""
+    prompt: str = ""
+    """The same as text, for the record."""
+    sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What a stored prediction is known by."""
+        return self.prompt_id, self.sample_index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One token of one row, as it is made."""
+
+    request: Request
+    token_id: int | None
+    """None when the row ended without one."""
+    text: str
+    """Text that became final; may be empty."""
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    prediction: Prediction | None = None
+    """The whole row, with its last token."""
+
+
+def failed(request: Request, error: Exception | str, *, kind: str | None = None) -> Prediction:
+    """The row that stands for a sample which could not be made."""
+    return Prediction(
+        prompt_id=request.prompt_id,
+        sample_index=request.sample_index,
+        prompt=request.prompt,
+        text="",
+        token_ids=(),
+        finish_reason="error",
+        prompt_tokens=len(request.token_ids),
+        error={"type": kind or type(error).__name__, "message": str(error)},
+    )
