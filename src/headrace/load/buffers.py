@@ -21,7 +21,7 @@ class BufferPool:
 
     Touching fresh pages costs more than filling them (1.3 GB/s against 10), so buffers are reused; a buffer
     that is still seen by anyone (a view, a tensor over it, a batch in a list) has references and is left
-    alone, and a fresh one is made instead. At most `keep` buffers are remembered; others are ordinary garbage.
+    alone, and a fresh one is made instead. At most `keep` buffers are remembered; others are garbage.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, *, keep: int = 8) -> None:

@@ -12,7 +12,7 @@ def data_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """This process's data-parallel rank and their number.
 
     Given values win; else torch.distributed where it is initialised; else RANK and WORLD_SIZE as torchrun
-    sets them; else (0, 1). In a layout with tensor or pipeline parallelism give them, from `Layout.data_rank`.
+    sets them; else (0, 1). With tensor or pipeline parallelism, give those of `Layout.data_rank`.
 
     Raises:
         ConfigError: only one of the two is known.

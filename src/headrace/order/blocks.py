@@ -55,6 +55,15 @@ class BlockWindow:
         """Windows of the epoch; >= 1."""
         return max(1, -(-self.full_blocks // self.window))
 
+    @property
+    def same_block_share(self) -> float:
+        """The mixing number: probability that two rows of one window come from the same block.
+
+        1 / window, nearly; a global shuffle has block_rows / rows.
+        """
+        blocks = min(self.window, max(1, self.full_blocks))
+        return (self.block_rows - 1) / max(1, blocks * self.block_rows - 1)
+
     def short_window(self) -> int:
         """The window that the short block joins."""
         count = self.num_windows

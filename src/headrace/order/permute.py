@@ -2,8 +2,8 @@
 
 A Feistel network over the grid a x b, the smallest near-square grid with a * b >= n: an index is a pair
 (left, right) with left in [0, a) and right in [0, b); eight rounds add a hash of one half to the other,
-modulo that half's size. The few pairs beyond n are sent through again until they fall inside (cycle walking), which
-keeps it a bijection of [0, n).
+modulo that half's size. The few pairs beyond n are sent through again until they fall inside (cycle
+walking), which keeps it a bijection of [0, n).
 
 Why this grid and not powers of two: with powers of two up to half of the indices walk, and a chunk's cost
 depends on n (10 to 45 ns a row measured, 160 where chunks are small). Here a * b exceeds n by less than

@@ -1,0 +1,6 @@
+"""No deadline for a single example: machines that run tests are shared, and a slow moment is not a failure."""
+
+from hypothesis import settings
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
