@@ -199,10 +199,10 @@ class Sink:
                 )
             self._step("before commit")
             self._db.execute("COMMIT")
-        except sqlite3.OperationalError as failure:
+        except sqlite3.DatabaseError as failure:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise _full(self.path, failure) from failure
+            raise _explained(self.path, failure) from failure
         self._step("committed")
         self._pending.clear()
         self._log.remove()
@@ -353,19 +353,19 @@ def read_job(path: Path) -> dict[str, Any]:
 
 def _open_database(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path / "commits.sqlite", isolation_level=None, timeout=60.0)
-    # EXTRA: the journal's removal, which is the commit, is synced with the directory.
-    db.execute("PRAGMA synchronous = EXTRA")
     try:
+        # EXTRA: the journal's removal, which is the commit, is synced with the directory.
+        db.execute("PRAGMA synchronous = EXTRA")
         db.executescript(TABLES)
-    except sqlite3.OperationalError as failure:
+    except sqlite3.DatabaseError as failure:
         db.close()
-        raise _full(path, failure) from failure
+        raise _explained(path, failure) from failure
     return db
 
 
-def _full(path: Path, failure: sqlite3.OperationalError) -> Exception:
+def _explained(path: Path, failure: sqlite3.DatabaseError) -> SinkError | SpaceError:
     if failure.sqlite_errorcode != sqlite3.SQLITE_FULL:
-        return failure
+        return SinkError(f"{path}/commits.sqlite: the commit database cannot be used ({failure}).")
     return SpaceError(
         f"{path}/commits.sqlite: no space left on the device. Every row stored so far is kept. "
         f"Free some room and run the same command again; it goes on where it stopped."
