@@ -1,0 +1,129 @@
+"""One block of tokens <-> its stored bytes.
+
+A compressed block is what Arrow stores as a compressed buffer: the uncompressed length as a little-endian
+int64 (-1: not compressed, as it would not have become smaller), then one LZ4 or ZSTD frame.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from typing import Any
+
+import lz4.frame
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from headrace.store.arrowfile import Bytes
+
+_LENGTH = struct.Struct("<q")
+PREFIX_NBYTES = _LENGTH.size
+
+ZSTD_LEVEL = 3
+# Matches of at least 6 bytes, three 2-byte tokens, instead of level 3's 5: on English technical text 1 % larger,
+# 13 % faster to decode and 26 % faster to encode.
+ZSTD_MIN_MATCH = 6
+
+
+class _PerThread(threading.local):
+    """Contexts of zstandard, which must not be shared between threads."""
+
+    def __init__(self) -> None:
+        self.decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 26)
+        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
+
+    def compressor(self, nbytes: int) -> zstandard.ZstdCompressor:
+        found = self.compressors.get(nbytes)
+        if found is None:
+            params = zstandard.ZstdCompressionParameters.from_level(
+                ZSTD_LEVEL, source_size=nbytes, min_match=ZSTD_MIN_MATCH
+            )
+            found = zstandard.ZstdCompressor(compression_params=params)
+            self.compressors = {nbytes: found}  # a shard has full blocks and one short one: no more are kept
+        return found
+
+
+_thread = _PerThread()
+
+
+class DecodeError(ValueError):
+    """Stored bytes that do not decode to the block that was declared."""
+
+
+def max_stored_nbytes(raw_nbytes: int, codec: str) -> int:
+    """The most that a block of `raw_nbytes` may take in a file."""
+    return raw_nbytes if codec == "none" else PREFIX_NBYTES + raw_nbytes
+
+
+def encode(tokens: NDArray[Any], codec: str) -> Bytes:
+    """Stored bytes of a block; the same for the same tokens.
+
+    Args:
+        tokens: uint16 or uint32 [n], little-endian, contiguous.
+        codec: none | lz4 | zstd.
+    """
+    raw = memoryview(tokens).cast("B")
+    if codec == "none":
+        return raw
+    if codec == "zstd":
+        frame = _thread.compressor(raw.nbytes).compress(raw)
+    else:
+        frame = lz4.frame.compress(
+            raw, block_size=lz4.frame.BLOCKSIZE_MAX256KB, block_linked=False, store_size=True
+        )
+    if len(frame) >= raw.nbytes:
+        return _LENGTH.pack(-1) + bytes(raw)
+    return _LENGTH.pack(raw.nbytes) + frame
+
+
+def decode_into(stored: Bytes, codec: str, out: memoryview) -> None:
+    """Decode a block into `out`, whose length is the block's; never writes or allocates more.
+
+    Args:
+        stored: what `encode` returned.
+        codec: none | lz4 | zstd.
+        out: writable bytes, as many as the block's tokens take.
+
+    Raises:
+        DecodeError: the bytes decode to another length, or not at all.
+    """
+    stored = memoryview(stored)
+    if codec != "none":
+        if stored.nbytes < PREFIX_NBYTES:
+            raise DecodeError(f"{stored.nbytes} stored bytes, wanted at least {PREFIX_NBYTES}")
+        (declared,) = _LENGTH.unpack_from(stored)
+        stored = stored[PREFIX_NBYTES:]
+        if declared == -1:
+            codec = "none"
+        elif declared != out.nbytes:
+            raise DecodeError(f"declares {declared} bytes, wanted {out.nbytes}")
+    if codec == "none":
+        if stored.nbytes != out.nbytes:
+            raise DecodeError(f"has {stored.nbytes} bytes, wanted {out.nbytes}")
+        np.frombuffer(out, np.uint8)[:] = np.frombuffer(stored, np.uint8)
+        return
+    done = _unzstd(stored, out) if codec == "zstd" else _unlz4(stored, out)
+    if done != out.nbytes:
+        raise DecodeError(f"decodes to {done} bytes, wanted {out.nbytes}")
+
+
+def _unzstd(frame: memoryview, out: memoryview) -> int:
+    try:
+        with _thread.decompressor.stream_reader(frame) as reader:
+            done = reader.readinto(out)
+            # One byte more shows that the frame ends where the block ends.
+            return done + len(reader.read(1))
+    except zstandard.ZstdError as error:
+        raise DecodeError(str(error)) from error
+
+
+def _unlz4(frame: memoryview, out: memoryview) -> int:
+    try:
+        # Not lz4.frame.decompress: it allocates what the frame declares.
+        data = lz4.frame.LZ4FrameDecompressor().decompress(frame, max_length=out.nbytes + 1)
+    except (RuntimeError, EOFError) as error:
+        raise DecodeError(str(error)) from error
+    if len(data) == out.nbytes:
+        out[:] = data
+    return len(data)

@@ -1,0 +1,178 @@
+"""Shards' entries -> a snapshot of the store: shard table, tokenizer, and last of all the manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headrace.errors import ConfigError, ManifestError
+from headrace.store.blob import Blob, open_blob
+from headrace.store.format import MANIFEST, ShardEntry, is_name, snapshot_path, token_dtype, tokenizer_path
+from headrace.store.manifest import FileSum, Manifest, fingerprint_of, parse_manifest
+from headrace.store.table import ShardTable, encode_table
+
+if TYPE_CHECKING:
+    from headrace.tokens import Tokenizer
+
+
+def commit_store(
+    store_url: str | os.PathLike[str] | Blob,
+    entries: Sequence[ShardEntry],
+    *,
+    tokenizer: Tokenizer,
+    dtype: np.dtype[Any] | str | type | None = None,
+    block_tokens: int | None = None,
+    append: bool = False,
+    extra: Mapping[str, Any] | None = None,
+) -> int:
+    """Make shards that were written a store, or a store's next snapshot.
+
+    Atomic: until the manifest is in place, readers see what was there before. Committing the same again changes
+    nothing and returns the same snapshot. Older snapshots stay openable.
+
+    Args:
+        store_url: the store's path or URL, or an open blob.
+        entries: what `write_shard` returned, in the order of the stream.
+        tokenizer: fixes vocab_size and eos_id; its files travel in the store.
+        dtype: uint16 or uint32; by default the smallest that holds the vocabulary.
+        block_tokens: as given to `write_shard`; by default the entries'.
+        append: after the shards of the current snapshot, instead of in their place.
+        extra: JSON values to keep in the manifest.
+
+    Returns:
+        The snapshot's number, 1 for a new store.
+
+    Raises:
+        ConfigError: entries that do not fit together, or a tokenizer that differs from the store's.
+        ManifestError: append without a store, or another snapshot was committed at the same time.
+        SpaceError: the device is full; the store is what it was before.
+    """
+    blob = open_blob(store_url) if isinstance(store_url, str | os.PathLike) else store_url
+    kind = np.dtype(dtype) if dtype is not None else token_dtype(tokenizer.vocab_size)
+    where = blob.url
+    current = current_manifest(blob)
+    before: list[ShardEntry] = []
+    if append:
+        if current is None:
+            raise ManifestError(f"{where}: no store to append to; commit the first shards without append")
+        if current.tokenizer_fingerprint != tokenizer.fingerprint:
+            raise ConfigError(
+                f"{where}: its tokenizer is {current.tokenizer_name} ({current.tokenizer_fingerprint}), the new shards' "
+                f"is {tokenizer.name} ({tokenizer.fingerprint}). Ingest into a new store."
+            )
+        before = list(read_table(blob, current))
+        if entries and before[-len(entries) :] == list(entries):
+            return current.snapshot  # the command was run again after it had succeeded
+        block_tokens = current.block_tokens if block_tokens is None else block_tokens
+    everything = [*before, *entries]
+    if block_tokens is None:
+        if not everything:
+            raise ConfigError(f"{where}: no shards; a store needs at least one")
+        block_tokens = everything[0].block_tokens
+    _check_entries(everything, kind, block_tokens, where=where)
+
+    table = encode_table(everything)
+    files = dict(sorted(tokenizer.files().items()))
+    for name in files:
+        if not is_name(name):
+            raise ConfigError(f"{where}: tokenizer file name {name!r}: wanted letters, digits, '.', '_', '-'")
+    table_sum = FileSum.of("table", table)
+    manifest = Manifest(
+        snapshot=1 if current is None else current.snapshot + 1,
+        fingerprint=fingerprint_of(
+            b"".join(bytes.fromhex(entry.content) for entry in everything),
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            dtype=kind.name,
+        ),
+        dtype=kind.name,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        block_tokens=block_tokens,
+        tokens=sum(entry.tokens for entry in everything),
+        documents=sum(entry.documents for entry in everything),
+        num_shards=len(everything),
+        nbytes=sum(entry.nbytes for entry in everything),
+        table=FileSum(
+            name=f"shards-{table_sum.xxh3_128}.arrow", nbytes=len(table), xxh3_128=table_sum.xxh3_128
+        ),
+        tokenizer_name=tokenizer.name,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        tokenizer_files=tuple(FileSum.of(name, data) for name, data in files.items()),
+        extra=_json_values(extra or {}, where=where),
+    )
+    if current is not None and manifest == replace(current, snapshot=manifest.snapshot):
+        return current.snapshot
+    blob.put(manifest.table.name, table)
+    for name, data in files.items():
+        blob.put(tokenizer_path(name), data)
+    data = manifest.to_bytes()
+    kept = snapshot_path(manifest.snapshot)
+    # Create-if-absent decides between two who commit at once; a commit that was killed after it finds its own.
+    if not blob.put_if_absent(kept, data) and bytes(blob.get(kept)) != data:
+        raise ManifestError(
+            f"{where}/{kept}: exists with other contents, so another writer committed snapshot {manifest.snapshot}, "
+            "or was killed while doing so. Run that command again to finish it, or delete the file to drop it."
+        )
+    blob.put(MANIFEST, data)
+    return manifest.snapshot
+
+
+def current_manifest(blob: Blob, snapshot: int | None = None) -> Manifest | None:
+    """The store's manifest (of one snapshot); None where there is none."""
+    name = MANIFEST if snapshot is None else snapshot_path(snapshot)
+    try:
+        data = blob.get(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return parse_manifest(data, where=f"{blob.url}/{name}")
+
+
+def read_table(blob: Blob, manifest: Manifest) -> ShardTable:
+    """The manifest's shard table, checked against it.
+
+    Raises:
+        ManifestError: missing, damaged, or with other totals.
+    """
+    where = f"{blob.url}/{manifest.table.name}"
+    try:
+        data = blob.get(manifest.table.name)
+    except FileNotFoundError as error:
+        raise ManifestError(
+            f"{where}: missing, and the manifest names it. Restore it, or ingest again."
+        ) from error
+    manifest.table.check(data, where=blob.url)
+    table = ShardTable(data, block_tokens=manifest.block_tokens, dtype=manifest.dtype, where=where)
+    got = (len(table), int(table.token_starts[-1]), table.total("documents"))
+    want = (manifest.num_shards, manifest.tokens, manifest.documents)
+    if got != want:
+        raise ManifestError(f"{where}: (shards, tokens, documents) sum to {got}, the manifest says {want}")
+    return table
+
+
+def _check_entries(
+    entries: Sequence[ShardEntry], dtype: np.dtype[Any], block_tokens: int, *, where: str
+) -> None:
+    if not entries:
+        raise ConfigError(f"{where}: no shards; a store needs at least one")
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.name in seen:
+            raise ConfigError(f"{where}: shard {entry.name} is named twice; append under names that are new")
+        seen.add(entry.name)
+        if (entry.dtype, entry.block_tokens) != (dtype.name, block_tokens):
+            raise ConfigError(
+                f"{where}: shard {entry.name} has {entry.dtype} in blocks of {entry.block_tokens}; the store wants "
+                f"{dtype.name} in blocks of {block_tokens}"
+            )
+
+
+def _json_values(extra: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(json.dumps(dict(extra), sort_keys=True)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: extra holds what JSON cannot: {error}") from error

@@ -1,0 +1,278 @@
+"""Shards behind a URL -> their blocks: neighbouring ranges fetched together, many requests in flight.
+
+How many is found out: each answer allows a little more, a refusal (503, 429) halves it, and it grows again when
+the remote recovers. A block that arrives damaged is asked for again before it is called damaged.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.errors import ShardError
+from headrace.store.arrowfile import Bytes
+from headrace.store.blob import Blob, Unavailable
+from headrace.store.nodecache import NodeCache
+from headrace.store.remote import Retry
+from headrace.store.slots import Done
+from headrace.store.source import Source
+from headrace.store.unpack import locate, unpack
+
+MAX_IN_FLIGHT: Final = 64
+FIRST_IN_FLIGHT: Final = 16
+MAX_GAP: Final = 64 << 10
+"""Bytes fetched for nothing rather than by a request of their own."""
+MAX_RUN: Final = 4 << 20
+"""Bytes of one request."""
+DAMAGED_TRIES: Final = 3
+
+
+class InFlight:
+    """How many requests may be under way: one more for each round of answers, half after a refusal."""
+
+    def __init__(self, *, first: int = FIRST_IN_FLIGHT, most: int = MAX_IN_FLIGHT) -> None:
+        self.most = most
+        self.limit = float(min(first, most))
+        self._running = 0
+        self._since_refusal = 0
+        self._changed = threading.Condition()
+
+    def enter(self) -> None:
+        """Wait for a place."""
+        with self._changed:
+            while self._running >= int(self.limit):
+                self._changed.wait()
+            self._running += 1
+
+    def leave(self) -> None:
+        """Give the place back, whatever came of the request."""
+        with self._changed:
+            self._running -= 1
+            self._changed.notify()
+
+    def answered(self) -> None:
+        """A request was answered."""
+        with self._changed:
+            self._since_refusal += 1
+            self.limit = min(float(self.most), self.limit + 1.0 / self.limit)
+            self._changed.notify()
+
+    def refused(self) -> None:
+        """A request was refused; those sent before the last halving do not halve again."""
+        with self._changed:
+            if self._since_refusal >= 1 or self.limit == self.most:
+                self.limit = max(1.0, self.limit / 2)
+                self._since_refusal = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One block to fetch."""
+
+    block: int
+    shard: int
+    inside: int
+    start: int
+    stop: int
+    out: memoryview
+
+
+def runs(wanted: Sequence[Wanted], *, max_gap: int = MAX_GAP, max_run: int = MAX_RUN) -> list[list[Wanted]]:
+    """Blocks -> groups that are fetched by one request each: neighbours of one file, gaps included."""
+    groups: list[list[Wanted]] = []
+    for one in sorted(wanted, key=lambda w: (w.shard, w.start)):
+        last = groups[-1] if groups else None
+        if (
+            last is not None
+            and last[-1].shard == one.shard
+            and one.start - last[-1].stop <= max_gap
+            and one.stop - last[0].start <= max_run
+        ):
+            last.append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
+class FetchedBlocks:
+    """Blocks of shards that cannot be mapped; the local directory's counterpart is `local.LocalBlocks`."""
+
+    def __init__(
+        self,
+        source: Source,
+        blob: Blob,
+        dtype: np.dtype[Any],
+        *,
+        verify: bool,
+        cache: NodeCache | None = None,
+        retry: Retry | None = None,
+        in_flight: InFlight | None = None,
+    ) -> None:
+        shards = len(source.codecs)
+        self.direct: NDArray[np.bool_] = np.zeros(shards, bool)
+        """bool [shards]: none can be gathered without the pool."""
+        self._source = source
+        self._blob = blob
+        self._dtype = dtype
+        self._verify = verify and source.checked
+        self._cache = cache
+        self._retry = retry or Retry()
+        self.in_flight = in_flight or InFlight()
+        self._threads = ThreadPoolExecutor(self.in_flight.most, thread_name_prefix="headrace-fetch")
+
+    def close(self) -> None:
+        """End the threads; requests under way are not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def load(self, blocks: Sequence[int], outs: Sequence[memoryview], done: Done) -> None:
+        """Fetch, check and decode blocks by threads; see `slots.Load`."""
+        places = [locate(self._source, block) for block in blocks]
+        shards = list(dict.fromkeys(shard for shard, _ in places))
+        if len(shards) > 1:
+            list(self._threads.map(self._source.index, shards))  # all at once: each may be a request
+        wanted = []
+        for block, out, (shard, inside) in zip(blocks, outs, places, strict=True):
+            index = self._source.index(shard)
+            start = int(index.offset[inside])
+            wanted.append(Wanted(block, shard, inside, start, start + int(index.nbytes[inside]), out))
+        if self._cache is not None:
+            self._threads.submit(self._guarded, self._cache, wanted, done)
+            return
+        for run in runs(wanted):
+            self._threads.submit(self._fetch_run, run, done)
+
+    def _load_through_cache(self, cache: NodeCache, wanted: Sequence[Wanted], done: Done) -> None:
+        """One fetch per machine: what another process has fetched or is fetching is taken from the directory."""
+        keys = {one.block: self._key(one) for one in wanted}
+        waiting, mine = [], []
+
+        def keep(one: Wanted, stored: Bytes) -> None:
+            cache.put(keys[one.block], stored)
+
+        def finished(block: int, error: Exception | None) -> None:
+            cache.release(keys[block])
+            done(block, error)
+
+        try:
+            for one in wanted:
+                if self._from_cache(cache, one, keys[one.block], done):
+                    continue
+                if not cache.claim(keys[one.block]):
+                    waiting.append(one)
+                elif self._from_cache(cache, one, keys[one.block], finished):
+                    continue  # another process finished it between our look and our claim
+                else:
+                    mine.append(one)
+        finally:
+            for run in runs(mine):
+                self._threads.submit(self._fetch_run, run, finished, keep)
+        for one in waiting:
+            # Our own claims never wait for another's, so two processes cannot wait for each other.
+            cache.wait(keys[one.block])
+            self._load_through_cache(cache, [one], done)
+
+    def _guarded(self, cache: NodeCache, wanted: Sequence[Wanted], done: Done) -> None:
+        told: set[int] = set()
+
+        def once(block: int, error: Exception | None) -> None:
+            told.add(block)
+            done(block, error)
+
+        try:
+            self._load_through_cache(cache, wanted, once)
+        except Exception as error:  # noqa: BLE001  # a full or unwritable directory must not leave anyone waiting
+            for one in wanted:
+                if one.block not in told:
+                    done(one.block, error)
+
+    def _from_cache(self, cache: NodeCache, one: Wanted, key: str, done: Done) -> bool:
+        stored = cache.get(key)
+        if stored is None:
+            return False
+        try:
+            self._unpack(one, stored)
+        except ShardError:
+            cache.drop(key)  # damaged on this disk; the remote's copy decides
+            return False
+        done(one.block, None)
+        return True
+
+    def _key(self, one: Wanted) -> str:
+        entry = self._source.entry(one.shard)
+        return f"{entry.content[:16]}-{entry.data_xxh3:016x}-{one.inside:x}"
+
+    def block_key(self, block: int) -> str:
+        """Name of a block in the machine's cache."""
+        shard, inside = locate(self._source, block)
+        return self._key(Wanted(block, shard, inside, 0, 0, memoryview(b"")))
+
+    def _fetch_run(
+        self, run: Sequence[Wanted], done: Done, keep: Callable[[Wanted, Bytes], None] | None = None
+    ) -> None:
+        start, path = run[0].start, self._source.path(run[0].shard)
+        try:
+            data = memoryview(self._get(path, start, run[-1].stop))
+        except Exception as error:  # noqa: BLE001  # it belongs to those who wait for the blocks
+            for one in run:
+                done(one.block, error)
+            return
+        for one in run:
+            self._deliver(one, data[one.start - start : one.stop - start], done, keep)
+
+    def _deliver(
+        self, one: Wanted, stored: Bytes, done: Done, keep: Callable[[Wanted, Bytes], None] | None
+    ) -> None:
+        for attempt in range(1, DAMAGED_TRIES + 1):
+            try:
+                try:
+                    self._unpack(one, stored)
+                except ShardError:
+                    if attempt == DAMAGED_TRIES:
+                        raise
+                    # On its way, perhaps, and not where it is stored.
+                    stored = self._get(self._source.path(one.shard), one.start, one.stop)
+                    continue
+                if keep is not None:
+                    keep(one, stored)
+            except Exception as error:  # noqa: BLE001  # as above
+                done(one.block, error)
+            else:
+                done(one.block, None)
+            return
+
+    def _unpack(self, one: Wanted, stored: Bytes) -> None:
+        index = self._source.index(one.shard)
+        unpack(
+            self._source,
+            one.shard,
+            one.inside,
+            index,
+            stored,
+            one.out,
+            dtype=self._dtype,
+            verify=self._verify,
+        )
+
+    def _get(self, path: str, start: int, stop: int) -> Bytes:
+        def once() -> Bytes:
+            self.in_flight.enter()
+            try:
+                data = self._blob.get_range(path, start, stop)
+            finally:
+                self.in_flight.leave()
+            if len(data) != stop - start:
+                raise Unavailable(f"{self._blob.url}/{path}: {len(data)} bytes of [{start}, {stop}): cut off")
+            self.in_flight.answered()
+            return data
+
+        def failed(error: Unavailable) -> None:
+            if error.throttled:
+                self.in_flight.refused()
+
+        return self._retry.run(once, what=f"{self._blob.url}/{path}", failed=failed)

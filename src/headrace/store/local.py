@@ -1,0 +1,154 @@
+"""Shards on a local disk -> their blocks: mapped, each checked before its bytes are first used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from headrace.errors import ShardError
+from headrace.store.arrowfile import Bytes
+from headrace.store.blob import LocalBlob
+from headrace.store.format import CODECS
+from headrace.store.index import BlockIndex, check_block
+from headrace.store.mapped import MappedFiles
+from headrace.store.slots import Done
+from headrace.store.source import Source
+from headrace.store.unpack import locate, unpack
+
+NOT_READY: Final = np.iinfo(np.int64).min
+_NONE: Final = CODECS.index("none")
+
+
+class LocalBlocks:
+    """Blocks of shards whose files can be mapped."""
+
+    def __init__(self, source: Source, blob: LocalBlob, dtype: np.dtype[Any], *, verify: bool) -> None:
+        self._source = source
+        self._blob = blob
+        self._dtype = dtype
+        self._verify = verify and source.checked
+        sizes = np.asarray(source.data_nbytes)
+        shards = len(sizes)
+        # A forged size must not make us reserve more addresses than the tokens could ever need.
+        most = np.diff(source.token_starts) * dtype.itemsize + 8 * np.diff(source.block_starts)
+        slack = 4096 + 4096 * np.diff(source.block_starts)
+        if (wrong := np.flatnonzero(sizes.astype(np.float64) > most.astype(np.float64) + slack)).size:
+            shard = int(wrong[0])
+            raise ShardError(
+                f"{blob.url}/{source.path(shard)}: the shard table says {sizes[shard]} bytes for "
+                f"{int(np.diff(source.token_starts)[shard])} tokens. The table is forged."
+            )
+        self._files: MappedFiles | None = None
+        try:
+            self._files = MappedFiles(sizes.astype(np.int64))
+        except (OSError, OverflowError, ValueError):
+            self._files = None  # more than can be addressed: blocks are read instead
+        mapped = self._files is not None
+        self.direct: NDArray[np.bool_] = (np.asarray(source.codecs) == _NONE) & mapped
+        """bool [shards]: rows can be gathered from the mapping itself."""
+        self.shift: NDArray[np.int64] = np.full(shards, NOT_READY)
+        """int64 [shards]: from a token's position in the store to its place in the mapping; NOT_READY before."""
+        self.ready: NDArray[np.bool_] = np.zeros(shards, bool)
+        """bool [shards]: mapped, and every block checked."""
+        blocks = int(source.block_starts[-1])
+        self.checked: NDArray[np.bool_] = np.zeros(blocks if self._verify and self.direct.any() else 0, bool)
+        """bool [blocks]: checked since the store was opened."""
+        self._unchecked = np.diff(source.block_starts)
+
+    def rows(self, length: int) -> NDArray[np.void]:
+        """See `MappedFiles.rows`; empty where nothing can be mapped."""
+        if self._files is None:
+            return np.empty(0, f"V{length * self._dtype.itemsize}")
+        return self._files.rows(length, self._dtype)
+
+    def open_direct(self, shard: int) -> None:
+        """Map an uncompressed shard.
+
+        Raises:
+            ShardError: its file or index is missing or damaged.
+        """
+        assert self._files is not None
+        if self.shift[shard] != NOT_READY:
+            return
+        source = self._source
+        body = int(source.index(shard).offset[0])
+        self._map(shard)
+        itemsize = self._dtype.itemsize
+        place = (int(self._files.starts[shard]) + body) // itemsize
+        self.shift[shard] = place - int(source.token_starts[shard])
+        if not self._verify:
+            self.ready[shard] = True
+
+    def touch(self, shard: int, first: int, last: int) -> None:
+        """Check blocks [first, last] of an open uncompressed shard, those that were not yet.
+
+        Raises:
+            ShardError: a block's bytes are not those that were written.
+        """
+        if not self._verify or self.ready[shard]:
+            return
+        base = int(self._source.block_starts[shard])
+        self._check(shard, base, range(first, last + 1))
+        blocks = int(self._source.block_starts[shard + 1]) - base
+        left = blocks - int(np.count_nonzero(self.checked[base : base + blocks]))
+        # Half of it has been read in single blocks: the rest is read at once, and the shard needs no more asking.
+        if 0 < left <= blocks // 2:
+            self._check(shard, base, range(blocks))
+            left = 0
+        if left == 0:
+            self.ready[shard] = True
+
+    def _check(self, shard: int, base: int, blocks: range) -> None:
+        assert self._files is not None
+        index = self._source.index(shard)
+        for block in blocks:
+            if self.checked[base + block]:
+                continue
+            start = int(index.offset[block])
+            stored = self._files.bytes(shard, start, start + int(index.nbytes[block]))
+            if xxhash.xxh3_64_intdigest(stored) != int(index.xxh3[block]):
+                check_block(stored, index, block, self._source.entry(shard), url=self._blob.url)
+            self.checked[base + block] = True
+
+    def load(self, blocks: Sequence[int], outs: Sequence[memoryview], done: Done) -> None:
+        """Decode blocks of the store, one after the other, in this thread; see `slots.Load`."""
+        for block, out in zip(blocks, outs, strict=True):
+            try:
+                self.decode(block, out)
+            except Exception as error:  # noqa: BLE001  # it belongs to those who wait for the block
+                done(block, error)
+            else:
+                done(block, None)
+
+    def decode(self, block: int, out: memoryview) -> None:
+        """Check and decode one block of the store into the beginning of `out`.
+
+        Raises:
+            ShardError: it is damaged.
+        """
+        source = self._source
+        shard, inside = locate(source, block)
+        index = source.index(shard)
+        stored = self._stored(shard, index, inside)
+        unpack(source, shard, inside, index, stored, out, dtype=self._dtype, verify=self._verify)
+
+    def close(self) -> None:
+        """Nothing: mappings go with the last array on them."""
+
+    def _stored(self, shard: int, index: BlockIndex, inside: int) -> Bytes:
+        start = int(index.offset[inside])
+        stop = start + int(index.nbytes[inside])
+        if self._files is not None:
+            self._map(shard)
+        if self._files is not None:
+            return self._files.bytes(shard, start, stop)
+        return self._blob.get_range(self._source.path(shard), start, stop)
+
+    def _map(self, shard: int) -> None:
+        assert self._files is not None
+        if not self._files.is_mapped(shard):
+            self._files.map(shard, self._blob, self._source.path(shard))

@@ -1,0 +1,210 @@
+"""Tokens and document ends -> a shard's three files, and the entry that stands for them in the shard table."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from headrace.errors import ConfigError, ShardError
+from headrace.store import arrowfile
+from headrace.store.arrowfile import ALIGNMENT, Bytes, Field
+from headrace.store.blob import Blob, open_blob
+from headrace.store.codec import encode
+from headrace.store.format import (
+    BLOCK_TOKENS,
+    CODECS,
+    END_FIELDS,
+    INDEX_FIELDS,
+    MAX_BLOCK_TOKENS,
+    ShardEntry,
+    check_shard_name,
+    data_path,
+    docs_path,
+    index_path,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def write_shard(
+    store_url: str | os.PathLike[str] | Blob,
+    name: str,
+    tokens: NDArray[Any],
+    document_ends: NDArray[np.integer[Any]] | Sequence[int],
+    *,
+    codec: str = "zstd",
+    block_tokens: int = BLOCK_TOKENS,
+    metadata: pa.Table | None = None,
+) -> ShardEntry:
+    """Write a shard's files; they belong to a store once `commit_store` names them.
+
+    The bytes are the same for the same arguments. A shard of the same name is replaced.
+
+    Args:
+        store_url: the store's path or URL, or an open blob.
+        name: letters, digits, '.', '_', '-'; unique in the store.
+        tokens: uint16 or uint32 [n], n >= 1.
+        document_ends: ascending [d], one past each end-of-document token, in (0, n].
+        codec: none (one contiguous body that maps as one array) | lz4 | zstd.
+        block_tokens: tokens in each block but the last; the same in all shards of a store.
+        metadata: d rows of further columns, kept beside the document ends; none named "end".
+
+    Returns:
+        The entry to hand to `commit_store`.
+
+    Raises:
+        ConfigError: an argument is out of range.
+        SpaceError: the device is full; shards that were complete stay complete.
+    """
+    where = f"{store_url if isinstance(store_url, str | os.PathLike) else store_url.url}: shard {name}"
+    check_shard_name(name, where=where)
+    tokens = _checked_tokens(tokens, where=where)
+    ends = _checked_ends(document_ends, len(tokens), where=where)
+    if codec not in CODECS:
+        raise ConfigError(f"{where}: codec {codec!r}, wanted one of {', '.join(CODECS)}")
+    if not 1 <= block_tokens <= MAX_BLOCK_TOKENS:
+        raise ConfigError(f"{where}: block_tokens {block_tokens}, wanted 1 to {MAX_BLOCK_TOKENS}")
+
+    blob = open_blob(store_url) if isinstance(store_url, str | os.PathLike) else store_url
+    parts, index = _data_file(tokens, codec, block_tokens)
+    docs = _docs_file(ends, metadata, where=where)
+    entry = ShardEntry(
+        name=name,
+        tokens=len(tokens),
+        documents=len(ends),
+        codec=codec,
+        block_tokens=block_tokens,
+        dtype=tokens.dtype.name,
+        data_nbytes=sum(memoryview(part).nbytes for part in parts),
+        data_xxh3=_hash(parts),
+        index_nbytes=len(index),
+        index_xxh3=xxhash.xxh3_64_intdigest(index),
+        docs_nbytes=len(docs),
+        docs_xxh3=xxhash.xxh3_64_intdigest(docs),
+        content=content_hash([tokens], ends),
+    )
+    blob.put(data_path(name), parts)
+    blob.put(docs_path(name), docs)
+    blob.put(index_path(name), index)
+    return entry
+
+
+def content_hash(tokens: Sequence[NDArray[Any]] | Iterator[NDArray[Any]], ends: NDArray[np.uint64]) -> str:
+    """32 hex digits of what a shard holds, whatever its codec: XXH3-128 of the tokens, then the ends."""
+    digest = xxhash.xxh3_128()
+    for part in tokens:
+        digest.update(memoryview(part).cast("B"))
+    digest.update(memoryview(np.ascontiguousarray(ends, "<u8")).cast("B"))
+    return str(digest.hexdigest())
+
+
+def token_fields(dtype: np.dtype[Any]) -> tuple[Field, ...]:
+    """The one column of a shard's data file."""
+    return (Field("tokens", dtype.name),)
+
+
+def _checked_tokens(tokens: NDArray[Any], *, where: str) -> NDArray[Any]:
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 1 or tokens.dtype not in (np.uint16, np.uint32) or len(tokens) == 0:
+        raise ConfigError(
+            f"{where}: tokens are {tokens.dtype} {list(tokens.shape)}, wanted uint16 or uint32 [n] with n >= 1"
+        )
+    return np.ascontiguousarray(tokens, dtype=tokens.dtype.newbyteorder("<"))
+
+
+def _checked_ends(
+    ends: NDArray[np.integer[Any]] | Sequence[int], tokens: int, *, where: str
+) -> NDArray[np.uint64]:
+    ends = np.asarray(ends, dtype=np.int64).reshape(-1)
+    if len(ends) and (int(ends[0]) < 1 or int(ends[-1]) > tokens or bool((np.diff(ends) < 1).any())):
+        raise ConfigError(
+            f"{where}: document ends must ascend within 1 to {tokens}, one past each document's last token"
+        )
+    return ends.astype("<u8")
+
+
+def _data_file(tokens: NDArray[Any], codec: str, block_tokens: int) -> tuple[list[Bytes], bytes]:
+    """A data file's pieces, and its index file."""
+    fields = token_fields(tokens.dtype)
+    starts = range(0, len(tokens), block_tokens)
+    stored = [encode(tokens[start : start + block_tokens], codec) for start in starts]
+    lengths = np.array([memoryview(block).nbytes for block in stored], np.uint64)
+    offsets = np.zeros(len(stored), np.uint64)
+
+    parts: list[Bytes] = [arrowfile.head(fields)]
+    at = len(parts[0])
+    batches = []
+    # Without a codec one batch holds the whole shard, so that its body is contiguous and maps as one array;
+    # with one, each block is a batch, so that it can be read alone.
+    groups = [range(len(stored))] if codec == "none" else [range(i, i + 1) for i in range(len(stored))]
+    for group in groups:
+        nbytes = int(lengths[group.start : group.stop].sum())
+        rows = min(len(tokens), group.stop * block_tokens) - group.start * block_tokens
+        start = arrowfile.batch_head(at=at, rows=rows, buffers=[0, nbytes], columns=1, codec=codec)
+        padding = bytes(-nbytes % ALIGNMENT)
+        batches.append(arrowfile.Block(at, len(start), nbytes + len(padding)))
+        at += len(start)
+        before = np.cumsum(lengths[group.start : group.stop]) - lengths[group.start : group.stop]
+        offsets[group.start : group.stop] = before + np.uint64(at)
+        parts += [start, *stored[group.start : group.stop], padding]
+        at += nbytes + len(padding)
+    parts.append(arrowfile.tail(fields, batches))
+
+    counts = np.minimum(block_tokens, len(tokens) - np.arange(len(stored)) * block_tokens)
+    index = arrowfile.table_bytes(
+        dict(
+            zip(
+                (field.name for field in INDEX_FIELDS),
+                (
+                    ("uint64", offsets),
+                    ("uint32", lengths),
+                    ("uint32", counts),
+                    ("uint64", np.array([xxhash.xxh3_64_intdigest(block) for block in stored], np.uint64)),
+                ),
+                strict=True,
+            )
+        )
+    )
+    return parts, index
+
+
+def _docs_file(ends: NDArray[np.uint64], metadata: pa.Table | None, *, where: str) -> bytes:
+    if metadata is None or metadata.num_columns == 0:
+        return arrowfile.table_bytes({"end": ("uint64", ends)})
+    import pyarrow as pa
+
+    if metadata.num_rows != len(ends) or "end" in metadata.column_names:
+        raise ConfigError(
+            f"{where}: metadata has {metadata.num_rows} rows and columns {metadata.column_names}; wanted one row "
+            f"for each of the {len(ends)} document ends and no column named 'end'"
+        )
+    schema = pa.schema([pa.field("end", pa.uint64(), nullable=False), *metadata.schema]).remove_metadata()
+    metadata = metadata.combine_chunks()
+    # A chunked column without rows has no chunk at all; a batch wants one array each.
+    arrays = [
+        column.chunk(0) if column.num_chunks else pa.array([], column.type) for column in metadata.columns
+    ]
+    batch = pa.record_batch([pa.array(ends), *arrays], schema=schema)
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(batch)
+    data = sink.getvalue()
+    try:
+        arrowfile.read_columns(data, END_FIELDS)
+    except arrowfile.ArrowFileError as error:
+        raise ShardError(f"{where}: its document file cannot be read back: {error}") from error
+    return data
+
+
+def _hash(parts: Sequence[Bytes]) -> int:
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(part)
+    return int(digest.intdigest())

@@ -1,0 +1,93 @@
+"""A store's manifest and shard table -> what reading needs of each shard: its file, its block index, its ends."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.errors import ShardError
+from headrace.store.arrowfile import ArrowFileError, read_columns
+from headrace.store.blob import Blob
+from headrace.store.format import END_FIELDS, ShardEntry, data_path, docs_path
+from headrace.store.index import BlockIndex, load_docs, load_index
+from headrace.store.recent import Recent
+from headrace.store.table import ShardTable
+
+KEPT_INDEXES: Final = 512
+"""Block indexes held in memory, 5 kB each for a shard of 16 M tokens; others are read again when touched."""
+KEPT_ENDS: Final = 64
+"""Shards' document ends held in memory, 8 bytes for each document."""
+
+
+class Source(Protocol):
+    """Shards as they are stored."""
+
+    blob: Blob
+    token_starts: NDArray[np.int64]
+    """int64 [shards + 1]: tokens before each shard."""
+    block_starts: NDArray[np.int64]
+    """int64 [shards + 1]: blocks before each shard."""
+    codecs: NDArray[np.uint8]
+    data_nbytes: NDArray[Any]
+    block_tokens: int
+    checked: bool
+    """Whether blocks have checksums."""
+
+    def path(self, shard: int) -> str:
+        """Name of a shard's data file."""
+
+    def entry(self, shard: int) -> ShardEntry:
+        """A shard's row of the table."""
+
+    def index(self, shard: int) -> BlockIndex:
+        """Where a shard's blocks stand. Raises: ShardError."""
+
+    def ends(self, shard: int) -> NDArray[np.int64]:
+        """Ends of the documents in a shard, ascending, counted from its first token. Raises: ShardError."""
+
+
+class StoreSource:
+    """The shards of a store of ours."""
+
+    def __init__(self, blob: Blob, table: ShardTable) -> None:
+        self.blob = blob
+        self.table = table
+        self.token_starts = table.token_starts
+        self.block_starts = table.block_starts
+        self.codecs = table.codecs
+        self.data_nbytes = table.columns()["data_nbytes"]
+        self.block_tokens = table.block_tokens
+        self.checked = True
+        self._indexes = Recent[BlockIndex](KEPT_INDEXES, lambda shard: load_index(blob, table[shard]))
+        self._ends = Recent[NDArray[np.int64]](KEPT_ENDS, self._load_ends)
+
+    def path(self, shard: int) -> str:
+        """See `Source.path`."""
+        return data_path(self.table.name(shard))
+
+    def entry(self, shard: int) -> ShardEntry:
+        """See `Source.entry`."""
+        return self.table[shard]
+
+    def index(self, shard: int) -> BlockIndex:
+        """See `Source.index`."""
+        return self._indexes.get(shard)
+
+    def ends(self, shard: int) -> NDArray[np.int64]:
+        """See `Source.ends`."""
+        return self._ends.get(shard)
+
+    def _load_ends(self, shard: int) -> NDArray[np.int64]:
+        entry = self.table[shard]
+        where = f"{self.blob.url}/{docs_path(entry.name)}"
+        try:
+            ends = read_columns(load_docs(self.blob, entry), END_FIELDS)["end"].astype(np.int64)
+        except ArrowFileError as error:
+            raise ShardError(f"{where}: not a document file: {error}") from error
+        if len(ends) != entry.documents:
+            raise ShardError(f"{where}: {len(ends)} documents, the shard table says {entry.documents}")
+        if len(ends) and (ends[0] < 1 or ends[-1] > entry.tokens or bool((np.diff(ends) < 1).any())):
+            raise ShardError(f"{where}: document ends do not ascend within 1 to {entry.tokens}. Forged?")
+        return ends
