@@ -2,5 +2,17 @@
 
 from headrace.model.gpt import GPT, GPTConfig
 from headrace.model.sizes import SIZES, Size, gpt_config
+from headrace.model.weights import from_hf, load_model, load_weights, save_weights, to_hf
 
-__all__ = ["GPT", "SIZES", "GPTConfig", "Size", "gpt_config"]
+__all__ = [
+    "GPT",
+    "SIZES",
+    "GPTConfig",
+    "Size",
+    "from_hf",
+    "gpt_config",
+    "load_model",
+    "load_weights",
+    "save_weights",
+    "to_hf",
+]

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import torch.distributed.checkpoint as dcp
 import xxhash
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from headrace.errors import CheckpointError
 
@@ -118,6 +120,6 @@ def read_tensors(directory: Path, into: dict[str, Tensor], *, alone: bool = True
         with warnings.catch_warnings():
             # torch says at every load that a single process loads alone; that is what was asked for.
             warnings.filterwarnings("ignore", message=".*no_dist.*|.*torch.distributed.*")
-            dcp.load(dict(into), storage_reader=dcp.FileSystemReader(directory), no_dist=alone)
-    except (RuntimeError, ValueError, KeyError, dcp.api.CheckpointException) as error:
+            load(dict(into), storage_reader=FileSystemReader(directory), no_dist=alone)
+    except (RuntimeError, ValueError, KeyError, CheckpointException) as error:
         raise CheckpointError(f"{directory}: does not fit this model: {error}") from error

@@ -16,9 +16,10 @@ from typing import Self
 import orjson
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from headrace.errors import CheckpointError, SpaceError
 from headrace.model.checkpoint import FORMAT, MANIFEST, STATE, hash_file, list_checkpoints, step_dir
@@ -41,14 +42,14 @@ class CheckpointWriter:
         group: dist.ProcessGroup | None = None,
         on_commit: Callable[[], None] | None = None,
     ) -> None:
-        """Args: keep: finished checkpoints to retain; group: gloo, all ranks; on_commit: before the rename."""
+        """Keep so many; group: gloo, all ranks; on_commit is called before the rename."""
         self._checkpoints = checkpoints
         self._keep = keep
         self._group = group
         self._first = group is None or dist.get_rank() == 0
         self._on_commit = on_commit
         # No pinned or shared memory: a copy that the process owns dies with the process.
-        self._stager = DefaultStager(StagingOptions(False, False, False, False))  # noqa: FBT003  # torch's four switches
+        self._stager = DefaultStager(StagingOptions(False, False, False, False))
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         if self._first:
@@ -120,9 +121,9 @@ class CheckpointWriter:
             with warnings.catch_warnings():
                 # torch remarks that a single process saves alone; that is what was asked for.
                 warnings.filterwarnings("ignore", message=".*torch.distributed.*")
-                dcp.save(
+                save(
                     staged,
-                    storage_writer=dcp.FileSystemWriter(staging, sync_files=True),
+                    storage_writer=FileSystemWriter(staging, sync_files=True),
                     process_group=self._group,
                     no_dist=self._group is None,
                 )
