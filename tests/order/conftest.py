@@ -1,4 +1,4 @@
-"""No deadline for a single example: machines that run tests are shared, and a slow moment is not a failure."""
+"""No deadline for an example: machines that run tests are shared, and a slow moment is no failure."""
 
 from hypothesis import settings
 

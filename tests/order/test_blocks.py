@@ -81,7 +81,7 @@ def test_sizes_below_one_are_refused(wrong):
         BlockWindow(**{"rows": 5, "block_rows": 1, "window": 1, "seed": 0, **wrong})
 
 
-# Changing these numbers changes the order of every run ever recorded: bump order.cursor.STATE_VERSION with them.
+# Changing these changes the order of every run ever recorded: bump order.cursor.STATE_VERSION with them.
 def test_the_order_is_the_recorded_one():
     order = BlockWindow(rows=1000, block_rows=9, window=5, seed=7)
     assert order.rows_at(np.array([0, 1, 2, 500, 998, 999])).tolist() == [226, 438, 182, 28, 571, 569]

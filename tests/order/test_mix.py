@@ -105,7 +105,7 @@ def test_segments_begin_at_0_and_ascend(starts):
         table_of((1,)).locate(np.array([-1]))
 
 
-# Changing these numbers changes the order of every mixture ever recorded: bump order.cursor.STATE_VERSION too.
+# Changing these changes the order of every mixture ever recorded: bump order.cursor.STATE_VERSION with them.
 def test_the_order_of_a_mixture_is_the_recorded_one():
     sources, indices = table_of((0.7, 0.3)).locate(np.array([0, 1, 2, 3, 4089, 4090, 10**12]))
     assert sources.tolist() == [0, 0, 0, 0, 1, 1, 0]

@@ -55,7 +55,7 @@ def test_chunks_do_not_show():
     assert (rows[16_380:16_390] == image(10**9, start=16_380, count=10)).all()
 
 
-# Changing these numbers changes the order of every run ever recorded: bump order.cursor.STATE_VERSION with them.
+# Changing these changes the order of every run ever recorded: bump order.cursor.STATE_VERSION with them.
 GOLDEN = {
     1: [0, 0, 0, 0],
     5: [2, 0, 4, 1],
