@@ -84,15 +84,20 @@ def memmap(folder: Path, workers: int, seed: int, *, stored: bool = False) -> Co
             window = self.tokens[row * T : row * T + T + 1]
             if stored:
                 return torch.from_numpy(np.array(window))
-            wide = torch.from_numpy(window.astype(np.int64))
-            return wide[:-1], wide[1:]
+            return torch.from_numpy(window.astype(np.int64))
 
     rows = Rows()
     torch.manual_seed(seed)
     loader = DataLoader(rows, batch_size=B, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     if stored:
         return Contestant(lambda: iter(loader), lambda batch: batch.numpy()[:, :T], "torch")
-    return Contestant(lambda: iter(loader), lambda batch: batch[0].numpy(), "torch")
+
+    def epoch() -> Iterator[Any]:
+        # Split after collating: twice as fast as collating two tensors a row.
+        for wide in loader:
+            yield wide[:, :-1], wide[:, 1:]
+
+    return Contestant(epoch, lambda batch: batch[0].numpy(), "torch")
 
 
 def memmap_stored(folder: Path, workers: int, seed: int) -> Contestant:
@@ -303,12 +308,13 @@ def ours(folder: Path, workers: int, seed: int, *, codec: str = "none", **chosen
 
     store = hr.Store.open(ours_store(folder, codec), **{k: chosen.pop(k) for k in ("verify",) if k in chosen})
     loader = hr.Loader(store, seq_len=T, batch_size=B, seed=seed, epochs=None, rank=0, world_size=1, **chosen)
+
+    def stream() -> Iterator[Any]:
+        loader.seek(0)
+        return iter(loader)
+
     return Contestant(
-        lambda: iter(loader),
-        lambda batch: batch.tokens[:, :T],
-        "headrace",
-        endless=True,
-        num_rows=store.num_rows(T),
+        stream, lambda batch: batch.tokens[:, :T], "headrace", endless=True, num_rows=store.num_rows(T)
     )
 
 
