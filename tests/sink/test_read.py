@@ -136,6 +136,6 @@ def test_other_tools_open_the_parts(out):
         import zstandard
 
         with zstandard.open(part) as lines:
-            frame = pl.read_ndjson(lines.read().encode())
+            frame = pl.read_ndjson(lines.read())
     assert set(frame.columns) == set(SCHEMA.names)
     assert frame["prompt_id"].is_sorted()

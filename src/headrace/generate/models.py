@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import orjson
 import torch
 import xxhash
 from torch import Tensor
@@ -19,8 +21,10 @@ from headrace.generate.sampling import Sampling
 from headrace.stats import Stats
 
 if TYPE_CHECKING:
+    from headrace.generate.hf import HFRunner
     from headrace.tokens import Tokenizer
 
+ENGINES = ("native",)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -79,28 +83,47 @@ def load_engine(
     Raises:
         ConfigError: no such engine, dtype or device.
     """
-    from headrace.model import load_model
-
-    if engine != "native":
-        raise ConfigError(f"generate: no engine named {engine!r}; there is native.")
-    place = pick_device(device)
-    gpt, tokenizer = load_model(model)
-    kind = pick_dtype(dtype, stored=gpt.tok.weight.dtype, device=place)
-    gpt = gpt.to(device=place, dtype=kind)
+    if engine not in ENGINES:
+        raise ConfigError(f"generate: no engine named {engine!r}; there are {', '.join(ENGINES)}.")
+    path, place = Path(model), pick_device(device)
+    runner, tokenizer, prefix, eos_ids, weights = _load_runner(path, dtype=dtype, device=place)
     return Loaded(
-        engine=Engine(
-            GPTRunner(gpt),
-            tokenizer.token_bytes(),
-            eos_ids=[tokenizer.eos_id],
-            batch_size=batch_size,
-            stats=stats,
-        ),
-        prompts=PromptTokenizer(tokenizer),
-        fingerprint=fingerprint_of(gpt.state_dict()),
+        engine=Engine(runner, tokenizer.token_bytes(), eos_ids=eos_ids, batch_size=batch_size, stats=stats),
+        prompts=PromptTokenizer(tokenizer, prefix=prefix),
+        fingerprint=fingerprint_of(weights),
         tokenizer_fingerprint=tokenizer.fingerprint,
-        dtype=str(kind).removeprefix("torch."),
+        dtype=str(runner.dtype).removeprefix("torch."),
         cannot={},
     )
+
+
+def _load_runner(
+    path: Path, *, dtype: str, device: torch.device
+) -> tuple[GPTRunner | HFRunner, Tokenizer, tuple[int, ...], tuple[int, ...], Mapping[str, Tensor]]:
+    """The model, its tokenizer, what stands in front of a prompt, what ends a row, and the weights."""
+    about = read_config(path)
+    if about is None or about.get("model_type") == "gpt2":
+        from headrace.model import load_model
+
+        gpt, tokenizer = load_model(path)
+        gpt = gpt.to(device=device, dtype=pick_dtype(dtype, stored=gpt.tok.weight.dtype, device=device))
+        return GPTRunner(gpt), tokenizer, (), (tokenizer.eos_id,), gpt.state_dict()
+    from headrace.generate.hf import HFRunner, eos_ids_of, prefix_ids_of
+    from headrace.tokens import load_tokenizer
+
+    stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)
+    runner = HFRunner(path, dtype=pick_dtype(dtype, stored=stored, device=device), device=device)
+    tokenizer = load_tokenizer(path)
+    eos_ids = eos_ids_of(path) or (tokenizer.eos_id,)
+    return runner, tokenizer, prefix_ids_of(path), eos_ids, runner.model.state_dict()
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The config of a Hugging Face directory; None for a run, or where there is nothing."""
+    if (path / "run.json").is_file() or not (path / "config.json").is_file():
+        return None
+    about: dict[str, Any] = orjson.loads((path / "config.json").read_bytes())
+    return about
 
 
 def pick_device(name: str) -> torch.device:

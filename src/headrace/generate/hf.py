@@ -1,0 +1,192 @@
+"""Any Hugging Face causal language model -> one step's flat tokens through our slot cache.
+
+The model runs as transformers wrote it, on one row of all tokens of a step with their own positions; only
+its attention is ours, by transformers' own attention interface. Before it is trusted, a model is run both
+ways on a short text: where hidden states go another way (state-space layers, chunked attention, attention
+sinks), logits differ and the model is refused, never run wrongly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from torch import Tensor
+
+from headrace.errors import ConfigError
+from headrace.generate.attend import Step, attend, plan_step
+from headrace.model.kv import KVCache
+
+ATTENTION = "headrace"
+PROBE_TOKENS = 24
+# Layers whose attention is told to us whole by the arguments of the call.
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+
+_running = threading.local()
+"""The cache and the step of the forward pass that runs on this thread."""
+
+
+class HFRunner:
+    """Runs a transformers model step by step; holds no state but the weights."""
+
+    name = "native"
+
+    def __init__(self, directory: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        text = config.get_text_config()
+        kinds = set(getattr(text, "layer_types", None) or ())
+        if getattr(text, "attention_chunk_size", None) or not kinds <= KNOWN_LAYERS:
+            raise _refused(directory, "it has layers that are not plain or sliding attention")
+        with _quiet():
+            self.model: Any = AutoModelForCausalLM.from_pretrained(
+                directory, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+            )
+        self.model.to(device).eval().requires_grad_(requires_grad=False)
+        self.dtype, self.device = dtype, device
+        self.vocab_size = int(self.model.get_output_embeddings().weight.shape[0])
+        self.context = int(getattr(text, "max_position_embeddings", 0) or 1 << 20)
+        self._layers = int(text.num_hidden_layers)
+        self._kv_heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+        self._head_width = int(
+            getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        )
+        self._adopt(directory)
+
+    def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
+        """An empty cache that fits this model."""
+        return KVCache(
+            num_layers=self._layers,
+            num_rows=num_rows,
+            num_heads=self._kv_heads,
+            capacity=capacity,
+            head_width=self._head_width,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    @torch.inference_mode()
+    def hidden(self, step: Step, kv: KVCache) -> Tensor:
+        """Last hidden states of the wanted tokens, [K, W]."""
+        _running.now = (kv, step)
+        try:
+            x_1NW = self.model.base_model(
+                input_ids=step.ids_N[None], position_ids=step.position_N[None], use_cache=False
+            ).last_hidden_state
+        finally:
+            _running.now = None
+        out: Tensor = x_1NW[0, step.keep_K]
+        return out
+
+    @torch.inference_mode()
+    def logits(self, x_KW: Tensor) -> Tensor:
+        """Next-token logits, [K, V]."""
+        out: Tensor = self.model.get_output_embeddings()(x_KW)
+        return out
+
+    @torch.inference_mode()
+    def _adopt(self, directory: Path) -> None:
+        """Give the model our attention, and see that its logits stay what they were."""
+        from transformers import AttentionInterface
+
+        ids = torch.arange(PROBE_TOKENS, dtype=torch.int64) * 7919 % self.vocab_size
+        wanted_TV = self.model(input_ids=ids[None].to(self.device), use_cache=False).logits[0].float()
+        AttentionInterface.register(ATTENTION, _attention)
+        try:
+            self.model.set_attn_implementation(ATTENTION)
+            half, tokens = PROBE_TOKENS // 2, ids.tolist()
+            kv = self.new_cache(num_rows=2, capacity=PROBE_TOKENS)
+            # Two rows of different length, first as prompts, then a token at a time.
+            first = plan_step(
+                [], [(0, tokens[:half], True), (1, tokens[: half - 3], True)], device=self.device
+            )
+            got = [self.logits(self.hidden(first, kv))[:half]]
+            for i in range(half, PROBE_TOKENS):
+                step = plan_step([(tokens[i], i), (tokens[i - 3], i - 3)], [], device=self.device)
+                got.append(self.logits(self.hidden(step, kv))[:1])
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+            raise _refused(directory, f"its attention cannot be replaced ({error})") from error
+        # The same sums in another order: rounding of the type, over the spread of the logits.
+        allowed = 64 * torch.finfo(self.dtype).eps * float(wanted_TV.std() + wanted_TV.abs().max())
+        differs = float((torch.cat(got).float() - wanted_TV).abs().max())
+        if not differs <= allowed:
+            raise _refused(directory, f"its logits differ by {differs:.2g}, {allowed:.2g} is rounding")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars of other libraries on stderr: progress is the caller's."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _attention(  # noqa: PLR0917  # transformers' signature
+    module: Any,
+    query_1HND: Tensor,
+    key_1GND: Tensor,
+    value_1GND: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001  # transformers makes none for an attention it does not know
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Attention with transformers' signature, over the cache of the step that runs."""
+    for name in ("softcap", "s_aux", "position_bias"):
+        if more.get(name) is not None:
+            raise ValueError(f"attention with {name}")
+    kv, step = _running.now
+    out_NHD = attend(
+        kv,
+        step,
+        module.layer_idx,
+        query_1HND[0].transpose(0, 1),
+        key_1GND[0].transpose(0, 1),
+        value_1GND[0].transpose(0, 1),
+        scale=scaling,
+        window=sliding_window,
+    )
+    return out_NHD[None], None
+
+
+def _refused(directory: Path, why: str) -> ConfigError:
+    return ConfigError(
+        f"{directory}: the native engine cannot run this model: {why}. Choose engine='transformers'."
+    )
+
+
+def eos_ids_of(directory: Path) -> tuple[int, ...]:
+    """Ids that end a text, as the directory says; empty where it does not."""
+    for name in ("generation_config.json", "config.json"):
+        if (directory / name).is_file():
+            ids = orjson.loads((directory / name).read_bytes()).get("eos_token_id")
+            if ids is not None:
+                return tuple(ids) if isinstance(ids, list) else (ids,)
+    return ()
+
+
+def prefix_ids_of(directory: Path) -> tuple[int, ...]:
+    """Ids that the model's own tokenizer puts in front of every text (beginning of sequence), often none."""
+    if not (directory / "tokenizer.json").is_file():
+        return ()
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    with_special = tokenizer.encode("a").ids
+    without = tokenizer.encode("a", add_special_tokens=False).ids
+    for start in range(len(with_special) - len(without) + 1):
+        if with_special[start : start + len(without)] == without:
+            return tuple(with_special[:start])
+    return ()
