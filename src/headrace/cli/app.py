@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
 
 from headrace.cli import demo, learn, output, text
@@ -55,10 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         result = app(args=None if argv is None else list(argv), standalone_mode=False)
-    except click.ClickException as error:
-        error.show(file=sys.stderr)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         stderr.print("interrupted; run the same command again to go on", style="yellow")
         return 130
     except HeadraceError as error:
@@ -87,6 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _say(f"this command needs {error.name}, which is not installed. Run: pip install 'headrace[{extra}]'")
         return 2
+    except Exception as error:
+        # Typer brings a click of its own, whose usage errors have no public name: they show themselves.
+        show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
+        if show is None or not isinstance(code, int):
+            raise
+        show()
+        return code
     return result if isinstance(result, int) else 0
 
 

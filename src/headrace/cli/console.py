@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 from rich.console import Console
@@ -27,7 +27,7 @@ from rich.table import Table
 stdout = Console()
 stderr = Console(stderr=True)
 
-ProgressFunction = Callable[[int, int | None, str], None]
+ProgressFunction: TypeAlias = Callable[[int, int | None, str], None]
 
 
 @contextmanager
@@ -62,6 +62,11 @@ def progress_bar(title: str, *, unit: str = "items", quiet: bool = False) -> Ite
             bar.update(task, completed=done, total=total, note=note)
 
         yield progress
+
+
+def warn(sentence: str) -> None:
+    """One line on stderr about something that was passed over."""
+    print(f"headrace: {sentence}", file=sys.stderr)
 
 
 def print_json(value: object) -> None:

@@ -17,3 +17,18 @@ headrace demo my-text.jsonl.gz notes.txt.gz --out my-demo
 
 Interrupted? The same command goes on where it stopped.
 """
+
+
+def demo(
+    *,
+    files: Annotated[list[Path] | None, typer.Argument(help="Your own text; default: Python's own.", show_default=False)] = None,
+    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("headrace-demo"),
+    seconds: Annotated[float, typer.Option(help="Of training.")] = 120.0,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
+) -> None:
+    """The main job from end to end: text, store, training, predictions, report; beside the naive way."""
+    from headrace.demo import run_demo
+
+    summary = run_demo(list(files or ()), out, seconds=seconds)
+    if json:
+        print_json(summary)

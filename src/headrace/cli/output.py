@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -39,6 +39,11 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest tokens of this mass.")] = None,
     num_samples: Annotated[int, typer.Option(help="Samples for each prompt.")] = 1,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends a sample; may be given again.")] = None,
+    logprobs: Annotated[bool, typer.Option("--logprobs", help="Store each token's log-probability.")] = False,
+    engine: Annotated[Literal["native", "transformers", "vllm"], typer.Option(help="What runs the model: native | transformers | vllm.")] = "native",
+    form: Annotated[Literal["parquet", "jsonl"], typer.Option(help="Of the parts: parquet | jsonl.")] = "parquet",
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Make error rows again.")] = False,
     seed: Annotated[int, typer.Option(help="With the prompt's id and the sample's index it fixes each sample.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Rows generated at once.")] = 32,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
@@ -56,12 +61,26 @@ def generate(
             top_k=top_k,
             top_p=top_p,
             num_samples=num_samples,
+            stop=tuple(stop or ()),
+            logprobs=logprobs,
+            engine=engine,
+            form=form,
+            retry_errors=retry_errors,
             seed=seed,
             batch_size=batch_size,
             progress=progress,
         )
     if json:
         print_json(summary)
+        return
+    rows = [
+        ("predictions", f"{count(summary.num_predictions)} stored, {count(summary.num_new)} of them new"),
+        ("errors", count(summary.num_errors)),
+        ("tokens", count(summary.completion_tokens)),
+        ("tokens/s", count(summary.tokens_per_s)),
+        ("out", summary.out),
+    ]
+    stdout.print(facts("generated", rows))
 
 
 def report(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,9 +36,9 @@ def ingest(
     tokenizer: Annotated[
         str, typer.Option(help="byte | gpt2 | cl100k_base | o200k_base | a tokenizer.json, directory or .model file.")
     ] = "byte",
-    codec: Annotated[str, typer.Option(help="How blocks are stored: none | lz4 | zstd.")] = "zstd",
+    codec: Annotated[Literal["none", "lz4", "zstd"], typer.Option(help="How blocks are stored: none | lz4 | zstd.")] = "zstd",
     workers: Annotated[int | None, typer.Option(help="Processes; the bytes do not depend on it. Default: cores.")] = None,
-    engine: Annotated[str, typer.Option(help="Where units of work run: local | ray.")] = "local",
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="Where units of work run: local | ray.")] = "local",
     text_field: Annotated[str, typer.Option(help="The column or JSON field that holds the text.")] = "text",
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
