@@ -88,16 +88,14 @@ def speed_chart(steps: Sequence[Step]) -> LineChart | None:
 
 def speed(step: Step) -> float | None:
     """Tokens per second of one step; None when it was not timed."""
-    if step.tokens_per_s is not None:
-        return step.tokens_per_s
-    return step.tokens / step.step_s if step.tokens and step.step_s else None
+    return step.tokens_per_s
 
 
 def stage_times(files: RunFiles) -> tuple[StageTime, ...]:
     """Seconds by stage, in the order in which data meets them; stages that took no time are left out.
 
     Reading and decoding are the loader's threads, beside compute; the others add
-    up to the wall time. What a step's parts leave of its seconds is "other".
+    up to the wall time.
     """
     steps = files.steps
     parts = {
@@ -106,7 +104,6 @@ def stage_times(files: RunFiles) -> tuple[StageTime, ...]:
         "evaluation": sum(s.eval_s for s in steps),
         "checkpoint": sum(s.checkpoint_s for s in steps),
     }
-    rest = sum(max(0.0, s.step_s - s.data_wait_s - s.compute_s - s.checkpoint_s - s.eval_s) for s in steps)
     predictions = files.predictions
     background = _background(files)
     found = (
@@ -115,7 +112,7 @@ def stage_times(files: RunFiles) -> tuple[StageTime, ...]:
         *(StageTime(name=name, seconds=seconds) for name, seconds in parts.items()),
         StageTime(name="generating", seconds=_number(predictions, "compute_s")),
         StageTime(name="output", seconds=_number(predictions, "store_s")),
-        StageTime(name="other", seconds=rest),
+        StageTime(name="other", seconds=sum(s.other_s for s in steps)),
     )
     return tuple(stage for stage in found if stage.seconds > 0)
 
@@ -144,13 +141,13 @@ def _with_trend(name: str, points: tuple[Point, ...]) -> tuple[Series, ...]:
 
 
 def running_median(points: Sequence[Point], window: int) -> tuple[Point, ...]:
-    """Median of the values around each point; narrower at both ends, so that the ends stay in place.
+    """Median of the values around each point; at both ends, of the half of them that there is.
 
     >>> running_median([(0, 1), (1, 9), (2, 2), (3, 3)], 3)
-    ((0, 1), (1, 2), (2, 3), (3, 3))
+    ((0, 5.0), (1, 2), (2, 3), (3, 2.5))
     """
-    half, out = window // 2, []
-    for i, (x, _) in enumerate(points):
-        reach = min(half, i, len(points) - 1 - i)
-        out.append((x, statistics.median(y for _, y in points[i - reach : i + reach + 1])))
-    return tuple(out)
+    half = window // 2
+    return tuple(
+        (x, statistics.median(y for _, y in points[max(0, i - half) : i + half + 1]))
+        for i, (x, _) in enumerate(points)
+    )

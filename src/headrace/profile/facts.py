@@ -27,7 +27,7 @@ def headline(run: RunFiles) -> str:
     given = run.about.get("title")
     if given:
         return str(given)
-    model = _model_name(run.run)
+    model = _model_name(run)
     return f"{model}: {run.path.resolve().name}" if model else run.path.resolve().name
 
 
@@ -46,15 +46,15 @@ def tiles(run: RunFiles) -> list[Tile]:
     """The figures a reader looks for first; those that were not measured are left out."""
     found: list[Tile] = []
     chart = loss_chart(run.steps)
-    if chart is not None and run.steps:
+    if chart is not None:
         train = [series for series in chart.series if series.role == "main"]
         if train:
             first, last = chart.series[0].points[0][1], train[-1].points[-1][1]
-            found.append(Tile(name="training loss", value=f"{first:.2f} → {last:.2f}", unit="nats"))
+            found.append(Tile(name="training loss", value=f"{first:.2f} → {last:.2f}", unit="nats a token"))
     rates = [rate for step in run.steps if (rate := speed(step)) is not None]
     if rates:
         found.append(Tile(name="training speed", value=f"{statistics.median(rates):,.0f}", unit="tokens/s"))
-    tokens = sum(step.tokens for step in run.steps)
+    tokens = run.steps[-1].tokens if run.steps else 0
     if tokens:
         found.append(Tile(name="trained on", value=big(tokens), unit="tokens"))
     stages = stage_times(run)
@@ -93,18 +93,25 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
     return [(name, value) for name, value in pairs if value]
 
 
-def _model_name(run: Mapping[str, Any]) -> str:
-    model = run.get("model")
-    if isinstance(model, Mapping):
-        return str(model.get("name") or "")
-    return str(model or "")
+def _recipe(run: RunFiles) -> Mapping[str, Any]:
+    recipe = run.run.get("recipe")
+    return recipe if isinstance(recipe, Mapping) else {}
+
+
+def _shape(run: RunFiles) -> Mapping[str, Any]:
+    model = _recipe(run).get("model")
+    return model if isinstance(model, Mapping) else {}
+
+
+def _model_name(run: RunFiles) -> str:
+    return str(_recipe(run).get("model_name") or "")
 
 
 def _model(run: RunFiles) -> str:
-    shape = _shape(run.run)
-    name = _model_name(run.run)
+    shape = _shape(run)
+    name = _model_name(run)
     parts = [f"{name} GPT" if name else ""]
-    parameters = run.run.get("parameters") or shape.get("parameters")
+    parameters = run.run.get("parameters")
     if isinstance(parameters, (int, float)) and parameters:
         parts.append(f"{big(parameters)} parameters")
     if shape.get("num_layers") and shape.get("width"):
@@ -116,14 +123,6 @@ def _model(run: RunFiles) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _shape(run: Mapping[str, Any]) -> Mapping[str, Any]:
-    for name in ("config", "model", "shape"):
-        value = run.get(name)
-        if isinstance(value, Mapping):
-            return value
-    return run
-
-
 def _corpus(run: RunFiles) -> str:
     return str(run.about.get("corpus", ""))
 
@@ -132,12 +131,13 @@ def _tokenizer(run: RunFiles) -> str:
     given = run.about.get("tokenizer")
     if given:
         return str(given)
-    vocabulary = _shape(run.run).get("vocab_size")
+    vocabulary = _shape(run).get("vocab_size")
     return f"{vocabulary:,} ids" if isinstance(vocabulary, int) else ""
 
 
 def _store(run: RunFiles) -> str:
-    return str(run.about.get("store", "") or run.run.get("store", "") or "")
+    given = run.about.get("store")
+    return str(given) if given else ", ".join(str(url) for url in run.run.get("stores") or ())
 
 
 def _ingest(ingest: Mapping[str, Any]) -> str:
@@ -157,9 +157,8 @@ def _training(run: RunFiles) -> str:
     if not run.steps:
         return ""
     parts = [f"{len(run.steps):,} steps"]
-    tokens = sum(step.tokens for step in run.steps)
-    if tokens:
-        parts.append(f"{tokens:,} tokens")
+    if run.steps[-1].tokens:
+        parts.append(f"{run.steps[-1].tokens:,} tokens")
     seconds = sum(step.step_s for step in run.steps)
     if seconds:
         parts.append(duration(seconds))

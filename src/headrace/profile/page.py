@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from importlib.resources import files as package_files
 from string import Template
@@ -11,8 +10,8 @@ from typing import Any
 
 from headrace.profile.charts import LineChart, loss_chart, speed_chart, stage_times
 from headrace.profile.facts import facts, headline, subtitle, tiles
-from headrace.profile.rundir import RunFiles
 from headrace.profile.rivals import rows as rival_rows
+from headrace.profile.rundir import RunFiles
 from headrace.profile.svg import legend, line_chart
 from headrace.profile.where import StageTime, duration, percent, sentence, slowest, wall_seconds
 
@@ -26,59 +25,60 @@ def render(run: RunFiles, *, made: str) -> str:
     """
     stages = stage_times(run)
     charts = [chart for chart in (loss_chart(run.steps), speed_chart(run.steps)) if chart is not None]
-    main = "".join(
+    body = "".join(
         [
+            _header(run),
+            "<main>\n",
             _where(stages),
             _plots(charts),
             _naive(run.naive),
             _samples(run.predictions),
             _what_ran(run),
+            f"</main>\n<footer>{escape(made)}. Loss is the mean cross-entropy of a token, in nats.</footer>",
         ]
     )
-    body = f"{_header(run)}<main>{main}</main>\n<footer>{_footer(made)}</footer>"
-    template = Template(package_files("headrace.profile").joinpath("report.html").read_text(encoding="utf-8"))
-    return template.substitute(title=escape(headline(run)), body=body)
+    template = package_files("headrace.profile").joinpath("report.html").read_text(encoding="utf-8")
+    return Template(template).substitute(title=escape(headline(run)), body=body)
 
 
 def _header(run: RunFiles) -> str:
     cards = "".join(
-        f"<div><dt>{escape(tile.name)}</dt><dd>{escape(tile.value)} <small>{escape(tile.unit)}</small></dd></div>"
+        f"<div><dt>{escape(tile.name)}</dt>"
+        f"<dd>{escape(tile.value)} <small>{escape(tile.unit)}</small></dd></div>"
         for tile in tiles(run)
     )
     return (
         f'<header><p class="kicker">headrace report</p><h1>{escape(headline(run))}</h1>'
-        f'<p class="sub">{escape(subtitle(run))}</p>' + (f'<dl class="tiles">{cards}</dl>' if cards else "") + "</header>\n"
+        f'<p class="sub">{escape(subtitle(run))}</p>'
+        + (f'<dl class="tiles">{cards}</dl>' if cards else "")
+        + "</header>\n"
     )
 
 
 def _where(stages: Sequence[StageTime]) -> str:
+    title = "Where the time went"
     if not stages:
-        return _section("where", "Where the time went", '<p class="verdict">No step was timed yet.</p>')
+        return _section("where", title, '<p class="verdict">No step was timed yet.</p>')
     top, wall = slowest(stages), wall_seconds(stages)
     longest = max(stage.seconds for stage in stages)
     lines = []
     for stage in stages:
         kind = "overlaps" if stage.overlaps else "slowest" if stage is top else ""
         share = "beside compute" if stage.overlaps else percent(stage.seconds / wall)
+        length = f"width:{100 * stage.seconds / longest:.2f}%"
         lines.append(
             f'<tr><th scope="row">{escape(stage.name)}</th>'
-            f'<td class="bar"><span class="{kind}" style="width:{100 * stage.seconds / longest:.2f}%"></span></td>'
+            f'<td class="bar"><span class="{kind}" style="{length}"></span></td>'
             f'<td class="number">{duration(stage.seconds)}</td><td class="number">{share}</td></tr>'
         )
     keys = [("slowest", "slowest stage"), ("", "the run stood still for it")]
     if any(stage.overlaps for stage in stages):
         keys.append(("overlaps", "in background threads, beside compute"))
-    key = "".join(f'<li><span class="key-box {kind}"></span>{text}</li>' for kind, text in keys)
-    table = (
-        '<table class="stages"><caption hidden>Seconds by stage</caption><thead><tr><th scope="col">stage</th>'
-        '<th scope="col"><span hidden>bar</span></th><th scope="col" class="number">time</th>'
-        f'<th scope="col" class="number">of the wall time</th></tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    )
-    return _section(
-        "where",
-        "Where the time went",
-        f'<p class="verdict">{escape(sentence(stages))}</p>{table}<ul class="legend note">{key}</ul>',
-    )
+    legend_items = "".join(f'<li><span class="key-box {kind}"></span>{text}</li>' for kind, text in keys)
+    head = _head(["stage", "", "time", "of the wall time"], numbers_from=2)
+    table = f'<table class="stages">{head}<tbody>{"".join(lines)}</tbody></table>'
+    verdict = f'<p class="verdict">{escape(sentence(stages))}</p>'
+    return _section("where", title, f'{verdict}{table}<ul class="legend note">{legend_items}</ul>')
 
 
 def _plots(charts: Sequence[LineChart]) -> str:
@@ -98,57 +98,67 @@ def _naive(naive: Mapping[str, Any]) -> str:
         return ""
     body = "".join(
         f'<tr><th scope="row">{escape(row.what)}</th><td class="number">{escape(row.naive)}</td>'
-        f'<td class="number ours">{escape(row.ours)}</td><td class="number better">{escape(row.ratio)}</td></tr>'
+        f'<td class="number ours">{escape(row.ours)}</td>'
+        f'<td class="number better">{escape(row.ratio)}</td></tr>'
         for row in lines
     )
+    head = _head(["same text, same machine, same run", "naive", "headrace", "ratio"], numbers_from=1)
+    what = f"<p>{escape(str(naive.get('what', '')))}</p>"
     notes = "".join(f'<p class="note">{escape(str(note))}</p>' for note in naive.get("notes", ()))
-    return _section(
-        "naive",
-        "Against the naive way",
-        f'<p>{escape(str(naive.get("what", "")))}</p><div class="scroll keep"><table><thead><tr>'
-        '<th scope="col">same text, same machine, same run</th><th scope="col" class="number">naive</th>'
-        '<th scope="col" class="number">headrace</th><th scope="col" class="number">ratio</th></tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{notes}",
+    table = f'<div class="scroll"><table class="rivals">{head}<tbody>{body}</tbody></table></div>'
+    return _section("naive", "Against the naive way", f"{what}{table}{notes}")
+
+
+def _head(names: Sequence[str], *, numbers_from: int) -> str:
+    cells = "".join(
+        (
+            f'<th scope="col"{" class=number" if i >= numbers_from else ""}>{escape(name)}</th>'
+            if name
+            else "<td></td>"
+        )
+        for i, name in enumerate(names)
     )
+    return f"<thead><tr>{cells}</tr></thead>"
 
 
 def _samples(predictions: Mapping[str, Any]) -> str:
     samples = predictions.get("samples") or ()
     if not samples:
         return ""
+    what = escape(str(predictions.get("what", "What the model wrote after each prompt.")))
+    key = '<span class="note">The prompt is grey, <ins>what the model wrote</ins> is shaded.</span>'
     shown = "".join(_sample(sample) for sample in samples)
-    intro = predictions.get("what", "What the model wrote after each prompt.")
-    return _section(
-        "samples",
-        "Sample predictions",
-        f'<p>{escape(str(intro))} <span class="note">The prompt is grey; <ins>the model’s words</ins> are shaded.</span></p>'
-        f'<div class="samples">{shown}</div>',
-    )
+    return _section("samples", "Sample predictions", f'<p>{what} {key}</p><div class="samples">{shown}</div>')
 
 
 def _sample(sample: Mapping[str, Any]) -> str:
-    name = f"{sample.get('prompt_id', '')} · {sample.get('finish_reason', '')}".strip(" ·")
+    ended = {"length": "cut off at its limit", "stop": "ended by itself", "error": "failed"}
+    reason = str(sample.get("finish_reason", ""))
+    name = " · ".join(part for part in (str(sample.get("prompt_id", "")), ended.get(reason, reason)) if part)
     return (
-        f'<article><h3>{escape(name)}</h3><pre><span class="prompt">{escape(str(sample.get("prompt", "")))}</span>'
+        f"<article><h3>{escape(name)}</h3>"
+        f'<pre><span class="prompt">{escape(str(sample.get("prompt", "")))}</span>'
         f"<ins>{escape(str(sample.get('text', '')))}</ins></pre></article>"
     )
 
 
 def _what_ran(run: RunFiles) -> str:
-    body = "".join(_definitions(facts(run)))
-    asked = "".join(_definitions((name, str(value)) for name, value in flatten(run.run)))
+    body = _definitions(facts(run))
+    asked = _definitions((name, str(value)) for name, value in flatten(run.run))
     more = (
-        f'<details><summary>Everything that was asked for (run.json)</summary><dl class="facts">{asked}</dl></details>'
+        "<details><summary>Everything that was asked for (run.json)</summary>"
+        f'<dl class="facts">{asked}</dl></details>'
         if asked
         else ""
     )
     return _section("ran", "What ran", f'<dl class="facts">{body}</dl>{more}')
 
 
-def _definitions(pairs: Iterable[tuple[str, str]]) -> Iterable[str]:
-    for name, value in pairs:
-        text = f"<code>{escape(value)}</code>" if name == "command" else escape(value)
-        yield f"<dt>{escape(name)}</dt><dd>{text}</dd>"
+def _definitions(pairs: Iterable[tuple[str, str]]) -> str:
+    return "".join(
+        f"<dt>{escape(name)}</dt><dd>{f'<code>{escape(value)}</code>' if name == 'command' else escape(value)}</dd>"
+        for name, value in pairs
+    )
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
@@ -168,7 +178,3 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, objec
 
 def _section(name: str, title: str, body: str) -> str:
     return f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(title)}</h2>{body}</section>\n'
-
-
-def _footer(made: str) -> str:
-    return f"{escape(made)}. Loss is the mean cross-entropy in nats; speeds count training tokens, not padding."

@@ -17,7 +17,7 @@ BLUE, PALE_BLUE, ORANGE, GREY = "#1f6feb", "#b6d0f7", "#c2570c", "#aab4c0"
 # The file's pixels at twice a screen's 96 a inch: sharp on a dense display.
 DPI = 192
 
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9.5,
     "text.color": INK,
@@ -101,7 +101,9 @@ def _line(axes: Any, chart: LineChart) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: short(round(value, 9)))
     if chart.from_zero:
         axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right" if chart.from_zero else "upper right")
+    axes.legend(
+        frameon=False, fontsize=9, labelcolor=INK, loc="lower right" if chart.from_zero else "upper right"
+    )
 
 
 def _bars(axes: Any, stages: Sequence[StageTime]) -> None:
@@ -109,7 +111,9 @@ def _bars(axes: Any, stages: Sequence[StageTime]) -> None:
     rows = list(reversed(stages))
     for y, stage in enumerate(rows):
         if stage.overlaps:
-            axes.barh(y, stage.seconds, height=0.6, color="white", edgecolor=GREY, hatch="////", linewidth=0.8)
+            axes.barh(
+                y, stage.seconds, height=0.6, color="white", edgecolor=GREY, hatch="////", linewidth=0.8
+            )
         else:
             axes.barh(y, stage.seconds, height=0.6, color=BLUE if stage is top else GREY)
         share = "in the background" if stage.overlaps else percent(stage.seconds / wall)
@@ -133,7 +137,12 @@ def _bars(axes: Any, stages: Sequence[StageTime]) -> None:
         axes.legend(
             handles=[
                 Patch(facecolor=BLUE, label="the run stood still for it (slowest in blue)"),
-                Patch(facecolor="white", edgecolor=GREY, hatch="////", label="in background threads, beside compute"),
+                Patch(
+                    facecolor="white",
+                    edgecolor=GREY,
+                    hatch="////",
+                    label="in background threads, beside compute",
+                ),
             ],
             frameon=False,
             fontsize=9,

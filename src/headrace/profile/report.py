@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import os
+import datetime as dt
 from os import PathLike
 from pathlib import Path
 
@@ -33,11 +32,11 @@ def report(run_dir: str | PathLike[str]) -> Path:
     from headrace import __version__
 
     run = read_run(run_dir)
-    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    today = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = run.path / "report.html"
     partial = page.with_suffix(".html.tmp")
     partial.write_text(render(run, made=f"Made by headrace {__version__} on {today}"), encoding="utf-8")
-    os.replace(partial, page)
+    partial.replace(page)
     charts = [chart for chart in (loss_chart(run.steps), speed_chart(run.steps)) if chart is not None]
     write_plots(charts, stage_times(run), run.path / "plots")
     return page

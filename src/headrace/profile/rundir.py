@@ -37,12 +37,15 @@ class Step:
     eval_loss: float | None = None
     """The same on held-out tokens, where it was evaluated."""
     tokens: int = 0
-    """Tokens of this step."""
+    """Tokens trained on so far, this step's included."""
     step_s: float = 0.0
     data_wait_s: float = 0.0
     compute_s: float = 0.0
     checkpoint_s: float = 0.0
     eval_s: float = 0.0
+    """Evaluation: what the other parts leave of a step that was evaluated."""
+    other_s: float = 0.0
+    """What the parts leave of any other step."""
     reading_s: float = 0.0
     """Work of the loader's threads, beside compute."""
     decoding_s: float = 0.0
@@ -97,7 +100,9 @@ def _object(path: Path) -> Json:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not JSON ({error}). Delete it, or run the step that writes it again.") from None
+        raise ConfigError(
+            f"{path}: not JSON ({error}). Delete it, or run the step that writes it again."
+        ) from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: got a JSON {type(value).__name__}, wanted an object.")
     return value
@@ -126,6 +131,9 @@ def _lines(path: Path) -> Iterator[Step]:
 
 
 def _step(row: Json) -> Step:
+    known = sum(_seconds(row, part) for part in ("data_wait_s", "compute_s", "checkpoint_s"))
+    rest = max(0.0, _seconds(row, "step_s") - known)
+    evaluated = _finite(row.get("eval_loss")) is not None
     return Step(
         step=int(row["step"]),
         loss=_finite(row.get("loss")),
@@ -135,7 +143,8 @@ def _step(row: Json) -> Step:
         data_wait_s=_seconds(row, "data_wait_s"),
         compute_s=_seconds(row, "compute_s"),
         checkpoint_s=_seconds(row, "checkpoint_s"),
-        eval_s=_seconds(row, "eval_s"),
+        eval_s=rest if evaluated else 0.0,
+        other_s=0.0 if evaluated else rest,
         reading_s=_seconds(row, "reading_s"),
         decoding_s=_seconds(row, "decoding_s"),
         learning_rate=_finite(row.get("lr")),

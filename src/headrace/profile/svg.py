@@ -40,15 +40,15 @@ class _Frame:
 def line_chart(chart: LineChart) -> str:
     """One chart as an `<svg>` element with a title and a description for screen readers."""
     frame = _frame(chart)
+    named = f'aria-labelledby="{chart.name}-title {chart.name}-desc"'
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-labelledby="{chart.name}-title {chart.name}-desc">',
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" {named}>',
         f'<title id="{chart.name}-title">{escape(chart.title)}</title>',
         f'<desc id="{chart.name}-desc">{escape(chart.summary)}</desc>',
         *_axes(chart, frame),
         *(_draw(series, frame) for series in chart.series),
         *_end_label(chart, frame),
-        *_tooltips(chart, frame),
+        *_tooltips(chart),
         "</svg>",
     ]
     return "\n".join(parts)
@@ -74,40 +74,31 @@ _KEY = {
 def _frame(chart: LineChart) -> _Frame:
     xs = [x for series in chart.series for x, _ in series.points]
     ys = [y for series in chart.series for _, y in series.points]
-    x_low, x_high = min(xs), max(xs)
-    y_low, y_high = (0.0 if chart.from_zero else min(ys)), _top(chart, ys)
-    gap = (y_high - y_low) * 0.06 or abs(y_high) * 0.1 or 1.0
-    return _Frame(
-        x_low=x_low,
-        x_high=x_high if x_high > x_low else x_low + 1,
-        y_low=y_low if chart.from_zero else y_low - gap,
-        y_high=y_high + gap,
-    )
-
-
-def _top(chart: LineChart, ys: Sequence[float]) -> float:
-    return max(max(ys), 1e-9) if chart.from_zero else max(ys)
+    x_low, x_high, y_low, y_high = min(xs), max(xs), min(ys), max(ys)
+    if chart.from_zero:
+        # A quarter of room above the curve, for its label.
+        y_low, y_high = 0.0, 1.25 * max(y_high, 1e-9)
+    else:
+        gap = 0.1 * (y_high - y_low) or 0.1 * abs(y_high) or 1.0
+        y_low, y_high = y_low - gap, y_high + gap / 2
+    return _Frame(x_low=x_low, x_high=x_high if x_high > x_low else x_low + 1, y_low=y_low, y_high=y_high)
 
 
 def _axes(chart: LineChart, frame: _Frame) -> list[str]:
     right, floor = WIDTH - RIGHT, HEIGHT - BOTTOM
-    lines, labels = [], []
-    for value in ticks(frame.y_low, frame.y_high, about=5):
-        y = frame.y(value)
-        lines.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
-        labels.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{short(value)}</text>')
-    for value in ticks(frame.x_low, frame.x_high, about=6):
-        labels.append(f'<text x="{frame.x(value):.1f}" y="{floor + 17}" text-anchor="middle">{short(value)}</text>')
+    across = [(frame.y(value), short(value)) for value in ticks(frame.y_low, frame.y_high, about=5)]
+    along = [(frame.x(value), short(value)) for value in ticks(frame.x_low, frame.x_high, about=6)]
+    middle_x, middle_y = (LEFT + right) / 2, (TOP + floor) / 2
+    turned = f"translate(11 {middle_y:.0f}) rotate(-90)"
     return [
-        *lines,
+        *(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>' for y, _ in across),
         f'<path class="axis" d="M{LEFT} {floor}H{right}"/>',
-        '<g class="ticks" aria-hidden="true">',
-        *labels,
+        '<g aria-hidden="true">',
+        *(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{label}</text>' for y, label in across),
+        *(f'<text x="{x:.1f}" y="{floor + 17}" text-anchor="middle">{label}</text>' for x, label in along),
+        f'<text x="{middle_x:.0f}" y="{HEIGHT - 5}" text-anchor="middle">{escape(chart.x_label)}</text>',
+        f'<text transform="{turned}" text-anchor="middle">{escape(chart.y_label)}</text>',
         "</g>",
-        f'<text class="label" x="{(LEFT + right) / 2:.0f}" y="{HEIGHT - 5}" text-anchor="middle">'
-        f"{escape(chart.x_label)}</text>",
-        f'<text class="label" transform="translate(11 {(TOP + floor) / 2:.0f}) rotate(-90)" '
-        f'text-anchor="middle">{escape(chart.y_label)}</text>',
     ]
 
 
@@ -140,17 +131,13 @@ def thin(points: Sequence[Point], columns: int) -> Sequence[Point]:
 
 
 def _end_label(chart: LineChart, frame: _Frame) -> list[str]:
-    """The last value of the curve to look at, written where the curve ends."""
+    """The last value of the curve to look at, written where it ends: above a rate, below a loss."""
     main = [series for series in chart.series if series.role == "main"]
     if not main:
         return []
     x, y = main[-1].points[-1]
-    # Above the curve, except where that would leave the picture.
-    offset = -9 if frame.y(y) > TOP + 24 else 18
-    return [
-        f'<text class="value" x="{frame.x(x):.1f}" y="{frame.y(y) + offset:.1f}" text-anchor="end">'
-        f"{value_text(y)}</text>"
-    ]
+    at = frame.y(y) + (-12 if chart.from_zero else 20)
+    return [f'<text class="value" x="{frame.x(x):.1f}" y="{at:.1f}" text-anchor="end">{value_text(y)}</text>']
 
 
 def value_text(value: float) -> str:
@@ -158,20 +145,17 @@ def value_text(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
-def _tooltips(chart: LineChart, frame: _Frame) -> list[str]:
+def _tooltips(chart: LineChart) -> list[str]:
     """Invisible strips whose `<title>` a browser shows under the mouse: no script needed."""
     shown = [series for series in chart.series if series.role != "faint"]
     longest = max((series.points for series in shown), key=len)
     count = min(TOOLTIPS, len(longest))
-    strip = (WIDTH - LEFT - RIGHT) / count
-    out = []
+    width, height = (WIDTH - LEFT - RIGHT) / count, HEIGHT - TOP - BOTTOM
+    strips = []
     for i in range(count):
         x, _ = longest[(2 * i + 1) * len(longest) // (2 * count)]
-        values = "".join(
-            f"\n{series.name}: {value_text(min(series.points, key=lambda p: abs(p[0] - x))[1])}" for series in shown
-        )
-        out.append(
-            f'<rect class="hover" x="{LEFT + i * strip:.1f}" y="{TOP}" width="{strip:.1f}" '
-            f'height="{HEIGHT - TOP - BOTTOM}"><title>{escape(f"{chart.x_label} {x:g}{values}")}</title></rect>'
-        )
-    return out
+        nearest = [(series.name, min(series.points, key=lambda p: abs(p[0] - x))[1]) for series in shown]
+        text = "\n".join([f"{chart.x_label} {x:g}", *(f"{name}: {value_text(y)}" for name, y in nearest)])
+        place = f'x="{LEFT + i * width:.1f}" y="{TOP}" width="{width:.1f}" height="{height}"'
+        strips.append(f'<rect class="hover" {place}><title>{escape(text)}</title></rect>')
+    return strips
