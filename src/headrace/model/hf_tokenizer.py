@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -101,7 +102,7 @@ def _merge(parts: Iterable[bytes], ranks: dict[bytes, int], *, below: int) -> li
     parts = list(parts)
     while len(parts) > 1:
         best, i = min(
-            (ranks.get(a + b, below), i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))
+            (ranks.get(a + b, below), i) for i, (a, b) in enumerate(itertools.pairwise(parts))
         )
         if best >= below:
             break

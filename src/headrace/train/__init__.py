@@ -1,5 +1,6 @@
 """Batches + model -> a run directory: metrics and checkpoints."""
 
-from headrace.train.loop import RunSummary, train
+from headrace.train.launch import train
+from headrace.train.loop import RunSummary
 
 __all__ = ["RunSummary", "train"]

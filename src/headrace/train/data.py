@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -15,53 +15,49 @@ import torch
 from torch import Tensor
 
 from headrace.errors import ConfigError, StoreError
-from headrace.load import Loader, mix
+from headrace.load import Loader, Mixture, mix
 from headrace.store import Store
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Data:
-    """Stores that one run reads, with their shares."""
+    """What one run reads: a store, or a mixture of several."""
 
-    stores: list[Store]
-    weights: list[float]
+    source: Store | Mixture
     loader_options: Mapping[str, Any]
     _opened: ExitStack
 
     @property
-    def vocab_size(self) -> int:
-        """Ids are in [0, vocab_size)."""
-        return int(self.stores[0].vocab_size)
+    def stores(self) -> tuple[Store, ...]:
+        """The store, or the mixture's stores."""
+        return self.source.stores if isinstance(self.source, Mixture) else (self.source,)
 
     @property
-    def urls(self) -> list[str]:
-        """Where the stores stand now; they may move without becoming others."""
-        return [str(store.url) for store in self.stores]
+    def places(self) -> list[dict[str, Any]]:
+        """Where the stores stand and which snapshot of each is read: an appended store keeps a run's rows."""
+        return [{"url": str(store.url), "snapshot": store.snapshot} for store in self.stores]
 
     def describe(self) -> dict[str, Any]:
-        """What the rows are made of; a resumed run must find the same."""
+        """What the rows are made of; a resumed run must find the same. A store may move, not change."""
         return {
-            "stores": [store.fingerprint for store in self.stores],
-            "weights": self.weights,
-            "tokenizer": self.stores[0].tokenizer_fingerprint,
-            "loader_options": {key: value for key, value in sorted(self.loader_options.items())},
+            "source": self.source.fingerprint,
+            "shares": [float(share) for share in self.source.shares]
+            if isinstance(self.source, Mixture)
+            else [1.0],
+            "tokenizer": self.source.tokenizer_fingerprint,
+            "loader_options": dict(sorted(self.loader_options.items())),
         }
 
     def save_tokenizer(self, directory: Path) -> None:
         """Copy the tokenizer's own files: a run can be used without its store."""
         directory.mkdir(parents=True, exist_ok=True)
-        for name, content in self.stores[0].tokenizer.files().items():
+        for name, content in self.source.tokenizer.files().items():
             (directory / name).write_bytes(content)
 
     def loader(self, *, seq_len: int, batch_size: int, seed: int, rank: int, world_size: int) -> Loader:
         """This rank's batches, without end."""
-        source = (
-            self.stores[0]
-            if len(self.stores) == 1
-            else mix(dict(zip(self.stores, self.weights, strict=True)))
-        )
         return Loader(
-            source,
+            self.source,
             seq_len=seq_len,
             batch_size=batch_size,
             seed=seed,
@@ -80,37 +76,41 @@ class Data:
         self._opened.close()
 
 
-def open_data(stores: Any, *, loader_options: Mapping[str, Any]) -> Data:
-    """Open a store, a path, several of them, or {store: weight}.
+def open_data(
+    stores: Any, *, loader_options: Mapping[str, Any], places: Sequence[Mapping[str, Any]] = ()
+) -> Data:
+    """Open a store, a path, several of them, {store: weight}, or take a mixture as it is.
 
-    Several without weights are mixed in proportion to their tokens.
+    Several without weights are mixed in proportion to their tokens. What is opened here is closed with
+    the result.
+
+    Args:
+        stores: see above.
+        loader_options: passed to the Loader.
+        places: of an earlier start of this run: the same snapshots are opened again.
 
     Raises:
         ConfigError: none given, or stores of different tokenizers.
         StoreError: one cannot be opened.
     """
-    weighted = stores if isinstance(stores, Mapping) else None
+    if isinstance(stores, Store | Mixture):
+        return Data(source=stores, loader_options=loader_options, _opened=ExitStack())
     named = list(stores) if isinstance(stores, Mapping | list | tuple) else [stores]
     if not named:
         raise ConfigError("train: no store given.")
-    opened = ExitStack()
-    try:
+    snapshots = [place["snapshot"] for place in places] if len(places) == len(named) else [None] * len(named)
+    with ExitStack() as opened:
         found = [
-            one if isinstance(one, Store) else opened.enter_context(Store.open(_path(one))) for one in named
+            one if isinstance(one, Store) else opened.enter_context(Store.open(_path(one), snapshot=snapshot))
+            for one, snapshot in zip(named, snapshots, strict=True)
         ]
-    except BaseException:
-        opened.close()
-        raise
-    tokenizers = {str(store.url): store.tokenizer_fingerprint for store in found}
-    if len(set(tokenizers.values())) > 1:
-        opened.close()
-        raise ConfigError(f"train: stores of different tokenizers cannot train one model: {tokenizers}.")
-    weights = (
-        [float(weighted[one]) for one in named]
-        if weighted is not None
-        else [store.num_tokens / sum(other.num_tokens for other in found) for store in found]
-    )
-    return Data(stores=found, weights=weights, loader_options=loader_options, _opened=opened)
+        source: Store | Mixture = found[0]
+        if len(found) > 1:
+            weights = (
+                stores.values() if isinstance(stores, Mapping) else [store.num_tokens for store in found]
+            )
+            source = mix(dict(zip(found, map(float, weights), strict=True)))
+        return Data(source=source, loader_options=loader_options, _opened=opened.pop_all())
 
 
 @dataclass(frozen=True, kw_only=True)

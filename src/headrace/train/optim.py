@@ -1,4 +1,4 @@
-"""Step number, parameters and gradients -> AdamW as the GPT-3 paper ran it: rate, decay, clipping, batch ramp."""
+"""Step, parameters and gradients -> AdamW as the GPT-3 paper ran it: rate, decay, clipping, batch ramp."""
 
 from __future__ import annotations
 
@@ -104,5 +104,5 @@ def scale_and_clip(gradients: Sequence[Tensor], *, norm: Tensor, scale: float, c
     if clip is not None:
         # 1e-6 as torch.nn.utils.clip_grad_norm_ has it.
         factor = factor * (clip / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(list(gradients), factor)  # noqa: SLF001  # torch's own clip does the same
+    torch._foreach_mul_(list(gradients), factor)
     return norm

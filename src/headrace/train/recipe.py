@@ -1,4 +1,4 @@
-"""What was asked for -> run.json; the same again -> go on; anything else -> an error that says what differs."""
+"""What was asked for -> run.json; the same again goes on; anything else is refused by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import orjson
 
 from headrace.errors import ConfigError, ResumeError
 from headrace.model.gpt import GPTConfig
-from headrace.model.sizes import SIZES, Size
+from headrace.model.sizes import SIZES, Size, gpt_config
 from headrace.train.optim import Schedule
 
 RUN = "run.json"
@@ -78,9 +78,101 @@ class Recipe:
         return cls(**{**found, "model": GPTConfig(**found["model"]), "betas": tuple(found["betas"])})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the caller of train() gave that the loss curve depends on; None: the paper's choice."""
+
+    model: str | GPTConfig
+    seq_len: int | None
+    batch_size: int | None
+    accumulate: int
+    seed: int
+    lr: float | None
+    warmup_steps: int | None
+    decay_steps: int | None
+    floor: float
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float
+    clip: float | None
+    ramp_from: int | None
+    ramp_steps: int
+    banded: bool
+    init_from: str | None
+
+    def resolve(self, *, vocab_size: int, data: Mapping[str, Any], steps: int, dtype: str) -> Recipe:
+        """Fill in the paper's choices.
+
+        Raises:
+            ConfigError: options that make no sense, alone or together.
+        """
+        size = size_of(self.model)
+        seq_len = size.context if self.seq_len is None else self.seq_len
+        batch_size = max(
+            1, round(size.batch_tokens / max(1, seq_len)) if self.batch_size is None else self.batch_size
+        )
+        for name, value in (
+            ("seq_len", seq_len),
+            ("batch_size", self.batch_size),
+            ("steps", steps),
+            ("accumulate", self.accumulate),
+        ):
+            if value is not None and value < 1:
+                raise ConfigError(f"train: {name} is {value}; it must be at least 1.")
+        if batch_size % self.accumulate:
+            raise ConfigError(
+                f"train: batch_size {batch_size} is not divisible by accumulate {self.accumulate}."
+            )
+        tokens = batch_size * seq_len
+        recipe = Recipe(
+            model=self._config(vocab_size, seq_len),
+            model_name=self.model if isinstance(self.model, str) else "custom",
+            data=data,
+            seq_len=seq_len,
+            batch_size=batch_size,
+            accumulate=self.accumulate,
+            steps=steps,
+            seed=self.seed,
+            lr=size.learning_rate if self.lr is None else self.lr,
+            warmup_steps=min(-(-WARMUP_TOKENS // tokens), max(1, steps // 10))
+            if self.warmup_steps is None
+            else self.warmup_steps,
+            decay_steps=min(-(-DECAY_TOKENS // tokens), steps)
+            if self.decay_steps is None
+            else self.decay_steps,
+            floor=self.floor,
+            weight_decay=self.weight_decay,
+            betas=self.betas,
+            eps=self.eps,
+            clip=self.clip,
+            ramp_from=self.ramp_from,
+            ramp_steps=self.ramp_steps,
+            dtype=dtype,
+            init_from=self.init_from,
+        )
+        _ = recipe.schedule  # refuses what does not fit together
+        return recipe
+
+    def _config(self, vocab_size: int, seq_len: int) -> GPTConfig:
+        if isinstance(self.model, str):
+            return gpt_config(self.model, vocab_size=vocab_size, context=seq_len, banded=self.banded)
+        if self.model.vocab_size < vocab_size:
+            raise ConfigError(
+                f"train: the store's vocabulary has {vocab_size} ids, the model {self.model.vocab_size}; "
+                f"ids above would have no embedding. Give the model at least {vocab_size}."
+            )
+        if self.model.context < seq_len:
+            raise ConfigError(
+                f"train: seq_len {seq_len} is longer than the model's context {self.model.context}."
+            )
+        return self.model
+
+
 def size_of(model: str | GPTConfig) -> Size:
-    """Batch and learning rate that the paper gives a named size; a config of one's own trains like the
-    named size that is nearest in parameters.
+    """Batch and learning rate of a named size; a shape of one's own trains like the nearest named one.
+
+    Raises:
+        ConfigError: no such name.
     """
     if isinstance(model, str):
         if model not in SIZES:

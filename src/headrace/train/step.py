@@ -70,10 +70,20 @@ class Learner:
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
 
-    def forward_backward(self, ids_BT: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_backward(
+        self,
+        ids_BT: Tensor,
+        labels_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Add the gradients of the summed loss of some rows; returns (loss sum, labels counted), scalars."""
+        ids_BT, labels_BT = ids_BT.to(self.device), labels_BT.to(self.device)
         with autocast(self.recipe.dtype, self.device):
-            loss: Tensor = self.model(ids_BT, labels_BT=labels_BT)
+            loss: Tensor = self.model(
+                ids_BT, labels_BT=labels_BT, positions_BT=positions_BT, documents_BT=documents_BT
+            )
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         return loss.detach(), (labels_BT != IGNORED).sum()
 
@@ -91,6 +101,7 @@ class Learner:
     @torch.no_grad()
     def loss(self, ids_BT: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
         """(Loss sum, labels counted) without gradients."""
+        ids_BT, labels_BT = ids_BT.to(self.device), labels_BT.to(self.device)
         with autocast(self.recipe.dtype, self.device):
             return self.model(ids_BT, labels_BT=labels_BT), (labels_BT != IGNORED).sum()
 

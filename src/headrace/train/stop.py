@@ -31,7 +31,7 @@ class StopSignal:
     ) -> None:
         self._restore()
 
-    def _caught(self, number: int, frame: FrameType | None) -> None:
+    def _caught(self, number: int, _frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
         self._restore()
 

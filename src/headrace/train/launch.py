@@ -1,0 +1,263 @@
+"""Stores and options -> a run directory: refuse what cannot be, build or reopen, then run the loop."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headrace.errors import ConfigError
+from headrace.model.gpt import GPT, GPTConfig
+from headrace.train.data import Data, open_data, open_held
+from headrace.train.loop import Progress, RunSummary, Settings, run
+from headrace.train.recipe import Asked, Recipe, read_run, refuse_other, write_run
+from headrace.train.step import Learner, resolve_dtype
+
+
+def train(
+    stores: Any,
+    *,
+    out: str | Path,
+    model: str | GPTConfig = "tiny",
+    seq_len: int | None = None,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    max_seconds: float | None = None,
+    seed: int = 0,
+    lr: float | None = None,
+    warmup_steps: int | None = None,
+    decay_steps: int | None = None,
+    floor: float = 0.1,
+    weight_decay: float = 0.1,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    clip: float | None = 1.0,
+    accumulate: int = 1,
+    ramp_from: int | None = None,
+    ramp_steps: int = 0,
+    banded: bool = False,
+    dtype: str = "auto",
+    device: str | None = None,
+    compile: bool = False,  # noqa: A002  # the word that torch users type
+    eval_stores: Any = None,
+    eval_rows: int = 64,
+    eval_every: int | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 600.0,
+    keep: int = 3,
+    loader_options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> RunSummary:
+    """Train a model on stores; the same call again continues where the last one stopped or was killed.
+
+    Args:
+        stores: a store, its path or URL, several of them, {store: weight}, or a mixture.
+        out: run directory (see docs/path.md).
+        model: a name of SIZES, or a shape.
+        seq_len: tokens of a row; default the size's context.
+        batch_size: global rows of an optimizer step; default the paper's tokens.
+        steps: optimizer steps in all.
+        max_seconds: instead of (or below) steps: the step time is measured first and the number of
+            steps that fit is written into run.json, where a restart finds it.
+        seed: of weights and order.
+        lr: peak learning rate; default the paper's for the size.
+        warmup_steps: default the paper's 375 M tokens, at most a tenth of the steps.
+        decay_steps: where the cosine reaches its floor; default the paper's 260 G tokens, at most steps.
+        floor: share of lr that the cosine ends at.
+        weight_decay: on matrices only.
+        betas: of AdamW.
+        eps: of AdamW.
+        clip: largest gradient norm; None to leave it.
+        accumulate: pieces that a step's rows are fetched and run in, one after the other.
+        ramp_from: global rows of the first step; grows to batch_size over ramp_steps.
+        ramp_steps: see ramp_from.
+        banded: GPT-3's alternating dense and locally banded attention (for a named size).
+        dtype: of matrix products: auto, float32 or bfloat16. Weights and optimizer stay float32.
+        device: default cuda when there is one, else cpu.
+        compile: torch.compile the model.
+        eval_stores: held-out store; its loss is logged as eval_loss.
+        eval_rows: rows of it to evaluate on, evenly spaced, always the same.
+        eval_every: steps; default a tenth of the run.
+        checkpoint_every: steps between checkpoints; default by time alone.
+        checkpoint_seconds: at most this long between checkpoints.
+        keep: checkpoints to retain.
+        loader_options: passed to the Loader (packing, shuffle, ...); part of what may not change.
+        progress: called as progress(done, total, note) after every step.
+        warn: called with a sentence when a damaged checkpoint is passed over; default warnings.warn.
+
+    Returns:
+        How the run stands.
+
+    Raises:
+        ConfigError: options that make no sense together, before any work starts.
+        ResumeError: out holds a run of something else; says what differs.
+        SpaceError, CheckpointError: a checkpoint could not be written.
+
+    Source: Brown et al. 2020, section 2.3 and appendix B.
+    """
+    out = Path(out)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    asked = Asked(
+        model=model,
+        seq_len=seq_len,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        seed=seed,
+        lr=lr,
+        warmup_steps=warmup_steps,
+        decay_steps=decay_steps,
+        floor=floor,
+        weight_decay=weight_decay,
+        betas=betas,
+        eps=eps,
+        clip=clip,
+        ramp_from=ramp_from,
+        ramp_steps=ramp_steps,
+        banded=banded,
+        init_from=None,
+    )
+    settings = Settings(
+        eval_every=eval_every,
+        checkpoint_every=checkpoint_every,
+        checkpoint_seconds=checkpoint_seconds,
+        keep=keep,
+    )
+    found = read_run(out)
+    with open_data(
+        stores, loader_options=loader_options or {}, places=() if found is None else found["stores"]
+    ) as data:
+        if found is None:
+            learner = start(
+                asked,
+                data,
+                out=out,
+                steps=steps,
+                max_seconds=max_seconds,
+                dtype=dtype,
+                device=target,
+                compile=compile,
+            )
+        else:
+            recipe = again(
+                asked, data, found, out=out, steps=steps, max_seconds=max_seconds, dtype=dtype, device=target
+            )
+            learner = build(recipe, target, compile=compile)
+        recipe = learner.recipe
+        held = None if eval_stores is None else open_held(eval_stores, seq_len=recipe.seq_len, rows=eval_rows)
+        loader = data.loader(
+            seq_len=recipe.seq_len, batch_size=recipe.schedule.unit_rows, seed=seed, rank=0, world_size=1
+        )
+        with loader:
+            return run(learner, loader, out=out, held=held, settings=settings, progress=progress, warn=warn)
+
+
+def start(
+    asked: Asked,
+    data: Data,
+    *,
+    out: Path,
+    steps: int | None,
+    max_seconds: float | None,
+    dtype: str,
+    device: torch.device,
+    compile: bool,  # noqa: A002  # as in train()
+) -> Learner:
+    """A fresh run: fix its recipe, write run.json, build the model.
+
+    Raises:
+        ConfigError: neither steps nor max_seconds, or options that make no sense.
+    """
+    if steps is None and max_seconds is None:
+        raise ConfigError("train: neither steps nor max_seconds is given; one of them must end the run.")
+
+    def resolve(steps: int) -> Recipe:
+        return asked.resolve(
+            vocab_size=data.source.vocab_size,
+            data=data.describe(),
+            steps=steps,
+            dtype=resolve_dtype(dtype, device),
+        )
+
+    recipe = resolve(1 if steps is None else steps)
+    learner = build(recipe, device, compile=compile)
+    if max_seconds is not None:
+        fitted = fit_steps(learner, max_seconds)
+        recipe = resolve(fitted if steps is None else min(steps, fitted))
+        learner = build(recipe, device, compile=compile)
+    out.mkdir(parents=True, exist_ok=True)
+    data.save_tokenizer(out / "tokenizer")
+    write_run(
+        out,
+        {
+            "recipe": recipe.to_json(),
+            "max_seconds": max_seconds,
+            "parameters": recipe.model.num_parameters,
+            "stores": data.places,
+            "device": str(device),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        },
+    )
+    return learner
+
+
+def again(
+    asked: Asked,
+    data: Data,
+    found: Mapping[str, Any],
+    *,
+    out: Path,
+    steps: int | None,
+    max_seconds: float | None,
+    dtype: str,
+    device: torch.device,
+) -> Recipe:
+    """The recipe of a run that was started before, if the same is asked for now.
+
+    What the machine decided at the first start (steps that fit a time, the dtype of auto) stays decided.
+
+    Raises:
+        ResumeError: something else is asked for; says what differs.
+    """
+    was = found["recipe"]
+    recipe = asked.resolve(
+        vocab_size=data.source.vocab_size,
+        data=data.describe(),
+        steps=was["steps"] if steps is None or max_seconds is not None else steps,
+        dtype=was["dtype"] if dtype == "auto" else resolve_dtype(dtype, device),
+    )
+    refuse_other(
+        out,
+        {**was, "max_seconds": found["max_seconds"]},
+        {**recipe.to_json(), "max_seconds": max_seconds},
+    )
+    return recipe
+
+
+def build(recipe: Recipe, device: torch.device, *, compile: bool) -> Learner:  # noqa: A002
+    """A fresh model on its device, with its optimizer."""
+    torch.manual_seed(recipe.seed)
+    model = GPT(recipe.model, seed=recipe.seed).to(device)
+    if compile:
+        model.compile()
+    return Learner(model=model, recipe=recipe, device=device)
+
+
+def fit_steps(learner: Learner, max_seconds: float, *, clock: Callable[[], float] = time.perf_counter) -> int:
+    """Optimizer steps that fit into max_seconds here, measured on random ids; the learner is spent."""
+    recipe = learner.recipe
+    rows = recipe.schedule.unit_rows
+    ids = torch.randint(recipe.model.vocab_size, (rows, recipe.seq_len + 1), device=learner.device)
+    took = []
+    for _ in range(5):
+        begun = clock()
+        for _ in range(recipe.accumulate):
+            _, counted = learner.forward_backward(ids[:, :-1], ids[:, 1:])
+        float(learner.update(lr=0.0, counted=float(counted) * recipe.accumulate))  # waits for the device
+        took.append(clock() - begun)
+    return max(1, int(max_seconds / statistics.median(took[1:])))
