@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,8 +34,36 @@ class _Plan:
 
     bounds: NDArray[np.int64]
     shift: NDArray[np.int64]
+    pool_shift: NDArray[np.int64]
+    """The same for blocks of the pool: what to add for block * block_tokens + token inside the block."""
     rows: NDArray[np.void]
+    """What begins at each token of the mapping."""
+    pool_rows: NDArray[np.void]
+    """What begins at each token of the pool."""
     itemtype: np.dtype[np.void]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Where rows stand, one element of each array for each row."""
+
+    shards: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+    """Block of the row's first token, counted over the store."""
+    places: NDArray[np.int64]
+    """First token inside that block."""
+    first: NDArray[np.int64]
+    """First and last block, counted inside the shard."""
+    last: NDArray[np.int64]
+    direct: NDArray[np.bool_]
+    """Inside one shard that is mapped as it is."""
+    pooled: NDArray[np.bool_]
+    """Inside one block that must be decoded or fetched."""
+
+    @property
+    def split(self) -> NDArray[np.bool_]:
+        """In several blocks or shards: copied part by part."""
+        return ~(self.direct | self.pooled)
 
 
 class Gather:
@@ -64,10 +91,16 @@ class Gather:
         else:
             self._blocks = self._fetched(verify, cache_dir, cache_dir_bytes)
         self._direct = self._blocks.direct
+        self._some_direct = bool(self._direct.any())
+        self._some_pooled = not self._direct.all()
         slots = max(_MIN_SLOTS, cache_bytes // (source.block_tokens * dtype.itemsize))
         slots = min(slots, max(_MIN_SLOTS, int(source.block_starts[-1])))
         self._pool = BlockPool(
-            slots=slots, block_tokens=source.block_tokens, dtype=dtype, load=self._blocks.load
+            slots=slots,
+            blocks=int(source.block_starts[-1]),
+            block_tokens=source.block_tokens,
+            dtype=dtype,
+            load=self._blocks.load,
         )
 
     def _fetched(self, verify: bool, cache_dir: str | None, cache_dir_bytes: int) -> FetchedBlocks:
@@ -101,17 +134,30 @@ class Gather:
             raise ConfigError(
                 f"out is {out.dtype} {list(out.shape)}, wanted {self._dtype} [{len(where)}, {length}] in C order"
             )
-        shift = plan.shift[plan.bounds.searchsorted(where, "right")]
-        if len(where) and shift.min() != NOT_READY:
-            shift += where
-            if out is None:
-                return plan.rows[shift].view(self._dtype).reshape(len(where), length)
-            np.ndarray((len(where),), plan.itemtype, out)[...] = plan.rows[shift]
-            return out
+        if not len(where):
+            return np.empty((0, length), self._dtype) if out is None else out
+        between = plan.bounds.searchsorted(where, "right")
+        if self._some_direct:
+            shift = plan.shift[between]
+            if shift.min() != NOT_READY:
+                shift += where
+                if out is None:
+                    return plan.rows[shift].view(self._dtype).reshape(len(where), length)
+                np.ndarray((len(where),), plan.itemtype, out)[...] = plan.rows[shift]
+                return out
         if out is None:
             out = np.empty((len(where), length), self._dtype)
-        if len(where):
-            self._gather_slowly(where, length, out, plan)
+        if self._some_pooled:
+            shift = plan.pool_shift[between]
+            if shift.min() != NOT_READY:
+                shift += where
+                blocks = shift // self._source.block_tokens
+                shift -= blocks * self._source.block_tokens
+                if shift.max() <= self._source.block_tokens - length:
+                    target = np.ndarray((len(where),), plan.itemtype, out)
+                    self._pool.gather(blocks, shift, plan.pool_rows, target, None)
+                    return out
+        self._gather_slowly(where, length, out, plan)
         return out
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -128,18 +174,17 @@ class Gather:
         """See `Store.prefetch`."""
         where = np.asarray(starts, np.int64)
         self._check_range(where, length)
-        blocks: dict[int, None] = {}
-        for start in where.tolist():
-            for shard, first, count in self._parts(start, length):
-                if not self._direct[shard]:
-                    base = int(self._source.block_starts[shard])
-                    size = self._source.block_tokens
-                    for block in range(base + first // size, base + (first + count - 1) // size + 1):
-                        blocks[block] = None
-        if blocks:
-            self._pool.announce(list(blocks))
-            if self._local is None:
-                self._pool.prefetch(list(blocks))
+        if not len(where) or self._direct.all():
+            return
+        rows = self._sort_out(where, length)
+        blocks = rows.blocks[rows.pooled]
+        if len(blocks):
+            self._pool.announce(blocks)
+        if self._local is None:
+            needed = dict.fromkeys(blocks.tolist())
+            for row in np.flatnonzero(rows.split).tolist():
+                needed.update(dict.fromkeys(self._blocks_of(int(where[row]), length)))
+            self._pool.prefetch(list(needed))
 
     def _plan(self, length: int) -> _Plan:
         if not 1 <= length < (1 << 31) // self._dtype.itemsize:
@@ -154,7 +199,10 @@ class Gather:
         else:
             shift[1::2] = np.where(self._local.ready, self._local.shift, NOT_READY)
             rows = self._local.rows(length)
-        plan = _Plan(bounds, shift, rows, rows.dtype)
+        pool_shift = np.full(len(bounds) + 1, NOT_READY)
+        first_blocks = self._source.block_starts[:-1] * self._source.block_tokens
+        pool_shift[1::2] = np.where(self._direct, NOT_READY, first_blocks - starts[:-1])
+        plan = _Plan(bounds, shift, pool_shift, rows, pool_rows(self._pool, length), rows.dtype)
         self._plans[length] = plan
         while len(self._plans) > _MAX_PLANS:
             self._plans.popitem(last=False)
@@ -168,25 +216,34 @@ class Gather:
                 f"{self._source.blob.url}: row of {length} tokens at {first}, the store has {self._tokens} tokens"
             )
 
-    def _gather_slowly(self, where: NDArray[np.int64], length: int, out: NDArray[Any], plan: _Plan) -> None:
-        self._check_range(where, length)
+    def _sort_out(self, where: NDArray[np.int64], length: int) -> _Rows:
         source, size = self._source, self._source.block_tokens
         shards = self._starts.searchsorted(where, "right") - 1
         inside = where - self._starts[shards]
         whole = where + length <= self._starts[shards + 1]
-        first, last = inside // size, (inside + (length - 1)) // size
-        mapped = whole & self._direct[shards]
-        if self._local is not None and mapped.any():
-            picked = np.flatnonzero(mapped)
-            self._touch(self._local, shards[picked], first[picked], last[picked])
-            places = where[picked] + self._local.shift[shards[picked]]
-            np.ndarray((len(where),), plan.itemtype, out)[picked] = plan.rows[places]
-        pooled = whole & ~mapped & (first == last)
-        if pooled.any():
-            picked = np.flatnonzero(pooled)
-            blocks = source.block_starts[shards[picked]] + first[picked]
-            self._from_pool(picked, blocks, inside[picked] - first[picked] * size, length, out)
-        for row in np.flatnonzero(~(mapped | pooled)).tolist():
+        first = inside // size
+        last = (inside + (length - 1)) // size
+        direct = whole & self._direct[shards]
+        pooled = whole & ~direct & (first == last)
+        return _Rows(
+            shards, source.block_starts[shards] + first, inside - first * size, first, last, direct, pooled
+        )
+
+    def _gather_slowly(
+        self, where: NDArray[np.int64], length: int, out: NDArray[Any], plan: _Plan
+    ) -> None:
+        self._check_range(where, length)
+        rows = self._sort_out(where, length)
+        target = np.ndarray((len(where),), plan.itemtype, out)
+        if self._local is not None and rows.direct.any():
+            picked = np.flatnonzero(rows.direct)
+            shards = rows.shards[picked]
+            self._touch(self._local, shards, rows.first[picked], rows.last[picked])
+            target[picked] = plan.rows[where[picked] + self._local.shift[shards]]
+        if rows.pooled.any():
+            picked = np.flatnonzero(rows.pooled)
+            self._pool.gather(rows.blocks[picked], rows.places[picked], plan.pool_rows, target, picked)
+        for row in np.flatnonzero(rows.split).tolist():
             self._copy(int(where[row]), out[row])
 
     def _touch(
@@ -203,40 +260,14 @@ class Gather:
                 for plan in list(self._plans.values()):
                     plan.shift[2 * shard + 1] = local.shift[shard]
 
-    def _from_pool(
-        self,
-        picked: NDArray[np.int64],
-        blocks: NDArray[np.int64],
-        inside: NDArray[np.int64],
-        length: int,
-        out: NDArray[Any],
-    ) -> None:
-        pool = self._pool
-        rows = np.ndarray(
-            (len(pool.tokens) - length + 1,),
-            f"V{length * self._dtype.itemsize}",
-            pool.tokens,
-            strides=(self._dtype.itemsize,),
-        )
-        target = np.ndarray((len(out),), rows.dtype, out)
-        numbers = blocks.tolist()
-        distinct = list(dict.fromkeys(numbers))
-        most = max(1, pool.slots // 2)
-        if len(distinct) <= most:
-            slots = pool.acquire(distinct)
-            try:
-                of = dict(zip(distinct, slots, strict=True))
-                places = np.array([of[block] for block in numbers]) * pool.block_tokens + inside
-                if len(picked) == len(out):
-                    target[...] = rows[places]
-                else:
-                    target[picked] = rows[places]
-            finally:
-                pool.release(slots)
-            return
-        for low in range(0, len(distinct), most):
-            group = np.isin(blocks, distinct[low : low + most])
-            self._from_pool(picked[group], blocks[group], inside[group], length, out)
+    def _blocks_of(self, start: int, length: int) -> list[int]:
+        """Blocks of the pool that a row touches."""
+        size, blocks = self._source.block_tokens, []
+        for shard, inside, count in self._parts(start, length):
+            if not self._direct[shard]:
+                base = int(self._source.block_starts[shard])
+                blocks += range(base + inside // size, base + (inside + count - 1) // size + 1)
+        return blocks
 
     def _parts(self, start: int, length: int) -> Iterator[tuple[int, int, int]]:
         """(shard, first token inside it, tokens) of each shard that a row touches."""
@@ -263,10 +294,24 @@ class Gather:
             for block in range(first, last + 1):
                 low = max(inside, block * size)
                 high = min(inside + count, (block + 1) * size)
-                slots = self._pool.acquire([base + block])
-                try:
-                    begin = slots[0] * size + low - block * size
-                    out[done : done + high - low] = self._pool.tokens[begin : begin + high - low]
-                finally:
-                    self._pool.release(slots)
+                part = out[done : done + high - low]
+                itemtype = np.dtype(f"V{part.nbytes}")
+                self._pool.gather(
+                    np.array([base + block]),
+                    np.array([low - block * size]),
+                    pool_rows(self._pool, high - low),
+                    np.ndarray((1,), itemtype, part),
+                    None,
+                )
                 done += high - low
+
+
+def pool_rows(pool: BlockPool, length: int) -> NDArray[np.void]:
+    """The row that begins at each token of the pool, as one opaque value; none where it would leave the pool."""
+    tokens = pool.tokens
+    return np.ndarray(
+        (max(0, len(tokens) - length + 1),),
+        f"V{length * tokens.itemsize}",
+        tokens,
+        strides=(tokens.itemsize,),
+    )

@@ -1,26 +1,32 @@
 """Blocks that must be decoded or fetched -> a bounded pool of decoded blocks, shared by threads.
 
-The pool is one array, so that rows of many blocks are gathered in one step. A block that is used is pinned; of the
-others, the one whose next use lies furthest ahead gives way (Belady), where the uses have been announced, and
-the least recently used where they have not.
+The pool is one array, so that rows of many blocks are gathered in one step. Blocks that are there are read without
+a lock: rows are copied first, and copied again if a slot turns out to have changed its block meanwhile. Of the
+blocks that nobody is loading, the one whose next use lies furthest ahead gives way (Belady) where the uses have
+been announced, and the least recently used where they have not.
 
-Source: Belady 1966, A study of replacement algorithms for a virtual-storage computer.
+Source: Belady 1966, A study of replacement algorithms for a virtual-storage computer; Lameter 2005 on seqlocks.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-_PINNED: Final = -1
 _NEVER: Final = 1 << 62
-"""Eviction rank of a block without announced use, less its last use: above every announced one."""
-_MAX_ANNOUNCED: Final = 1 << 17
+"""Score of a block without announced use, less its last use: above the score of every announced one."""
+_MAX_ANNOUNCED: Final = 1024
+"""Announcements kept; the oldest are forgotten."""
+_PASSED_OVER: Final = 64
+"""An announcement that so many later ones have overtaken will not come: its reader went elsewhere."""
+_SLOT: Final = (1 << 32) - 1
+_VICTIMS: Final = 16
+"""Slots emptied at a time."""
 
 Done: TypeAlias = Callable[[int, Exception | None], None]
 """Called once for each block of a load, from any thread: the block, and what went wrong with it."""
@@ -31,205 +37,253 @@ Load: TypeAlias = Callable[[Sequence[int], Sequence[memoryview], Done], None]
 class BlockPool:
     """Decoded blocks, by their number in the store."""
 
-    def __init__(self, *, slots: int, block_tokens: int, dtype: np.dtype[Any], load: Load) -> None:
+    def __init__(self, *, slots: int, blocks: int, block_tokens: int, dtype: np.dtype[Any], load: Load) -> None:
+        """Reserve the pool; pages are taken as they are first used.
+
+        Args:
+            slots: decoded blocks held.
+            blocks: blocks of the store; 8 bytes of address are reserved for each, and used once it was read.
+            block_tokens: tokens of a slot.
+            dtype: of the tokens.
+            load: how a missing block is decoded.
+        """
         self.slots = slots
         self.block_tokens = block_tokens
-        self.tokens: NDArray[Any] = np.empty(slots * block_tokens, dtype)  # pages come with their first use
-        self._bytes = memoryview(self.tokens).cast("B")
+        self.tokens: NDArray[Any] = np.empty(slots * block_tokens, dtype)
+        self._bytes = memoryview(self.tokens.view(np.uint8))
         self._slot_nbytes = block_tokens * dtype.itemsize
         self._load = load
         self._changed = threading.Condition(threading.Lock())
-        self._slot_of: dict[int, int] = {}
-        self._block_of = [-1] * slots
-        self._pins = [0] * slots
-        self._loading = [False] * slots
+        self._tag_of = np.zeros(blocks, np.int64)
+        """Tag of each block that is there: a number used once, times 2**32, plus its slot; 0 where it is not."""
+        self._tags = np.zeros(slots, np.int64)
+        """Tag of the block in each slot; 0 where there is none."""
+        self._block_of = np.full(slots, -1, np.int64)
+        self._tagged = 0
+        self._used = np.zeros(slots, np.int64)
+        self._busy = np.zeros(slots, bool)
+        """Being loaded, or just loaded and not yet copied from."""
+        self._free = list(range(slots - 1, -1, -1))
+        self._loading: dict[int, int] = {}
         self._failed: dict[int, Exception] = {}
-        self._rank = np.full(slots, _NEVER, np.int64)
-        """Greater goes first; _PINNED stays."""
-        self._free = slots
-        """Slots that are not pinned."""
-        self._uses = 0
-        self._announced: deque[tuple[int, int]] = deque()
-        self._next: dict[int, deque[int]] = {}
-        self._newest_taken = 0
+        self._clock = 0
+        self._future: OrderedDict[bytes, tuple[int, NDArray[np.int64]]] = OrderedDict()
+        self._announced = 0
+        self.loads = 0
+        """Blocks loaded so far."""
 
-    def acquire(self, blocks: Sequence[int]) -> list[int]:
-        """Pin blocks, loading those that are missing; waits until all are there.
+    def gather(
+        self,
+        blocks: NDArray[np.int64],
+        places: NDArray[np.int64],
+        rows: NDArray[np.void],
+        target: NDArray[np.void],
+        picked: NDArray[np.int64] | None,
+    ) -> None:
+        """Copy rows, each of which lies inside one block, loading the blocks that are missing.
 
         Args:
-            blocks: distinct, at most `slots` of them.
-
-        Returns:
-            Slot of each block: its tokens begin at slot * block_tokens. `release` them.
+            blocks: int64 [N]: block of each row.
+            places: int64 [N]: first token of each row inside its block.
+            rows: void [slots * block_tokens - length + 1]: the row that begins at each token of the pool.
+            target: void: where rows go.
+            picked: int64 [N]: which elements of target; None for all, in order.
 
         Raises:
             Exception: what the load of a block raised.
         """
-        assert len(blocks) <= self.slots
-        with self._changed:
-            slot_of = self._slot_of
-            while True:
-                held = [slot for block in blocks if (slot := slot_of.get(block)) is not None]
-                missing = len(blocks) - len(held)
-                unpinned = sum(1 for slot in held if not self._pins[slot])
-                # All or nothing: to hold some while waiting for others is how threads block each other for ever.
-                if missing <= self._free - unpinned:
-                    break
-                self._changed.wait()
-            for slot in held:
-                self._pin(slot)
-            wanted = [block for block in blocks if block not in slot_of] if missing else []
-            for block in wanted:
-                self._take_slot(block)
-            slots = [slot_of[block] for block in blocks]
-            self._consume(blocks)
-        if wanted:
-            self._start(wanted)
-        if missing or any(self._loading[slot] for slot in slots):
-            self._wait(blocks, slots)
-        return slots
+        if self._future:
+            self._took(blocks)
+        tags = self._tag_of[blocks]
+        if tags.min() > 0 and self._copy(tags, places, rows, target, picked):
+            return
+        self._gather_missing(blocks, places, rows, target, np.arange(len(blocks)) if picked is None else picked)
 
-    def release(self, slots: Sequence[int]) -> None:
-        """Give back what `acquire` returned."""
+    def announce(self, blocks: NDArray[np.int64]) -> None:
+        """Say that `gather` will be asked for these blocks, after those announced before."""
         with self._changed:
-            for slot in slots:
-                self._unpin(slot)
-            self._changed.notify_all()
-
-    def announce(self, blocks: Sequence[int]) -> None:
-        """Say which blocks will be used, in order, after those announced before."""
-        with self._changed:
-            for block in blocks:
-                self._uses += 1
-                self._announced.append((self._uses, block))
-                uses = self._next.setdefault(block, deque())
-                uses.append(self._uses)
-                self._rerank(block)
-            while len(self._announced) > _MAX_ANNOUNCED:
-                self._expire()
+            self._announced += 1
+            self._future[blocks.tobytes()] = (self._announced, blocks)
+            if len(self._future) > _MAX_ANNOUNCED:
+                self._future.popitem(last=False)
 
     def prefetch(self, blocks: Sequence[int]) -> None:
-        """Begin to load blocks that are missing, as far as there are slots whose own next use is later."""
-        wanted = []
+        """Begin to load blocks that are missing, as far as no announced block gives way for it."""
         with self._changed:
-            for block in blocks:
-                if block in self._slot_of or not self._free:
-                    continue
-                victim = int(self._rank.argmax())
-                uses = self._next.get(block)
-                if self._effective(int(self._rank[victim])) <= (uses[0] if uses else _NEVER - self._uses):
-                    break  # what it would push out is needed sooner
-                self._take_slot(block)
-                wanted.append(block)
-        if wanted:
-            self._start(wanted, keep=False)
+            missing = [b for b in blocks if not self._tag_of[b] and b not in self._loading]
+            taken = self._take(missing, only_unannounced=True)
+        if taken:
+            self._start(taken, keep=False)
 
     def upcoming(self) -> dict[int, int]:
         """Announced blocks and the rank of their next use."""
         with self._changed:
-            return {block: uses[0] for block, uses in self._next.items() if uses}
+            ranks: dict[int, int] = {}
+            for use, blocks in reversed(self._future.values()):
+                for block in blocks.tolist():
+                    ranks[block] = use
+            return ranks
 
-    # --- all below is called with the lock held, except _start and _finished ---
+    # --- reading without the lock ---
 
-    def _pin(self, slot: int) -> None:
-        if not self._pins[slot]:
-            self._free -= 1
-            self._rank[slot] = _PINNED
-        self._pins[slot] += 1
+    def _copy(
+        self,
+        tags: NDArray[np.int64],
+        places: NDArray[np.int64],
+        rows: NDArray[np.void],
+        target: NDArray[np.void],
+        picked: NDArray[np.int64] | None,
+    ) -> bool:
+        """Copy rows of blocks that should be there; False if one of them went away meanwhile."""
+        slots = tags & _SLOT
+        where = slots * self.block_tokens
+        where += places
+        target[... if picked is None else picked] = rows[where]
+        self._clock += 1
+        self._used[slots] = self._clock
+        # A slot's tag is cleared before other bytes come into it: what has its tag now had it all along.
+        return bool((self._tags[slots] == tags).all())
 
-    def _unpin(self, slot: int) -> None:
-        self._pins[slot] -= 1
-        if not self._pins[slot]:
-            self._free += 1
-            block = self._block_of[slot]
-            if slot in self._failed:
-                del self._failed[slot]
-                self._slot_of.pop(block, None)
-                self._block_of[slot] = -1
-                self._rank[slot] = _NEVER
-            else:
-                self._rank[slot] = self._rank_of(block)
+    def _gather_missing(
+        self,
+        blocks: NDArray[np.int64],
+        places: NDArray[np.int64],
+        rows: NDArray[np.void],
+        target: NDArray[np.void],
+        picked: NDArray[np.int64],
+    ) -> None:
+        def copy(chosen: NDArray[np.bool_]) -> bool:
+            tags = self._tag_of[blocks[chosen]]
+            return bool((tags > 0).all()) and self._copy(tags, places[chosen], rows, target, picked[chosen])
 
-    def _rank_of(self, block: int) -> int:
-        uses = self._next.get(block)
-        return uses[0] if uses else _NEVER - self._uses
+        while True:
+            there = self._tag_of[blocks] > 0
+            if there.any() and copy(there):
+                left = ~there
+                if not left.any():
+                    return
+                blocks, places, picked = blocks[left], places[left], picked[left]
+            mine = self._acquire(list(dict.fromkeys(blocks.tolist())))
+            if mine:
+                try:
+                    chosen = np.isin(blocks, mine)
+                    copied = copy(chosen)
+                    assert copied  # what is busy does not go away
+                finally:
+                    self._release(mine)
+                if chosen.all():
+                    return
+                blocks, places, picked = blocks[~chosen], places[~chosen], picked[~chosen]
 
-    def _rerank(self, block: int) -> None:
-        slot = self._slot_of.get(block)
-        if slot is not None and not self._pins[slot]:
-            self._rank[slot] = self._rank_of(block)
+    # --- changing, under the lock ---
 
-    def _effective(self, rank: int) -> int:
-        # An announced use that was passed over long ago will not come: the reader went elsewhere.
-        stale = 0 <= rank < self._newest_taken - 4 * self.slots
-        return _NEVER if stale else rank
-
-    def _take_slot(self, block: int) -> None:
-        limit = self._newest_taken - 4 * self.slots
-        rank = self._rank
-        slot = int((np.where((rank >= 0) & (rank < limit), _NEVER, rank) if limit > 0 else rank).argmax())
-        assert not self._pins[slot]
-        old = self._block_of[slot]
-        if old >= 0:
-            del self._slot_of[old]
-        self._block_of[slot] = block
-        self._slot_of[block] = slot
-        self._loading[slot] = True
-        self._pin(slot)
-
-    def _consume(self, blocks: Sequence[int]) -> None:
-        self._uses += 1
-        if not self._next:
-            return
-        for block in blocks:
-            uses = self._next.get(block)
-            if uses:
-                self._newest_taken = max(self._newest_taken, uses.popleft())
-                if not uses:
-                    del self._next[block]
-        while self._announced and self._announced[0][0] < self._newest_taken - 8 * self.slots:
-            self._expire()
-
-    def _expire(self) -> None:
-        use, block = self._announced.popleft()
-        uses = self._next.get(block)
-        if uses and uses[0] == use:
-            uses.popleft()
-            if not uses:
-                del self._next[block]
-            self._rerank(block)
-
-    def _wait(self, blocks: Sequence[int], slots: list[int]) -> None:
+    def _acquire(self, blocks: Sequence[int]) -> list[int]:
+        """Load some of the blocks that are missing and hold them busy; none if others have loaded them all."""
         with self._changed:
-            while any(self._loading[slot] for slot in slots):
+            while True:
+                missing = [b for b in blocks if not self._tag_of[b]]
+                taken = self._take([b for b in missing if b not in self._loading])
+                if taken or not missing:
+                    break
+                # Others load what we need, or hold every slot while they copy. Nothing is held while waiting,
+                # so nobody waits for us.
                 self._changed.wait()
-            failures = [self._failed[slot] for slot in slots if slot in self._failed]
-            if failures:
-                for slot in slots:
-                    self._unpin(slot)
-                self._changed.notify_all()
-                raise failures[0]
+        if taken:
+            self._start(taken, keep=True)
+        return taken
 
-    def _start(self, blocks: Sequence[int], *, keep: bool = True) -> None:
-        with self._changed:
-            slots = [self._slot_of[block] for block in blocks]
-        outs = [self._bytes[slot * self._slot_nbytes : (slot + 1) * self._slot_nbytes] for slot in slots]
-        places = dict(zip(blocks, slots, strict=True))
+    def _take(self, blocks: Sequence[int], *, only_unannounced: bool = False) -> list[int]:
+        taken = []
+        # A quarter at a time: several threads can load at once, however small the pool.
+        for block in blocks[: max(1, self.slots // 4)]:
+            if not self._free:
+                self._evict(only_unannounced=only_unannounced)
+            if not self._free:
+                break
+            slot = self._free.pop()
+            self._busy[slot] = True
+            self._loading[block] = slot
+            taken.append(block)
+        return taken
+
+    def _evict(self, *, only_unannounced: bool) -> None:
+        score = _NEVER - self._used
+        if self._future:
+            ahead = np.concatenate([blocks for _, blocks in self._future.values()])
+            tags = self._tag_of[ahead]
+            uses = np.flatnonzero(tags)[::-1]
+            score[tags[uses] & _SLOT] = uses  # from the last use to the first: the first one stays
+        score[self._busy] = -1
+        score[self._block_of < 0] = -1
+        count = max(1, min(_VICTIMS, self.slots // 8))
+        for slot in np.argpartition(score, -count)[-count:].tolist():
+            if score[slot] < (_NEVER // 2 if only_unannounced else 0):
+                continue
+            self._tags[slot] = 0
+            self._tag_of[self._block_of[slot]] = 0
+            self._block_of[slot] = -1
+            self._free.append(slot)
+
+    def _start(self, blocks: list[int], *, keep: bool) -> None:
+        left = set(blocks)
+        lock = threading.Lock()
 
         def done(block: int, error: Exception | None) -> None:
-            self._finished(places.pop(block), error, keep=keep)
+            with lock:
+                left.discard(block)
+            self._finished(block, error, keep=keep)
 
+        outs = [self._bytes[self._loading[b] * self._slot_nbytes :][: self._slot_nbytes] for b in blocks]
+        self.loads += len(blocks)
         try:
             self._load(blocks, outs, done)
         except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
-            for block in list(places):
+            for block in list(left):
                 done(block, error)
+        if keep:
+            self._wait(blocks)
 
-    def _finished(self, slot: int, error: Exception | None, *, keep: bool) -> None:
+    def _wait(self, blocks: list[int]) -> None:
         with self._changed:
-            self._loading[slot] = False
-            if error is not None:
-                self._failed[slot] = error
-            if not keep:
-                self._unpin(slot)
+            while any(block in self._loading for block in blocks):
+                self._changed.wait()
+            failures = [self._failed.pop(block) for block in blocks if block in self._failed]
+        if failures:
+            self._release([block for block in blocks if self._tag_of[block]])
+            raise failures[0]
+
+    def _finished(self, block: int, error: Exception | None, *, keep: bool) -> None:
+        with self._changed:
+            slot = self._loading.pop(block)
+            if error is None:
+                self._tagged += 1
+                tag = self._tagged << 32 | slot
+                self._tags[slot] = tag
+                self._block_of[slot] = block
+                self._clock += 1
+                self._used[slot] = self._clock
+                self._busy[slot] = keep
+                self._tag_of[block] = tag
+            else:
+                self._busy[slot] = False
+                self._free.append(slot)
+                if keep:  # who merely waits for it, or comes later, will try for himself
+                    self._failed[block] = error
             self._changed.notify_all()
+
+    def _release(self, blocks: Sequence[int]) -> None:
+        with self._changed:
+            for block in blocks:
+                self._busy[self._tag_of[block] & _SLOT] = False
+            self._changed.notify_all()
+
+    def _took(self, blocks: NDArray[np.int64]) -> None:
+        with self._changed:
+            found = self._future.pop(blocks.tobytes(), None)
+            if found is None:
+                return
+            while self._future:
+                oldest = next(iter(self._future))
+                if self._future[oldest][0] >= found[0] - _PASSED_OVER:
+                    break
+                del self._future[oldest]
