@@ -21,21 +21,40 @@ The same command again goes on where a killed run stopped.
 
 def train(
     *,
-    stores: Annotated[list[str], typer.Argument(help="One store, or several mixed by their sizes.", show_default=False)],
+    stores: Annotated[
+        list[str], typer.Argument(help="One store, or several mixed by their sizes.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="The run directory.", show_default=False)],
     model: Annotated[str, typer.Option(help="tiny | gpt3-125m | gpt3-350m | ... | gpt3-175b.")] = "tiny",
     seq_len: Annotated[int | None, typer.Option(help="Tokens of a row. Default: the size's context.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Global rows of a step. Default: the paper's tokens.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Global rows of a step. Default: the paper's tokens.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps in all.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Instead of steps: as many as fit, measured first.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: the paper's for the size.")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Instead of steps: as many as fit, measured first.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate. Default: the paper's for the size.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and order.")] = 0,
-    accumulate: Annotated[int, typer.Option(help="Pieces that a step's rows run in, one after the other.")] = 1,
-    dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Of matrix products: auto | float32 | bfloat16.")] = "auto",
-    banded: Annotated[bool, typer.Option("--banded", help="Alternate dense and locally banded attention.")] = False,
+    accumulate: Annotated[
+        int, typer.Option(help="Pieces that a step's rows run in, one after the other.")
+    ] = 1,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="Of matrix products: auto | float32 | bfloat16."),
+    ] = "auto",
+    banded: Annotated[
+        bool, typer.Option("--banded", help="Alternate dense and locally banded attention.")
+    ] = False,
     compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the model.")] = False,
-    eval_store: Annotated[str | None, typer.Option(help="Held-out store; its loss is logged as eval_loss.")] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints. Default: by time.")] = None,
+    eval_store: Annotated[
+        str | None, typer.Option(help="Held-out store; its loss is logged as eval_loss.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints. Default: by time.")
+    ] = None,
     keep: Annotated[int, typer.Option(help="Checkpoints to retain.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:

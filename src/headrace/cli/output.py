@@ -13,7 +13,7 @@ GENERATE_EXAMPLES = """[bold]Examples[/bold]
 
 headrace generate --model run --prompts prompts.jsonl --out predictions --max-new-tokens 64
 
-headrace generate --model run --prompts prompts.txt.gz --out predictions --temperature 0.8 --top-p 0.95 --num-samples 4
+headrace generate --model run --prompts prompts.txt.gz --out predictions --temperature 0.8 --num-samples 4
 
 The same command again after a crash finishes what is missing; every prediction is stored once.
 """
@@ -29,7 +29,9 @@ headrace export run --to hf-model
 
 def generate(
     *,
-    model: Annotated[str, typer.Option(help="A run directory or a Hugging Face directory.", show_default=False)],
+    model: Annotated[
+        str, typer.Option(help="A run directory or a Hugging Face directory.", show_default=False)
+    ],
     prompts: Annotated[
         str, typer.Option(help=".txt, .jsonl, .csv or .parquet, plain or compressed.", show_default=False)
     ],
@@ -37,14 +39,25 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate at most for each prompt.")] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest tokens of this mass.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample among the likeliest tokens of this mass.")
+    ] = None,
     num_samples: Annotated[int, typer.Option(help="Samples for each prompt.")] = 1,
-    stop: Annotated[list[str] | None, typer.Option(help="A text that ends a sample; may be given again.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="A text that ends a sample; may be given again.")
+    ] = None,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Store each token's log-probability.")] = False,
-    engine: Annotated[Literal["native", "transformers", "vllm"], typer.Option(help="What runs the model: native | transformers | vllm.")] = "native",
-    form: Annotated[Literal["parquet", "jsonl"], typer.Option(help="Of the parts: parquet | jsonl.")] = "parquet",
+    engine: Annotated[
+        Literal["native", "transformers", "vllm"],
+        typer.Option(help="What runs the model: native | transformers | vllm."),
+    ] = "native",
+    form: Annotated[
+        Literal["parquet", "jsonl"], typer.Option(help="Of the parts: parquet | jsonl.")
+    ] = "parquet",
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Make error rows again.")] = False,
-    seed: Annotated[int, typer.Option(help="With the prompt's id and the sample's index it fixes each sample.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="With the prompt's id and the sample's index it fixes each sample.")
+    ] = 0,
     batch_size: Annotated[int, typer.Option(help="Rows generated at once.")] = 32,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.table import Table
 
-from headrace.cli.console import count, facts, print_json, progress_bar, size, stderr, stdout
+from headrace.cli.console import count, facts, plain, print_json, progress_bar, size, stdout, warn
 
 INGEST_EXAMPLES = """[bold]Examples[/bold]
 
@@ -31,14 +32,25 @@ headrace inspect store --verify --json
 
 def ingest(
     *,
-    sources: Annotated[list[str], typer.Argument(help="Files, globs, directories or URLs of text.", show_default=False)],
+    sources: Annotated[
+        list[str], typer.Argument(help="Files, globs, directories or URLs of text.", show_default=False)
+    ],
     out: Annotated[str, typer.Option(help="The store to write: a directory or a URL.", show_default=False)],
     tokenizer: Annotated[
-        str, typer.Option(help="byte | gpt2 | cl100k_base | o200k_base | a tokenizer.json, directory or .model file.")
+        str,
+        typer.Option(
+            help="byte | gpt2 | cl100k_base | o200k_base | a tokenizer.json, directory or .model file."
+        ),
     ] = "byte",
-    codec: Annotated[Literal["none", "lz4", "zstd"], typer.Option(help="How blocks are stored: none | lz4 | zstd.")] = "zstd",
-    workers: Annotated[int | None, typer.Option(help="Processes; the bytes do not depend on it. Default: cores.")] = None,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="Where units of work run: local | ray.")] = "local",
+    codec: Annotated[
+        Literal["none", "lz4", "zstd"], typer.Option(help="How blocks are stored: none | lz4 | zstd.")
+    ] = "zstd",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; the bytes do not depend on it. Default: cores.")
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where units of work run: local | ray.")
+    ] = "local",
     text_field: Annotated[str, typer.Option(help="The column or JSON field that holds the text.")] = "text",
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
@@ -58,6 +70,29 @@ def ingest(
         )
     if json:
         print_json(summary)
+        return
+    rows = [
+        ("store", summary.out),
+        ("documents", count(summary.documents)),
+        ("tokens", f"{count(summary.tokens)}, {summary.bytes_per_token:.2f} bytes of text each"),
+        (
+            "text",
+            f"{size(summary.bytes_in)} from {size(summary.source_bytes)}, now {size(summary.store_bytes)}",
+        ),
+        ("speed", f"{size(summary.bytes_per_s)}/s with {summary.workers} workers in {summary.wall_s:.1f} s"),
+        ("tokenizer", f"{summary.tokenizer} by {summary.tokenizer_engine}"),
+    ]
+    busy = sum(summary.stages.values())
+    if busy:
+        shares = ", ".join(f"{name} {seconds / busy:.0%}" for name, seconds in summary.stages.items())
+        rows.append(("time", f"{shares}; {summary.limiting_stage} limits"))
+    if summary.units_resumed:
+        rows.append(
+            ("went on", f"{count(summary.units_resumed)} of {count(summary.units)} units were done before")
+        )
+    rows += [("rejected", f"{count(n)} {reason}; see rejects.jsonl") for reason, n in summary.rejects.items()]
+    rows += [("note", note) for note in summary.notes]
+    stdout.print(facts("ingested", rows))
 
 
 def tokenizer_train(
@@ -69,13 +104,68 @@ def tokenizer_train(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Train a byte-level BPE vocabulary on your own text."""
+    from headrace.ingest import read_texts
+    from headrace.tokens import load_tokenizer, train_tokenizer
+
+    with progress_bar("tokenizer train", unit="bytes", quiet=json) as progress:
+        path = train_tokenizer(
+            read_texts(sources, text_field=text_field), vocab_size=vocab_size, out=out, progress=progress
+        )
+    tokenizer = load_tokenizer(path)
+    if json:
+        print_json({"path": path, "vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint})
+        return
+    if tokenizer.vocab_size < vocab_size:
+        warn(
+            f"the text gives {count(tokenizer.vocab_size)} ids, fewer than the {count(vocab_size)} asked for"
+        )
+    stdout.print(f"{path}: {count(tokenizer.vocab_size)} ids", soft_wrap=True, highlight=False)
 
 
 def inspect(
     *,
     store: Annotated[str, typer.Argument(help="The store: a directory or a URL.", show_default=False)],
-    verify: Annotated[bool, typer.Option("--verify", help="Read everything and check every checksum.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read everything and check every checksum.")
+    ] = False,
     samples: Annotated[int, typer.Option(help="Rows to decode and show.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Look into a store: documents, tokens, bytes per token, shards, and rows as text."""
+    from headrace.store import Store
+    from headrace.store.inspect import inspect as look
+    from headrace.store.verify import verify as check
+
+    with Store.open(store) as opened:
+        if verify:
+            with progress_bar("verify", unit="bytes", quiet=json) as progress:
+                check(opened, progress=progress)
+        report = look(opened, samples=samples)
+    if json:
+        print_json(plain(report) | {"verified": verify})
+        return
+    rows = [
+        ("documents", f"{count(report.documents)}, {report.tokens_per_document:,.1f} tokens each"),
+        ("tokens", f"{count(report.tokens)} as {report.dtype}"),
+        (
+            "stored",
+            f"{size(report.nbytes)}, {report.bytes_per_token:.2f} bytes a token, codec {report.codec}",
+        ),
+        ("tokenizer", f"{report.tokenizer}, {count(report.vocab_size)} ids"),
+        ("fingerprint", report.fingerprint),
+        ("snapshot", str(report.snapshot)),
+    ]
+    if verify:
+        rows.append(("verified", "every byte"))
+    stdout.print(facts(report.url, rows))
+    table = Table("shard", "tokens", "documents", "bytes", "codec", box=None, padding=(0, 2, 0, 0))
+    for shard in report.shards:
+        table.add_row(
+            shard.name, count(shard.tokens), count(shard.documents), size(shard.nbytes), shard.codec
+        )
+    stdout.print(table)
+    if report.num_shards > len(report.shards):
+        stdout.print(f"... and {count(report.num_shards - len(report.shards))} more shards")
+    for sample in report.samples:
+        stdout.print(f"\nrow {count(sample.row)} of length {sample.seq_len}:", style="dim")
+        stdout.print(sample.text, markup=False, highlight=False)
