@@ -52,6 +52,15 @@ def ingest(
         Literal["local", "ray"], typer.Option(help="Where units of work run: local | ray.")
     ] = "local",
     text_field: Annotated[str, typer.Option(help="The column or JSON field that holds the text.")] = "text",
+    text_mode: Annotated[
+        Literal["auto", "file", "line", "block"], typer.Option(help="What a document of a text file is.")
+    ] = "auto",
+    keep: Annotated[list[str] | None, typer.Option(help="Another field to keep; may be given again.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad document.")] = False,
+    max_reject_share: Annotated[float, typer.Option(help="Fail above this share of bad documents.")] = 0.05,
+    max_document_bytes: Annotated[int, typer.Option(help="Longer documents are rejected.")] = 16 << 20,
+    append: Annotated[bool, typer.Option("--append", help="Add files that the store has not seen.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what is at --out; start over.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
     """Turn raw text, compressed and anywhere, into a store. Run again after a crash: it goes on."""
@@ -66,6 +75,13 @@ def ingest(
             workers=workers,
             engine=engine,
             text_field=text_field,
+            text_mode=text_mode,
+            keep=tuple(keep or ()),
+            strict=strict,
+            max_reject_share=max_reject_share,
+            max_document_bytes=max_document_bytes,
+            append=append,
+            restart=restart,
             progress=progress,
         )
     if json:
@@ -104,7 +120,7 @@ def tokenizer_train(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Train a byte-level BPE vocabulary on your own text."""
-    from headrace.ingest import read_texts
+    from headrace.ingest.texts import read_texts
     from headrace.tokens import load_tokenizer, train_tokenizer
 
     with progress_bar("tokenizer train", unit="bytes", quiet=json) as progress:
