@@ -45,10 +45,10 @@ class HFRunner:
         if getattr(text, "attention_chunk_size", None) or not kinds <= KNOWN_LAYERS:
             raise _refused(directory, "it has layers that are not plain or sliding attention")
         with _quiet():
-            self.model: Any = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 directory, dtype=dtype, attn_implementation="sdpa", local_files_only=True
             )
-        self.model.to(device).eval().requires_grad_(requires_grad=False)
+        self.model: Any = model.to(device).eval().requires_grad_(requires_grad=False)
         self.dtype, self.device = dtype, device
         self.vocab_size = int(self.model.get_output_embeddings().weight.shape[0])
         self.context = int(getattr(text, "max_position_embeddings", 0) or 1 << 20)
@@ -122,15 +122,16 @@ class HFRunner:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No bars of other libraries on stderr: progress is the caller's."""
-    from transformers.utils import logging
+    import transformers.utils.logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    bars: Any = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 def _attention(  # noqa: PLR0917  # transformers' signature
