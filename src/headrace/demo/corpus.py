@@ -17,11 +17,9 @@ import orjson
 import xxhash
 
 from headrace.demo.texts import python_documents, python_files, standard_library
-from headrace.errors import DocumentError, SourceError
-from headrace.ingest.fields import Fields
-from headrace.ingest.reader import open_reader
+from headrace.errors import SourceError
+from headrace.ingest import read_texts as ingest_texts
 from headrace.ingest.sources import Source
-from headrace.stats import Stats
 from headrace.types import Document
 
 Progress = Callable[[int, int | None, str], None]
@@ -157,17 +155,9 @@ def _cut(document: Document, at: int) -> tuple[Document, Document]:
 
 def _file_documents(sources: Sequence[Source]) -> Iterator[Document]:
     for source in sources:
-        reader = open_reader(source, Fields(), "auto", Stats())
-        number = 0
-        try:
-            for parsed in reader.read():
-                for text in parsed.texts:
-                    number += 1
-                    yield Document(text=text, source=f"{Path(source.url).name} {number}", offset=number)
-                if parsed.rejects:
-                    raise DocumentError(parsed.rejects[0].sentence())
-        finally:
-            reader.close()
+        for number, text in enumerate(ingest_texts(source.url, strict=True), start=1):
+            name = f"{Path(source.url).name} {number}"
+            yield Document(text=text.encode("utf-8"), source=name, offset=number)
 
 
 def _name(sources: Sequence[Source]) -> str:

@@ -156,7 +156,7 @@ def _what_ran(run: RunFiles) -> str:
 
 def _definitions(pairs: Iterable[tuple[str, str]]) -> str:
     return "".join(
-        f"<dt>{escape(name)}</dt><dd>{f'<code>{escape(value)}</code>' if name == 'command' else escape(value)}</dd>"
+        f'<dt>{escape(name)}</dt><dd class="{"code" if name == "command" else "text"}">{escape(value)}</dd>'
         for name, value in pairs
     )
 

@@ -120,7 +120,7 @@ def _path(points: Sequence[Point], frame: _Frame) -> str:
 
 
 def thin(points: Sequence[Point], columns: int) -> Sequence[Point]:
-    """A long line with only the lowest and highest point of every pixel column; looks the same, stays small."""
+    """The lowest and the highest point of each pixel column: a long line looks the same, and is smaller."""
     if len(points) <= 2 * columns:
         return points
     kept: list[Point] = []

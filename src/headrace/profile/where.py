@@ -59,7 +59,7 @@ def sentence(stages: Sequence[StageTime]) -> str:
     ...     )
     ... )
     The run spent 93 % of its 1 min 40 s in compute; 6 % writing checkpoints, 1 % waiting for data. Reading \
-took 0.5 s in the background, hidden behind compute.
+took 500 ms in the background, hidden behind compute.
     """
     top = slowest(stages)
     if top is None:
@@ -103,7 +103,7 @@ def duration(seconds: float) -> str:
     >>> [duration(s) for s in (0.0123, 3.21, 59.96, 100, 7500)]
     ['12.3 ms', '3.2 s', '1 min 00 s', '1 min 40 s', '2 h 05 min']
     """
-    if seconds < 0.0995:
+    if seconds < 0.9995:
         return f"{seconds * 1e3:.3g} ms"
     if seconds < 9.95:
         return f"{seconds:.1f} s"

@@ -1,0 +1,67 @@
+"""Seconds by stage are named in words that are true."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.profile.where import StageTime, duration, percent, sentence, slowest, wall_seconds
+
+NAMES = [
+    "reading",
+    "decoding",
+    "waiting",
+    "compute",
+    "evaluation",
+    "checkpoint",
+    "generating",
+    "output",
+    "other",
+]
+STAGES = st.lists(
+    st.builds(StageTime, name=st.sampled_from(NAMES), seconds=st.floats(0, 1e6), overlaps=st.booleans()),
+    unique_by=lambda stage: stage.name,
+)
+
+
+@given(stages=STAGES)
+def test_the_slowest_stage_is_one_that_the_run_stood_still_for(stages):
+    top = slowest(stages)
+    if top is None:
+        assert wall_seconds(stages) == 0
+    else:
+        assert not top.overlaps
+        assert all(stage.seconds <= top.seconds for stage in stages if not stage.overlaps)
+        assert f"spent {percent(top.seconds / wall_seconds(stages))} of its" in sentence(stages)
+        assert top.doing in sentence(stages).partition(";")[0]
+
+
+def test_a_run_bound_by_its_data_says_what_the_data_waited_for():
+    stages = [
+        StageTime(name="reading", seconds=9.0, overlaps=True),
+        StageTime(name="decoding", seconds=30.0, overlaps=True),
+        StageTime(name="waiting", seconds=40.0),
+        StageTime(name="compute", seconds=10.0),
+    ]
+    assert sentence(stages) == (
+        "The run spent 80 % of its 50 s waiting for data; 20 % in compute. "
+        "What it waited for is decoding: 30 s of work in the background."
+    )
+
+
+def test_nothing_timed_is_said_so():
+    assert sentence([]) == "Nothing was timed yet."
+
+
+@given(seconds=st.floats(0, 1e7))
+def test_a_duration_reads_back_as_what_it_was(seconds):
+    """Within the precision that is shown: three digits, or the last unit."""
+    units = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+    words = duration(seconds).split()
+    read = sum(float(number) * units[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
+    assert abs(read - seconds) <= max(0.06 * seconds, 1e-9)
+
+
+@given(share=st.floats(0, 1))
+def test_a_share_that_is_not_zero_is_never_shown_as_zero(share):
+    assert (percent(share) in ("0 %", "0.0 %")) == (share == 0)
