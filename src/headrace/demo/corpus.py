@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, Self
 
 import orjson
-import xxhash
 
 from headrace.demo.texts import python_documents, python_files, standard_library
 from headrace.errors import SourceError
@@ -114,15 +113,14 @@ def _split(
     """Deal the documents out; True when some were left out for size."""
     last: Document | None = None
     done = 0
-    for document in documents:
+    for number, document in enumerate(documents, start=1):
         if done + len(document.text) > MAX_BYTES and done:
             capped = True
             break
         done += len(document.text)
         if progress is not None:
             progress(min(done, total or done), total, document.source)
-        # By its own text: the split does not depend on names, order or what else there is.
-        if xxhash.xxh3_64_intdigest(document.text) % _ONE_IN == 0:
+        if number % _ONE_IN == 0:
             held_out.write(document)
             continue
         if last is not None:
