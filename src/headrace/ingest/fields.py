@@ -1,0 +1,71 @@
+"""What the user asked for of each document -> the rules that all formats share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import orjson
+
+TextMode: TypeAlias = Literal["auto", "file", "line", "block"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fields:
+    """Which part of a record is its text, and what is kept beside it."""
+
+    text: str = "text"
+    """Name of the field or column; a dotted name (a.b) looks inside objects."""
+    keep: tuple[str, ...] = ()
+    """Other fields kept as metadata: strings as they are, anything else as JSON."""
+    max_bytes: int = 16 << 20
+    """Longer documents are rejected."""
+
+    @property
+    def max_record_bytes(self) -> int:
+        r"""Longer records are rejected unread: JSON writes three bytes of UTF-8 as six (\uXXXX)."""
+        return 2 * self.max_bytes + (64 << 10)
+
+
+def as_metadata(value: Any) -> str | None:
+    """A kept value as a string: one type for a column, whatever the sources hold."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def lookup(record: Any, name: str) -> Any:
+    """A field by name; a dotted name looks inside objects. None where there is none."""
+    if isinstance(record, dict) and name in record:
+        return record[name]
+    for part in name.split("."):
+        if not isinstance(record, dict):
+            return None
+        record = record.get(part)
+    return record
+
+
+def utf8_fault(text: bytes) -> int | None:
+    """Byte of the first fault in what should be UTF-8; None when there is none."""
+    if text.isascii():
+        return None
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return None
+
+
+def too_long(nbytes: int, fields: Fields) -> str:
+    """The detail of a reject for length."""
+    return f"document of {nbytes:,} bytes; the limit is {fields.max_bytes:,} (max_document_bytes)"
+
+
+def too_long_record(nbytes: int, fields: Fields) -> str:
+    """The detail of a reject for a record's length."""
+    return (
+        f"record of {nbytes:,} bytes; at most {fields.max_record_bytes:,} are read "
+        f"(twice max_document_bytes, {fields.max_bytes:,})"
+    )

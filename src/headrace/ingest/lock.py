@@ -1,0 +1,49 @@
+"""A local folder -> the right to write into it, for one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from headrace.errors import ConfigError
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold a lock file; the system lets go of it when the process dies, however it dies.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _locked(path)
+    try:
+        yield
+    finally:
+        # Unlinked while held: whoever waits for this file sees that it is gone, and makes its own.
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a half-done job keeps its folder
+            path.parent.rmdir()
+        os.close(handle)
+
+
+def _locked(path: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(handle)
+            raise ConfigError(
+                f"{path.parent.parent}: another ingest is writing to it (process {holder}). "
+                f"Wait for it, or stop it; its work is kept"
+            ) from None
+        if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
+            os.truncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
+            return handle
+        os.close(handle)

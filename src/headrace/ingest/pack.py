@@ -1,0 +1,75 @@
+"""Ids of texts -> one run of tokens in the stored type, each document closed by the end-of-document id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.tokens.protocol import Ids, Offsets
+
+
+class Packer:
+    """Tokens of one shard as they come; its memory is used again for the next shard.
+
+    Fresh memory costs more than the copy itself (first-touch page faults run at 1.3 GB/s), so nothing is
+    allocated per batch but a mask.
+
+    >>> packer = Packer(np.dtype("uint16"), eos_id=256)
+    >>> packer.add(np.array([7, 8, 9], np.uint32), np.array([0, 1, 3]))
+    >>> packer.tokens.tolist(), packer.document_ends.tolist()
+    ([7, 256, 8, 9, 256], [2, 5])
+    """
+
+    def __init__(
+        self, dtype: np.dtype[np.unsignedinteger[Any]], *, eos_id: int, capacity: int = 1 << 20
+    ) -> None:
+        self._eos_id = eos_id
+        self._tokens = np.empty(capacity, dtype=dtype)
+        self._mask = np.empty(capacity, dtype=np.bool_)
+        self._size = 0
+        self._ends: list[npt.NDArray[np.int64]] = []
+
+    @property
+    def tokens(self) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Tokens so far, 1-D, in the stored type; valid until the next call."""
+        return self._tokens[: self._size]
+
+    @property
+    def document_ends(self) -> npt.NDArray[np.int64]:
+        """One past each end-of-document, int64 [documents]."""
+        return np.concatenate(self._ends) if self._ends else np.empty(0, dtype=np.int64)
+
+    def add(self, ids: Ids, offsets: Offsets) -> None:
+        """Append texts.
+
+        Args:
+            ids: uint32 [total], none of them the end of document, all below the vocabulary's size.
+            offsets: int64 [documents + 1].
+        """
+        documents = len(offsets) - 1
+        size = len(ids) + documents
+        self._reserve(size)
+        out = self._tokens[self._size : self._size + size]
+        ends = offsets[1:] + np.arange(1, documents + 1)
+        mask = self._mask[:size]
+        mask.fill(True)
+        mask[ends - 1] = False
+        out[mask] = ids
+        out[ends - 1] = self._eos_id
+        self._ends.append(ends + self._size)
+        self._size += size
+
+    def clear(self) -> None:
+        """Start the next shard."""
+        self._size = 0
+        self._ends.clear()
+
+    def _reserve(self, size: int) -> None:
+        if len(self._mask) < size:
+            self._mask = np.empty(2 * size, dtype=np.bool_)
+        if len(self._tokens) < self._size + size:
+            grown = np.empty(max(2 * len(self._tokens), self._size + size), dtype=self._tokens.dtype)
+            grown[: self._size] = self._tokens[: self._size]
+            self._tokens = grown

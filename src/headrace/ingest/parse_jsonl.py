@@ -1,0 +1,81 @@
+"""A block of JSON lines -> texts, and what is wrong with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import simdjson
+
+from headrace.ingest.document import Parsed, Reject
+from headrace.ingest.fields import Fields, as_metadata, lookup, too_long_record
+from headrace.ingest.json_text import Fault, text_of_json
+from headrace.ingest.records import Block
+
+# Whatever simdjson refuses, the careful way looks at again; whatever it accepts is accepted there as well.
+_FAULTS = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+
+
+class JsonLines:
+    """Texts of JSON lines; holds a parser that is used again and again."""
+
+    def __init__(self, url: str, fields: Fields) -> None:
+        self._url = url
+        self._fields = fields
+        self._parser = simdjson.Parser()
+
+    def parse(self, block: Block, *, lines_before: int) -> Parsed:
+        """Parse whole lines.
+
+        Args:
+            block: from `Records` cut by lines.
+            lines_before: lines already read of this unit.
+        """
+        if block.oversized:
+            detail = too_long_record(block.nbytes, self._fields)
+            reject = self._reject(block.offset, lines_before, "too_long", detail)
+            return Parsed(texts=[], rejects=[reject], nbytes=block.nbytes, lines=block.newlines)
+        lines = block.data.split(b"\n")
+        texts = None
+        if not self._fields.keep and len(block.data) <= self._fields.max_bytes:
+            texts = self._all_good(lines)
+        parsed = Parsed(texts=texts or [], nbytes=len(block.data), lines=len(lines) - 1)
+        if texts is None:
+            self._one_by_one(block.offset, lines, lines_before, parsed)
+        return parsed
+
+    def _all_good(self, lines: Sequence[bytes]) -> list[bytes] | None:
+        """Texts of lines without a fault; None at the first fault, for the careful way to name it."""
+        name = self._fields.text
+        parse: Any = self._parser.parse
+        try:
+            texts: list[bytes] = [parse(line)[name].encode() for line in lines if line]
+        except _FAULTS:
+            return None
+        return texts if all(texts) else None
+
+    def _one_by_one(self, offset: int, lines: Sequence[bytes], lines_before: int, parsed: Parsed) -> None:
+        keep = self._fields.keep
+        parsed.meta = {name: [] for name in keep}
+        for index, line in enumerate(lines, lines_before):
+            if line and not line.isspace():
+                got = self._record(line)
+                if isinstance(got, Fault):
+                    parsed.rejects.append(self._reject(offset + got.at, index, got.reason, got.detail))
+                elif got[1]:
+                    parsed.texts.append(got[1])
+                    for name in keep:
+                        parsed.meta[name].append(as_metadata(lookup(got[0], name)))
+                else:
+                    parsed.empty += 1
+            offset += len(line) + 1
+
+    def _record(self, line: bytes) -> tuple[Any, bytes] | Fault:
+        if not self._fields.keep and len(line) <= self._fields.max_bytes:
+            alone = self._all_good([line])
+            if alone is not None:
+                return None, alone[0]
+        return text_of_json(line, self._fields)
+
+    def _reject(self, offset: int, index: int, reason: str, detail: str) -> Reject:
+        return Reject(source=self._url, offset=offset, line=index + 1, reason=reason, detail=detail)

@@ -1,0 +1,144 @@
+"""A source and a range -> its documents, whatever its format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from headrace.ingest.cuts import Cut, Lines, Scanned, Whole, blank_line_ends, csv_row_ends, json_object_ends
+from headrace.ingest.document import Parsed
+from headrace.ingest.fields import Fields, TextMode
+from headrace.ingest.open import Stream, read_head
+from headrace.ingest.parse_csv import DelimitedRows
+from headrace.ingest.parse_json import JsonObjects
+from headrace.ingest.parse_jsonl import JsonLines
+from headrace.ingest.parse_text import PlainText
+from headrace.ingest.records import Block, Records
+from headrace.ingest.sources import Source
+from headrace.ingest.tables import ArrowBatches, ParquetGroups
+from headrace.ingest.tarfiles import TarSamples
+from headrace.stats import Stats
+
+WHOLE_TEXT_BYTES = 1 << 20
+"""Mode auto: a text file of at most this size is one document, a longer one is cut at blank lines."""
+
+
+class Reader(Protocol):
+    """Documents of one file, by ranges."""
+
+    @property
+    def at_end(self) -> bool:
+        """Was the last document read?"""
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Parsed]:
+        """Documents that start in [start, stop): bytes, row groups or record batches, by format."""
+
+    def stored_position(self) -> int:
+        """Stored bytes read so far."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class _Parser(Protocol):
+    def parse(self, block: Block, *, lines_before: int) -> Parsed: ...
+
+
+class RecordReader:
+    """Blocks of records, parsed."""
+
+    def __init__(self, records: Records, parser: _Parser, stats: Stats) -> None:
+        self._records = records
+        self._parser = parser
+        self._stats = stats
+
+    @property
+    def at_end(self) -> bool:
+        """See `Reader`."""
+        return self._records.at_end
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Parsed]:
+        """See `Reader`."""
+        lines = 0
+        blocks = self._records.read(start, stop)
+        while True:
+            with self._stats.busy("read"):
+                block = next(blocks, None)
+            if block is None:
+                return
+            with self._stats.busy("parse", nbytes=len(block.data)):
+                parsed = self._parser.parse(block, lines_before=lines)
+            lines += parsed.lines
+            yield parsed
+
+    def stored_position(self) -> int:
+        """See `Reader`."""
+        return self._records.stored_position()
+
+    def close(self) -> None:
+        """See `Reader`."""
+        self._records.close()
+
+
+def open_reader(source: Source, fields: Fields, text_mode: TextMode, stats: Stats) -> Reader:
+    """The reader for a source's format; it counts what it does in `stats`.
+
+    Raises:
+        SourceError: missing, damaged, or without the columns that are wanted.
+    """
+    url = source.url
+    if source.format == "parquet":
+        return ParquetGroups(url, fields)
+    if source.format == "arrow":
+        return ArrowBatches(url, fields)
+    if source.format == "tar":
+        return TarSamples(url, source.compression, fields)
+    cut, parser = _cut_and_parser(source, fields, text_mode)
+    records = Records(
+        lambda start: Stream(url, source.compression, start=start),
+        cut,
+        url=url,
+        seekable=source.compression == "none",
+        max_record_bytes=fields.max_record_bytes,
+    )
+    return RecordReader(records, parser, stats)
+
+
+def is_seekable(source: Source, text_mode: TextMode) -> bool:
+    """Can ranges of its bytes be read without what stands before them?"""
+    by_line = source.format == "jsonl" or (source.format == "text" and text_mode == "line")
+    return by_line and source.compression == "none"
+
+
+def _cut_and_parser(source: Source, fields: Fields, text_mode: TextMode) -> tuple[Cut, _Parser]:
+    url = source.url
+    if source.format == "jsonl":
+        return Lines(), JsonLines(url, fields)
+    if source.format == "json":
+        return Scanned(json_object_ends, resumable=False), JsonObjects(url, fields)
+    if source.format in ("csv", "tsv"):
+        comma = source.format == "csv"
+        header = _header(source, Scanned(csv_row_ends, resumable=False) if comma else Lines())
+        cut: Cut = Scanned(csv_row_ends, resumable=False) if comma else Lines()
+        return cut, DelimitedRows(url, fields, header=header, delimiter="," if comma else "\t")
+    mode = text_mode if text_mode != "auto" else _text_mode(source)
+    text_cut: dict[str, Cut] = {
+        "line": Lines(),
+        "file": Whole(),
+        "block": Scanned(blank_line_ends, resumable=True),
+    }
+    return text_cut[mode], PlainText(url, fields, mode=mode)
+
+
+def _text_mode(source: Source) -> str:
+    return (
+        "file"
+        if len(read_head(source.url, source.compression, WHOLE_TEXT_BYTES + 1)) <= WHOLE_TEXT_BYTES
+        else "block"
+    )
+
+
+def _header(source: Source, cut: Cut) -> bytes:
+    head = bytearray(read_head(source.url, source.compression, 1 << 20).removeprefix(b"\xef\xbb\xbf"))
+    end = cut.first_end(head, 0, len(head))
+    return bytes(head[: len(head) if end is None else end])

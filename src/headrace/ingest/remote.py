@@ -1,0 +1,125 @@
+"""s3://, gs://, az://, http(s)://, file:// and memory:// sources -> files that seek and read ahead."""
+
+from __future__ import annotations
+
+import io
+from fnmatch import fnmatchcase
+
+from headrace.errors import SourceError
+from headrace.store.blob import Blob, Unavailable, open_blob
+
+READ_AHEAD_BYTES = 8 << 20
+_GLOB = "*?["
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """URL of the folder, and the last part: what a blob is opened with, and a name in it."""
+    folder, _, name = url.rpartition("/")
+    if not name or folder.endswith(":/"):
+        raise SourceError(f"{url}: wanted the URL of a file, such as s3://bucket/folder/file.jsonl.gz")
+    return folder, name
+
+
+def expand_url(pattern: str) -> list[str]:
+    """URLs of the objects that a URL, a pattern with * ? [ or a folder stands for, sorted.
+
+    `*` matches any characters but '/', `**` any.
+    """
+    scheme, _, rest = pattern.partition("://")
+    parts = rest.split("/")
+    fixed = next((i for i, part in enumerate(parts) if any(c in part for c in _GLOB)), None)
+    if fixed is None:
+        if not pattern.endswith("/") and _exists(pattern):
+            return [pattern]
+        root = pattern.rstrip("/")
+        return [f"{root}/{name}" for name in _list(root)]
+    root = f"{scheme}://{'/'.join(parts[:fixed])}"
+    return [f"{root}/{name}" for name in _list(root) if _matches(name.split("/"), parts[fixed:])]
+
+
+def _matches(name: list[str], pattern: list[str]) -> bool:
+    if not pattern or not name:
+        return not pattern and not name
+    if pattern[0] == "**":
+        return _matches(name, pattern[1:]) or _matches(name[1:], pattern)
+    return fnmatchcase(name[0], pattern[0]) and _matches(name[1:], pattern[1:])
+
+
+def _exists(url: str) -> bool:
+    folder, name = split_url(url)
+    try:
+        open_blob(folder).size(name)
+    except FileNotFoundError:
+        return False
+    except (Unavailable, OSError) as error:
+        raise SourceError(f"{url}: {error}") from error
+    return True
+
+
+def _list(root: str) -> list[str]:
+    try:
+        return open_blob(root).list()
+    except FileNotFoundError:
+        return []
+    except (Unavailable, OSError) as error:
+        raise SourceError(f"{root}: cannot be listed: {error}") from error
+
+
+class RemoteFile(io.RawIOBase):
+    """An object as a file: reads forward in pieces of 8 MiB, seeks anywhere."""
+
+    def __init__(self, url: str, *, read_ahead_bytes: int = READ_AHEAD_BYTES) -> None:
+        self._url = url
+        folder, self._name = split_url(url)
+        self._blob: Blob = open_blob(folder)
+        self._ahead_bytes = read_ahead_bytes
+        self._position = 0
+        self._piece_at = 0
+        self._piece = memoryview(b"")
+        try:
+            self._size = self._blob.size(self._name)
+        except (OSError, Unavailable) as error:
+            raise SourceError(f"{url}: {error}") from error
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """The current byte."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a byte; nothing is read."""
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        """Fill some of the buffer; 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        at = self._position - self._piece_at
+        if not 0 <= at < len(self._piece):
+            if self._position >= self._size or not len(view):
+                return 0
+            self._piece = memoryview(self._fetch(self._position, max(len(view), self._ahead_bytes)))
+            self._piece_at, at = self._position, 0
+        n = min(len(view), len(self._piece) - at)
+        view[:n] = self._piece[at : at + n]
+        self._position += n
+        return n
+
+    def _fetch(self, start: int, size: int) -> bytes:
+        stop = min(start + size, self._size)
+        try:
+            data = bytes(self._blob.get_range(self._name, start, stop))
+        except (OSError, Unavailable) as error:
+            raise SourceError(f"{self._url}: bytes {start} to {stop}: {error}") from error
+        if not data:
+            raise SourceError(
+                f"{self._url}: is shorter than it was: no byte at {start}, its size was {self._size}"
+            )
+        return data

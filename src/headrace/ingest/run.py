@@ -1,0 +1,337 @@
+"""Files, globs, directories, URLs -> a store: the job from its start to the manifest."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from headrace.errors import ConfigError, DocumentError, SpaceError
+from headrace.ingest.fields import Fields, TextMode
+from headrace.ingest.finish import check_documents, commit, lines_before, placed, sentence, total
+from headrace.ingest.job import Job, check_place, check_same_job, check_same_store, past_jobs
+from headrace.ingest.journal import LOCK, ROOT, Journal
+from headrace.ingest.local import EngineMismatchError, run_units
+from headrace.ingest.lock import only_writer
+from headrace.ingest.options import SHARD_TEXT_BYTES, Options
+from headrace.ingest.plan import plan_tracks
+from headrace.ingest.record import UnitRecord
+from headrace.ingest.schedule import Schedule
+from headrace.ingest.sources import find_sources
+from headrace.ingest.summary import IngestSummary
+from headrace.ingest.work import Progress, StrictStop
+from headrace.store import Blob, open_blob
+from headrace.store.blob import LocalBlob, MemoryBlob
+from headrace.store.commit import current_manifest
+from headrace.store.format import MANIFEST
+from headrace.tokens import Tokenizer, load_tokenizer
+
+Progressing: TypeAlias = Callable[[int, int | None, str], None]
+
+BYTES_PER_WORKER = 16 << 20
+"""Sources a process is worth starting for; only the default number of workers depends on it."""
+
+
+def ingest(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    tokenizer: str | os.PathLike[str] | Tokenizer = "byte",
+    codec: str = "zstd",
+    workers: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    text_field: str = "text",
+    text_mode: TextMode = "auto",
+    keep: Sequence[str] = (),
+    strict: bool = False,
+    max_reject_share: float = 0.05,
+    max_document_bytes: int = 16 << 20,
+    shard_text_bytes: int = SHARD_TEXT_BYTES,
+    block_tokens: int = 65_536,
+    append: bool = False,
+    restart: bool = False,
+    progress: Progressing | None = None,
+) -> IngestSummary:
+    """Turn raw text into a store, as a job that can be killed at any moment and goes on where it was.
+
+    The bytes of the store depend on sources, options and tokenizer alone: not on the number of workers, not on
+    how often the job was interrupted. Until the manifest is written, last of all, there is no store.
+
+    Args:
+        sources: files, globs, directories, URLs (s3, gs, az, http(s)) of .txt, .jsonl, .json, .csv, .tsv,
+            .parquet, Arrow or Feather, Hugging Face datasets directories, WebDataset tars; plain, or packed
+            by gzip, zstd, xz, bzip2 or lz4, which is told by the first bytes.
+        out: the store: a directory or a URL.
+        tokenizer: byte, gpt2, cl100k_base, o200k_base, a path (see `load_tokenizer`), or a tokenizer.
+        codec: none, lz4 or zstd.
+        workers: processes; None takes the cores, and fewer for small sources.
+        engine: local, or ray: the same units on a Ray cluster.
+        text_field: field or column with the text; a dotted name looks inside objects.
+        text_mode: what a document of a text file is: file, line, block (separated by blank lines), or auto:
+            a file up to 1 MiB is one document, a longer one is cut at blank lines.
+        keep: other fields, kept as metadata of each document (as strings; anything else as JSON).
+        strict: stop at the first bad document instead of listing it.
+        max_reject_share: fail if more than this share of the documents is bad.
+        max_document_bytes: longer documents are rejected.
+        shard_text_bytes: text in a shard, and in a unit of work.
+        block_tokens: tokens in a block of a shard.
+        append: add files that the store has not seen; what is there keeps its rows.
+        restart: forget a half-done job or a store at `out`, and start over.
+        progress: called with (source bytes done, source bytes in all, a note).
+
+    Returns:
+        Counts of the whole job, and where the time went.
+
+    Raises:
+        SourceError: a source is missing, truncated, not what its name says, or there are no documents.
+        DocumentError: strict and a document is bad, or too many are.
+        TokenizerError: the tokenizer cannot be found or trusted.
+        ConfigError: an option makes no sense, or `out` is taken.
+        ResumeError: a half-done job at `out` was asked for something else.
+        SpaceError: the device is full; run the same command again when there is room.
+    """
+    started = time.perf_counter()
+    options = Options(
+        fields=Fields(text=text_field, keep=tuple(keep), max_bytes=max_document_bytes),
+        text_mode=text_mode,
+        codec=codec,
+        block_tokens=block_tokens,
+        shard_text_bytes=shard_text_bytes,
+    )
+    _check(workers=workers, engine=engine, max_reject_share=max_reject_share, append=append, restart=restart)
+    wanted = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    found = find_sources(wanted)
+    chosen = load_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
+    blob = open_blob(out)
+    with _only_writer(blob), _space_errors(blob):
+        if restart:
+            _forget(blob)
+        check_place(blob)
+        job = Job(sources=tuple(found), options=options, tokenizer=chosen, generation=0)
+        run = _Run(blob=blob, started=started, progress=progress, strict=strict)
+        return run.do(job, workers=workers, append=append, max_reject_share=max_reject_share)
+
+
+def _check(*, workers: int | None, engine: str, max_reject_share: float, append: bool, restart: bool) -> None:
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers is {workers}; wanted 1 or more")
+    if engine not in ("local", "ray"):
+        raise ConfigError(f"engine is {engine!r}; wanted local or ray")
+    if not 0 <= max_reject_share <= 1:
+        raise ConfigError(f"max_reject_share is {max_reject_share}; wanted a share between 0 and 1")
+    if append and restart:
+        raise ConfigError("append adds to a store and restart throws it away; wanted one of them")
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One call of `ingest`."""
+
+    blob: Blob
+    started: float
+    progress: Progressing | None
+    strict: bool
+    notes: list[str] = field(default_factory=list)
+
+    def do(self, job: Job, *, workers: int | None, append: bool, max_reject_share: float) -> IngestSummary:
+        """Begin, go on, add, or find that there is nothing to do."""
+        journal = Journal(self.blob)
+        manifest = current_manifest(self.blob)
+        half_done = journal.job()
+        if manifest is not None:
+            past = past_jobs(self.blob, manifest)
+            if half_done is not None and half_done["generation"] < len(past):
+                journal.clear()  # killed between the manifest and the end
+                half_done = None
+            if append:
+                known = {source["fingerprint"] for one in past for source in one["sources"]}
+                new = tuple(source for source in job.sources if source.fingerprint not in known)
+                if len(new) < len(job.sources):
+                    self.notes.append(f"{len(job.sources) - len(new)} sources were in the store already")
+                job = replace(job, sources=new, generation=len(past))
+                if not new:
+                    return self._summary(job, (), snapshot=manifest.snapshot, resumed=0, workers=0)
+            elif half_done is None or half_done["generation"] == 0:
+                check_same_store(self.blob, past[-1] if len(past) == 1 else _joined(past), job.to_json())
+                self.notes.append("the store was there already, made by the same command")
+                return self._summary_of_store(job, manifest.snapshot, manifest.extra["ingest"])
+        if half_done is None:
+            journal.clear()
+            journal.start(job.to_json())
+        else:
+            check_same_job(self.blob, half_done, job.to_json())
+        records = journal.records()
+        resumed = len(records)
+        if resumed:
+            self.notes.append(f"went on after {resumed} units of an earlier run")
+        # What is in this process's memory, other processes do not see.
+        workers = 1 if isinstance(self.blob, MemoryBlob) else workers or _default_workers(job)
+        schedule, records = self._units(job, records, workers)
+        records = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
+        check_documents(job, self.blob, records, max_reject_share)
+        snapshot = commit(job, self.blob, records)
+        journal.clear()
+        return self._summary(job, records, snapshot=snapshot, resumed=resumed, workers=workers)
+
+    def _units(self, job: Job, records: list[UnitRecord], workers: int) -> tuple[Schedule, list[UnitRecord]]:
+        """Do what is left; the schedule then knows which records belong to the store."""
+        journal = Journal(self.blob)
+        tracks = plan_tracks(job.sources, job.options)
+        schedule = Schedule(tracks, records)
+        meter = _Meter(self.progress, total=sum(source.nbytes for source in job.sources))
+        for record in records:
+            meter.done(record)
+
+        def heard(kind: str, value: Any) -> None:
+            if kind == "progress":
+                meter.passed(value)
+            elif kind == "done":
+                records.append(value)
+            elif kind == "proven":
+                journal.prove()
+
+        try:
+            run_units(job, self.blob, schedule, workers=workers, strict=self.strict, heard=heard)
+        except EngineMismatchError as error:
+            journal.forget_units()
+            reference = replace(job, tokenizer=job.tokenizer.as_reference())
+            self.notes.append(
+                f"the fast tokenizer engine is not exact on this corpus ({error}); "
+                f"{reference.tokenizer.engine} is used instead"
+            )
+            return self._units(reference, [], workers)
+        except StrictStop as stop:
+            lines = lines_before(records, stop.track, stop.part)
+            reject = placed(stop.reject, lines)
+            raise DocumentError(sentence(reject)) from None
+        meter.finish()
+        return schedule, records
+
+    def _summary(
+        self, job: Job, records: Sequence[UnitRecord], *, snapshot: int, resumed: int, workers: int
+    ) -> IngestSummary:
+        entries = [shard for record in records for shard in record.shards]
+        stages: dict[str, float] = {}
+        for record in records:
+            for stage, seconds in record.seconds.items():
+                stages[stage] = stages.get(stage, 0.0) + seconds
+        return IngestSummary(
+            out=self.blob.url,
+            snapshot=snapshot,
+            documents=sum(record.documents for record in records),
+            tokens=sum(record.tokens for record in records),
+            bytes_in=sum(record.text_bytes for record in records),
+            source_bytes=sum(source.nbytes for source in job.sources),
+            store_bytes=sum(entry.nbytes for entry in entries),
+            num_sources=len(job.sources),
+            num_shards=len(entries),
+            rejects=dict(total(record.rejected for record in records)),
+            dropped=dict(total(record.dropped for record in records)),
+            tokenizer=job.tokenizer.name,
+            tokenizer_engine=job.tokenizer.engine,
+            workers=workers,
+            wall_s=time.perf_counter() - self.started,
+            stages=stages,
+            units=len(records),
+            units_resumed=resumed,
+            notes=tuple(self.notes),
+        )
+
+    def _summary_of_store(self, job: Job, snapshot: int, past: Sequence[Mapping[str, Any]]) -> IngestSummary:
+        """The counts of the jobs that made a store that was there already."""
+        return IngestSummary(
+            out=self.blob.url,
+            snapshot=snapshot,
+            documents=sum(one["documents"] for one in past),
+            tokens=sum(one["tokens"] for one in past),
+            bytes_in=sum(one["text_bytes"] for one in past),
+            source_bytes=sum(one["source_bytes"] for one in past),
+            store_bytes=sum(one["shard_bytes"] for one in past),
+            num_sources=sum(one["sources"] for one in past),
+            num_shards=sum(one["shards"] for one in past),
+            rejects=dict(total(one["rejected"] for one in past)),
+            dropped=dict(total(one["dropped"] for one in past)),
+            tokenizer=job.tokenizer.name,
+            tokenizer_engine=job.tokenizer.engine,
+            workers=0,
+            wall_s=time.perf_counter() - self.started,
+            notes=tuple(self.notes),
+        )
+
+
+def _joined(past: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several jobs that made one store, as one."""
+    return {**past[0], "sources": [source for one in past for source in one["sources"]]}
+
+
+def _default_workers(job: Job) -> int:
+    size = sum(source.nbytes * (1 if source.compression == "none" else 4) for source in job.sources)
+    return max(1, min(len(os.sched_getaffinity(0)), size // BYTES_PER_WORKER))
+
+
+def _only_writer(blob: Blob) -> AbstractContextManager[None]:
+    return only_writer(blob.root / LOCK) if isinstance(blob, LocalBlob) else nullcontext()
+
+
+@contextmanager
+def _space_errors(blob: Blob) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SpaceError(
+                f"{error.filename or blob.url}: no space left on the device. What is done is kept: "
+                f"free some room and run the same command again"
+            ) from error
+        raise
+
+
+def _forget(blob: Blob) -> None:
+    """Delete a store, or a half-done one: first what makes it a store."""
+    if current_manifest(blob) is None and Journal(blob).job() is None:
+        return
+    blob.delete(MANIFEST)
+    Journal(blob).clear()
+    for name in blob.list():
+        if not name.startswith(f"{ROOT}/"):
+            blob.delete(name)
+
+
+class _Meter:
+    """What workers report -> the caller's progress."""
+
+    def __init__(self, progress: Progressing | None, *, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._stored = self._text = self._documents = self._tokens = 0
+        self._resumed_text = 0
+        self._start = time.perf_counter()
+        if progress is not None:
+            progress(0, total, "starting")
+
+    def done(self, record: UnitRecord) -> None:
+        """A unit of an earlier run."""
+        self._stored += record.stored_bytes
+        self._resumed_text += record.text_bytes
+        self._documents += record.documents
+        self._tokens += record.tokens
+
+    def passed(self, passed: Progress) -> None:
+        """A worker has got on."""
+        self._stored += passed.stored_bytes
+        self._text += passed.text_bytes
+        self._documents += passed.documents
+        self._tokens += passed.tokens
+        if self._progress is not None:
+            seconds = max(time.perf_counter() - self._start, 1e-9)
+            note = f"{self._text / 1e6 / seconds:.0f} MB/s, {self._documents:,} documents, {self._tokens:,} tokens"
+            self._progress(min(self._stored, self._total), self._total, note)
+
+    def finish(self) -> None:
+        """All units are done."""
+        self._stored = self._total
+        self.passed(Progress())
