@@ -60,8 +60,8 @@ class Prediction:
 class Batch:
     """One rank's rows of one global batch. B rows, T = seq_len; the arrays are this batch's own, for ever.
 
-    `input_ids` and `labels` are widened when they are first asked for, in one pass; they are views of one
-    [B, T + 1] buffer, so use `.reshape(-1)`, not `.view(-1)`.
+    `input_ids` and `labels` are widened when they are first asked for. Where padding-free batches were asked
+    for, they and the ids of documents and positions are [1, N], the pieces of documents one after the other.
     """
 
     __slots__ = (
@@ -83,7 +83,7 @@ class Batch:
     def __init__(
         self,
         *,
-        tokens: NDArray[Any],
+        tokens: Any,
         position: int,
         epoch: int,
         step: int,
@@ -91,7 +91,7 @@ class Batch:
         global_rows: int,
         rows: NDArray[np.int64],
         sources: NDArray[np.int64] | None,
-        widen: Callable[[NDArray[Any]], tuple[Any, Any]],
+        widen: Callable[[Any], tuple[Any, Any]],
         document_ids: Any = None,
         position_ids: Any = None,
         cu_seqlens: Any = None,

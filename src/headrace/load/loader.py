@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal, Self
+import time
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
-
-from headrace.errors import ConfigError, OrderError
-from headrace.load.buffers import BufferPool
+from headrace.errors import ConfigError, OrderError, WorkerError
+from headrace.load.batches import BatchMaker, Wanted
+from headrace.load.choose import ShuffleChoice, cores, is_mapped, is_remote, order_name, row_order
+from headrace.load.device import DevicePlace
+from headrace.load.hints import Hints
+from headrace.load.host import Framework, HostPlace, use_torch
 from headrace.load.indices import BatchIndex, IndexStream, Last
 from headrace.load.mixture import Mixture
+from headrace.load.packed import PackedRows
 from headrace.load.ranks import data_rank
 from headrace.load.rows import ConcatenatedRows
-from headrace.load.widen import Framework, widener
+from headrace.load.stages import Pipeline
 from headrace.order.cursor import OrderSpec, position_from_state, state_from_position
-from headrace.order.stream import RowOrder, Shuffle
+from headrace.order.ranks import rank_slice
 from headrace.stats import Stats
-from headrace.types import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from headrace.store import Store
+    from headrace.types import Batch
 
 
 class Loader:
@@ -30,20 +37,40 @@ class Loader:
 
     Iterating yields this rank's rows of one global batch after another, and continues where it stopped: the
     state is one position, committed when a batch is taken. At the end of the last epoch iteration stops, and
-    `seek(0)` begins again.
+    stays stopped; `seek(0)` begins again.
 
     Args:
         source: a Store, or a Mixture from `mix`.
         seq_len: T, input tokens per row.
-        batch_size: rows per global batch, over all ranks.
+        batch_size: rows per global batch, over all ranks. A multiple of the ranks gives every rank the same
+            number; otherwise they differ by one.
         seed: any int; names the order.
         epochs: passes over all rows; None is endless. Batches run across the end of an epoch, so that every
             row is read once per epoch and only the run's very last batch can be partial.
-        rank, world_size: this data-parallel rank and their number; by default torch.distributed's where it is
-            initialised, else torchrun's RANK and WORLD_SIZE, else 0 and 1.
-        shuffle: "auto", "global", "blocks" or "none".
-        last: the run's last, partial batch: "keep" splits what is left over the ranks, "drop" leaves it out,
-            "repeat" fills it with the first rows of a further epoch.
+        rank: this data-parallel rank; by default torch.distributed's where it is initialised, else torchrun's
+            RANK, else 0. With tensor or pipeline parallelism give `Layout.data_rank`.
+        world_size: data-parallel ranks; by default from the same place.
+        shuffle: "global" is one permutation of all rows; "blocks" permutes blocks, then rows within a window
+            of blocks, so that each block is fetched and decoded once per epoch; "none" is the store's order;
+            "auto" is global where the store is mapped, blocks where it is compressed or remote. True is
+            "auto", False "none".
+        window: blocks per window, for "blocks"; by default as many as hold 32 Mi tokens.
+        packing: None cuts the stream every seq_len tokens; "best_fit" puts whole documents side by side.
+        packing_dir: where packing plans are kept; by default in the store, in packing/.
+        last: the run's last, partial batch: "keep" splits what is left over the ranks (a rank for which no
+            row is left gets one filler row, all labels -100, so that all take the same number of steps),
+            "drop" leaves it out, "repeat" fills it with the first rows of one further epoch.
+        document_ids, position_ids, cu_seqlens: also say where documents lie in each row; see `Batch`.
+        padding_free: inputs and labels as [1, N], the pieces of documents one after the other, with
+            cu_seqlens.
+        mask_document_starts: no loss on a document's first token (packed rows never have it).
+        label_mask: from tokens [B, T + 1] to bool [B, T], True where a label is not to be learnt.
+        framework: "torch", "numpy", or "auto": torch where it is installed.
+        device: a torch device to deliver to; pinned memory, a stream of its own and widening there for CUDA.
+        threads: that make batches ahead; 0 makes them when they are asked for. By default 0 for mapped stores
+            (a batch costs less than handing it over), else up to 4.
+        prefetch: batches made ahead by threads; bounds memory.
+        stats: counters to add to; by default the loader's own.
 
     Raises:
         ConfigError: options that make no sense together, or a store without a row of this length.
@@ -60,68 +87,85 @@ class Loader:
         epochs: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
-        shuffle: Shuffle | Literal["auto"] | bool = "auto",
+        shuffle: ShuffleChoice = "auto",
+        window: int | None = None,
+        packing: Literal["best_fit"] | None = None,
+        packing_dir: str | os.PathLike[str] | None = None,
         last: Last = "keep",
+        document_ids: bool = False,
+        position_ids: bool = False,
+        cu_seqlens: bool = False,
+        padding_free: bool = False,
+        mask_document_starts: bool = False,
+        label_mask: Callable[[NDArray[Any]], NDArray[np.bool_]] | None = None,
         framework: Framework = "auto",
+        device: Any = None,
+        threads: int | None = None,
+        prefetch: int = 4,
         stats: Stats | None = None,
     ) -> None:
-        if seq_len < 1 or batch_size < 1:
-            raise ConfigError(f"seq_len={seq_len}, batch_size={batch_size}: both must be at least 1")
+        self._options = {name: value for name, value in locals().items() if name not in ("self", "stats")}
+        if seq_len < 1 or batch_size < 1 or prefetch < 1 or (threads is not None and threads < 0):
+            raise ConfigError(
+                f"seq_len={seq_len}, batch_size={batch_size}, prefetch={prefetch}: each must be at least 1, "
+                f"and threads={threads} at least 0"
+            )
         if epochs is not None and epochs < 1:
             raise ConfigError(f"epochs={epochs}: at least 1, or None for an endless run")
+        if last not in ("keep", "drop", "repeat"):
+            raise ConfigError(f'last={last!r}: use "keep", "drop" or "repeat"')
+        if packing not in (None, "none", "best_fit"):
+            raise ConfigError(f'packing={packing!r}: use None or "best_fit"')
+        self.source = source
         self.seq_len = seq_len
-        self.batch_size = batch_size
         self.seed = seed
         self.epochs = epochs
         self.rank, self.world_size = data_rank(rank, world_size)
-        if batch_size < self.world_size:
-            raise ConfigError(
-                f"batch_size={batch_size} rows for {self.world_size} ranks: batch_size is global, and every "
-                f"rank needs a row. Use at least {self.world_size}"
-            )
-        self.source = source
         self.stats = stats if stats is not None else Stats()
         self._mixture = source if isinstance(source, Mixture) else None
         stores = source.stores if isinstance(source, Mixture) else (source,)
-        self._rows = [ConcatenatedRows(store, seq_len=seq_len) for store in stores]
-        kind = _shuffle_kind(shuffle)
+        self._rows: list[ConcatenatedRows | PackedRows] = [
+            PackedRows(store, seq_len=seq_len, plan_dir=packing_dir)
+            if packing == "best_fit"
+            else ConcatenatedRows(store, seq_len=seq_len)
+            for store in stores
+        ]
         self._orders = [
-            RowOrder(
-                rows=rows.num_rows,
-                seed=seed,
-                source=rows.store.fingerprint if self._mixture else "",
-                shuffle=kind,
+            row_order(
+                rows, shuffle, window, seed=seed, source=rows.store.fingerprint if self._mixture else ""
             )
             for rows in self._rows
         ]
-        self._shuffle = kind
-        self._last: Last = last
         self._table = self._mixture.quota_table(seed) if self._mixture else None
         self._end = None if epochs is None else epochs * self.num_rows
-        self._widen = widener(framework)
-        self._dtype = source.dtype
-        self._pid = os.getpid()
-        self._position = 0
-        self._build()
-
-    def _build(self) -> None:
-        self._index = IndexStream(
-            self._orders,
-            self._table,
-            batch_size=self.batch_size,
-            rank=self.rank,
-            world_size=self.world_size,
-            end=self._end,
-            last=self._last,
+        self._last = last
+        self._wanted = Wanted(
+            document_ids=document_ids,
+            position_ids=position_ids,
+            cu_seqlens=cu_seqlens,
+            padding_free=padding_free,
+            mask_document_starts=mask_document_starts,
+            label_mask=label_mask,
         )
-        local = (self.batch_size * (self.rank + 1)) // self.world_size - (
-            self.batch_size * self.rank
-        ) // self.world_size
-        self._pool = BufferPool((local, self.seq_len + 1), self._dtype)
+        self._torch = use_torch("torch" if device is not None else framework)
+        self._device = device
+        if threads is None:
+            mapped = all(is_mapped(store) for store in stores) and device is None
+            threads = 0 if mapped else min(4, cores())
+        self._threads = threads
+        self._prefetch = prefetch
+        self._hinted = any(is_remote(store) for store in stores)
+        self._position = 0
+        self._closed = False
+        self._pid: int | None = None
+        self._pipeline: Pipeline[BatchIndex, tuple[Batch, Any]] | None = None
+        self._set_batch_size(batch_size)
+
+    # --- where it stands ---
 
     @property
     def num_rows(self) -> int:
-        """Rows of one epoch, over all ranks (of a mixture: the rows of all its stores)."""
+        """Rows of one epoch, over all ranks; of a mixture, the rows of all its stores."""
         return sum(rows.num_rows for rows in self._rows)
 
     @property
@@ -129,15 +173,14 @@ class Loader:
         """Rows of the global order taken so far, all ranks and epochs."""
         return self._position
 
-    def seek(self, position: int) -> None:
-        """Go to a position of the global order; the next batch begins there.
+    @property
+    def batch_size(self) -> int:
+        """Rows per global batch. It can be set between batches: positions count rows, so the order stays."""
+        return self._batch_size
 
-        Raises:
-            OrderError: before the beginning or beyond the end.
-        """
-        if position < 0 or (self._end is not None and position > self._end + self.batch_size):
-            raise OrderError(f"seek to position {position}: this run has positions 0 to {self._end}")
-        self._position = position
+    @batch_size.setter
+    def batch_size(self, rows: int) -> None:
+        self._set_batch_size(rows)
 
     def __len__(self) -> int:
         """Batches of the whole run, the same on every rank.
@@ -150,54 +193,27 @@ class Loader:
             raise TypeError("this loader is endless (epochs=None) and has no length; give epochs=")
         return steps
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Continue from the position."""
-        return self
+    def seek(self, position: int) -> None:
+        """Go to a position of the global order; the next batch begins there.
 
-    def __next__(self) -> Batch:
-        """This rank's rows of the next global batch."""
-        index = self._index.at(self._position)
-        if index is None:
-            raise StopIteration
-        batch = self._produce(index)
-        self._position = index.position + index.global_rows
-        return batch
-
-    def _produce(self, index: BatchIndex) -> Batch:
-        with self.stats.busy("gather", items=len(index.rows), nbytes=0):
-            count = len(index.rows)
-            tokens = self._pool.take(max(1, count))
-            if count == 0:
-                tokens.fill(self.source.eos_id)
-            elif index.sources is None:
-                self._rows[0].fill(index.rows, tokens)
-            else:
-                for number in np.unique(index.sources):
-                    chosen = index.sources == number
-                    part = np.empty((int(chosen.sum()), self.seq_len + 1), self._rows[number].store.dtype)
-                    self._rows[number].fill(index.rows[chosen], part)
-                    tokens[chosen] = part
-        return Batch(
-            tokens=tokens,
-            position=index.position,
-            epoch=index.epoch,
-            step=index.position // self.batch_size,
-            num_rows=count,
-            global_rows=index.global_rows,
-            rows=index.rows,
-            sources=index.sources,
-            widen=self._widen,
-        )
+        Raises:
+            OrderError: before the beginning, or beyond the end.
+        """
+        if position < 0 or (self._end is not None and position > self._end + self._batch_size):
+            raise OrderError(f"seek to position {position}: this run has positions 0 to {self._end}")
+        self._position = position
+        self._restart()
 
     def state_dict(self) -> dict[str, int | str]:
-        """Where the run stands: at most 256 bytes of JSON, independent of rank and batch size."""
+        """Where the run stands: at most 256 bytes of JSON, the same on every rank, for every batch size."""
         return state_from_position(self._position, self._spec(self._position))
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go on where a run stood, on any number of ranks.
 
         Raises:
-            ResumeError: the state belongs to another store, tokenizer, seq_len, seed, shuffle or mixture.
+            ResumeError: the state belongs to another store, tokenizer, seq_len, seed, shuffle, packing or
+                mixture.
         """
         position = state.get("position")
         spec = self._spec(position if isinstance(position, int) else 0)
@@ -209,28 +225,157 @@ class Loader:
             tokenizer=self.source.tokenizer_fingerprint,
             seq_len=self.seq_len,
             seed=self.seed,
-            shuffle=self._shuffle,
+            shuffle=order_name(self._orders),
             packing=self._rows[0].packing,
             mixture=self._table.fingerprint_before(position) if self._table else "",
         )
 
+    # --- its batches ---
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The loader itself: iteration continues from the position."""
+        return self
+
+    def __next__(self) -> Batch:
+        """This rank's rows of the next global batch.
+
+        Raises:
+            StopIteration: the last epoch is read.
+            ShardError: a block is damaged; the position stays, and the next call tries again.
+            WorkerError: called in a forked child of the process that took the first batch.
+        """
+        if self._pid != os.getpid():
+            self._begin()
+        if self._threads:
+            batch, ready = self._take()
+        else:
+            index = self._index.at(self._position)
+            if index is None:
+                raise StopIteration
+            batch, ready = self._maker.make(index)
+        if ready is not None:  # the event is between the loader and its batches
+            self._place.arrive(batch.tokens, ready)
+        self._position = batch.position + batch.global_rows
+        return batch
+
+    def _take(self) -> tuple[Batch, Any]:
+        if self._pipeline is None:
+            self._pipeline = Pipeline(self._maker.make, threads=self._threads)
+            self._submitted = self._position
+        pipeline = self._pipeline
+        while pipeline.pending < self._prefetch:
+            if self._hints is not None:
+                self._hints.advance(self._submitted)
+            index = self._index.at(self._submitted)
+            if index is None:
+                break
+            pipeline.submit(index)
+            self._submitted += index.global_rows
+        if not pipeline.pending:
+            raise StopIteration
+        start = time.perf_counter()
+        try:
+            return pipeline.take()
+        except Exception:
+            self._restart()
+            raise
+        finally:
+            self.stats.add("next", items=1, wait_s=time.perf_counter() - start)
+
+    def _begin(self) -> None:
+        """Done once, at the first batch: a loader that has not begun may still be forked or sent away."""
+        if self._closed:
+            raise ConfigError("this loader is closed; make another one")
+        if self._pid is not None:
+            raise WorkerError(
+                f"this loader began in process {self._pid} and is used in its forked child {os.getpid()}: "
+                "both would read the same rows. Make the loader in the process that uses it"
+            )
+        self._pid = os.getpid()
+
+    def _set_batch_size(self, batch_size: int) -> None:
+        if batch_size < self.world_size:
+            raise ConfigError(
+                f"batch_size={batch_size} rows for {self.world_size} ranks: batch_size is global, and every "
+                f"rank needs a row. Use at least {self.world_size}"
+            )
+        self._batch_size = batch_size
+        begin, end = rank_slice(batch_size, rank=self.rank, world_size=self.world_size)
+        width, dtype = self.seq_len + 1, self.source.dtype
+        self._place: HostPlace | DevicePlace = (
+            HostPlace(rows=end - begin, width=width, dtype=dtype, torch=self._torch, keep=self._prefetch + 4)
+            if self._device is None
+            else DevicePlace(self._device, width=width, dtype=dtype)
+        )
+        self._maker = BatchMaker(
+            self._rows,
+            width=width,
+            batch_size=batch_size,
+            eos_id=self.source.eos_id,
+            place=self._place,
+            wanted=self._wanted,
+            stats=self.stats,
+        )
+        self._restart()
+
+    def _indices(self) -> IndexStream:
+        return IndexStream(
+            self._orders,
+            self._table,
+            batch_size=self._batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+            end=self._end,
+            last=self._last,
+        )
+
+    def _restart(self) -> None:
+        """Drop what was made ahead; the next batch is made for the position."""
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
+        self._index = self._indices()
+        self._hints = None
+        if self._hinted:
+            ahead = max(order.lookahead for order in self._orders)
+            self._hints = Hints(
+                self._indices(),
+                self._rows,
+                position=self._position,
+                ahead=max(ahead, self._prefetch * self._batch_size),
+            )
+
+    # --- its life ---
+
     def close(self) -> None:
-        """Release threads and buffers; the store stays open."""
+        """End the threads, drop what was made ahead; the store stays open. A second call does nothing."""
+        self._closed = True
+        self._pid = None
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
 
     def __enter__(self) -> Self:
-        """The loader itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close."""
         self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Options and position: a pickled loader goes on in another process where this one stands."""
+        return {
+            "options": {**self._options, "rank": self.rank, "world_size": self.world_size},
+            "position": self._position,
+        }
 
-def _shuffle_kind(shuffle: Shuffle | Literal["auto"] | bool) -> Shuffle:
-    if shuffle is True or shuffle == "auto":
-        return "global"
-    if shuffle is False:
-        return "none"
-    if shuffle not in ("none", "global", "blocks"):
-        raise ConfigError(f'shuffle={shuffle!r}: use "auto", "global", "blocks" or "none"')
-    return shuffle
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        options = dict(state["options"])
+        self.__init__(options.pop("source"), **options)  # type: ignore[misc]  # a loader is its options and position
+        self.seek(state["position"])
+
+    def __repr__(self) -> str:
+        return (
+            f"Loader({self.source.url!r}: {self.num_rows:,} rows of {self.seq_len}, batches of "
+            f"{self._batch_size}, rank {self.rank} of {self.world_size}, "
+            f"{order_name(self._orders)}, at {self._position:,})"
+        )

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from headrace.errors import ConfigError
+from headrace.load.segments import Segments, starts_after, starts_at
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from headrace.store import Store
+
+
+GROUP_BLOCKS = 16
+"""Blocks of the store that a block shuffle keeps together. Rows do not end where blocks end, so one block
+more is read with each group: 6 % of the bytes."""
 
 
 class ConcatenatedRows:
@@ -38,5 +45,32 @@ class ConcatenatedRows:
         self.store.gather(rows * self.seq_len, self.seq_len + 1, out=out)
 
     def hint(self, rows: NDArray[np.int64]) -> None:
-        """Tell the store which rows come soon."""
-        self.store.prefetch(rows * self.seq_len, self.seq_len + 1)
+        """Tell the store which rows come soon: each of their blocks once, in order of first use."""
+        firsts = rows * self.seq_len
+        size = self.store.block_tokens
+        blocks = np.stack((firsts // size, (firsts + self.seq_len) // size), axis=1).ravel()
+        distinct, order = np.unique(blocks, return_index=True)
+        places = distinct[np.argsort(order)] * size
+        self.store.prefetch(places, 1)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows that stay together in a block shuffle: neighbours that share blocks of the store."""
+        return max(1, GROUP_BLOCKS * self.store.block_tokens // self.seq_len)
+
+    def segments(self, rows: NDArray[np.int64], tokens: NDArray[Any]) -> Segments:
+        """Where documents begin in rows.
+
+        Args:
+            rows: int64 [B].
+            tokens: [B, T + 1], what `fill` made of them.
+        """
+        width = self.seq_len + 1
+        if self.store.eos_id is not None and self.store.eos_id >= 0:
+            # An id that ends documents stands nowhere else: no text is ever tokenized to it.
+            starts = starts_after(tokens, self.store.eos_id)
+        else:
+            firsts = rows * self.seq_len
+            ends = [self.store.document_ends(first, first + width) for first in firsts.tolist()]
+            starts = starts_at(firsts, width, ends)
+        return Segments(starts=starts, used=np.full(len(rows), width, np.int64))

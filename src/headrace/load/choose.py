@@ -1,0 +1,85 @@
+"""What a store is -> how its rows are best shuffled and read."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+from headrace.errors import ConfigError
+from headrace.order.stream import RowOrder, Shuffle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headrace.load.packed import PackedRows
+    from headrace.load.rows import ConcatenatedRows
+    from headrace.store import Store
+
+ShuffleChoice = Shuffle | Literal["auto"] | bool
+
+WINDOW_TOKENS = 32 << 20
+"""Tokens of a default window: 64 MiB of uint16. A store's cache of 256 MiB holds two windows of either
+type, the one that is read and the one that is fetched."""
+
+
+def is_remote(store: Store) -> bool:
+    """Whether blocks come over a network (or from memory://, which stands for it)."""
+    url = os.fspath(store.url)
+    return "://" in url and not url.startswith("file://")
+
+
+def is_mapped(store: Store) -> bool:
+    """Whether rows are gathered from mapped files, with nothing to decode or fetch."""
+    return store.codec == "none" and not is_remote(store)
+
+
+def row_order(
+    rows: ConcatenatedRows | PackedRows,
+    shuffle: ShuffleChoice,
+    window: int | None,
+    *,
+    seed: int,
+    source: str,
+) -> RowOrder:
+    """The order of one store's rows.
+
+    Raises:
+        ConfigError: an unknown shuffle, or a window that is none.
+    """
+    if shuffle is True:
+        shuffle = "auto"
+    if shuffle is False:
+        shuffle = "none"
+    if shuffle == "auto":
+        shuffle = "global" if is_mapped(rows.store) else "blocks"
+    if shuffle not in ("none", "global", "blocks"):
+        raise ConfigError(f'shuffle={shuffle!r}: use "auto", "global", "blocks" or "none"')
+    if window is not None and (window < 1 or shuffle != "blocks"):
+        raise ConfigError(
+            f'window={window} with shuffle="{shuffle}": a window is at least 1, and for "blocks"'
+        )
+    if shuffle != "blocks":
+        return RowOrder(rows=rows.num_rows, seed=seed, source=source, shuffle=shuffle)
+    block_rows = rows.block_rows
+    return RowOrder(
+        rows=rows.num_rows,
+        seed=seed,
+        source=source,
+        shuffle="blocks",
+        block_rows=block_rows,
+        window=window or max(1, WINDOW_TOKENS // (block_rows * rows.seq_len)),
+    )
+
+
+def order_name(orders: Sequence[RowOrder]) -> str:
+    """What of the shuffle must agree when a run is resumed."""
+    names = [
+        f"blocks:{order.block_rows}x{order.window}" if order.shuffle == "blocks" else order.shuffle
+        for order in orders
+    ]
+    return names[0] if len(set(names)) == 1 else ",".join(names)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
