@@ -150,12 +150,11 @@ def inspect(
     """Look into a store: documents, tokens, bytes per token, shards, and rows as text."""
     from headrace.store import Store
     from headrace.store.inspect import inspect as look
-    from headrace.store.verify import verify as check
 
     with Store.open(store) as opened:
         if verify:
             with progress_bar("verify", unit="bytes", quiet=json) as progress:
-                check(opened, progress=progress)
+                opened.verify(progress=progress)
         report = look(opened, samples=samples)
     if json:
         print_json(plain(report) | {"verified": verify})

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, ManifestError, OrderError, StoreError
-from headrace.store.blob import Blob, open_blob
+from headrace.store.blob import Blob, LocalBlob, open_blob
 from headrace.store.commit import current_manifest, read_table
 from headrace.store.format import CODECS, MANIFEST, ShardEntry, snapshot_path, tokenizer_path
 from headrace.store.gather import Gather
-from headrace.store.manifest import Manifest
+from headrace.store.manifest import FileSum, Manifest, fingerprint_of
+from headrace.store.megatron import MegatronSource, find_pairs
 from headrace.store.source import StoreSource
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ class Store:
         self,
         blob: Blob,
         manifest: Manifest,
-        source: StoreSource,
+        source: StoreSource | MegatronSource,
         *,
         options: dict[str, Any],
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         self._blob = blob
         self._manifest = manifest
@@ -56,7 +58,7 @@ class Store:
         self._options = options
         self._gather: Gather | None = self._new_gather()
         self._pid = os.getpid()
-        self._tokenizer: Tokenizer | None = None
+        self._tokenizer = tokenizer
 
     @classmethod
     def open(
@@ -68,8 +70,11 @@ class Store:
         cache_bytes: int = CACHE_BYTES,
         cache_dir_bytes: int = CACHE_DIR_BYTES,
         snapshot: int | None = None,
+        tokenizer: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Open a store; reads its manifest and shard table, no shard.
+
+        Megatron's .bin and .idx files (either of them, their prefix, or a directory of them) are opened in place.
 
         Args:
             url: a path, or file://, memory://, s3://, gs://, az://, http(s)://.
@@ -79,8 +84,10 @@ class Store:
             cache_bytes: most bytes of decoded blocks in memory; used by compressed and remote stores.
             cache_dir_bytes: most bytes of blocks in `cache_dir`.
             snapshot: an older state of a store that was appended to; the newest by default.
+            tokenizer: for Megatron files, which carry none: what `load_tokenizer` takes.
 
         Raises:
+            ConfigError: an option out of range, or `tokenizer` for a store that has its own.
             ManifestError: nothing there, or not a complete store, or damaged.
             WorkerError: the remote cannot be reached.
         """
@@ -88,7 +95,6 @@ class Store:
             raise ConfigError(
                 f"cache_bytes {cache_bytes}, cache_dir_bytes {cache_dir_bytes}: wanted at least 0"
             )
-        blob = open_blob(url)
         options = {
             "url": os.fspath(url),
             "verify": verify,
@@ -96,7 +102,22 @@ class Store:
             "cache_bytes": cache_bytes,
             "cache_dir_bytes": cache_dir_bytes,
             "snapshot": snapshot,
+            "tokenizer": None if tokenizer is None else os.fspath(tokenizer),
         }
+        pairs = find_pairs(url)
+        if pairs is not None:
+            source = MegatronSource(LocalBlob(pairs[0]), pairs[1])
+            own = None
+            if tokenizer is not None:
+                from headrace.tokens import load_tokenizer
+
+                own = load_tokenizer(tokenizer)
+            return cls(source.blob, _megatron_manifest(source, own), source, options=options, tokenizer=own)
+        if tokenizer is not None:
+            raise ConfigError(
+                f"{os.fspath(url)}: a store has its own tokenizer; leave out tokenizer={tokenizer!r}"
+            )
+        blob = open_blob(url)
         manifest = current_manifest(blob, snapshot)
         if manifest is None:
             name = MANIFEST if snapshot is None else snapshot_path(snapshot)
@@ -170,7 +191,7 @@ class Store:
 
     @property
     def eos_id(self) -> int:
-        """The id that ends a document."""
+        """The id that ends a document; -1 for Megatron files opened without a tokenizer."""
         return self._manifest.eos_id
 
     @property
@@ -185,7 +206,7 @@ class Store:
 
     @property
     def codec(self) -> str:
-        """none | lz4 | zstd, or mixed."""
+        """Codec of all shards: none | lz4 | zstd, or mixed."""
         codecs = np.unique(self._source.codecs)
         return CODECS[int(codecs[0])] if len(codecs) == 1 else "mixed"
 
@@ -205,6 +226,11 @@ class Store:
         return self._source.table
 
     @property
+    def checked(self) -> bool:
+        """Whether blocks have checksums: all but Megatron files."""
+        return self._source.checked
+
+    @property
     def token_starts(self) -> NDArray[np.int64]:
         """int64 [num_shards + 1]: tokens before each shard."""
         return self._source.token_starts
@@ -214,9 +240,14 @@ class Store:
         """The tokenizer that travels in the store.
 
         Raises:
+            ConfigError: Megatron files, and none was named.
             ManifestError: its files are missing or damaged.
         """
         if self._tokenizer is None:
+            if not self._manifest.tokenizer_files:
+                raise ConfigError(
+                    f"{self.url}: carries no tokenizer; name it: Store.open(..., tokenizer=...)"
+                )
             from headrace.tokens import tokenizer_from_files
 
             self._tokenizer = tokenizer_from_files(self.tokenizer_files())
@@ -316,7 +347,37 @@ class Store:
             return found[0]
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
+    def verify(self, progress: Callable[[int, int | None, str], None] | None = None) -> int:
+        """Read and check every byte of the snapshot.
+
+        Args:
+            progress: called with (bytes checked, bytes in all, shard).
+
+        Returns:
+            Bytes checked.
+
+        Raises:
+            ShardError: the first damage found: which file, got, wanted.
+            ManifestError: the tokenizer's files are missing or damaged.
+        """
+        from headrace.store.verify import verify
+
+        return verify(self, progress=progress)
+
     # --- its life ---
+
+    def verify(self, *, progress: Callable[[int, int | None, str], None] | None = None) -> int:
+        """Read everything and check it: see `headrace.store.verify`.
+
+        Returns:
+            Bytes checked.
+
+        Raises:
+            ShardError, ManifestError: the first fault, by name.
+        """
+        from headrace.store.verify import verify
+
+        return verify(self, progress=progress)
 
     def close(self) -> None:
         """Give back memory and threads; what was gathered stays valid. A second call does nothing."""
@@ -346,3 +407,28 @@ class Store:
 
 def _open(cls: type[Store], options: dict[str, Any]) -> Store:
     return cls.open(options.pop("url"), **options)
+
+
+def _megatron_manifest(source: MegatronSource, tokenizer: Tokenizer | None) -> Manifest:
+    """What Megatron files say of themselves, in a manifest's words."""
+    fingerprint = "" if tokenizer is None else tokenizer.fingerprint
+    return Manifest(
+        snapshot=1,
+        fingerprint=fingerprint_of(
+            bytes.fromhex(source.fingerprint()), tokenizer_fingerprint=fingerprint, dtype=source.dtype.name
+        ),
+        dtype=source.dtype.name,
+        vocab_size=(1 << 16 if source.dtype.itemsize == 2 else 1 << 31)
+        if tokenizer is None
+        else tokenizer.vocab_size,
+        eos_id=-1 if tokenizer is None else tokenizer.eos_id,
+        block_tokens=source.block_tokens,
+        tokens=int(source.token_starts[-1]),
+        documents=source.documents,
+        num_shards=len(source.table),
+        nbytes=sum(entry.nbytes for entry in source.table),
+        table=FileSum(name="", nbytes=0, xxh3_128=""),
+        tokenizer_name="" if tokenizer is None else tokenizer.name,
+        tokenizer_fingerprint=fingerprint,
+        tokenizer_files=(),
+    )
