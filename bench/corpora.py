@@ -6,18 +6,22 @@ loading gets synthetic tokens with the frequencies of text (Zipf), so that it ru
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from measure import DATA, number, say, waited
+
+if TYPE_CHECKING:
+    import argparse
+
+    from numpy.typing import NDArray
 
 EOS = 50256
 VOCABULARY = 50257
@@ -28,7 +32,7 @@ class Tokens:
     """A stream of tokens on disk, for every contestant to convert into its own format."""
 
     folder: Path
-    """Holds tokens.npy (uint16 [n]), ends.npy (int64 [documents], one past each end) and the converted formats."""
+    """Holds tokens.npy (uint16 [n]), ends.npy (int64, one past each end) and the converted formats."""
     name: str
     num_tokens: int
 
@@ -72,7 +76,7 @@ def files_of(corpus: list[str]) -> list[Path]:
 
 
 def tokens_for_loading(corpus: list[str], tokenizer: str | None, *, num_tokens: int) -> Tokens:
-    """The first `num_tokens` GPT-2 tokens of a corpus, or as many synthetic ones; made once, then found again."""
+    """The first GPT-2 tokens of a corpus, or as many synthetic ones; made once, then found again."""
     files = files_of(corpus)
     label = "+".join(dict.fromkeys(path.parent.name for path in files)) if files else "zipf"
     key = hashlib.blake2b(

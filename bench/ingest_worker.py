@@ -1,11 +1,12 @@
-"""A contestant's name and .jsonl.gz files -> its own kind of token store, timed from inside, or read back and hashed.
+"""A contestant's name and .jsonl.gz files -> its own kind of token store, timed inside, or read and hashed.
 
     python bench/ingest_worker.py run CONTESTANT --out DIR --tokenizer tokenizer.json --workers 2 FILES...
     python bench/ingest_worker.py hash CONTESTANT --out DIR
 
-Each contestant is used as its own documentation shows, with what makes it faster where it offers a choice. All
-append GPT-2's end-of-text id to each document and keep ids in 2 bytes where they can. `hash` sums a hash of each
-document's ids, so the order in which workers wrote does not matter.
+Each contestant is used as its own documentation shows, with what makes it faster where it offers a choice.
+          All
+append GPT-2's end-of-text id to each document and keep ids in 2 bytes where they can. `hash` sums a hash of
+each document's ids, so the order in which workers wrote does not matter.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 EOS = 50256
 TOKENIZER = os.environ.get("INGEST_WORKER_TOKENIZER", "")
@@ -53,13 +56,14 @@ def texts_of(path: str) -> Iterator[str]:
             yield json.loads(line)["text"]
 
 
-# --- Hugging Face datasets ------------------------------------------------------------------------------------------
+# --- Hugging Face datasets
+# ------------------------------------------------------------------------------------------
 
 ROW = 2048
 
 
 def hf_run(files: list[str], out: Path, workers: int) -> None:
-    """load_dataset, map(tokenize), map(group into rows), save_to_disk: the language-modelling example's way."""
+    """load_dataset, map(tokenize), map(group), save_to_disk: the language-modelling example's way."""
     import datasets
     from transformers import AutoTokenizer
 
@@ -107,7 +111,8 @@ def hf_read(out: Path) -> Iterator[np.ndarray]:
         yield batch["input_ids"].combine_chunks().flatten().to_numpy()
 
 
-# --- Megatron-core --------------------------------------------------------------------------------------------------
+# --- Megatron-core
+# --------------------------------------------------------------------------------------------------
 
 
 def megatron_line(line: bytes) -> tuple[list[int], int]:
@@ -134,7 +139,8 @@ def megatron_read(out: Path) -> Iterator[np.ndarray]:
     yield np.fromfile(out / "text_document.bin", np.uint16)
 
 
-# --- datatrove ------------------------------------------------------------------------------------------------------
+# --- datatrove
+# ------------------------------------------------------------------------------------------------------
 
 
 def datatrove_run(files: list[str], out: Path, workers: int) -> None:
@@ -169,7 +175,8 @@ def datatrove_read(out: Path) -> Iterator[np.ndarray]:
         yield np.fromfile(path, np.uint16)
 
 
-# --- LitData --------------------------------------------------------------------------------------------------------
+# --- LitData
+# --------------------------------------------------------------------------------------------------------
 
 
 def litdata_file(path: str) -> Iterator[Any]:
@@ -203,7 +210,8 @@ def litdata_read(out: Path) -> Iterator[np.ndarray]:
         )
 
 
-# --- MosaicML Streaming ---------------------------------------------------------------------------------------------
+# --- MosaicML Streaming
+# ---------------------------------------------------------------------------------------------
 
 
 def mds_file(job: tuple[str, str]) -> None:
@@ -234,11 +242,12 @@ def mds_read(out: Path) -> Iterator[np.ndarray]:
             yield item["tokens"]
 
 
-# --- ours -----------------------------------------------------------------------------------------------------------
+# --- ours
+# -----------------------------------------------------------------------------------------------------------
 
 
 def ours_run(files: list[str], out: Path, workers: int) -> dict[str, Any]:
-    """headrace.ingest with its defaults: zstd store, checks of the tokenizer against its reference included."""
+    """headrace.ingest with its defaults: a zstd store, the tokenizer's check against its reference."""
     import dataclasses
 
     import headrace as hr
@@ -256,7 +265,8 @@ def ours_read(out: Path) -> Iterator[np.ndarray]:
         yield store.read(start, min(start + step, store.num_tokens))
 
 
-# --- the ceiling ----------------------------------------------------------------------------------------------------
+# --- the ceiling
+# ----------------------------------------------------------------------------------------------------
 
 
 def ceiling_share(job: tuple[list[bytes], Any, Any]) -> None:
@@ -279,7 +289,7 @@ def ceiling_share(job: tuple[list[bytes], Any, Any]) -> None:
     answers.put((time.perf_counter() - start, tokens, sum(map(len, texts))))
 
 
-def ceiling_run(files: list[str], out: Path, workers: int) -> dict[str, Any]:
+def ceiling_run(files: list[str], out: Path, workers: int) -> dict[str, Any]:  # noqa: ARG001  writes nothing
     """The best tokenizer alone: text decoded before the clock starts, nothing packed or written after it."""
     shares: list[list[bytes]] = [[] for _ in range(workers)]
     sizes = [0] * workers

@@ -1,14 +1,15 @@
 """A store of 10^12 tokens: opening, the first batch, and resuming anywhere.
 
-Claim     Open + first batch <= 150 ms and <= 50 MB above the empty process; resuming at any position <= 50 ms beyond
-          that; the state is <= 256 bytes.
+Claim     Open + first batch <= 150 ms and <= 50 MB above the empty process; resuming at any position <= 50 ms
+          beyond that; the state is <= 256 bytes.
 Run       python bench/load_open.py
-Compares  Nothing: no rival opens 10^12 tokens here (their index arrays alone: 10 to 30 GB). The store is simulated at
-          full size: its manifest and shard table name 60,000 shards of 16.7 M tokens; their files are hard links to
-          one real shard, so that every row of the globally shuffled order can be read.
+Compares  Nothing: no rival opens 10^12 tokens here (their index arrays alone: 10 to 30 GB). The store is
+          simulated at full size: its manifest and shard table name 60,000 shards of 16.7 M tokens; their
+          files are hard links to one real shard, so that every row of the globally shuffled order can be
+          read.
 Ceiling   Reading the manifest and the shard table's bytes from the page cache, nothing parsed.
-Reports   Milliseconds and MB, each from n fresh processes that have imported headrace and opened nothing, median and
-          spread; beside them, the same above a bare interpreter, imports included.
+Reports   Milliseconds and MB, each from n fresh processes that have imported headrace and opened nothing,
+          median and spread; beside them, the same above a bare interpreter, imports included.
 Cause     {cause}
 """
 
@@ -21,12 +22,15 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from corpora import EOS, tokens_for_loading
 from measure import DATA, at_most, interleave, number, options, pin, report, spread, summary, table, waited
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CAUSE = "to be measured"
 SHARD_TOKENS = 16_700_000
@@ -38,7 +42,7 @@ def resident():
     with open("/proc/self/statm") as f: return int(f.read().split()[1]) * 4096
 def own():  # private memory only: mapped pages of files are the page cache's
     with open("/proc/self/smaps_rollup") as f:
-        return sum(int(line.split()[1]) * 1024 for line in f if line.startswith(("Private_Dirty", "Private_Clean")))
+        return sum(int(line.split()[1]) * 1024 for line in f if line.startswith("Private_"))
 bare, bare_own = resident(), own()
 start = time.perf_counter()
 import headrace as hr
@@ -198,7 +202,7 @@ def main() -> None:
         __file__,
         doc=__doc__.replace("{cause}", CAUSE),
         tables={
-            f"{int(one['num_tokens']):,} tokens, {shards:,} shards, rows of {SEQ_LEN:,}, batches of 32": table(
+            f"{int(one['num_tokens']):,} tokens, {shards:,} shards, rows of {SEQ_LEN:,}": table(
                 [
                     "store",
                     "first batch ms",

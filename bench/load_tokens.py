@@ -1,17 +1,17 @@
 """Rows of tokens from a warm page cache, on one core: ours beside every loader of the field.
 
-Claim     In the type it stores, headrace delivers >= 6 times the tokens/s of the fastest rival and >= 50 % of a
-          memcpy of the same bytes; as int64 tensors of inputs and labels, >= 2 times the fastest rival that
+Claim     In the type it stores, headrace delivers >= 6 times the tokens/s of the fastest rival and >= 50 % of
+          a memcpy of the same bytes; as int64 tensors of inputs and labels, >= 2 times the fastest rival that
           delivers those.
 Run       python bench/rivals.py setup; python bench/load_tokens.py --corpus DIR --tokenizer tokenizer.json
-Compares  The same 40 M GPT-2 tokens, 32 rows x 2,048 tokens, shuffled, each contestant in a process of its own
-          environment, all on one core (sched_setaffinity), alive through all rounds and taking turns.
+Compares  The same 40 M GPT-2 tokens, 32 rows x 2,048 tokens, shuffled, each contestant in a process of its
+          own environment, all on one core (sched_setaffinity), alive through all rounds and taking turns.
           After the timing each delivers one epoch, hashed without regard to order: the rows are the same.
           Megatron shuffles documents before it cuts rows, so its ids are counted; nanoGPT samples with
           replacement, so it has no epoch.
 Ceiling   memcpy of batches of the same size from the same mapped file, one after the other.
-Reports   Million tokens/s, median and spread of n interleaved rounds of 1 s; seconds to open (imports included) and
-          first batch; resident memory.
+Reports   Million tokens/s, median and spread of n interleaved rounds of 1 s; seconds to open (imports
+          included) and first batch; resident memory.
 Cause     {cause}
 """
 

@@ -2,13 +2,14 @@
 
 Claim     A training step of 50 ms sees < 1 % of its time in next().
 Run       python bench/load_wait.py --corpus DIR --tokenizer tokenizer.json
-Compares  headrace and a memory-map Dataset in a DataLoader (no worker, 1 worker), 32 and 512 rows x 2,048, one core for
-          everything. A step either waits (as a host does for its accelerator; the core is free) or multiplies
-          matrices on that core (as a CPU does; whatever loads data ahead takes its time from the step).
+Compares  headrace and a memory-map Dataset in a DataLoader (no worker, 1 worker), 32 and 512 rows x 2,048,
+          one core for everything. A step either waits (as a host does for its accelerator; the core is free)
+          or multiplies matrices on that core (as a CPU does; whatever loads data ahead takes its time from
+          the step).
 Ceiling   0 %.
-Reports   Share of the wall time spent in next(), median and spread of n interleaved rounds of 40 steps, the longest
-          single next(), and for busy steps how much longer a round took than steps alone (work moved to a thread
-          does not show in next()).
+Reports   Share of the wall time spent in next(), median and spread of n interleaved rounds of 40 steps, the
+          longest single next(), and for busy steps how much longer a round took than steps alone (work moved
+          to a thread does not show in next()).
 Cause     {cause}
 """
 

@@ -2,11 +2,13 @@
 
     python bench/load_worker.py CONTESTANT FOLDER [--workers 0|1] [--seed 7]
 
-Runs in the contestant's own environment (see rivals.py), so it imports nothing of this project but what is its
-own contestant's. FOLDER has tokens.npy and ends.npy (see corpora.py); each contestant converts them once into its
-own format, in FOLDER/CONTESTANT, as its documentation says.
+Runs in the contestant's own environment (see rivals.py), so it imports nothing of this project but what is
+          its
+own contestant's. FOLDER has tokens.npy and ends.npy (see corpora.py); each contestant converts them once into
+its own format, in FOLDER/CONTESTANT, as its documentation says.
 
-Every contestant yields batches of 32 rows of 2,048 tokens in a shuffled order. `ids(batch)` gives them back as one
+Every contestant yields batches of 32 rows of 2,048 tokens in a shuffled order. `ids(batch)` gives them back
+          as one
 [32, 2048] array for hashing; it is not called while timing.
 """
 
@@ -19,12 +21,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 B, T = 32, 2048  # rows a batch, tokens a row
 
@@ -44,10 +48,11 @@ class Contestant:
     num_rows: int | None = None
 
 
-# --- plain PyTorch: what people write themselves ---------------------------------------------------------------
+# --- plain PyTorch: what people write themselves
+# ---------------------------------------------------------------
 
 
-def nanogpt(folder: Path, workers: int, seed: int) -> Contestant:
+def nanogpt(folder: Path, workers: int, seed: int) -> Contestant:  # noqa: ARG001  has no workers
     """Random windows, sampled with replacement, widened row by row and stacked: the get_batch idiom."""
     import torch
 
@@ -105,7 +110,8 @@ def memmap_stored(folder: Path, workers: int, seed: int) -> Contestant:
     return memmap(folder, workers, seed, stored=True)
 
 
-# --- libraries ----------------------------------------------------------------------------------------------------
+# --- libraries
+# ----------------------------------------------------------------------------------------------------
 
 
 def litdata(folder: Path, workers: int, seed: int) -> Contestant:
@@ -181,7 +187,7 @@ def array_record(folder: Path) -> Any:
     return grain.sources.ArrayRecordDataSource([str(made)])
 
 
-def grain_map(folder: Path, workers: int, seed: int) -> Contestant:
+def grain_map(folder: Path, workers: int, seed: int) -> Contestant:  # noqa: ARG001  has no workers
     """Grain MapDataset on ArrayRecord, batches by random access in this process."""
     import grain
 
@@ -299,10 +305,11 @@ def streaming(folder: Path, workers: int, seed: int) -> Contestant:
     return Contestant(lambda: iter(loader), lambda batch: batch, "mosaicml-streaming")
 
 
-# --- ours ---------------------------------------------------------------------------------------------------------
+# --- ours
+# ---------------------------------------------------------------------------------------------------------
 
 
-def ours(folder: Path, workers: int, seed: int, *, codec: str = "none", **chosen: Any) -> Contestant:
+def ours(folder: Path, _workers: int, seed: int, *, codec: str = "none", **chosen: Any) -> Contestant:
     """headrace: batches in the stored type."""
     import headrace as hr
 
@@ -393,7 +400,7 @@ def raw_file(folder: Path) -> Path:
 
 
 def timed_pass(contestant: Contestant, state: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Tokens a second over at least `seconds`, the first batch of each epoch not counted: starting is not loading."""
+    """Tokens and seconds, at least `seconds`; an epoch's first batch is not counted."""
     tokens, spent, cpu = 0, 0.0, 0.0
     while spent < seconds:
         if "stream" not in state:

@@ -1,6 +1,7 @@
 """Functions to time -> medians, spreads, goals met or missed, and one JSON and one Markdown file a benchmark.
 
-Every file in this folder uses these few names, so that all results say the same things: which machine, how busy
+Every file in this folder uses these few names, so that all results say the same things: which machine, how
+          busy
 it was, which commit, which versions, how often, and the spread beside the median.
 """
 
@@ -17,10 +18,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 BENCH = Path(__file__).resolve().parent
 CHECKOUT = BENCH.parent
@@ -128,7 +131,7 @@ def pin(core: int | None = None) -> int:
 
 def peak_resident_bytes() -> int:
     """Most memory that this process ever held, from the kernel's own mark."""
-    with open("/proc/self/status", encoding="ascii") as status:
+    with Path("/proc/self/status").open(encoding="ascii") as status:
         for line in status:
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) * 1024
@@ -137,7 +140,7 @@ def peak_resident_bytes() -> int:
 
 def resident_bytes() -> int:
     """Memory that this process holds now."""
-    with open("/proc/self/statm", encoding="ascii") as statm:
+    with Path("/proc/self/statm").open(encoding="ascii") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -154,7 +157,7 @@ class TreeMemory:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> TreeMemory:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -190,12 +193,12 @@ def _proportional_bytes(pid: int) -> int:
 def machine() -> dict[str, Any]:
     """What ran it, and how busy that was; no names."""
     model, memory = "unknown", 0
-    with open("/proc/cpuinfo", encoding="utf-8") as info:
+    with Path("/proc/cpuinfo").open(encoding="utf-8") as info:
         for line in info:
             if line.startswith("model name"):
                 model = line.split(":", 1)[1].strip()
                 break
-    with open("/proc/meminfo", encoding="ascii") as info:
+    with Path("/proc/meminfo").open(encoding="ascii") as info:
         memory = int(info.readline().split()[1]) * 1024
     return {
         "cpu": model,
@@ -234,7 +237,7 @@ def versions(*names: str) -> dict[str, str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, columns padded so that it reads in a terminal too; all but the first right-aligned."""
+    """A Markdown table, padded so that it reads in a terminal too; all but the first column right-aligned."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     pad = [str.ljust] + [str.rjust] * (len(head) - 1)
 
@@ -254,7 +257,7 @@ def report(
     data: Mapping[str, Any],
     quick: bool,
 ) -> Path:
-    """Write results/NAME.json and results/NAME.md, and print the latter; quick runs go beside the data instead."""
+    """Write results/NAME.json and NAME.md, and print the latter; quick runs go beside the data instead."""
     name = Path(script).stem
     folder = DATA / "quick-results" if quick else BENCH / "results"
     folder.mkdir(parents=True, exist_ok=True)
@@ -267,9 +270,11 @@ def report(
         doc.strip(),
         "```",
         "",
-        f"{head['cpu']}, {head['cores']} cores, {head['memory_gib']} GiB, Linux {head['kernel']}, "
-        f"Python {head['python']}; load average {' '.join(map(str, head['load_average']))} at the end; "
-        f"{head['utc']} UTC; commit {about['commit']}",
+        (
+            f"{head['cpu']}, {head['cores']} cores, {head['memory_gib']} GiB, Linux {head['kernel']}, "
+            f"Python {head['python']}; load average {' '.join(map(str, head['load_average']))} at the end; "
+            f"{head['utc']} UTC; commit {about['commit']}"
+        ),
         "",
     ]
     for title, body in tables.items():

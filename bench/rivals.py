@@ -1,14 +1,15 @@
 """Names of rivals -> Python environments of their own, and processes that run in them.
 
-    python bench/rivals.py setup            # makes .venv-rivals/{field,litdata,streaming} in the checkout, ~4 GB
-    python bench/rivals.py setup litdata    # one of them
+    python bench/rivals.py setup            # makes .venv-rivals/{field,litdata,streaming} in the checkout, ~4
+    GB python bench/rivals.py setup litdata    # one of them
     python bench/rivals.py list
 
-Three environments, because the rivals disagree: MosaicML Streaming wants transformers 4 and NumPy 2.1, and LitData
-and Streaming both ask for a torchvision that does not import beside the pinned CPU build of torch. Neither needs
-it for tokens: LitData never imports it there, Streaming imports two names at start-up for its image classes. So
-both are installed without their declared dependencies (the requirements files name all that is used, pinned), and
-Streaming's environment gets a stand-in for those two names.
+Three environments, because the rivals disagree: MosaicML Streaming wants transformers 4 and NumPy 2.1, and
+          LitData
+and Streaming both ask for a torchvision that does not import beside the pinned CPU build of torch. Neither
+needs it for tokens: LitData never imports it there, Streaming imports two names at start-up for its image
+classes. So both are installed without their declared dependencies (the requirements files name all that is
+used, pinned), and Streaming's environment gets a stand-in for those two names.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ TORCHVISION_STAND_IN = {
     "__init__.py": '"""Stand-in: torchvision has no build beside this torch, and tokens need none."""\n',
     "datasets/__init__.py": "class VisionDataset:\n    pass\n\n\nclass CIFAR10:\n    pass\n",
     "transforms/__init__.py": "",
-    "transforms/functional.py": 'def to_tensor(image):\n    raise RuntimeError("stand-in torchvision: images are not benchmarked")\n',
+    "transforms/functional.py": 'def to_tensor(image):\n    raise RuntimeError("stand-in torchvision")\n',
 }
 
 
@@ -76,7 +77,8 @@ def setup(environment: str) -> None:
     say(f"{environment}: installing {ENVIRONMENTS[environment]} into {mark.parent}")
     venv.create(HOME / environment, with_pip=True)
     python = HOME / environment / "bin" / "python"
-    # --no-deps: the file names everything, so nothing unpinned (a torch built for CUDA, a torchvision) comes along.
+    # --no-deps: the file names everything, so nothing unpinned (a torch built for CUDA, a torchvision) comes
+    # along.
     pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r"]
     subprocess.run([*pip, str(BENCH / f"requirements-{environment}.txt")], check=True)
     if environment == "streaming":
@@ -89,7 +91,7 @@ def setup(environment: str) -> None:
 
 
 def quiet_environment() -> dict[str, str]:
-    """Variables that keep rivals off the network and from printing; one thread each, as one core is measured."""
+    """Variables that keep rivals off the network and from printing, and tokenizers to one thread."""
     return {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -107,9 +109,9 @@ def quiet_environment() -> dict[str, str]:
 class Worker:
     """A process in an environment that answers one JSON line with one JSON line.
 
-    It lives through all rounds, so that interleaved rounds do not pay for imports. Between its turns it and its
-    children are stopped (SIGSTOP): waiting loaders poll and prefetch, and 17 of them halved the speed of the one
-    whose turn it was.
+    It lives through all rounds, so that interleaved rounds do not pay for imports. Between its turns it and
+    its children are stopped (SIGSTOP): waiting loaders poll and prefetch, and 17 of them halved the speed of
+    the one whose turn it was.
     """
 
     def __init__(self, environment: str, script: str, *arguments: str) -> None:
@@ -130,7 +132,8 @@ class Worker:
         Raises:
             RuntimeError: the process died, or reported an error of its own.
         """
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._signal(signal.SIGCONT)
         try:
             self._process.stdin.write(json.dumps(message) + "\n")

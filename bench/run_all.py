@@ -4,7 +4,8 @@
     python bench/run_all.py --corpus DIR --docs DIR --prose DIR --code DIR --tokenizer tokenizer.json
     python bench/run_all.py --quick       # checks that all run; figures go to bench/.data/quick-results
 
-About 30 minutes, most of it rivals tokenizing. Run it on a quiet machine: each result states the load average.
+About 30 minutes, most of it rivals tokenizing. Run it on a quiet machine: each result states the load
+          average.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from measure import BENCH, DATA, Goal, number, say, table
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LOADING = ("order_permute", "load_tokens", "load_codecs", "load_open", "load_wait", "load_s3")
 SCRIPTS = (*LOADING, "ingest")
@@ -33,7 +37,7 @@ def page(folder: Path) -> str:
         told = json.loads(path.read_text(encoding="utf-8"))
         machine = told["machine"]
         about.append(
-            f"- `{name}`: commit {told['commit']}, {machine['utc']} UTC, load average {machine['load_average'][0]}"
+            f"- `{name}`: commit {told['commit']}, {machine['utc']}, load average {machine['load_average']}"
         )
         rows += [[name, *Goal(**goal).row()] for goal in told["goals"]]
     missed = sum(row[4] == "MISSED" for row in rows)
@@ -41,7 +45,7 @@ def page(folder: Path) -> str:
         [
             "# Goals and figures",
             "",
-            f"{len(rows) - missed} of {len(rows)} met. Each file beside this one has its table, its spread and its cause.",
+            f"{len(rows) - missed} of {len(rows)} met. Tables, spreads and causes: the files beside this one.",
             "",
             table(["benchmark", "claim", "goal", "measured", "", "note"], rows),
             "",
