@@ -63,7 +63,7 @@ def encode(tokens: NDArray[Any], codec: str) -> Bytes:
         tokens: uint16 or uint32 [n], little-endian, contiguous.
         codec: none | lz4 | zstd.
     """
-    raw = memoryview(tokens).cast("B")
+    raw = tokens.data.cast("B")
     if codec == "none":
         return raw
     if codec == "zstd":

@@ -42,6 +42,7 @@ INDEX_FIELDS: Final = (
     Field("offset", "uint64"),
     Field("nbytes", "uint32"),
     Field("tokens", "uint32"),
+    Field("first", "uint32"),
     Field("xxh3", "uint64"),
 )
 END_FIELDS: Final = (Field("end", "uint64"),)

@@ -153,7 +153,7 @@ class Gather:
                 shift += where
                 blocks = shift // self._source.block_tokens
                 shift -= blocks * self._source.block_tokens
-                if shift.max() <= self._source.block_tokens - length:
+                if shift.max() <= self._source.block_tokens + 1 - length:
                     target = np.ndarray((len(where),), plan.itemtype, out)
                     self._pool.gather(blocks, shift, plan.pool_rows, target, None)
                     return out
@@ -223,15 +223,13 @@ class Gather:
         whole = where + length <= self._starts[shards + 1]
         first = inside // size
         last = (inside + (length - 1)) // size
+        places = inside - first * size
         direct = whole & self._direct[shards]
-        pooled = whole & ~direct & (first == last)
-        return _Rows(
-            shards, source.block_starts[shards] + first, inside - first * size, first, last, direct, pooled
-        )
+        # One token more than the block: a decoded block is followed by the next one's first token.
+        pooled = whole & ~direct & (places + length <= size + 1)
+        return _Rows(shards, source.block_starts[shards] + first, places, first, last, direct, pooled)
 
-    def _gather_slowly(
-        self, where: NDArray[np.int64], length: int, out: NDArray[Any], plan: _Plan
-    ) -> None:
+    def _gather_slowly(self, where: NDArray[np.int64], length: int, out: NDArray[Any], plan: _Plan) -> None:
         self._check_range(where, length)
         rows = self._sort_out(where, length)
         target = np.ndarray((len(where),), plan.itemtype, out)
@@ -262,7 +260,8 @@ class Gather:
 
     def _blocks_of(self, start: int, length: int) -> list[int]:
         """Blocks of the pool that a row touches."""
-        size, blocks = self._source.block_tokens, []
+        size = self._source.block_tokens
+        blocks: list[int] = []
         for shard, inside, count in self._parts(start, length):
             if not self._direct[shard]:
                 base = int(self._source.block_starts[shard])

@@ -9,7 +9,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from headrace.errors import ShardError
-from headrace.store.arrowfile import ArrowFileError, Bytes, read_columns
+from headrace.store.arrowfile import Bytes
+from headrace.store.arrowread import ArrowFileError, read_columns
 from headrace.store.blob import Blob
 from headrace.store.codec import max_stored_nbytes
 from headrace.store.format import INDEX_FIELDS, ShardEntry, data_path, docs_path, index_path
@@ -25,6 +26,8 @@ class BlockIndex:
     offset: NDArray[np.uint64]
     nbytes: NDArray[np.uint32]
     xxh3: NDArray[np.uint64]
+    first: NDArray[np.uint32]
+    """Each block's first token: the lookahead of a row that ends with the block before."""
 
 
 def load_index(blob: Blob, entry: ShardEntry) -> BlockIndex:
@@ -36,10 +39,10 @@ def load_index(blob: Blob, entry: ShardEntry) -> BlockIndex:
     where = f"{blob.url}/{index_path(entry.name)}"
     itemsize = int(entry.dtype == "uint32") * 2 + 2
     blocks = entry.num_blocks
-    if entry.index_nbytes > _FRAME_NBYTES + 24 * blocks:
+    if entry.index_nbytes > _FRAME_NBYTES + 28 * blocks:
         raise ShardError(
             f"{where}: the shard table says {entry.index_nbytes} bytes, {blocks} blocks need at most "
-            f"{_FRAME_NBYTES + 24 * blocks}. The table is forged."
+            f"{_FRAME_NBYTES + 28 * blocks}. The table is forged."
         )
     data = read_checked(blob, index_path(entry.name), entry.index_nbytes, entry.index_xxh3)
     try:
@@ -89,7 +92,7 @@ def load_index(blob: Blob, entry: ShardEntry) -> BlockIndex:
             raise refuse(
                 "blocks of an uncompressed shard must follow each other without a gap, aligned to a token"
             )
-    return BlockIndex(offset, nbytes, xxh3)
+    return BlockIndex(offset, nbytes, xxh3, columns["first"].astype(np.uint32))
 
 
 def load_docs(blob: Blob, entry: ShardEntry) -> Bytes:

@@ -17,7 +17,7 @@ from headrace.store.format import CODECS, MANIFEST, ShardEntry, snapshot_path, t
 from headrace.store.gather import Gather
 from headrace.store.manifest import FileSum, Manifest, fingerprint_of
 from headrace.store.megatron import MegatronSource, find_pairs
-from headrace.store.source import StoreSource
+from headrace.store.source import Source, StoreSource
 
 if TYPE_CHECKING:
     from headrace.tokens import Tokenizer
@@ -47,7 +47,7 @@ class Store:
         self,
         blob: Blob,
         manifest: Manifest,
-        source: StoreSource | MegatronSource,
+        source: Source,
         *,
         options: dict[str, Any],
         tokenizer: Tokenizer | None = None,
@@ -365,19 +365,6 @@ class Store:
         return verify(self, progress=progress)
 
     # --- its life ---
-
-    def verify(self, *, progress: Callable[[int, int | None, str], None] | None = None) -> int:
-        """Read everything and check it: see `headrace.store.verify`.
-
-        Returns:
-            Bytes checked.
-
-        Raises:
-            ShardError, ManifestError: the first fault, by name.
-        """
-        from headrace.store.verify import verify
-
-        return verify(self, progress=progress)
 
     def close(self) -> None:
         """Give back memory and threads; what was gathered stays valid. A second call does nothing."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from headrace.errors import StoreError, WorkerError
 from headrace.store.arrowfile import Bytes
@@ -80,9 +80,9 @@ class RemoteBlob:
         if url.startswith("http://") or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
             options["allow_http"] = True
         # Retries are ours: they tell the fetcher that it asks too much, and tests replace their clock.
-        self._store = obstore.store.from_url(
+        self._store: Any = obstore.store.from_url(
             self._url,
-            client_options=options,
+            client_options=cast("Any", options),
             retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=60)},
         )
         self._obstore = obstore

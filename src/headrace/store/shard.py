@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from headrace.errors import ConfigError, ShardError
 from headrace.store import arrowfile
 from headrace.store.arrowfile import ALIGNMENT, Bytes, Field
+from headrace.store.arrowread import ArrowFileError, read_columns
 from headrace.store.blob import Blob, open_blob
 from headrace.store.codec import encode
 from headrace.store.format import (
@@ -100,8 +101,8 @@ def content_hash(tokens: Sequence[NDArray[Any]] | Iterator[NDArray[Any]], ends: 
     """32 hex digits of what a shard holds, whatever its codec: XXH3-128 of the tokens, then the ends."""
     digest = xxhash.xxh3_128()
     for part in tokens:
-        digest.update(memoryview(part).cast("B"))
-    digest.update(memoryview(np.ascontiguousarray(ends, "<u8")).cast("B"))
+        digest.update(part.data.cast("B"))
+    digest.update(np.ascontiguousarray(ends, "<u8").data.cast("B"))
     return str(digest.hexdigest())
 
 
@@ -166,6 +167,7 @@ def _data_file(tokens: NDArray[Any], codec: str, block_tokens: int) -> tuple[lis
                     ("uint64", offsets),
                     ("uint32", lengths),
                     ("uint32", counts),
+                    ("uint32", tokens[::block_tokens]),
                     ("uint64", np.array([xxhash.xxh3_64_intdigest(block) for block in stored], np.uint64)),
                 ),
                 strict=True,
@@ -197,8 +199,8 @@ def _docs_file(ends: NDArray[np.uint64], metadata: pa.Table | None, *, where: st
         writer.write_batch(batch)
     data = sink.getvalue()
     try:
-        arrowfile.read_columns(data, END_FIELDS)
-    except arrowfile.ArrowFileError as error:
+        read_columns(data, END_FIELDS)
+    except ArrowFileError as error:
         raise ShardError(f"{where}: its document file cannot be read back: {error}") from error
     return data
 

@@ -11,7 +11,6 @@ Source: Belady 1966, A study of replacement algorithms for a virtual-storage com
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -20,10 +19,12 @@ from numpy.typing import NDArray
 
 _NEVER: Final = 1 << 62
 """Score of a block without announced use, less its last use: above the score of every announced one."""
-_MAX_ANNOUNCED: Final = 1024
-"""Announcements kept; the oldest are forgotten."""
-_PASSED_OVER: Final = 64
-"""An announcement that so many later ones have overtaken will not come: its reader went elsewhere."""
+_MAX_ANNOUNCED: Final = 1 << 17
+"""Uses that can be announced ahead; the oldest are forgotten."""
+_LOOKED_AHEAD: Final = 1 << 13
+"""Announced uses that decide what gives way."""
+_PADDING_NBYTES: Final = 64
+"""After each block: room for the next block's first token, and so that slots stay aligned."""
 _SLOT: Final = (1 << 32) - 1
 _VICTIMS: Final = 16
 """Slots emptied at a time."""
@@ -37,7 +38,9 @@ Load: TypeAlias = Callable[[Sequence[int], Sequence[memoryview], Done], None]
 class BlockPool:
     """Decoded blocks, by their number in the store."""
 
-    def __init__(self, *, slots: int, blocks: int, block_tokens: int, dtype: np.dtype[Any], load: Load) -> None:
+    def __init__(
+        self, *, slots: int, blocks: int, block_tokens: int, dtype: np.dtype[Any], load: Load
+    ) -> None:
         """Reserve the pool; pages are taken as they are first used.
 
         Args:
@@ -48,10 +51,11 @@ class BlockPool:
             load: how a missing block is decoded.
         """
         self.slots = slots
-        self.block_tokens = block_tokens
-        self.tokens: NDArray[Any] = np.empty(slots * block_tokens, dtype)
-        self._bytes = memoryview(self.tokens.view(np.uint8))
-        self._slot_nbytes = block_tokens * dtype.itemsize
+        self.stride = block_tokens + _PADDING_NBYTES // dtype.itemsize
+        """Tokens from one slot to the next."""
+        self.tokens: NDArray[Any] = np.empty(slots * self.stride, dtype)
+        self._bytes = self.tokens.view(np.uint8).data
+        self._slot_nbytes = self.stride * dtype.itemsize
         self._load = load
         self._changed = threading.Condition(threading.Lock())
         self._tag_of = np.zeros(blocks, np.int64)
@@ -67,8 +71,9 @@ class BlockPool:
         self._loading: dict[int, int] = {}
         self._failed: dict[int, Exception] = {}
         self._clock = 0
-        self._future: OrderedDict[bytes, tuple[int, NDArray[np.int64]]] = OrderedDict()
-        self._announced = 0
+        self._future = np.empty(0, np.int64)
+        """Blocks of the announced rows, in order; those before `_next` have been taken."""
+        self._next = 0
         self.loads = 0
         """Blocks loaded so far."""
 
@@ -80,32 +85,36 @@ class BlockPool:
         target: NDArray[np.void],
         picked: NDArray[np.int64] | None,
     ) -> None:
-        """Copy rows, each of which lies inside one block, loading the blocks that are missing.
+        """Copy rows, each inside one block (but for one token of lookahead), loading the blocks that are missing.
 
         Args:
             blocks: int64 [N]: block of each row.
             places: int64 [N]: first token of each row inside its block.
-            rows: void [slots * block_tokens - length + 1]: the row that begins at each token of the pool.
+            rows: void [slots * stride - length + 1]: the row that begins at each token of the pool.
             target: void: where rows go.
             picked: int64 [N]: which elements of target; None for all, in order.
 
         Raises:
             Exception: what the load of a block raised.
         """
-        if self._future:
+        if self._next < len(self._future):
             self._took(blocks)
         tags = self._tag_of[blocks]
         if tags.min() > 0 and self._copy(tags, places, rows, target, picked):
             return
-        self._gather_missing(blocks, places, rows, target, np.arange(len(blocks)) if picked is None else picked)
+        self._gather_missing(
+            blocks, places, rows, target, np.arange(len(blocks)) if picked is None else picked
+        )
 
     def announce(self, blocks: NDArray[np.int64]) -> None:
-        """Say that `gather` will be asked for these blocks, after those announced before."""
+        """Say that `gather` will be asked for rows of these blocks, in order, after those announced before.
+
+        Args:
+            blocks: int64 [N]: one element for each row.
+        """
         with self._changed:
-            self._announced += 1
-            self._future[blocks.tobytes()] = (self._announced, blocks)
-            if len(self._future) > _MAX_ANNOUNCED:
-                self._future.popitem(last=False)
+            self._future = np.concatenate((self._future[self._next :], blocks))[-_MAX_ANNOUNCED:]
+            self._next = 0
 
     def prefetch(self, blocks: Sequence[int]) -> None:
         """Begin to load blocks that are missing, as far as no announced block gives way for it."""
@@ -118,11 +127,8 @@ class BlockPool:
     def upcoming(self) -> dict[int, int]:
         """Announced blocks and the rank of their next use."""
         with self._changed:
-            ranks: dict[int, int] = {}
-            for use, blocks in reversed(self._future.values()):
-                for block in blocks.tolist():
-                    ranks[block] = use
-            return ranks
+            blocks, uses = np.unique(self._future[self._next :], return_index=True)
+        return dict(zip(blocks.tolist(), uses.tolist(), strict=True))
 
     # --- reading without the lock ---
 
@@ -136,7 +142,7 @@ class BlockPool:
     ) -> bool:
         """Copy rows of blocks that should be there; False if one of them went away meanwhile."""
         slots = tags & _SLOT
-        where = slots * self.block_tokens
+        where = slots * self.stride
         where += places
         target[... if picked is None else picked] = rows[where]
         self._clock += 1
@@ -208,8 +214,8 @@ class BlockPool:
 
     def _evict(self, *, only_unannounced: bool) -> None:
         score = _NEVER - self._used
-        if self._future:
-            ahead = np.concatenate([blocks for _, blocks in self._future.values()])
+        ahead = self._future[self._next : self._next + _LOOKED_AHEAD]
+        if len(ahead):
             tags = self._tag_of[ahead]
             uses = np.flatnonzero(tags)[::-1]
             score[tags[uses] & _SLOT] = uses  # from the last use to the first: the first one stays
@@ -279,11 +285,9 @@ class BlockPool:
 
     def _took(self, blocks: NDArray[np.int64]) -> None:
         with self._changed:
-            found = self._future.pop(blocks.tobytes(), None)
-            if found is None:
-                return
-            while self._future:
-                oldest = next(iter(self._future))
-                if self._future[oldest][0] >= found[0] - _PASSED_OVER:
-                    break
-                del self._future[oldest]
+            ahead = self._future[self._next : self._next + _LOOKED_AHEAD]
+            if len(ahead) and ahead[0] != blocks[0]:
+                # The reader went elsewhere, or threads overtook each other: go on where this row was announced.
+                found = np.flatnonzero(ahead == blocks[0])
+                self._next += int(found[0]) if len(found) else 0
+            self._next = min(self._next + len(blocks), len(self._future))

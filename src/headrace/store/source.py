@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ShardError
-from headrace.store.arrowfile import ArrowFileError, read_columns
+from headrace.store.arrowread import ArrowFileError, read_columns
 from headrace.store.blob import Blob
 from headrace.store.format import END_FIELDS, ShardEntry, data_path, docs_path
 from headrace.store.index import BlockIndex, load_docs, load_index
@@ -24,7 +25,10 @@ KEPT_ENDS: Final = 64
 class Source(Protocol):
     """Shards as they are stored."""
 
-    blob: Blob
+    @property
+    def blob(self) -> Blob:
+        """Where the files are."""
+
     token_starts: NDArray[np.int64]
     """int64 [shards + 1]: tokens before each shard."""
     block_starts: NDArray[np.int64]
@@ -34,6 +38,10 @@ class Source(Protocol):
     block_tokens: int
     checked: bool
     """Whether blocks have checksums."""
+
+    @property
+    def table(self) -> Sequence[ShardEntry]:
+        """All shards; entries may be made when they are asked for."""
 
     def path(self, shard: int) -> str:
         """Name of a shard's data file."""
@@ -52,7 +60,7 @@ class StoreSource:
     """The shards of a store of ours."""
 
     def __init__(self, blob: Blob, table: ShardTable) -> None:
-        self.blob = blob
+        self.blob: Blob = blob
         self.table = table
         self.token_starts = table.token_starts
         self.block_starts = table.block_starts

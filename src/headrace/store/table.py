@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ManifestError
-from headrace.store.arrowfile import ArrowFileError, Bytes, read_columns, table_bytes
+from headrace.store.arrowfile import Bytes, table_bytes
+from headrace.store.arrowread import ArrowFileError, read_columns
 from headrace.store.format import (
     CODECS,
     MAX_SHARD_TOKENS,
@@ -35,7 +36,8 @@ class ShardTable(Sequence[ShardEntry]):
             self._columns: dict[str, NDArray[Any]] = read_columns(data, TABLE_FIELDS)
         except ArrowFileError as error:
             raise ManifestError(f"{where}: not a shard table: {error}") from error
-        counts, codecs = self._columns["tokens"], self._columns["codec"]
+        counts: NDArray[Any] = self._columns["tokens"]
+        codecs: NDArray[Any] = self._columns["codec"]
         if len(counts) and (not 1 <= int(counts.min()) <= int(counts.max()) <= MAX_SHARD_TOKENS):
             raise ManifestError(
                 f"{where}: a shard of {counts.min()} or {counts.max()} tokens, wanted 1 to 2**40"
@@ -83,11 +85,7 @@ class ShardTable(Sequence[ShardEntry]):
 
     def _entry(self, index: int) -> ShardEntry:
         columns = self._columns
-        numbers = {
-            name: int(columns[name][index])
-            for name in ("tokens", "documents", "data_nbytes", "data_xxh3")
-            + ("index_nbytes", "index_xxh3", "docs_nbytes", "docs_xxh3")
-        }
+        numbers = {name: int(columns[name][index]) for name in columns if columns[name].dtype == np.uint64}
         return ShardEntry(
             name=self.name(index),
             codec=CODECS[int(columns["codec"][index])],

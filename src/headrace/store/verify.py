@@ -41,7 +41,7 @@ def verify(store: Store, *, progress: Callable[[int, int | None, str], None] | N
     done = 0
     starts = store.token_starts
     for number, entry in enumerate(store.shards):
-        for path, nbytes, digest in _files(entry):
+        for path, nbytes, digest in _files(entry) if store.checked else ():
             _check_file(blob, path, nbytes, digest)
             done += nbytes
             if progress is not None:
@@ -97,7 +97,9 @@ def _check_tokens(store: Store, entry: ShardEntry, start: int, stop: int) -> Non
             )
         inside = ends[(ends > at) & (ends <= at + len(tokens))] - at - 1
         if not (tokens[inside] == store.eos_id).all():
-            raise ShardError(f"{store.url}: shard {entry.name}: a document ends without the end-of-document id")
+            raise ShardError(
+                f"{store.url}: shard {entry.name}: a document ends without the end-of-document id"
+            )
     if found != entry.documents:
         raise ShardError(
             f"{store.url}: shard {entry.name}: {found} end-of-document ids, the shard table says {entry.documents}"
