@@ -56,9 +56,9 @@ def new_store() -> Callable[..., Path]:
     return make_store
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Any:
-    """Small matrices: a second thread costs more than it brings, and others share the machine."""
+    """The last digit of a sum depends on how many threads share it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -81,7 +81,8 @@ import torch
 from headrace.model import GPTConfig
 from headrace.train import train
 
-for request in sys.stdin:  # one run at a time; a fork costs milliseconds where an import of torch costs seconds
+# One run at a time; a fork costs milliseconds where an import of torch costs seconds.
+for request in sys.stdin:
     asked = json.loads(request)
     pid = os.fork()
     if pid == 0:
@@ -89,7 +90,8 @@ for request in sys.stdin:  # one run at a time; a fork costs milliseconds where 
         try:
             torch.set_num_threads(1)
             asked["model"] = GPTConfig(**asked["model"])
-            summary = train(asked.pop("stores"), progress=lambda done, total, note: print(done, flush=True), **asked)
+            told = lambda done, total, note: print(done, flush=True)
+            summary = train(asked.pop("stores"), progress=told, **asked)
             print("end", summary.steps, summary.stopped_by, flush=True)
             os._exit(0)
         except BaseException:

@@ -63,17 +63,14 @@ def test_any_flipped_byte_is_found_and_the_older_checkpoint_taken(
 ) -> None:
     directory = tmp_path_factory.mktemp("checkpoints")
     write(directory, [1, 2])
-    files = sorted(path for path in (directory / "step-00000002").iterdir())
-    victim = data.draw(st.sampled_from(files))
+    name = data.draw(st.sampled_from([".metadata", "__0_0.distcp", "manifest.json", "state.json"]))
+    victim = directory / "step-00000002" / name
     content = bytearray(victim.read_bytes())
-    at = data.draw(st.integers(0, len(content) - 1))
-    content[at] ^= 1 << data.draw(st.integers(0, 7))
+    content[data.draw(st.integers(0, 10**6)) % len(content)] ^= 1 << data.draw(st.integers(0, 7))
     victim.write_bytes(content)
     said: list[str] = []
     found = latest_checkpoint(directory, warn=said.append)
     assert found is not None
-    if victim.name == "manifest.json" and found[1]["step"] == 2:
-        return  # a changed character of what the manifest only tells (the version of torch, spaces)
     assert found[1]["step"] == 1
     assert "step-00000002" in said[0]
 

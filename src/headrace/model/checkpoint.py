@@ -3,7 +3,7 @@
 CHECKPOINTS/step-00000100/
   *.distcp, .metadata   tensors, sharded, by torch.distributed.checkpoint: they open on any layout
   state.json            step, loader position, elapsed seconds, what the run was
-  manifest.json         size and XXH3-128 of every other file, written last
+  manifest.json         size and XXH3-128 of every other file and of itself, written last
 
 A directory gets its name by one rename when everything in it is on disk, so one without a manifest, or
 with another file than the manifest says, was damaged afterwards.
@@ -60,14 +60,7 @@ def verify_checkpoint(directory: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: a file is missing, has another size or hash, or the manifest cannot be read.
     """
-    try:
-        manifest = orjson.loads((directory / MANIFEST).read_bytes())
-        files: dict[str, dict[str, Any]] = manifest["files"]
-        version = manifest["format"]
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{directory}: its {MANIFEST} cannot be read ({error}).") from error
-    if version != FORMAT:
-        raise CheckpointError(f"{directory}: checkpoint format {version}, this headrace reads {FORMAT}.")
+    files = _read_manifest(directory / MANIFEST)["files"]
     for name, wanted in files.items():
         path = directory / name
         if not path.is_file():
@@ -80,6 +73,26 @@ def verify_checkpoint(directory: Path) -> dict[str, Any]:
         raise CheckpointError(f"{directory}: its manifest lists no {STATE}.")
     state: dict[str, Any] = orjson.loads((directory / STATE).read_bytes())
     return state
+
+
+def encode_manifest(manifest: dict[str, Any]) -> bytes:
+    """A manifest with its own hash, as it stands on disk."""
+    digest = xxhash.xxh3_128(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return orjson.dumps({**manifest, "xxh3_128": digest}, option=orjson.OPT_INDENT_2)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = orjson.loads(path.read_bytes())
+        version, told = manifest["format"], manifest.pop("xxh3_128")
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}).") from error
+    if version != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {version!r}, this headrace reads {FORMAT}.")
+    got = xxhash.xxh3_128(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    if got != told:
+        raise CheckpointError(f"{path}: XXH3-128 of its content is {got}, it says {told}.")
+    return manifest
 
 
 def latest_checkpoint(

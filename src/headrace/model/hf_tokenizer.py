@@ -101,9 +101,7 @@ def _merge(parts: Iterable[bytes], ranks: dict[bytes, int], *, below: int) -> li
     """Join neighbours, lowest rank first, while their rank is below the given one."""
     parts = list(parts)
     while len(parts) > 1:
-        best, i = min(
-            (ranks.get(a + b, below), i) for i, (a, b) in enumerate(itertools.pairwise(parts))
-        )
+        best, i = min((ranks.get(a + b, below), i) for i, (a, b) in enumerate(itertools.pairwise(parts)))
         if best >= below:
             break
         parts[i : i + 2] = [parts[i] + parts[i + 1]]

@@ -22,7 +22,15 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from headrace.errors import CheckpointError, SpaceError
-from headrace.model.checkpoint import FORMAT, MANIFEST, STATE, hash_file, list_checkpoints, step_dir
+from headrace.model.checkpoint import (
+    FORMAT,
+    MANIFEST,
+    STATE,
+    encode_manifest,
+    hash_file,
+    list_checkpoints,
+    step_dir,
+)
 
 _STAGING = ".staging-"
 
@@ -141,7 +149,7 @@ class CheckpointWriter:
             for path in sorted(staging.iterdir())
         }
         manifest = {"format": FORMAT, "step": step, "torch": torch.__version__, "files": files}
-        _write_synced(staging / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+        _write_synced(staging / MANIFEST, encode_manifest(manifest))
         sync_dir(staging)
         final = step_dir(self._checkpoints, step)
         if final.exists():  # a damaged one that was passed over, now made again
