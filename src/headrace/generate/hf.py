@@ -45,9 +45,7 @@ class HFRunner:
         if getattr(text, "attention_chunk_size", None) or not kinds <= KNOWN_LAYERS:
             raise _refused(directory, "it has layers that are not plain or sliding attention")
         with _quiet():
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                directory, dtype=dtype, attn_implementation="sdpa", local_files_only=True
-            )
+            model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
         self.model: Any = model.to(device).eval().requires_grad_(requires_grad=False)
         self.dtype, self.device = dtype, device
         self.vocab_size = int(self.model.get_output_embeddings().weight.shape[0])
@@ -57,6 +55,7 @@ class HFRunner:
         self._head_width = int(
             getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         )
+        self._own_head = False
         self._adopt(directory)
 
     def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
@@ -73,20 +72,27 @@ class HFRunner:
 
     @torch.inference_mode()
     def hidden(self, step: Step, kv: KVCache) -> Tensor:
-        """Last hidden states of the wanted tokens, [K, W]."""
+        """What `logits` takes, of the wanted tokens: last hidden states [K, W], or logits [K, V]."""
         _running.now = (kv, step)
+        ids_1N, positions_1N = step.ids_N[None], step.position_N[None]
         try:
-            x_1NW = self.model.base_model(
-                input_ids=step.ids_N[None], position_ids=step.position_N[None], use_cache=False
-            ).last_hidden_state
+            if self._own_head:
+                whole = self.model(
+                    input_ids=ids_1N, position_ids=positions_1N, use_cache=False, logits_to_keep=step.keep_K
+                )
+                x_KW: Tensor = whole.logits[0]
+            else:
+                body = self.model.base_model(input_ids=ids_1N, position_ids=positions_1N, use_cache=False)
+                x_KW = body.last_hidden_state[0, step.keep_K]
         finally:
             _running.now = None
-        out: Tensor = x_1NW[0, step.keep_K]
-        return out
+        return x_KW
 
     @torch.inference_mode()
     def logits(self, x_KW: Tensor) -> Tensor:
         """Next-token logits, [K, V]."""
+        if self._own_head:
+            return x_KW
         out: Tensor = self.model.get_output_embeddings()(x_KW)
         return out
 
@@ -97,26 +103,31 @@ class HFRunner:
 
         ids = torch.arange(PROBE_TOKENS, dtype=torch.int64) * 7919 % self.vocab_size
         wanted_TV = self.model(input_ids=ids[None].to(self.device), use_cache=False).logits[0].float()
+        # The same sums in another order: rounding of the type, over the size of the logits.
+        allowed = 64 * torch.finfo(self.dtype).eps * float(wanted_TV.std() + wanted_TV.abs().max())
         AttentionInterface.register(ATTENTION, _attention)
         try:
             self.model.set_attn_implementation(ATTENTION)
-            half, tokens = PROBE_TOKENS // 2, ids.tolist()
-            kv = self.new_cache(num_rows=2, capacity=PROBE_TOKENS)
-            # Two rows of different length, first as prompts, then a token at a time.
-            first = plan_step(
-                [], [(0, tokens[:half], True), (1, tokens[: half - 3], True)], device=self.device
-            )
-            got = [self.logits(self.hidden(first, kv))[:half]]
-            for i in range(half, PROBE_TOKENS):
-                step = plan_step([(tokens[i], i), (tokens[i - 3], i - 3)], [], device=self.device)
-                got.append(self.logits(self.hidden(step, kv))[:1])
+            # Some families scale or cap logits behind their head: then the whole model is called.
+            for self._own_head in (False, True):
+                got_TV = self._probe(ids.tolist())
+                differs = float((got_TV - wanted_TV).abs().max())
+                if differs <= allowed:
+                    return
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
             raise _refused(directory, f"its attention cannot be replaced ({error})") from error
-        # The same sums in another order: rounding of the type, over the spread of the logits.
-        allowed = 64 * torch.finfo(self.dtype).eps * float(wanted_TV.std() + wanted_TV.abs().max())
-        differs = float((torch.cat(got).float() - wanted_TV).abs().max())
-        if not differs <= allowed:
-            raise _refused(directory, f"its logits differ by {differs:.2g}, {allowed:.2g} is rounding")
+        raise _refused(directory, f"its logits differ by {differs:.2g}, {allowed:.2g} is rounding")
+
+    def _probe(self, tokens: list[int]) -> Tensor:
+        """Logits of a short text in the second of two rows: half of it a prompt, half token by token."""
+        half = len(tokens) // 2
+        kv = self.new_cache(num_rows=2, capacity=len(tokens))
+        step = plan_step([], [(0, tokens[: half - 3], True), (1, tokens[:half], True)], device=self.device)
+        got = [self.logits(self.hidden(step, kv))[half - 3 :]]
+        for i in range(half, len(tokens)):
+            step = plan_step([(tokens[i - 3], i - 3), (tokens[i], i)], [], device=self.device)
+            got.append(self.logits(self.hidden(step, kv))[1:])
+        return torch.cat(got).float()
 
 
 @contextmanager

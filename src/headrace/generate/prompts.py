@@ -171,9 +171,10 @@ def _unpacked(raw: IO[bytes], suffix: str) -> Any:
 
         return igzip.IGzipFile(fileobj=raw)  # type: ignore[no-untyped-call]  # isal has no types here
     if suffix == ".zst":
-        import zstandard
+        import pyarrow as pa
 
-        return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        # zstandard's own reader ends a truncated file without a word.
+        return pa.CompressedInputStream(raw, "zstd")
     if suffix == ".lz4":
         import lz4.frame
 
@@ -212,11 +213,15 @@ def _from_jsonl(file: IO[bytes]) -> Iterator[Prompt]:
 
 
 def _from_csv(path: Path, file: IO[bytes]) -> Iterator[Prompt]:
-    rows = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline=""))
-    _require_text(path, rows.fieldnames or ())
-    for number, row in enumerate(rows):
-        row.pop(None, None)  # cells behind the last column have no name
-        yield _from_item(number, row)
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+    try:
+        rows = csv.DictReader(text)
+        _require_text(path, rows.fieldnames or ())
+        for number, row in enumerate(rows):
+            row.pop(None, None)  # cells behind the last column have no name
+            yield _from_item(number, row)
+    finally:
+        text.detach()  # the file is closed by whoever opened it
 
 
 def _from_parquet(path: Path, file: IO[bytes]) -> Iterator[Prompt]:
@@ -228,7 +233,7 @@ def _from_parquet(path: Path, file: IO[bytes]) -> Iterator[Prompt]:
     table = pq.ParquetFile(source)
     known = {*ID_FIELDS, *TEXT_FIELDS, *IDS_FIELDS}
     columns = [name for name in table.schema_arrow.names if name in known]
-    _require_text(path, columns)
+    _require_text(path, table.schema_arrow.names)
     number = 0
     for batch in table.iter_batches(batch_size=1024, columns=columns):
         for row in batch.to_pylist():

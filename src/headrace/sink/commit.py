@@ -185,18 +185,18 @@ class Sink:
                     google_crc32c.value(bytes(data)),
                 ),
             )
-            for (prompt_id, sample_index), (_, error) in self._pending.items():
-                # A key that is here already is an error row being replaced: `put` let nothing else pass.
-                self._db.execute(
+            if self._retry_errors:
+                self._db.executemany(
                     "INSERT INTO superseded SELECT part, prompt_id, sample_index FROM keys"
-                    " WHERE prompt_id = ? AND sample_index = ? AND error",
-                    (prompt_id, sample_index),
+                    " WHERE prompt_id = ? AND sample_index = ?",
+                    self._pending,
                 )
-                self._db.execute(
-                    "INSERT INTO keys VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
-                    " SET part = excluded.part, error = excluded.error WHERE error",
-                    (prompt_id, sample_index, self._part, error),
-                )
+            # `put` let no key pass that is here already, but for error rows that are being replaced.
+            self._db.executemany(
+                "INSERT INTO keys VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+                " SET part = excluded.part, error = excluded.error WHERE error",
+                ((*key, self._part, error) for key, (_, error) in self._pending.items()),
+            )
             self._step("before commit")
             self._db.execute("COMMIT")
         except sqlite3.DatabaseError as failure:

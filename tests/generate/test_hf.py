@@ -1,0 +1,119 @@
+"""Small random models of several families, as transformers writes them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from headrace.errors import ConfigError
+from headrace.generate import Engine
+from headrace.generate.hf import HFRunner, eos_ids_of, prefix_ids_of
+
+SHAPE = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 96,
+    "initializer_range": 0.5,
+}
+
+
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "granite", "gpt_neox")
+
+
+def families():
+    import transformers as t
+
+    return {
+        "llama": (t.LlamaForCausalLM, t.LlamaConfig(**SHAPE, num_key_value_heads=2)),
+        "qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config(**SHAPE, num_key_value_heads=1)),
+        "qwen3": (t.Qwen3ForCausalLM, t.Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=16)),
+        "mistral": (t.MistralForCausalLM, t.MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=5)),
+        "gemma3": (
+            t.Gemma3ForCausalLM,
+            t.Gemma3TextConfig(**SHAPE, num_key_value_heads=2, head_dim=16, sliding_window=5),
+        ),
+        "granite": (t.GraniteForCausalLM, t.GraniteConfig(**SHAPE, logits_scaling=3.0)),
+        "gpt_neox": (t.GPTNeoXForCausalLM, t.GPTNeoXConfig(**SHAPE)),
+    }
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def directory(request, tmp_path_factory):
+    kind, config = families()[request.param]
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp(request.param)
+    kind(config).save_pretrained(path)
+    return path
+
+
+def test_greedy_tokens_equal_transformers_generate(directory, make_requests):
+    from transformers import AutoModelForCausalLM
+
+    reference = AutoModelForCausalLM.from_pretrained(directory).eval()
+    runner = HFRunner(directory, dtype=torch.float32, device=torch.device("cpu"))
+    requests = [
+        replace(request, token_ids=tuple(i % 128 for i in request.token_ids))
+        for request in make_requests(12, own=lambda _: {"max_new_tokens": 16})
+    ]
+    got = {row.prompt_id: row.token_ids for row in Engine(runner, [b"x"] * 128, batch_size=5).run(requests)}
+    for request in requests:
+        ids_1T = torch.tensor([request.token_ids])
+        wanted = reference.generate(
+            ids_1T,
+            attention_mask=torch.ones_like(ids_1T),  # else ids equal to the padding are not seen
+            max_new_tokens=16,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        assert got[request.prompt_id] == tuple(wanted[0, len(request.token_ids) :].tolist())
+
+
+@pytest.mark.parametrize("family", ["mamba", "gpt_oss", "gemma2"])
+def test_a_model_that_attends_another_way_is_refused_and_never_run_wrongly(tmp_path, family):
+    """State-space layers, attention sinks, capped scores: none of them passes through our attention."""
+    import transformers as t
+
+    kind, config = {
+        "mamba": (t.MambaForCausalLM, t.MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2)),
+        "gpt_oss": (
+            t.GptOssForCausalLM,
+            t.GptOssConfig(
+                **SHAPE,
+                num_key_value_heads=2,
+                head_dim=8,
+                num_local_experts=4,
+                rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+            ),
+        ),
+        "gemma2": (t.Gemma2ForCausalLM, t.Gemma2Config(**SHAPE, num_key_value_heads=2, head_dim=8)),
+    }[family]
+    kind(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"Choose engine='transformers'"):
+        HFRunner(tmp_path, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def test_ids_that_end_a_text_are_the_directorys(tmp_path):
+    assert eos_ids_of(tmp_path) == ()
+    (tmp_path / "config.json").write_text('{"eos_token_id": 5}')
+    assert eos_ids_of(tmp_path) == (5,)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 8]}')
+    assert eos_ids_of(tmp_path) == (7, 8)
+
+
+def test_the_beginning_of_sequence_is_put_in_front_where_the_tokenizer_does(tmp_path):
+    import tokenizers
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "<s>": 1, "</s>": 2}, []))
+    assert prefix_ids_of(tmp_path) == ()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert prefix_ids_of(tmp_path) == ()
+    tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert prefix_ids_of(tmp_path) == (1,)
