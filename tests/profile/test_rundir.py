@@ -30,9 +30,9 @@ def test_a_loss_that_is_no_number_is_left_out_of_the_curve(made):
     assert [step.loss for step in read_run(made.path).steps] == [None, None]
 
 
-def test_what_the_parts_of_a_step_leave_is_evaluation_only_where_it_was_evaluated(made):
+def test_what_the_parts_of_a_step_leave_is_called_other(made):
     part = {"step_s": 2.0, "data_wait_s": 0.25, "compute_s": 1.0, "checkpoint_s": 0.25}
-    made.steps([{"step": 1, **part}, {"step": 2, **part, "eval_loss": 3.0}])
+    made.steps([{"step": 1, **part}, {"step": 2, **part, "eval_s": 0.5}])
     assert [(s.eval_s, s.other_s) for s in read_run(made.path).steps] == [(0.0, 0.5), (0.5, 0.0)]
 
 

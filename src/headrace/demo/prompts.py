@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import xxhash
 
 LINES_BEFORE = 12
-MAX_CHARACTERS = 400
 _HEADS = ("def ", "class ", "async def ")
 
 
-def choose_prompts(documents: Iterable[tuple[str, str]], *, count: int) -> list[dict[str, str]]:
+def choose_prompts(
+    documents: Iterable[tuple[str, str]], *, count: int, num_tokens: Callable[[str], int], limit: int
+) -> list[dict[str, str]]:
     """Prompts in a fixed order, the same for the same documents.
 
     A prompt ends with the head of a function or class where a document has one,
@@ -20,31 +21,40 @@ def choose_prompts(documents: Iterable[tuple[str, str]], *, count: int) -> list[
     Args:
         documents: (source, text).
         count: wanted; fewer come out of little text.
+        num_tokens: of a text.
+        limit: tokens of a prompt at most; lines are left out at its beginning.
 
     Returns:
         {"id", "prompt"}, ids unique: source and line.
     """
-    heads: list[tuple[int, str, str]] = []
-    plain: list[tuple[int, str, str]] = []
+    heads: list[tuple[int, str, list[str]]] = []
+    plain: list[tuple[int, str, list[str]]] = []
     for source, text in documents:
         lines = text.splitlines()
         for number, line in enumerate(lines, start=1):
             if number < 3 or not line.strip():
                 continue
             end = line.rstrip()
-            prompt = _tail("\n".join([*lines[max(0, number - 1 - LINES_BEFORE) : number - 1], end]))
+            before = lines[max(0, number - 1 - LINES_BEFORE) : number - 1]
             is_head = end.lstrip().startswith(_HEADS) and end.endswith(":")
             name = f"{source}:{number}"
-            entry = (xxhash.xxh3_64_intdigest(name.encode()), name, prompt)
+            entry = (xxhash.xxh3_64_intdigest(name.encode()), name, [*before, end])
             (heads if is_head else plain).append(entry)
     chosen = sorted(heads)[:count]
     chosen += sorted(plain)[: count - len(chosen)]
-    return [{"id": name, "prompt": prompt} for _, name, prompt in chosen]
+    return [{"id": name, "prompt": _fitting(lines, num_tokens, limit)} for _, name, lines in chosen]
 
 
-def _tail(text: str) -> str:
-    """The last lines that fit, or the last characters of one long line."""
-    tail = text[-MAX_CHARACTERS:]
-    if len(tail) < len(text):
-        tail = tail.partition("\n")[2] or tail
-    return tail.lstrip("\n")
+def _fitting(lines: list[str], num_tokens: Callable[[str], int], limit: int) -> str:
+    """The last lines that fit; of one line that is too long, its end."""
+    text = _joined(lines)
+    while len(lines) > 1 and num_tokens(text) > limit:
+        lines = lines[1:]
+        text = _joined(lines)
+    while num_tokens(text) > limit:
+        text = text[len(text) // 4 + 1 :]
+    return text
+
+
+def _joined(lines: list[str]) -> str:
+    return "\n".join(lines).lstrip("\n")

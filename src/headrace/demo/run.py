@@ -63,8 +63,8 @@ def run_demo(
     fresh: bool = False,
     vocab_size: int = 4096,
     model: str = "tiny",
-    seq_len: int = 256,
-    batch_size: int = 16,
+    seq_len: int | None = None,
+    batch_size: int | None = None,
     prompts: int = 64,
     measure_s: float = 10.0,
     stage: Stage | None = None,
@@ -85,8 +85,8 @@ def run_demo(
         fresh: delete an earlier demo in `out` first.
         vocab_size: ids of the tokenizer that is trained.
         model: a size's name.
-        seq_len: tokens of a training row.
-        batch_size: rows of a training step.
+        seq_len: tokens of a row; default the size's context.
+        batch_size: rows of a training step; default the size's own.
         prompts: predictions to make.
         measure_s: how long each way of loading is measured.
         stage: where progress is shown; default stderr.
@@ -128,7 +128,7 @@ def run_demo(
             seed=seed,
             vocab_size=vocab_size,
             model=model,
-            seq_len=seq_len,
+            row_tokens=seq_len,
             batch_size=batch_size,
             prompts=prompts,
             measure_s=measure_s,

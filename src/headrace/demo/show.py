@@ -16,7 +16,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from headrace.profile.rivals import rows as rival_rows
@@ -109,15 +108,16 @@ class Stage:
 
     def rivals(self, naive: Mapping[str, Any]) -> None:
         """The table "naive against headrace"."""
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("      same text, same machine")
-        for name in ("naive", "headrace", "ratio"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in rival_rows(naive):
-            table.add_row(
-                f"      {row.what}", row.naive, Text(row.ours, style="bold"), Text(row.ratio, style="green")
-            )
-        self.console.print(table)
+        head = ("same text, same machine", "naive", "headrace", "ratio")
+        lines = [head, *((row.what, row.naive, row.ours, row.ratio) for row in rival_rows(naive))]
+        widths = [max(len(line[column]) for line in lines) for column in range(4)]
+        for line in lines:
+            styles = ("dim", "dim", "dim") if line is head else ("", "bold", "green")
+            text = Text()
+            text.append(f"      {line[0]:<{widths[0]}}  {line[1]:>{widths[1]}}", style=styles[0])
+            text.append(f"  {line[2]:>{widths[2]}}", style=styles[1])
+            text.append(f"  {line[3]:>{widths[3]}}", style=styles[2])
+            self.console.print(text, soft_wrap=True)
 
     def samples(self, samples: Sequence[Mapping[str, Any]], *, lines: int = 6) -> None:
         """A few predictions: the end of the prompt, then what the model wrote."""

@@ -1,4 +1,4 @@
-"""The story's steps, in order: each takes what the ones before it wrote, and says what it found."""
+"""What earlier steps wrote -> the next step's files, and a sentence on what it found."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Story:
     seed: int
     vocab_size: int
     model: str
-    seq_len: int
-    batch_size: int
+    row_tokens: int | None
+    batch_size: int | None
     prompts: int
     measure_s: float
     command: str
@@ -49,6 +49,15 @@ class Story:
         found = self.journal.done(step)
         assert found is not None, f"step {step} comes before"
         return found
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens of a row."""
+        if self.row_tokens is not None:
+            return self.row_tokens
+        from headrace.model import gpt_config  # torch comes with it
+
+        return gpt_config(self.model, vocab_size=self.vocab_size).context
 
     @property
     def parts(self) -> list[Path]:
@@ -162,6 +171,7 @@ def _train(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
         max_seconds=story.seconds if story.total_steps is None else None,
         seed=story.seed,
         eval_stores=str(story.out / "held-out") if enough else None,
+        eval_rows=32,
         # A kill loses at most so much of a two-minute run.
         checkpoint_seconds=15.0,
         keep=2,
@@ -187,14 +197,22 @@ def _generate(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
 
     from headrace.generate import generate
     from headrace.sink import read_predictions
+    from headrace.tokens import load_tokenizer
 
-    chosen = choose_prompts(read_texts(story.out / "corpus" / HELD_OUT), count=story.prompts)
+    tokenizer = load_tokenizer(story.out / "tokenizer.json")
+    new_tokens = min(MAX_NEW_TOKENS, story.seq_len // 2)
+    chosen = choose_prompts(
+        read_texts(story.out / "corpus" / HELD_OUT),
+        count=story.prompts,
+        num_tokens=lambda text: len(tokenizer.encode(text)),
+        limit=story.seq_len - new_tokens,
+    )
     _write_lines(story.out / "prompts.jsonl", chosen)
     summary = generate(
         model=story.out / "run",
         prompts=story.out / "prompts.jsonl",
         out=story.out / "predictions",
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=new_tokens,
         temperature=0.7,
         top_p=0.95,
         seed=story.seed,
@@ -240,8 +258,8 @@ def _report(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
             "title": f"A GPT of {big(train['parameters'])} parameters, trained on {corpus['name']}",
             "corpus": corpus["sentence"],
             "tokenizer": f"byte-level BPE, {vocabulary:,} ids, trained on this corpus",
-            "store": f"{inspect['tokens']:,} tokens in {inspect['shards']} shards, {inspect['codec']}, "
-            f"{inspect['nbytes'] / 1e6:.1f} MB",
+            "store": f"{inspect['tokens']:,} tokens in {_count(inspect['shards'], 'shard')} of "
+            f"{inspect['nbytes'] / 1e6:.1f} MB ({inspect['codec']})",
             "machine": known,
             "software": _software(known),
             "started": story.journal.started,
@@ -265,6 +283,10 @@ def _write_lines(path: Path, rows: list[dict[str, str]]) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
     partial.replace(path)
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
 
 
 def _say_naive(found: Mapping[str, Any]) -> str:
@@ -309,7 +331,7 @@ STEPS: tuple[Step, ...] = (
         writes=(),
         run=_inspect,
         sentence=lambda f: (
-            f"every checksum right: {f['documents']:,} documents, {f['shards']} shards, "
+            f"every checksum right: {f['documents']:,} documents, {_count(f['shards'], 'shard')}, "
             f"{f['nbytes'] / 1e6:.1f} MB ({f['codec']})"
         ),
     ),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.profile.where import duration
+from headrace.profile.where import duration, percent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ def rows(naive: Mapping[str, Any]) -> list[RivalRow]:
     ...     print(row.what, "|", row.naive, "|", row.ours, "|", row.ratio)
     time to first batch | 3.0 s | 10 ms | 300 × sooner
     tokens/s | 400 thousand | 200 million | 500 × faster
-    tokenizing | again in every epoch | once: 6.0 s | paid back after 0.24 epochs
+    tokenizing | again in every epoch | once: 6.0 s | paid back after 24 % of an epoch
     """
     theirs, ours = naive.get("naive") or {}, naive.get("headrace") or {}
     found: list[RivalRow] = []
@@ -91,7 +91,11 @@ def _paid_back(naive: Mapping[str, Any], once_s: float) -> str:
     if not (slow and fast and tokens) or fast <= slow:
         return ""
     epochs = once_s / (tokens / slow - tokens / fast)
-    return f"paid back after {epochs:.2g} epochs"
+    return (
+        f"paid back after {percent(epochs)} of an epoch"
+        if epochs < 1
+        else f"paid back after {epochs:.1f} epochs"
+    )
 
 
 def times(ratio: float, better: str, worse: str) -> str:

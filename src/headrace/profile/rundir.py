@@ -43,9 +43,8 @@ class Step:
     compute_s: float = 0.0
     checkpoint_s: float = 0.0
     eval_s: float = 0.0
-    """Evaluation: what the other parts leave of a step that was evaluated."""
     other_s: float = 0.0
-    """What the parts leave of any other step."""
+    """What the parts above leave of the step."""
     reading_s: float = 0.0
     """Work of the loader's threads, beside compute."""
     decoding_s: float = 0.0
@@ -131,9 +130,7 @@ def _lines(path: Path) -> Iterator[Step]:
 
 
 def _step(row: Json) -> Step:
-    known = sum(_seconds(row, part) for part in ("data_wait_s", "compute_s", "checkpoint_s"))
-    rest = max(0.0, _seconds(row, "step_s") - known)
-    evaluated = _finite(row.get("eval_loss")) is not None
+    parts = sum(_seconds(row, name) for name in ("data_wait_s", "compute_s", "checkpoint_s", "eval_s"))
     return Step(
         step=int(row["step"]),
         loss=_finite(row.get("loss")),
@@ -143,8 +140,8 @@ def _step(row: Json) -> Step:
         data_wait_s=_seconds(row, "data_wait_s"),
         compute_s=_seconds(row, "compute_s"),
         checkpoint_s=_seconds(row, "checkpoint_s"),
-        eval_s=rest if evaluated else 0.0,
-        other_s=0.0 if evaluated else rest,
+        eval_s=_seconds(row, "eval_s"),
+        other_s=max(0.0, _seconds(row, "step_s") - parts),
         reading_s=_seconds(row, "reading_s"),
         decoding_s=_seconds(row, "decoding_s"),
         learning_rate=_finite(row.get("lr")),

@@ -1,0 +1,66 @@
+"""A small corpus that looks like code, and a demo small enough for a test."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+
+import pytest
+
+from headrace.demo import run_demo
+from headrace.demo.show import Stage
+from headrace.demo.steps import STEPS
+
+
+def document(number: int) -> str:
+    lines = [f'"""Module {number}."""', "", "import os", ""]
+    for i in range(12):
+        lines += [
+            f"def function_{number}_{i}(value, default=None):",
+            f'    """Return the value of item {i}, or the default."""',
+            f"    if value is None and default != {i * number}:",
+            "        return default",
+            f"    return os.path.join(str(value), 'part_{i}')",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+@pytest.fixture
+def corpus_file(tmp_path):
+    path = tmp_path / "code.jsonl.gz"
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        for number in range(120):
+            file.write(json.dumps({"text": document(number)}) + "\n")
+    return path
+
+
+SMALL = {
+    "steps": 4,
+    "vocab_size": 300,
+    "seq_len": 64,
+    "batch_size": 4,
+    "prompts": 5,
+    "measure_s": 0.05,
+}
+
+
+class Told(io.StringIO):
+    """Where a test's demo is told, instead of stderr."""
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+@pytest.fixture
+def small_demo(told):
+    from rich.console import Console
+
+    def run(files, out, **others):
+        stage = Stage(steps=len(STEPS), console=Console(file=told, width=100))
+        return run_demo(files, out, stage=stage, **{**SMALL, **others})
+
+    return run
