@@ -21,6 +21,8 @@ from headrace.store.source import Source
 
 _MAX_PLANS: Final = 8
 _MIN_SLOTS: Final = 4
+_READ_AHEAD: Final = 16
+"""Blocks of a long read that are under way at once, and as many again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +240,15 @@ class Gather:
             shards = rows.shards[picked]
             self._touch(self._local, shards, rows.first[picked], rows.last[picked])
             target[picked] = plan.rows[where[picked] + self._local.shift[shards]]
+        split = np.flatnonzero(rows.split).tolist()
+        if split and self._local is None:
+            # All at once, and together with the others': each may be a request.
+            needed = [block for row in split for block in self._blocks_of(int(where[row]), length)]
+            self._pool.prefetch(list(dict.fromkeys(needed)))
         if rows.pooled.any():
             picked = np.flatnonzero(rows.pooled)
             self._pool.gather(rows.blocks[picked], rows.places[picked], plan.pool_rows, target, picked)
-        for row in np.flatnonzero(rows.split).tolist():
+        for row in split:
             self._copy(int(where[row]), out[row])
 
     def _touch(
@@ -294,6 +301,9 @@ class Gather:
                 low = max(inside, block * size)
                 high = min(inside + count, (block + 1) * size)
                 part = out[done : done + high - low]
+                if self._local is None and (block - first) % _READ_AHEAD == 0:
+                    ahead = range(base + block, base + min(last + 1, block + 2 * _READ_AHEAD))
+                    self._pool.prefetch(ahead)
                 itemtype = np.dtype(f"V{part.nbytes}")
                 self._pool.gather(
                     np.array([base + block]),
