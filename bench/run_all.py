@@ -45,7 +45,7 @@ def page(folder: Path) -> str:
         [
             "# Goals and figures",
             "",
-            f"{len(rows) - missed} of {len(rows)} met. Tables, spreads and causes: the files beside this one.",
+            f"{len(rows) - missed} of {len(rows)} met; tables, spreads and causes are beside this file.",
             "",
             table(["benchmark", "claim", "goal", "measured", "", "note"], rows),
             "",
