@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
@@ -23,14 +22,18 @@ ROOT = Path(__file__).parent
 def _run_shell(example: Example) -> None:
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", example.parsed], env=env, capture_output=True, text=True, check=False
+        ["bash", "-euo", "pipefail", "-c", example.parsed],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise AssertionError(f"exit {done.returncode}\n{done.stdout}\n{done.stderr}")
 
 
 def _enter(namespace: dict[str, Any]) -> None:
-    namespace["_home"] = os.getcwd()
+    namespace["_home"] = str(Path.cwd())
     namespace["_folder"] = tempfile.TemporaryDirectory(prefix="headrace-docs-")
     os.chdir(namespace["_folder"].name)
 
@@ -48,8 +51,7 @@ pytest_collect_file = Sybil(
 ).pytest()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Threads of every math library: as many as there are cores, also in child processes."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# No test asks a network for anything, and none is told about a missing GPU.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

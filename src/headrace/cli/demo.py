@@ -1,4 +1,4 @@
-"""`headrace demo`: nothing but Python in, the main job from end to end out."""
+"""`headrace demo`: nothing but Python -> the main job from end to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`headrace train`: a store in, a run directory out."""
+"""`headrace train`: a store -> a run directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`headrace generate`, `report`, `export`: a run in; predictions, a page, or a Hugging Face directory out."""
+"""`headrace generate`, `report`, `export`: a run -> predictions, a page, a Hugging Face directory."""
 
 from __future__ import annotations
 

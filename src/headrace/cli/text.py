@@ -1,4 +1,4 @@
-"""`headrace ingest`, `tokenizer train`, `inspect`: raw text in, a store out, and a look at it."""
+"""`headrace ingest`, `tokenizer train`, `inspect`: raw text -> a store, and a look at it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,128 @@
+"""The command line: its words are a promise, its errors are one line, its JSON is alone on stdout."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+
+import orjson
+import pytest
+import typer.main
+
+from headrace.cli.app import app
+
+
+def headrace(*words, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "headrace", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def jsonl_gz(path, texts):
+    path.write_bytes(gzip.compress(b"".join(orjson.dumps({"text": text}) + b"\n" for text in texts)))
+    return path
+
+
+def flags():
+    found = {}
+    root = typer.main.get_command(app)
+    for name, command in root.commands.items():
+        for word, inner in getattr(command, "commands", {"": command}).items():
+            options = (option for param in inner.params for option in param.opts if option.startswith("-"))
+            found[f"{name} {word}".strip()] = sorted(set(options))
+    return found
+
+
+def test_flags_change_only_on_purpose():
+    assert flags() == {
+        "demo": ["--fresh", "--json", "--out", "--seconds", "--seed"],
+        "ingest": [
+            "--append", "--codec", "--engine", "--json", "--keep", "--max-document-bytes", "--max-reject-share",
+            "--out", "--restart", "--strict", "--text-field", "--text-mode", "--tokenizer", "--workers",
+        ],
+        "tokenizer train": ["--json", "--out", "--text-field", "--vocab-size"],
+        "inspect": ["--json", "--samples", "--verify"],
+        "train": [
+            "--accumulate", "--banded", "--batch-size", "--checkpoint-every", "--compile", "--dtype", "--eval-store",
+            "--json", "--keep", "--lr", "--max-seconds", "--model", "--out", "--seed", "--seq-len", "--steps",
+        ],
+        "generate": [
+            "--batch-size", "--engine", "--form", "--json", "--logprobs", "--max-new-tokens", "--model",
+            "--num-samples", "--out", "--prompts", "--retry-errors", "--seed", "--stop", "--temperature", "--top-k",
+            "--top-p",
+        ],
+        "report": ["--json"],
+        "export": ["--json", "--to"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", sorted(flags()))
+def test_every_command_has_help_with_examples(command):
+    done = headrace(*command.split(), "--help", env={"COLUMNS": "100", "PATH": "", "TERM": "dumb"})
+    assert done.returncode == 0, done.stderr
+    assert "Example" in done.stdout
+    assert f"headrace {command.split()[0]}" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    source = jsonl_gz(folder / "a.jsonl.gz", [f"line {i} of water and wheels" for i in range(200)])
+    done = headrace("ingest", source, "--out", folder / "store", "--workers", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["documents"] == 200
+    assert done.stderr == ""
+    return folder / "store"
+
+
+def test_inspect_shows_counts_and_rows_and_verifies(store):
+    done = headrace("inspect", store, "--verify", "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["documents"], report["verified"]) == (0, 200, True)
+    assert "water" in headrace("inspect", store).stdout
+
+
+def test_a_tokenizer_is_trained_from_raw_files(tmp_path):
+    source = jsonl_gz(tmp_path / "a.jsonl.gz", ["the wheel turns the stone, the water turns the wheel"] * 50)
+    done = headrace("tokenizer", "train", source, "--vocab-size", 280, "--out", tmp_path / "t.json", "--json")
+    assert done.returncode == 0, done.stderr
+    assert 257 < json.loads(done.stdout)["vocab_size"] <= 280
+
+
+def bad_inputs():
+    good = b'{"text": "fine"}\n'
+    return {
+        "missing.jsonl": (None, "missing.jsonl: No such file|no such file"),
+        "named.jsonl.gz": (good, "named.jsonl.gz: named as gzip"),
+        "truncated.jsonl.gz": (gzip.compress(good * 5000)[:-200], "truncated.jsonl.gz: truncated"),
+        "utf8.jsonl": (good + b'{"text": "\xff"}\n', "utf8.jsonl: line 2: byte 27: invalid UTF-8"),
+        "nofield.jsonl": (good + b'{"body": 1}\n', "nofield.jsonl: line 2: .*no text field 'text'"),
+        "empty.jsonl": (b"", "no documents|empty"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(bad_inputs()))
+def test_bad_input_is_one_line_with_exit_code_2_and_leaves_no_store(tmp_path, name):
+    data, wanted = bad_inputs()[name]
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    done = headrace("ingest", tmp_path / name, "--out", tmp_path / "store", "--workers", 1)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert re.search(wanted, line, re.IGNORECASE), line
+    assert not (tmp_path / "store" / "manifest.json").exists()
+    assert headrace("inspect", tmp_path / "store").returncode == 2
+
+
+def test_a_wrong_option_is_usage_and_exit_code_2():
+    done = headrace("ingest", "x", "--codec", "brotli", "--out", "y")
+    assert done.returncode == 2
+    assert "--codec" in done.stderr
