@@ -107,7 +107,8 @@ class Scanned:
 
 # The last part makes sure that the run of blank lines is over: something stands on the next line.
 _BLANK = re.compile(rb"\n[ \t\r]*\n(?:[ \t\r]*\n)*(?=[ \t\r]*[^ \t\r\n])")
-_JSON = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)
+# The closing quote is optional: a string that the buffer's end cuts off hides its braces all the same.
+_JSON = re.compile(rb'"(?:[^"\\]|\\.)*"?|[{}]', re.DOTALL)
 _OPEN, _CLOSE = ord("{"), ord("}")
 
 

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 import orjson
 
+from headrace.errors import SourceError
+
 TextMode: TypeAlias = Literal["auto", "file", "line", "block"]
 
 
@@ -63,9 +65,17 @@ def too_long(nbytes: int, fields: Fields) -> str:
     return f"document of {nbytes:,} bytes; the limit is {fields.max_bytes:,} (max_document_bytes)"
 
 
-def too_long_record(nbytes: int, fields: Fields) -> str:
-    """The detail of a reject for a record's length."""
+def too_long_record(fields: Fields) -> str:
+    """The detail of a reject for a record's length; the same whether it was held or passed over."""
     return (
-        f"record of {nbytes:,} bytes; at most {fields.max_record_bytes:,} are read "
+        f"record of more than {fields.max_record_bytes:,} bytes; no more is read of one "
         f"(twice max_document_bytes, {fields.max_bytes:,})"
+    )
+
+
+def endless_record(url: str, offset: int, limit: int) -> SourceError:
+    """The error for a format in which nothing after a record without an end can be trusted."""
+    return SourceError(
+        f"{url}: the record that starts at byte {offset} has no end within {limit:,} bytes. "
+        f"Is a quote or a bracket left open?"
     )

@@ -80,9 +80,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, strictly: 
     if before["tokenizer"]["fingerprint"] != now["tokenizer"]["fingerprint"]:
         found.append(f"tokenizer was {before['tokenizer']['name']}, is {now['tokenizer']['name']}")
     old, new = _flat(before["options"]), _flat(now["options"])
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            found.append(f"{key} was {old.get(key)!r}, is {new.get(key)!r}")
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    found += [f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed]
     return found + _source_differences(before["sources"], now["sources"], strictly=strictly)
 
 
@@ -145,6 +144,24 @@ def check_same_store(blob: Blob, before: Mapping[str, Any], now: Mapping[str, An
         raise ConfigError(
             f"{blob.url}: there is a store already, and it was asked for something else: {_say(found)}. "
             f"--append (append=True) adds new files to it; {_CURES}"
+        )
+
+
+def check_fits(blob: Blob, manifest: Manifest, job: Job) -> None:
+    """Refuse to add what could not be read together with what is there.
+
+    Raises:
+        ConfigError: another tokenizer, or blocks of another size.
+    """
+    if manifest.tokenizer_fingerprint != job.tokenizer.fingerprint:
+        raise ConfigError(
+            f"{blob.url}: its tokenizer is {manifest.tokenizer_name} ({manifest.tokenizer_fingerprint}), the new "
+            f"files' is {job.tokenizer.name} ({job.tokenizer.fingerprint}). Ingest into a new store"
+        )
+    if manifest.block_tokens != job.options.block_tokens:
+        raise ConfigError(
+            f"{blob.url}: its blocks have {manifest.block_tokens} tokens, block_tokens is "
+            f"{job.options.block_tokens}. Give the same, or ingest into a new store"
         )
 
 

@@ -28,7 +28,7 @@ def text_of_json(raw: bytes, fields: Fields) -> tuple[Any, bytes] | Fault:
         fields: which field holds the text, and how long it may be.
     """
     if len(raw) > fields.max_record_bytes:
-        return Fault(at=0, reason="too_long", detail=too_long_record(len(raw), fields))
+        return Fault(at=0, reason="too_long", detail=too_long_record(fields))
     fault = utf8_fault(raw)
     if fault is not None:
         return Fault(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
-import os
+import tempfile
 import zlib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -35,22 +35,6 @@ _MAGIC = {
     b"BZh": "bz2",
     b"\x04\x22\x4d\x18": "lz4",
 }
-
-
-class RawFile(Protocol):
-    """Stored bytes, read from anywhere."""
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """Fill the buffer from the current place; 0 at the end."""
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a byte."""
-
-    def tell(self) -> int:
-        """The current byte."""
-
-    def close(self) -> None:
-        """Let go of it."""
 
 
 def open_raw(url: str) -> io.RawIOBase:
@@ -165,6 +149,20 @@ def read_head(url: str, compression: str, size: int) -> bytes:
         stream.close()
 
 
-def local_size(path: str | os.PathLike[str]) -> int:
-    """Bytes of a local file."""
-    return Path(path).stat().st_size
+def open_seekable(url: str, compression: str) -> IO[bytes] | io.RawIOBase:
+    """A file that can be read anywhere, decompressed: a packed one is unpacked to a temporary file first."""
+    if compression == "none":
+        return open_raw(url)
+    stream = Stream(url, compression)
+    unpacked = tempfile.TemporaryFile(prefix="headrace-unpacked-")  # noqa: SIM115 - the caller closes it
+    try:
+        buffer = memoryview(bytearray(1 << 20))
+        while n := stream.readinto(buffer):
+            unpacked.write(buffer[:n])
+    except BaseException:
+        unpacked.close()
+        raise
+    finally:
+        stream.close()
+    unpacked.seek(0)
+    return unpacked

@@ -9,7 +9,7 @@ from typing import Literal
 from headrace.errors import SourceError
 from headrace.ingest.cuts import csv_row_ends
 from headrace.ingest.document import Parsed, Reject
-from headrace.ingest.fields import Fields, too_long, too_long_record, utf8_fault
+from headrace.ingest.fields import Fields, endless_record, too_long, too_long_record, utf8_fault
 from headrace.ingest.records import Block
 
 _BOM_BYTES = 3
@@ -50,9 +50,7 @@ class DelimitedRows:
             lines=newlines,
         )
         if block.oversized:
-            self._reject(
-                parsed, block.offset, lines_before, "too_long", too_long_record(block.nbytes, self._fields)
-            )
+            self._reject(parsed, block.offset, lines_before, "too_long", too_long_record(self._fields))
             return parsed
         csv.field_size_limit(max(csv.field_size_limit(), self._fields.max_record_bytes))
         at, line = 0, lines_before
@@ -72,6 +70,11 @@ class DelimitedRows:
         return [data[i:j] for i, j in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
 
     def _row(self, parsed: Parsed, raw: bytes, at: int, line: int) -> None:
+        if len(raw) > self._fields.max_record_bytes:
+            if self._delimiter == ",":
+                raise endless_record(self._url, at, self._fields.max_record_bytes)
+            self._reject(parsed, at, line, "too_long", too_long_record(self._fields))
+            return
         fault = utf8_fault(raw)
         if fault is not None:
             detail = f"invalid UTF-8: byte 0x{raw[fault]:02x} does not belong here"

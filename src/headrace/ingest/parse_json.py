@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headrace.ingest.cuts import json_object_ends
 from headrace.ingest.document import Parsed, Reject
-from headrace.ingest.fields import Fields, as_metadata, lookup
+from headrace.ingest.fields import Fields, as_metadata, endless_record, lookup
 from headrace.ingest.json_text import Fault, text_of_json
 from headrace.ingest.records import Block
 
@@ -33,6 +33,8 @@ class JsonObjects:
             piece = block.data[start:end].strip(_BETWEEN)
             if piece:
                 at = block.data.index(piece[:1], start)
+                if len(piece) > self._fields.max_record_bytes:
+                    raise endless_record(self._url, block.offset + start, self._fields.max_record_bytes)
                 got = text_of_json(piece, self._fields)
                 if isinstance(got, Fault):
                     line = lines_before + 1 + block.data.count(b"\n", 0, at + got.at)

@@ -32,7 +32,7 @@ class JsonLines:
             lines_before: lines already read of this unit.
         """
         if block.oversized:
-            detail = too_long_record(block.nbytes, self._fields)
+            detail = too_long_record(self._fields)
             reject = self._reject(block.offset, lines_before, "too_long", detail)
             return Parsed(texts=[], rejects=[reject], nbytes=block.nbytes, lines=block.newlines)
         lines = block.data.split(b"\n")

@@ -27,15 +27,12 @@ class PlainText:
         newlines = block.newlines if block.oversized else block.data.count(b"\n")
         parsed = Parsed(texts=[], nbytes=block.nbytes or len(block.data), lines=newlines)
         if block.oversized:
-            detail = too_long_record(block.nbytes, self._fields)
-            if self._mode == "file":
-                detail += ". One document per line or per paragraph? Use text_mode"
-            self._reject(parsed, block.offset, lines_before, "too_long", detail)
+            self._reject(parsed, block.offset, lines_before, "too_long", self._too_long_record())
             return parsed
         at, line = block.offset, lines_before
         fine = block.data.isascii() and len(block.data) <= self._fields.max_bytes
         for piece in self._pieces(block.data):
-            text = piece if self._mode == "file" else piece.strip(_EDGES)
+            text = self._strip(piece)
             if not text or (self._mode != "file" and text.isspace()):
                 parsed.empty += self._mode == "file"
             elif fine:
@@ -46,6 +43,12 @@ class PlainText:
                 at += len(piece)
                 line += piece.count(b"\n")
         return parsed
+
+    def _strip(self, piece: bytes) -> bytes:
+        """Without the line ends around a line, and the blank lines around a paragraph."""
+        if self._mode == "file":
+            return piece
+        return piece.strip(_EDGES) if self._mode == "line" else piece.rstrip(b" \t\r\n").lstrip(_EDGES)
 
     def _pieces(self, data: bytes) -> list[bytes]:
         if not data or self._mode == "file":
@@ -60,6 +63,9 @@ class PlainText:
         return [data[i:j] for i, j in zip([0, *ends[:-1]], ends, strict=True)]
 
     def _check(self, parsed: Parsed, piece: bytes, text: bytes, at: int, line: int) -> None:
+        if len(piece) > self._fields.max_record_bytes:
+            self._reject(parsed, at, line, "too_long", self._too_long_record())
+            return
         fault = utf8_fault(text)
         if fault is not None:
             place = fault + (0 if self._mode == "file" else len(piece) - len(piece.lstrip(_EDGES)))
@@ -69,6 +75,10 @@ class PlainText:
             self._reject(parsed, at, line, "too_long", too_long(len(text), self._fields))
         else:
             parsed.texts.append(text)
+
+    def _too_long_record(self) -> str:
+        hint = ". One document per line or per paragraph? Use text_mode" if self._mode == "file" else ""
+        return too_long_record(self._fields) + hint
 
     def _reject(self, parsed: Parsed, offset: int, index: int, reason: str, detail: str) -> None:
         parsed.rejects.append(

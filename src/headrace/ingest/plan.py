@@ -14,7 +14,7 @@ from typing import Any
 from headrace.ingest.options import Options
 from headrace.ingest.reader import is_seekable
 from headrace.ingest.sources import Source
-from headrace.ingest.tables import ParquetGroups
+from headrace.ingest.tables import ArrowBatches, ParquetGroups
 
 # Text is at most this many times as long as its compressed form, nearly always; only balance depends on it.
 _COMPRESSION_RATIO = 4
@@ -122,25 +122,27 @@ def _cut_up(source: Source, size: int, options: Options) -> dict[str, Any] | Non
     step = options.shard_text_bytes
     if size <= step:
         return None
-    if source.format == "parquet" and source.compression == "none":
-        return {"bounds": _parquet_bounds(source, options)}
-    if source.format == "arrow":
-        return {}  # its batches can be passed over at no cost, but not counted without walking them all
+    if source.format in ("parquet", "arrow"):
+        return {"bounds": _table_bounds(source, options)}
     if is_seekable(source, options.text_mode):
         return {"bounds": tuple(range(0, source.nbytes, step))}
     return {"step": step}
 
 
-def _parquet_bounds(source: Source, options: Options) -> tuple[int, ...]:
-    reader = ParquetGroups(source.url, options.fields)
-    try:
-        sizes = reader.group_bytes()
-    finally:
-        reader.close()
+def _table_bounds(source: Source, options: Options) -> tuple[int, ...]:
+    """First row groups, or record batches, of the parts of a table."""
+    reader: ParquetGroups | ArrowBatches
+    if source.format == "parquet":
+        reader = ParquetGroups(source.url, source.compression, options.fields)
+        sizes = [unpacked for unpacked, _ in reader.group_bytes()]
+    else:
+        reader = ArrowBatches(source.url, source.compression, options.fields)
+        sizes = reader.batch_bytes()
+    reader.close()
     bounds, filled = [0], 0
-    for i, (unpacked, _) in enumerate(sizes):
-        if filled and filled + unpacked > options.shard_text_bytes:
+    for i, size in enumerate(sizes):
+        if filled and filled + size > options.shard_text_bytes:
             bounds.append(i)
             filled = 0
-        filled += unpacked
+        filled += size
     return tuple(bounds)

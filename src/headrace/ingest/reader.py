@@ -88,9 +88,9 @@ def open_reader(source: Source, fields: Fields, text_mode: TextMode, stats: Stat
     """
     url = source.url
     if source.format == "parquet":
-        return ParquetGroups(url, fields)
+        return ParquetGroups(url, source.compression, fields)
     if source.format == "arrow":
-        return ArrowBatches(url, fields)
+        return ArrowBatches(url, source.compression, fields)
     if source.format == "tar":
         return TarSamples(url, source.compression, fields)
     cut, parser = _cut_and_parser(source, fields, text_mode)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from headrace.errors import SourceError
 from headrace.ingest.cuts import Cut
+from headrace.ingest.fields import endless_record
 from headrace.ingest.open import Stream
 
 BLOCK_BYTES = 2 << 20
@@ -166,10 +166,7 @@ class Records:
         """Pass over a record that is longer than the limit, holding none of it."""
         offset, head, newlines = self._offset, bytes(self._buffer[self._lo : self._lo + 200]), 0
         if not self._cut.resumable:
-            raise SourceError(
-                f"{self._url}: the record that starts at byte {offset} has no end within {self._limit} bytes. "
-                f"Is a quote or a bracket left open?"
-            )
+            raise endless_record(self._url, offset, self._limit)
         while (end := self._cut.first_end(self._buffer, self._lo, self._hi)) is None and not self._ended:
             passed = max(self._hi - self._lo - _STRADDLE, 0)
             newlines += self._buffer.count(b"\n", self._lo, self._lo + passed)

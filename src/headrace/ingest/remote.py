@@ -13,11 +13,10 @@ _GLOB = "*?["
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """URL of the folder, and the last part: what a blob is opened with, and a name in it."""
-    folder, _, name = url.rpartition("/")
-    if not name or folder.endswith(":/"):
-        raise SourceError(f"{url}: wanted the URL of a file, such as s3://bucket/folder/file.jsonl.gz")
-    return folder, name
+    """URL of the bucket (or host, or container), and the name in it."""
+    scheme, _, rest = url.partition("://")
+    bucket, _, name = rest.partition("/")
+    return f"{scheme}://{bucket}", name
 
 
 def expand_url(pattern: str) -> list[str]:
@@ -25,16 +24,17 @@ def expand_url(pattern: str) -> list[str]:
 
     `*` matches any characters but '/', `**` any.
     """
-    scheme, _, rest = pattern.partition("://")
-    parts = rest.split("/")
+    bucket, name = split_url(pattern)
+    parts = name.split("/")
     fixed = next((i for i, part in enumerate(parts) if any(c in part for c in _GLOB)), None)
     if fixed is None:
-        if not pattern.endswith("/") and _exists(pattern):
+        if name and not name.endswith("/") and _exists(bucket, name):
             return [pattern]
-        root = pattern.rstrip("/")
-        return [f"{root}/{name}" for name in _list(root)]
-    root = f"{scheme}://{'/'.join(parts[:fixed])}"
-    return [f"{root}/{name}" for name in _list(root) if _matches(name.split("/"), parts[fixed:])]
+        folder = name.rstrip("/")
+        return [f"{bucket}/{found}" for found in _list(bucket, f"{folder}/" if folder else "")]
+    folder = "/".join(parts[:fixed])
+    found = _list(bucket, f"{folder}/" if folder else "")
+    return [f"{bucket}/{name}" for name in found if _matches(name.split("/"), parts)]
 
 
 def _matches(name: list[str], pattern: list[str]) -> bool:
@@ -45,24 +45,23 @@ def _matches(name: list[str], pattern: list[str]) -> bool:
     return fnmatchcase(name[0], pattern[0]) and _matches(name[1:], pattern[1:])
 
 
-def _exists(url: str) -> bool:
-    folder, name = split_url(url)
+def _exists(bucket: str, name: str) -> bool:
     try:
-        open_blob(folder).size(name)
+        open_blob(bucket).size(name)
     except FileNotFoundError:
         return False
     except (Unavailable, OSError) as error:
-        raise SourceError(f"{url}: {error}") from error
+        raise SourceError(f"{bucket}/{name}: {error}") from error
     return True
 
 
-def _list(root: str) -> list[str]:
+def _list(bucket: str, prefix: str) -> list[str]:
     try:
-        return open_blob(root).list()
+        return open_blob(bucket).list(prefix)
     except FileNotFoundError:
         return []
     except (Unavailable, OSError) as error:
-        raise SourceError(f"{root}: cannot be listed: {error}") from error
+        raise SourceError(f"{bucket}/{prefix}: cannot be listed: {error}") from error
 
 
 class RemoteFile(io.RawIOBase):
@@ -70,8 +69,8 @@ class RemoteFile(io.RawIOBase):
 
     def __init__(self, url: str, *, read_ahead_bytes: int = READ_AHEAD_BYTES) -> None:
         self._url = url
-        folder, self._name = split_url(url)
-        self._blob: Blob = open_blob(folder)
+        bucket, self._name = split_url(url)
+        self._blob: Blob = open_blob(bucket)
         self._ahead_bytes = read_ahead_bytes
         self._position = 0
         self._piece_at = 0

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from headrace.errors import ConfigError, DocumentError, SpaceError
 from headrace.ingest.fields import Fields, TextMode
 from headrace.ingest.finish import check_documents, commit, lines_before, placed, sentence, total
-from headrace.ingest.job import Job, check_place, check_same_job, check_same_store, past_jobs
+from headrace.ingest.job import Job, check_fits, check_place, check_same_job, check_same_store, past_jobs
 from headrace.ingest.journal import LOCK, ROOT, Journal
 from headrace.ingest.local import EngineMismatchError, run_units
 from headrace.ingest.lock import only_writer
@@ -148,6 +148,7 @@ class _Run:
                 journal.clear()  # killed between the manifest and the end
                 half_done = None
             if append:
+                check_fits(self.blob, manifest, job)
                 known = {source["fingerprint"] for one in past for source in one["sources"]}
                 new = tuple(source for source in job.sources if source.fingerprint not in known)
                 if len(new) < len(job.sources):
@@ -170,7 +171,7 @@ class _Run:
             self.notes.append(f"went on after {resumed} units of an earlier run")
         # What is in this process's memory, other processes do not see.
         workers = 1 if isinstance(self.blob, MemoryBlob) else workers or _default_workers(job)
-        schedule, records = self._units(job, records, workers)
+        job, schedule, records = self._units(job, records, workers)
         records = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
         check_documents(job, self.blob, records, max_reject_share)
         snapshot = commit(job, self.blob, records)
@@ -209,7 +210,7 @@ class _Run:
             reject = placed(stop.reject, lines)
             raise DocumentError(sentence(reject)) from None
         meter.finish()
-        return schedule, records
+        return job, schedule, records
 
     def _summary(
         self, job: Job, records: Sequence[UnitRecord], *, snapshot: int, resumed: int, workers: int
@@ -232,7 +233,7 @@ class _Run:
             rejects=dict(total(record.rejected for record in records)),
             dropped=dict(total(record.dropped for record in records)),
             tokenizer=job.tokenizer.name,
-            tokenizer_engine=job.tokenizer.engine,
+            tokenizer_engine=job.tokenizer.engine if records else "",
             workers=workers,
             wall_s=time.perf_counter() - self.started,
             stages=stages,
@@ -256,7 +257,6 @@ class _Run:
             rejects=dict(total(one["rejected"] for one in past)),
             dropped=dict(total(one["dropped"] for one in past)),
             tokenizer=job.tokenizer.name,
-            tokenizer_engine=job.tokenizer.engine,
             workers=0,
             wall_s=time.perf_counter() - self.started,
             notes=tuple(self.notes),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
+from urllib.parse import unquote, urlsplit
 
 import orjson
 import xxhash
@@ -154,6 +155,8 @@ def _fingerprint(raw: Any, nbytes: int) -> str:
 
 
 def _expand(pattern: str) -> Sequence[str]:
+    if pattern.startswith("file://"):
+        pattern = unquote(urlsplit(pattern).path)
     if "://" in pattern:
         return _expand_url(pattern)
     path = Path(pattern)
@@ -222,10 +225,8 @@ def _expand_url(pattern: str) -> Sequence[str]:
     from headrace.ingest.remote import expand_url
 
     found = expand_url(pattern)
-    if len(found) == 1 and found[0] == pattern:
-        return found
-    if _GLOB & set(pattern):
-        if not found:
-            raise SourceError(f"{pattern}: nothing matches")
+    if not found:
+        raise SourceError(f"{pattern}: nothing matches")
+    if found == [pattern] or _GLOB & set(pattern):
         return found
     return _known(pattern, found, is_hidden=lambda url: PurePosixPath(url).name.startswith((".", "_")))

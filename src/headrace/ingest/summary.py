@@ -33,7 +33,7 @@ class IngestSummary:
     """Documents left out on purpose, by reason: empty, or an operator's name."""
     tokenizer: str = ""
     tokenizer_engine: str = ""
-    """The library that computed the ids."""
+    """The library that computed the ids; "" where nothing was left to compute."""
     workers: int = 1
     wall_s: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)

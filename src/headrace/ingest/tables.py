@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from headrace.errors import SourceError
 from headrace.ingest.document import Parsed, Reject
 from headrace.ingest.fields import Fields, as_metadata, too_long, utf8_fault
-from headrace.ingest.open import open_raw
+from headrace.ingest.open import open_seekable
 
 ROWS_AT_ONCE = 4096
 
@@ -19,16 +20,16 @@ ROWS_AT_ONCE = 4096
 class ParquetGroups:
     """Row groups of a Parquet file."""
 
-    def __init__(self, url: str, fields: Fields) -> None:
+    def __init__(self, url: str, compression: str, fields: Fields) -> None:
         self._url = url
         self._fields = fields
-        self._raw = open_raw(url)
+        self._raw = open_seekable(url, compression)
         try:
             self._file = pq.ParquetFile(self._raw)
         except (pa.ArrowException, OSError) as error:
             self._raw.close()
             raise SourceError(f"{url}: damaged Parquet file: {error}. Fetch it again") from error
-        _check_columns(url, self._file.schema_arrow, fields)
+        _check_columns(self, url, self._file.schema_arrow, fields)
         self._stored = 0
         self._ended = False
 
@@ -89,65 +90,78 @@ class ParquetGroups:
 class ArrowBatches:
     """Record batches of an Arrow file (Feather 2), or of an Arrow stream as Hugging Face datasets writes."""
 
-    def __init__(self, url: str, fields: Fields) -> None:
+    def __init__(self, url: str, compression: str, fields: Fields) -> None:
         self._url = url
         self._fields = fields
-        self._raw = open_raw(url)
+        self._raw = open_seekable(url, compression)
         self._nbytes = self._raw.seek(0, 2)
         self._raw.seek(0)
         self._stored = 0
         self._ended = False
         try:
-            head = self._raw.read(6) or b""
+            self._is_file = (self._raw.read(6) or b"") == b"ARROW1"
             self._raw.seek(0)
-            self._is_file = head == b"ARROW1"
+            is_local = compression == "none" and "://" not in url
             # A local file is mapped: batches that are passed over are not read.
-            self._open: Any = pa.memory_map(url) if "://" not in url else pa.PythonFile(self._raw, mode="r")
-            self._file: Any = (
-                pa.ipc.open_file(self._open) if self._is_file else pa.ipc.open_stream(self._open)
-            )
+            self._open: Any = pa.memory_map(url) if is_local else pa.PythonFile(self._raw, mode="r")
+            self._columns = list(dict.fromkeys([fields.text, *fields.keep]))
+            schema = self._reader(None).schema
         except (pa.ArrowException, OSError) as error:
             self._raw.close()
             raise SourceError(f"{url}: damaged Arrow file: {error}. Fetch it again") from error
-        _check_columns(url, self._file.schema, fields)
+        _check_columns(self, url, schema, fields)
+        self._included = [schema.get_field_index(name) for name in self._columns]
 
     @property
     def at_end(self) -> bool:
         """Was the last batch read?"""
         return self._ended
 
+    def _reader(self, included: list[int] | None) -> Any:
+        self._open.seek(0)
+        options = pa.ipc.IpcReadOptions(included_fields=included, use_threads=False)
+        kind = pa.ipc.open_file if self._is_file else pa.ipc.open_stream
+        return kind(self._open, options=options)
+
     def _batches(self) -> Iterator[pa.RecordBatch]:
+        reader = self._reader(self._included)
         if self._is_file:
-            for i in range(self._file.num_record_batches):
-                yield self._file.get_batch(i)
+            for i in range(reader.num_record_batches):
+                yield reader.get_batch(i)
         else:
-            yield from self._file
+            yield from reader
+
+    def batch_bytes(self) -> list[int]:
+        """Bytes of each record batch's text."""
+        with self._damage():
+            return [batch.column(self._fields.text).nbytes for batch in self._batches()]
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Parsed]:
         """Texts of record batches [start, stop)."""
         row = 0
-        columns = list(dict.fromkeys([self._fields.text, *self._fields.keep]))
-        try:
+        with self._damage():
             for i, batch in enumerate(self._batches()):
                 if stop is not None and i >= stop:
                     return
                 if i >= start:
-                    wanted = batch.select(columns)
+                    wanted = batch.select(self._columns)
                     for at in range(0, batch.num_rows, ROWS_AT_ONCE):
                         part = wanted.slice(at, ROWS_AT_ONCE)
                         yield parse_batch(part, url=self._url, fields=self._fields, first_row=row + at)
+                    self._stored += wanted.nbytes
                 row += batch.num_rows
-                self._stored = min(self._nbytes, self._open.tell() if not self._is_file else self._nbytes)
-        except (pa.ArrowException, OSError) as error:
-            raise SourceError(
-                f"{self._url}: damaged Arrow data at row {row}: {error}. Fetch it again"
-            ) from error
         self._ended = True
-        self._stored = self._nbytes
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(f"{self._url}: damaged Arrow data: {error}. Fetch it again") from error
 
     def stored_position(self) -> int:
-        """Stored bytes read so far."""
-        return self._stored
+        """Stored bytes read so far, about."""
+        return min(self._stored, self._nbytes)
 
     def close(self) -> None:
         """Close the file."""
@@ -185,19 +199,17 @@ def _reject(parsed: Parsed, url: str, row: int, reason: str, detail: str) -> Non
     parsed.rejects.append(Reject(source=url, offset=row, line=row + 1, reason=reason, detail=detail))
 
 
-def _check_columns(url: str, schema: pa.Schema, fields: Fields) -> None:
+def _check_columns(reader: ParquetGroups | ArrowBatches, url: str, schema: pa.Schema, fields: Fields) -> None:
+    """Close the reader and raise, where a column is missing or the text is no text."""
     for name in (fields.text, *fields.keep):
         if name not in schema.names:
+            reader.close()
             raise SourceError(
                 f"{url}: no column {name!r}; the columns are: {', '.join(schema.names) or 'none'}. "
                 f"Name the right one with text_field"
             )
     kind = schema.field(fields.text).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_bytes(kind)):
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()):
+        reader.close()
         raise SourceError(f"{url}: the column {fields.text!r} is {kind}; wanted a string")
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return bool(pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type))
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_string_view(kind))

@@ -182,7 +182,7 @@ class Work:
 _TALLIES = ("documents", "tokens", "text_bytes", "raw_bytes", "stored_bytes", "lines")
 
 
-class StrictStop(DocumentError):  # noqa: N818 - it stops; what is raised to the user is its base
+class StrictStop(DocumentError):
     """Strict, and this document is bad; the job says so once it knows that none before it is."""
 
     def __init__(self, reject: dict[str, Any], track: int, part: int) -> None:
