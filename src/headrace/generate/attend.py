@@ -84,7 +84,7 @@ def plan_step(
     )
 
 
-def attend(  # noqa: PLR0917  # where, then what: the order that every attention has
+def attend(
     kv: KVCache,
     step: Step,
     layer: int,

@@ -145,7 +145,7 @@ def _quiet() -> Iterator[None]:
             bars.enable_progress_bar()
 
 
-def _attention(  # noqa: PLR0917  # transformers' signature
+def _attention(
     module: Any,
     query_1HND: Tensor,
     key_1GND: Tensor,

@@ -15,7 +15,7 @@ from headrace.errors import HeadraceError
 from headrace.generate.prompts import Prompt
 from headrace.generate.request import Request, failed
 from headrace.generate.sampling import Sampling
-from headrace.sink import Sink
+from headrace.sink import RemoteSink, Sink
 from headrace.stats import StageCount, Stats
 from headrace.types import Prediction
 
@@ -70,7 +70,7 @@ class Encode(Protocol):
 def run_job(
     prompts: Iterable[Prompt],
     engine: BatchEngine,
-    sink: Sink,
+    sink: Sink | RemoteSink,
     *,
     tokenizer: Encode,
     sampling: Sampling,

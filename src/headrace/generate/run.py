@@ -12,7 +12,7 @@ from headrace.generate.job import GenerateSummary, Progress, run_job
 from headrace.generate.models import load_engine
 from headrace.generate.prompts import PromptSource, read_prompts, survey_prompts
 from headrace.generate.sampling import Sampling
-from headrace.sink import Sink
+from headrace.sink import open_sink
 from headrace.stats import Stats
 
 
@@ -52,7 +52,7 @@ def generate(
         model: a run directory, or a Hugging Face directory.
         prompts: path of a .txt, .jsonl, .csv or .parquet file, plain or compressed, or a sequence
             of texts or mappings.
-        out: directory of the predictions.
+        out: directory of the predictions, or an s3://, gs:// or az:// URL.
         max_new_tokens: tokens to generate at most for each sample.
         temperature: 0 is greedy.
         top_k: choose among the k likeliest tokens.
@@ -118,7 +118,7 @@ def generate(
         "form": form,
     }
     load_s = time.perf_counter() - started
-    with Sink(out, request=request, form=form, retry_errors=retry_errors) as sink:
+    with open_sink(out, request=request, form=form, retry_errors=retry_errors) as sink:
         started = time.perf_counter()
         made, prompt_tokens, completion_tokens = run_job(
             read_prompts(prompts),

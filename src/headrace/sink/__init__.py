@@ -1,7 +1,44 @@
-"""Predictions -> files that readers can trust: each key stored once, whatever was killed on the way."""
+"""Predictions -> files that readers can trust: each key stored once, whatever was killed on the way.
 
-from headrace.sink.commit import Sink, run_id
+schema     predictions <-> Arrow rows, one fixed schema
+request    what was asked for -> a run's id
+log        finished rows -> frames that survive a kill
+part       rows -> one file's bytes, Parquet or JSON lines
+commit     a local directory: one SQLite transaction is the commit
+remote     an object store: one create-if-absent object is the commit
+read       what is committed -> Arrow
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from headrace.sink.commit import Sink
 from headrace.sink.read import count_predictions, read_predictions, scan_predictions
+from headrace.sink.remote import RemoteSink, is_url
+from headrace.sink.request import run_id
 from headrace.sink.schema import SCHEMA
 
-__all__ = ["SCHEMA", "Sink", "count_predictions", "read_predictions", "run_id", "scan_predictions"]
+__all__ = [
+    "SCHEMA",
+    "RemoteSink",
+    "Sink",
+    "count_predictions",
+    "open_sink",
+    "read_predictions",
+    "run_id",
+    "scan_predictions",
+]
+
+
+def open_sink(
+    out: str | os.PathLike[str],
+    *,
+    request: Mapping[str, Any],
+    form: Literal["parquet", "jsonl"] = "parquet",
+    retry_errors: bool = False,
+) -> Sink | RemoteSink:
+    """The sink for a local directory or a URL; see `Sink` and `RemoteSink`."""
+    if is_url(out):
+        return RemoteSink(os.fspath(out), request=request, form=form, retry_errors=retry_errors)
+    return Sink(out, request=request, form=form, retry_errors=retry_errors)

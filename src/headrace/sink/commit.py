@@ -14,32 +14,27 @@ are deleted, and the rows of the open log are taken up again.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import google_crc32c
-import orjson
-
-from headrace.errors import ConfigError, ResumeError, SinkError, SpaceError
-from headrace.sink import files, jsonl, parquet
+from headrace.errors import SinkError, SpaceError
+from headrace.sink import files
 from headrace.sink.log import Log
-from headrace.sink.schema import key_of, to_batch, to_payload
+from headrace.sink.part import FORMATS, Part, check_limits, encode_part
+from headrace.sink.request import JOB, check_job, job_bytes, parse_job, run_id
+from headrace.sink.schema import key_of, to_payload
 from headrace.types import Prediction
 
-JOB_FORMAT = 1
 PART_ROWS = 4096
 # A part is built in memory: its log, its rows and its encoded file, some five times this.
 PART_BYTES = 16 << 20
 SYNC_S = 1.0
-
-FORMATS = {"parquet": parquet, "jsonl": jsonl}
-SUFFIXES = {module.SUFFIX: module for module in FORMATS.values()}
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS parts (
@@ -52,16 +47,6 @@ CREATE TABLE IF NOT EXISTS superseded (
     part INTEGER NOT NULL, prompt_id TEXT NOT NULL, sample_index INTEGER NOT NULL,
     PRIMARY KEY (part, prompt_id, sample_index)) WITHOUT ROWID;
 """
-
-
-def run_id(request: Mapping[str, Any]) -> str:
-    """32 hex digits of everything that fixes a job's output: model, tokenizer, prompts, parameters.
-
-    >>> run_id({"model": "a", "seed": 1}) == run_id({"seed": 1, "model": "a"})
-    True
-    """
-    canonical = orjson.dumps(dict(request), option=orjson.OPT_SORT_KEYS)
-    return hashlib.blake2b(canonical, digest_size=16).hexdigest()
 
 
 class Sink:
@@ -96,13 +81,10 @@ class Sink:
         retry_errors: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if form not in FORMATS:
-            raise ConfigError(f"sink: no format named {form!r}; there are {', '.join(FORMATS)}.")
-        if part_rows < 1 or part_bytes < 1:
-            raise ConfigError(f"sink: part_rows {part_rows} and part_bytes {part_bytes} must be at least 1.")
+        check_limits(form, part_rows=part_rows, part_bytes=part_bytes)
         self.path = Path(out)
         self.run_id = run_id(request)
-        self._form = FORMATS[form]
+        self._form = form
         self._part_rows, self._part_bytes = part_rows, part_bytes
         self._retry_errors = retry_errors
         self._clock = clock
@@ -114,7 +96,7 @@ class Sink:
             (self.path / "parts").mkdir(parents=True, exist_ok=True)
             self._lock_fd = _lock(self.path)
             try:
-                _claim(self.path, request, self.run_id)
+                _claim(self.path, request)
                 self._db = _open_database(self.path)
             except BaseException:
                 os.close(self._lock_fd)
@@ -162,28 +144,17 @@ class Sink:
         """Close the part that is being filled and let readers see it; nothing to do when it is empty."""
         if self._log is None or not self._pending:
             return
-        name = f"part-{self._part:05d}{self._form.SUFFIX}"
+        part = encode_part((payload for payload, _ in self._pending.values()), form=self._form)
+        name = f"part-{self._part:05d}{FORMATS[self._form].SUFFIX}"
         path = self.path / "parts" / name
-        kept = "Every row stored so far is kept in the log."
-        batch = to_batch(payload for payload, _ in self._pending.values())
-        data = memoryview(self._form.encode(batch))
-        with files.space_errors(path, kept=kept):
-            files.replace(path, data, step=self._step)
+        with files.space_errors(path, kept="Every row stored so far is kept in the log."):
+            files.replace(path, part.data, step=self._step)
         self._step("part renamed")
-        tokens = sum(batch.column("completion_tokens").to_pylist())
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute(
                 "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    self._part,
-                    name,
-                    batch.num_rows,
-                    sum(error for _, error in self._pending.values()),
-                    tokens,
-                    len(data),
-                    google_crc32c.value(bytes(data)),
-                ),
+                (self._part, name, part.rows, part.errors, part.tokens, len(part.data), part.crc32c),
             )
             if self._retry_errors:
                 self._db.executemany(
@@ -299,56 +270,19 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _claim(path: Path, request: Mapping[str, Any], wanted: str) -> None:
+def _claim(path: Path, request: Mapping[str, Any]) -> None:
     """Write job.json on first use; on every later one it must say the same."""
-    job = path / "job.json"
+    job = path / JOB
     if job.exists():
-        stored = read_job(path)
-        if stored["run_id"] != wanted:
-            was, now = stored["request"], orjson.loads(orjson.dumps(dict(request)))
-            differs = [
-                f"{name}: stored {was.get(name)!r}, asked for {now.get(name)!r}"
-                for name in sorted(was.keys() | now.keys())
-                if was.get(name) != now.get(name)
-            ]
-            raise ResumeError(
-                f"{path}: holds the output of another request; {'; '.join(differs)}. "
-                f"Ask for the same again, or give another output directory."
-            )
+        check_job(job.read_bytes(), request, where=str(path))
         return
-    strangers = [entry.name for entry in path.iterdir() if entry.name not in {"parts", ".job.json.tmp"}]
+    strangers = [entry.name for entry in path.iterdir() if entry.name not in {"parts", f".{JOB}.tmp"}]
     if strangers:
         raise SinkError(
-            f"{path}: holds {', '.join(sorted(strangers)[:3])} but no job.json, so it is not a job's output. "
+            f"{path}: holds {', '.join(sorted(strangers)[:3])} but no {JOB}, so it is not a job's output. "
             f"Give an empty or new directory."
         )
-    files.replace(
-        job,
-        orjson.dumps(
-            {"format": JOB_FORMAT, "run_id": wanted, "request": dict(request)},
-            option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS,
-        ),
-    )
-
-
-def read_job(path: Path) -> dict[str, Any]:
-    """What a directory's job was asked for: format, run_id, request.
-
-    Raises:
-        SinkError: no job there, or one of a newer headrace.
-    """
-    try:
-        stored: dict[str, Any] = orjson.loads((path / "job.json").read_bytes())
-    except FileNotFoundError as error:
-        raise SinkError(f"{path}: no job.json, so no predictions are stored there.") from error
-    except ValueError as error:
-        raise SinkError(f"{path}/job.json: damaged, not JSON ({error}).") from error
-    if not isinstance(stored, dict) or stored.get("format") != JOB_FORMAT or "run_id" not in stored:
-        raise SinkError(
-            f"{path}/job.json: format {stored.get('format') if isinstance(stored, dict) else None!r}; "
-            f"this headrace reads {JOB_FORMAT}. Update headrace?"
-        )
-    return stored
+    files.replace(job, job_bytes(request))
 
 
 def _open_database(path: Path) -> sqlite3.Connection:
@@ -370,3 +304,65 @@ def _explained(path: Path, failure: sqlite3.DatabaseError) -> SinkError | SpaceE
         f"{path}/commits.sqlite: no space left on the device. Every row stored so far is kept. "
         f"Free some room and run the same command again; it goes on where it stopped."
     )
+
+
+def read_parts(path: Path) -> list[Part]:
+    """Parts that are committed, one snapshot.
+
+    Raises:
+        SinkError: not a job's output, or its database is damaged.
+    """
+    with closing(_open_for_reading(path)) as db:
+        db.execute("BEGIN")
+        replaced: dict[int, set[tuple[str, int]]] = {}
+        for part, prompt_id, sample_index in db.execute(
+            "SELECT part, prompt_id, sample_index FROM superseded"
+        ):
+            replaced.setdefault(part, set()).add((prompt_id, sample_index))
+        return [
+            Part(
+                name=f"{path}/parts/{name}",
+                rows=rows,
+                nbytes=nbytes,
+                crc32c=crc32c,
+                read=(path / "parts" / name).read_bytes,
+                superseded=frozenset(replaced.get(part, ())),
+            )
+            for part, name, rows, nbytes, crc32c in db.execute(
+                "SELECT part, name, rows, nbytes, crc32c FROM parts ORDER BY part"
+            )
+        ]
+
+
+def read_counts(path: Path) -> tuple[int, int]:
+    """Committed rows, and errors among them.
+
+    Raises:
+        SinkError: not a job's output, or its database is damaged.
+    """
+    with closing(_open_for_reading(path)) as db:
+        rows, errors = db.execute("SELECT count(*), coalesce(sum(error), 0) FROM keys").fetchone()
+    return int(rows), int(errors)
+
+
+def _open_for_reading(path: Path) -> sqlite3.Connection:
+    """Writable where that is allowed: the journal of a killed writer must be rolled back before reading."""
+    try:
+        parse_job((path / JOB).read_bytes(), where=str(path))
+    except FileNotFoundError as error:
+        raise SinkError(f"{path}: no {JOB}, so no predictions are stored there.") from error
+    file = path / "commits.sqlite"
+    try:
+        if file.exists():
+            mode = "rw" if os.access(file, os.W_OK) and os.access(path, os.W_OK) else "ro"
+            uri = f"{file.absolute().as_uri()}?mode={mode}"
+            db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60.0)
+            if db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'superseded'").fetchone()[0]:
+                return db
+            db.close()
+    except sqlite3.DatabaseError as error:
+        raise _explained(path, error) from error
+    # The job was only just begun: its tables are not there yet.
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.executescript(TABLES)
+    return db
