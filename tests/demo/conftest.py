@@ -51,6 +51,11 @@ class Told(io.StringIO):
 
 
 @pytest.fixture
+def small_options():
+    return SMALL
+
+
+@pytest.fixture
 def told():
     return Told()
 

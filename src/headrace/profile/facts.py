@@ -50,7 +50,7 @@ def tiles(run: RunFiles) -> list[Tile]:
         train = [series for series in chart.series if series.role == "main"]
         if train:
             first, last = chart.series[0].points[0][1], train[-1].points[-1][1]
-            found.append(Tile(name="training loss", value=f"{first:.2f} → {last:.2f}", unit="nats a token"))
+            found.append(Tile(name="training loss", value=f"{first:.2f} → {last:.2f}", unit="nats"))
     rates = [rate for step in run.steps if (rate := speed(step)) is not None]
     if rates:
         found.append(Tile(name="training speed", value=f"{statistics.median(rates):,.0f}", unit="tokens/s"))

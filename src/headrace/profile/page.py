@@ -64,7 +64,7 @@ def _where(stages: Sequence[StageTime]) -> str:
     lines = []
     for stage in stages:
         kind = "overlaps" if stage.overlaps else "slowest" if stage is top else ""
-        share = "beside compute" if stage.overlaps else percent(stage.seconds / wall)
+        share = "\N{EN DASH}" if stage.overlaps else percent(stage.seconds / wall).replace("under", "<")
         length = f"width:{100 * stage.seconds / longest:.2f}%"
         lines.append(
             f'<tr><th scope="row">{escape(stage.name)}</th>'
@@ -73,9 +73,9 @@ def _where(stages: Sequence[StageTime]) -> str:
         )
     keys = [("slowest", "slowest stage"), ("", "the run stood still for it")]
     if any(stage.overlaps for stage in stages):
-        keys.append(("overlaps", "in background threads, beside compute"))
+        keys.append(("overlaps", "in the background, beside compute"))
     legend_items = "".join(f'<li><span class="key-box {kind}"></span>{text}</li>' for kind, text in keys)
-    head = _head(["stage", "", "time", "of the wall time"], numbers_from=2)
+    head = _head(["stage", "", "time", "share"], numbers_from=2)
     table = f'<table class="stages">{head}<tbody>{"".join(lines)}</tbody></table>'
     verdict = f'<p class="verdict">{escape(sentence(stages))}</p>'
     return _section("where", title, f'{verdict}{table}<ul class="legend note">{legend_items}</ul>')

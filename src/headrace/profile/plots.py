@@ -35,6 +35,11 @@ _STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.titlepad": 12,
     "figure.facecolor": "white",
+    "legend.edgecolor": "white",
+    "legend.facecolor": "white",
+    "legend.framealpha": 1.0,
+    "legend.fontsize": 9,
+    "legend.labelcolor": INK,
     "savefig.dpi": DPI,
 }
 
@@ -86,7 +91,7 @@ def _line(axes: Any, chart: LineChart) -> None:
             axes.annotate(
                 value_text(ys[-1]),
                 (xs[-1], ys[-1]),
-                xytext=(0, 7),
+                xytext=(0, 9 if chart.from_zero else -16),
                 textcoords="offset points",
                 ha="right",
                 color=BLUE,
@@ -99,11 +104,10 @@ def _line(axes: Any, chart: LineChart) -> None:
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.yaxis.set_major_formatter(lambda value, _: short(round(value, 9)))
-    if chart.from_zero:
-        axes.set_ylim(bottom=0)
-    axes.legend(
-        frameon=False, fontsize=9, labelcolor=INK, loc="lower right" if chart.from_zero else "upper right"
-    )
+    low, high = axes.get_ylim()
+    # Room for the last value: above a rate, below a loss.
+    axes.set_ylim((0, 1.2 * high) if chart.from_zero else (low - 0.08 * (high - low), high))
+    axes.legend(loc="lower right" if chart.from_zero else "upper right")
 
 
 def _bars(axes: Any, stages: Sequence[StageTime]) -> None:
@@ -129,8 +133,6 @@ def _bars(axes: Any, stages: Sequence[StageTime]) -> None:
     # Room on the right for the longest bar's label.
     axes.set_xlim(0, max(stage.seconds for stage in stages) * 1.3)
     axes.set_title("Time by stage")
-    axes.grid(axis="x", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
     if any(stage.overlaps for stage in stages):
         from matplotlib.patches import Patch
 
@@ -141,11 +143,8 @@ def _bars(axes: Any, stages: Sequence[StageTime]) -> None:
                     facecolor="white",
                     edgecolor=GREY,
                     hatch="////",
-                    label="in background threads, beside compute",
+                    label="in the background, beside compute",
                 ),
             ],
-            frameon=False,
-            fontsize=9,
-            labelcolor=INK,
             loc="lower right",
         )

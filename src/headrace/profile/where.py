@@ -46,7 +46,7 @@ def slowest(stages: Sequence[StageTime]) -> StageTime | None:
 
 
 def sentence(stages: Sequence[StageTime]) -> str:
-    """Where the time went, in words: the slowest stage first, then the rest, then the background.
+    """Where the time went, in words: the slowest stage first, then the others, then the background.
 
     >>> print(
     ...     sentence(
@@ -65,8 +65,14 @@ took 500 ms in the background, hidden behind compute.
     if top is None:
         return "Nothing was timed yet."
     wall = wall_seconds(stages)
+    # Small parts are in the table; how long it waited for data is always said.
     rest = sorted(
-        (s for s in stages if not s.overlaps and s is not top and s.seconds > 0), key=lambda s: -s.seconds
+        (
+            s
+            for s in stages
+            if not s.overlaps and s is not top and (s.seconds >= 0.01 * wall or s.name == "waiting")
+        ),
+        key=lambda s: -s.seconds,
     )
     text = f"The run spent {percent(top.seconds / wall)} of its {duration(wall)} {top.doing}"
     if rest:

@@ -1,0 +1,85 @@
+"""The story from end to end, small: everything is there, once, and a second call finds it done."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from headrace.errors import ConfigError, DocumentError, SourceError
+from headrace.sink import read_predictions
+
+STORY = ["corpus", "tokenizer", "ingest", "inspect", "naive way", "train", "generate", "report"]
+
+
+def files_in(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_text_becomes_a_model_its_predictions_and_a_report(small_demo, told, corpus_file, tmp_path):
+    out = tmp_path / "out"
+    summary = small_demo([corpus_file], out)
+
+    assert [step.name for step in summary.steps] == STORY
+    assert not any(step.done_before for step in summary.steps)
+    page = summary.report.read_text(encoding="utf-8")
+    for words in (
+        "Against the naive way",
+        "Sample predictions",
+        "The run spent",
+        "code.jsonl.gz",
+        "headrace demo",
+    ):
+        assert words in page
+    assert [path.name for path in summary.plots] == ["loss.png", "stages.png", "tokens_per_s.png"]
+    keys = read_predictions(out / "predictions").select(["prompt_id", "sample_index", "error"]).to_pylist()
+    assert len({(row["prompt_id"], row["sample_index"]) for row in keys}) == len(keys) == 5
+    assert all(row["error"] is None for row in keys)
+    assert [json.loads(line)["step"] for line in (out / "run" / "metrics.jsonl").open()] == [1, 2, 3, 4]
+    assert json.loads(json.dumps(summary.results))["train"]["steps"] == 4
+    text = told.getvalue()
+    for number, name in enumerate(STORY, start=1):
+        assert f"✓ {number}/8 {name}" in text
+    assert str(summary.report.resolve()) in text
+
+    before = files_in(out)
+    again = small_demo([corpus_file], out)
+    assert all(step.done_before for step in again.steps)
+    assert files_in(out) == before
+
+    # What is gone is made again, and only that.
+    summary.report.unlink()
+    third = small_demo([corpus_file], out)
+    assert [step.name for step in third.steps if not step.done_before] == ["report"]
+    assert {name for name, content in files_in(out).items() if before.get(name) != content} <= {
+        "demo.json",
+        "run/report.html",
+        "run/about.json",
+    }
+
+    with pytest.raises(ConfigError, match=r"seed was 0, now 1.*--fresh"):
+        small_demo([corpus_file], out, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [("missing.txt", None, SourceError), ("broken.jsonl", b'{"text": "good"}\n{"text": \n', DocumentError)],
+)
+def test_text_that_cannot_be_used_ends_the_demo_before_anything_is_recorded(
+    small_demo, tmp_path, name, content, error
+):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(error, match=name):
+        small_demo([path], tmp_path / "out")
+    done = (
+        json.loads((tmp_path / "out" / "demo.json").read_text())["done"]
+        if (tmp_path / "out").exists()
+        else {}
+    )
+    assert done == {}
