@@ -32,7 +32,8 @@ def corpus(tmp_path, make_documents, write_jsonl):
         write_jsonl(tmp_path / "corpus" / "d.jsonl", make_documents(20, seed=4)),
     ]
     (tmp_path / "corpus" / "e.txt").write_text("one document\nof two lines\n")
-    bad = b'{"text": "fine"}\n{"text": "b\xffroken"}\n{"no": 1}\n{"text": 5}\n\n{"text": ""}\nnot json\n{"text":"end"}\n'
+    bad = b'{"text": "fine"}\n{"text": "b\xffroken"}\n{"no": 1}\n{"text": 5}\n\n{"text": ""}\n'
+    bad += b'not json\n{"text":"end"}\n'
     (tmp_path / "corpus" / "f.jsonl").write_bytes(bad)
     return [*files, tmp_path / "corpus" / "e.txt", tmp_path / "corpus" / "f.jsonl"]
 
@@ -199,7 +200,7 @@ def test_the_same_command_on_a_finished_store_does_nothing(tmp_path, corpus, tre
 def test_another_command_on_a_finished_store_is_refused_and_restart_replaces_it(tmp_path, corpus, tree):
     ingest(corpus, tmp_path / "store", workers=1, **SMALL)
     before = tree(tmp_path / "store")
-    with pytest.raises(ConfigError, match="there is a store already.*there were 6 sources, and are 2"):
+    with pytest.raises(ConfigError, match=r"there is a store already.*there were 6 sources, and are 2"):
         ingest(corpus[:2], tmp_path / "store", workers=1, **SMALL)
     assert tree(tmp_path / "store") == before
     ingest(corpus[:2], tmp_path / "store", workers=1, restart=True, **SMALL)

@@ -178,8 +178,13 @@ class _Run:
         journal.clear()
         return self._summary(job, records, snapshot=snapshot, resumed=resumed, workers=workers)
 
-    def _units(self, job: Job, records: list[UnitRecord], workers: int) -> tuple[Schedule, list[UnitRecord]]:
-        """Do what is left; the schedule then knows which records belong to the store."""
+    def _units(
+        self, job: Job, records: list[UnitRecord], workers: int
+    ) -> tuple[Job, Schedule, list[UnitRecord]]:
+        """Do what is left; the schedule then knows which records belong to the store.
+
+        The job comes back with the tokenizer's reference engine, where the fast one is not exact.
+        """
         journal = Journal(self.blob)
         tracks = plan_tracks(job.sources, job.options)
         schedule = Schedule(tracks, records)

@@ -5,7 +5,8 @@ Which id ends a document:
 1. the `eos_token` of the tokenizer_config.json (or special_tokens_map.json) beside tokenizer.json; it must be
    in the vocabulary;
 2. else the first of END_TOKENS that is a special token of tokenizer.json;
-3. else one id is added above the vocabulary (it never collides, and costs one embedding row).
+3. else one id is added above the vocabulary (it never collides, and costs one embedding row); so it is too
+   where plain text could spell the end, as in unigram models, whose special tokens are pieces like others.
 
 Added tokens that are not special (for example "<think>") are recognised in text, as transformers does;
 special ones never are.
@@ -63,9 +64,11 @@ class HFTokenizer:
         self._pieces = _pieces(name, self._json)
         ids = {**{token: i for i, token in self._pieces}, **{a["content"]: a["id"] for a in self._added}}
         size = max(ids.values(), default=-1) + 1
-        self.eos_id = (
-            eos_id if eos_id is not None else _choose_eos(name, self._added, ids, size, self._side_files)
-        )
+        if eos_id is None:
+            eos_id = _choose_eos(name, self._added, ids, size, self._side_files)
+            if not self._is_byte_level and self._can_be_spelled(eos_id, ids):
+                eos_id = size
+        self.eos_id = eos_id
         self.vocab_size = max(size, self.eos_id + 1)
 
     @functools.cached_property
@@ -91,6 +94,13 @@ class HFTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
+
+    def _can_be_spelled(self, eos_id: int, ids: Mapping[str, int]) -> bool:
+        """Does the end's own name, as text, encode to it? A unigram model finds it among its pieces."""
+        names = [content for content, i in ids.items() if i == eos_id]
+        texts = [text for name in names for text in (name, f"a{name}b", f" {name} ")]
+        encodings = self._reference.encode_batch_fast(texts, add_special_tokens=False)
+        return any(eos_id in encoding.ids for encoding in encodings)
 
     @functools.cached_property
     def _fast(self) -> Gigatoken | None:
