@@ -39,7 +39,11 @@ from measure import (
 )
 from rivals import OURS, Worker, is_made
 
-CAUSE = "to be measured"
+CAUSE = (
+    "In a profile of 10,157 batches as stored (one core, machine busy), the gather took 1.28 of 1.96 s (65 %),\n"
+    "          0.97 s of it inside the function itself; the profiler's own cost falls on the rest. How much of\n"
+    "          the distance to memcpy is other work on the machine is not separated."
+)
 
 # label -> (environment, contestant, workers, what a batch is)
 CONTESTANTS = {
