@@ -146,7 +146,7 @@ def small(name: str, corpus: Corpus, limit: int) -> Corpus:
     return prepare(name, cut)
 
 
-def run(  # noqa: PLR0917  what is run, on what, and where its figures go
+def run(
     environment: str, contestant: str, fast: bool, corpus: Corpus, tokenizer: str, into: Run, *, prove: bool
 ) -> None:
     """One contestant in a process of its own, from a clean folder; adds to `into`."""

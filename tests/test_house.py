@@ -71,7 +71,15 @@ def test_every_file_says_what_goes_in_and_what_comes_out():
         doc = ast.get_docstring(ast.parse(path.read_text()))
         assert doc, path
         first = doc.split("\n\n")[0]
-        values = path.name in ("types.py", "document.py", "format.py", "journal.py", "options.py", "summary.py", "record.py")
+        values = path.name in (
+            "types.py",
+            "document.py",
+            "format.py",
+            "journal.py",
+            "options.py",
+            "summary.py",
+            "record.py",
+        )
         if path.name not in ("__init__.py", "__main__.py") and not values:
             assert "->" in first, f"{path}: the first line does not say in -> out"
 

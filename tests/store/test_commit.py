@@ -85,7 +85,6 @@ def test_killed_before_any_write_a_store_is_what_it_was_and_the_next_run_complet
                 count += 1
                 if count > limit:
                     raise Killed
-            return None
 
         try:
             commit_store(FlakyBlob(open_blob(path), trouble), [entry], tokenizer=BYTE, append=append)

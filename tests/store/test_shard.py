@@ -65,8 +65,9 @@ def test_metadata_stands_beside_the_document_ends(tmp_path):
 def test_a_store_with_metadata_knows_its_documents(tmp_path):
     tokens, ends = sample_tokens(300)
     meta = pa.table({"n": pa.array(np.arange(len(ends)))})
-    from headrace.store import commit_store
     from store_fakes import BYTE
+
+    from headrace.store import commit_store
 
     commit_store(tmp_path, [write_shard(tmp_path, "s", tokens, ends, metadata=meta)], tokenizer=BYTE)
     store = Store.open(tmp_path)
@@ -97,7 +98,9 @@ def test_an_argument_that_cannot_be_is_refused(tmp_path, change, message):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "/a", ".a", "a\0", "é", "a" * 129, "a.index", "a.docs.b"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../a", "a/b", "/a", ".a", "a\0", "é", "a" * 129, "a.index", "a.docs.b"]
+)
 def test_a_shard_name_that_could_leave_the_store_is_refused(tmp_path, name):
     with pytest.raises(ShardError, match="shard name"):
         write_shard(tmp_path, name, np.zeros(5, np.uint16), [5])
@@ -112,7 +115,7 @@ class FullDisk:
 
     def open(self, path, mode):
         disk = self
-        file = open(path, mode)  # noqa: SIM115  # closed by whom it is given to
+        file = open(path, mode)  # noqa: PTH123, SIM115  # closed by whom it is given to
 
         class Limited:
             def write(self, data):
@@ -140,7 +143,7 @@ def test_a_full_disk_is_said_and_what_was_complete_stays(tmp_path, monkeypatch, 
     disk = FullDisk(room)
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.open", lambda self, mode="r": disk.open(self, mode))
-        with pytest.raises(SpaceError, match="no space left on the device.*Nothing that was complete"):
+        with pytest.raises(SpaceError, match=r"no space left on the device.*Nothing that was complete"):
             make_store(tmp_path, tokens, ends, sizes=[100, 200], prefix="next", codec="none")
     assert not list(tmp_path.rglob("*.tmp"))
     store = Store.open(tmp_path)

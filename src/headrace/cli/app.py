@@ -46,7 +46,7 @@ def _root(
         raise typer.Exit
 
 
-def main(argv: Sequence[str] | None = None) -> int:  # noqa: C901, PLR0911 - one way out for each way to end
+def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one way out for each way to end
     """Run one command and return its exit code.
 
     Args:

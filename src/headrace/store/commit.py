@@ -62,7 +62,8 @@ def commit_store(
             raise ManifestError(f"{where}: no store to append to; commit the first shards without append")
         if current.tokenizer_fingerprint != tokenizer.fingerprint:
             raise ConfigError(
-                f"{where}: its tokenizer is {current.tokenizer_name} ({current.tokenizer_fingerprint}), the new shards' "
+                f"{where}: its tokenizer is {current.tokenizer_name} ({current.tokenizer_fingerprint}), "
+                f"the new shards' "
                 f"is {tokenizer.name} ({tokenizer.fingerprint}). Ingest into a new store."
             )
         before = list(read_table(blob, current))

@@ -1,6 +1,6 @@
-"""Megatron's .bin and .idx files <-> a store: read in place, and written from one.
+r"""Megatron's .bin and .idx files <-> a store: read in place, and written from one.
 
-    .idx    "MMIDIDX\\0\\0", uint64 version = 1, uint8 type, uint64 sequences, uint64 documents + 1,
+    .idx    "MMIDIDX\0\0", uint64 version = 1, uint8 type, uint64 sequences, uint64 documents + 1,
             int32 length of each sequence, int64 first byte of each sequence in .bin,
             int64 first sequence of each document and, last, the number of sequences; little-endian
     .bin    the sequences' ids, one after the other: uint16 (type 8) or int32 (type 4)
@@ -161,7 +161,8 @@ class MegatronSource:
         if (wrong := np.flatnonzero(pointers != (ends - lengths) * self.dtype.itemsize)).size:
             i = int(wrong[0])
             raise ShardError(
-                f"{where}: sequence {i} begins at byte {pointers[i]}, wanted {(ends[i] - lengths[i]) * self.dtype.itemsize}"
+                f"{where}: sequence {i} begins at byte {pointers[i]}, wanted "
+                f"{(ends[i] - lengths[i]) * self.dtype.itemsize}"
                 ": the sequences do not follow each other, and a store is one stream. Write the pair again."
             )
         if int(firsts[0]) != 0 or int(firsts[-1]) != pair.sequences or bool((np.diff(firsts) < 0).any()):

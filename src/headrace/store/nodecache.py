@@ -167,6 +167,6 @@ class NodeCache:
 
 def _is_file_of(handle: int, path: Path) -> bool:
     try:
-        return os.stat(path).st_ino == os.fstat(handle).st_ino
+        return path.stat().st_ino == os.fstat(handle).st_ino
     except FileNotFoundError:
         return False
