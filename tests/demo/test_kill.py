@@ -69,7 +69,7 @@ def start(files, out, options, kill):
 
 
 def losses(out):
-    return [json.loads(line)["loss"] for line in (out / "run" / "metrics.jsonl").open()]
+    return [json.loads(line)["loss"] for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
 
 
 def keys(out):
