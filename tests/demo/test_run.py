@@ -39,7 +39,9 @@ def test_text_becomes_a_model_its_predictions_and_a_report(small_demo, told, cor
     keys = read_predictions(out / "predictions").select(["prompt_id", "sample_index", "error"]).to_pylist()
     assert len({(row["prompt_id"], row["sample_index"]) for row in keys}) == len(keys) == 5
     assert all(row["error"] is None for row in keys)
-    assert [json.loads(line)["step"] for line in (out / "run" / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+    assert [
+        json.loads(line)["step"] for line in (out / "run" / "metrics.jsonl").read_text().splitlines()
+    ] == [1, 2, 3, 4]
     assert json.loads(json.dumps(summary.results))["train"]["steps"] == 4
     text = told.getvalue()
     for number, name in enumerate(STORY, start=1):

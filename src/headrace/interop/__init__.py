@@ -1,1 +1,0 @@
-"""The one loader, adapted to transformers, torch's DataLoader, JAX and TensorFlow."""
