@@ -8,6 +8,7 @@ Compares  The same 40 M GPT-2 tokens, 32 rows x 2,048, one core, warm page cache
           turns. Checksums: pairs of fresh processes, one epoch each (every block is checked for the first
           time), and then the steady state (what is mapped and was checked stays checked; what is decoded
           again is checked again).
+          Compressed stores get a cache of a fifth of their decoded tokens, or they would be served from memory.
 Ceiling   Decompressing the zstd blocks alone, one after the other into one buffer, with the same library.
 Reports   Million tokens/s, median and spread of n interleaved rounds of 1 s; first epochs of n fresh
           processes.
