@@ -28,6 +28,7 @@ MAX_IN_FLIGHT: Final = 64
 FIRST_IN_FLIGHT: Final = 16
 MAX_GAP: Final = 64 << 10
 """Bytes fetched for nothing rather than by a request of their own."""
+_CACHED_GAP: Final = 1 << 10
 MAX_RUN: Final = 4 << 20
 """Bytes of one request."""
 DAMAGED_TRIES: Final = 3
@@ -40,7 +41,8 @@ class InFlight:
         self.most = most
         self.limit = float(min(first, most))
         self._running = 0
-        self._since_refusal = 0
+        self._answered = True
+        """Since the last halving: what was sent before it may be refused without halving again."""
         self._changed = threading.Condition()
 
     def enter(self) -> None:
@@ -59,16 +61,16 @@ class InFlight:
     def answered(self) -> None:
         """A request was answered."""
         with self._changed:
-            self._since_refusal += 1
+            self._answered = True
             self.limit = min(float(self.most), self.limit + 1.0 / self.limit)
             self._changed.notify()
 
     def refused(self) -> None:
-        """A request was refused; those sent before the last halving do not halve again."""
+        """A request was refused."""
         with self._changed:
-            if self._since_refusal >= 1 or self.limit == self.most:
+            if self._answered:
                 self.limit = max(1.0, self.limit / 2)
-                self._since_refusal = 0
+                self._answered = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,8 @@ class FetchedBlocks:
                 else:
                     mine.append(one)
         finally:
-            for run in runs(mine):
+            # No large gaps: what lies in them is another's to fetch.
+            for run in runs(mine, max_gap=_CACHED_GAP):
                 self._threads.submit(self._fetch_run, run, finished, keep)
         for one in waiting:
             # Our own claims never wait for another's, so two processes cannot wait for each other.
@@ -264,6 +267,11 @@ class FetchedBlocks:
             self.in_flight.enter()
             try:
                 data = self._blob.get_range(path, start, stop)
+            except FileNotFoundError as error:
+                raise ShardError(
+                    f"{self._blob.url}/{path}: missing, and the shard table names it. Restore it, or write the "
+                    "shard again."
+                ) from error
             finally:
                 self.in_flight.leave()
             if len(data) != stop - start:

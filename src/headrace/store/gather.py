@@ -15,7 +15,7 @@ from headrace.store.blob import LocalBlob
 from headrace.store.fetch import FetchedBlocks
 from headrace.store.local import NOT_READY, LocalBlocks
 from headrace.store.nodecache import NodeCache
-from headrace.store.remote import RetryingBlob
+from headrace.store.remote import Retry, RetryingBlob
 from headrace.store.slots import BlockPool
 from headrace.store.source import Source
 
@@ -108,11 +108,13 @@ class Gather:
     def _fetched(self, verify: bool, cache_dir: str | None, cache_dir_bytes: int) -> FetchedBlocks:
         source = self._source
         # The fetcher retries by itself, as it must see each refusal.
-        blob = source.blob.inner if isinstance(source.blob, RetryingBlob) else source.blob
+        blob, retry = source.blob, Retry()
+        if isinstance(blob, RetryingBlob):
+            blob, retry = blob.inner, blob.retry
         cache = None
         if cache_dir is not None:
             cache = NodeCache(cache_dir, max_bytes=cache_dir_bytes, upcoming=self._upcoming_keys)
-        return FetchedBlocks(source, blob, self._dtype, verify=verify, cache=cache)
+        return FetchedBlocks(source, blob, self._dtype, verify=verify, cache=cache, retry=retry)
 
     def _upcoming_keys(self) -> dict[str, int]:
         blocks = self._blocks

@@ -155,6 +155,11 @@ class Store:
         return str(self._options["url"])
 
     @property
+    def manifest(self) -> Manifest:
+        """All that the manifest says."""
+        return self._manifest
+
+    @property
     def snapshot(self) -> int:
         """The snapshot's number."""
         return self._manifest.snapshot

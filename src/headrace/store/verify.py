@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
-from headrace.errors import ShardError
+from headrace.errors import ManifestError, ShardError
 from headrace.store.blob import Blob, open_blob
-from headrace.store.format import ShardEntry, data_path, docs_path, index_path
+from headrace.store.format import MANIFEST, ShardEntry, data_path, docs_path, index_path, snapshot_path
+from headrace.store.manifest import parse_manifest
 
 if TYPE_CHECKING:
     from headrace.store.read import Store
@@ -38,6 +39,8 @@ def verify(store: Store, *, progress: Callable[[int, int | None, str], None] | N
     """
     blob = open_blob(store.url)
     store.tokenizer_files()
+    if store.checked:
+        _check_kept_manifest(store, blob)
     done = 0
     starts = store.token_starts
     for number, entry in enumerate(store.shards):
@@ -47,7 +50,22 @@ def verify(store: Store, *, progress: Callable[[int, int | None, str], None] | N
             if progress is not None:
                 progress(done, store.nbytes, entry.name)
         _check_tokens(store, entry, int(starts[number]), int(starts[number + 1]))
+        if not store.checked:
+            done += entry.data_nbytes
+            if progress is not None:
+                progress(done, store.nbytes, entry.name)
     return done
+
+
+def _check_kept_manifest(store: Store, blob: Blob) -> None:
+    """The snapshot's own manifest, which `Store.open(snapshot=...)` will read once another is the newest."""
+    name = snapshot_path(store.snapshot)
+    try:
+        kept = parse_manifest(blob.get(name), where=f"{blob.url}/{name}")
+    except FileNotFoundError as error:
+        raise ManifestError(f"{blob.url}/{name}: missing. Copy manifest.json to it") from error
+    if kept != store.manifest:
+        raise ManifestError(f"{blob.url}/{name}: another snapshot than {MANIFEST}. Copy manifest.json to it")
 
 
 def _files(entry: ShardEntry) -> list[tuple[str, int, int]]:
@@ -88,6 +106,7 @@ def _check_tokens(store: Store, entry: ShardEntry, start: int, stop: int) -> Non
             f"{store.url}: shard {entry.name}: {len(ends)} document ends, the shard table says {entry.documents}"
         )
     found = 0
+    closed = store.checked  # Megatron's documents need not end with an end-of-document id
     for at in range(start, stop, _CHUNK_TOKENS):
         tokens = store.read(at, min(at + _CHUNK_TOKENS, stop))
         found += int(np.count_nonzero(tokens == store.eos_id))
@@ -95,12 +114,14 @@ def _check_tokens(store: Store, entry: ShardEntry, start: int, stop: int) -> Non
             raise ShardError(
                 f"{store.url}: shard {entry.name}: id {int(tokens.max())}, the vocabulary has {store.vocab_size}"
             )
+        if not closed:
+            continue
         inside = ends[(ends > at) & (ends <= at + len(tokens))] - at - 1
         if not (tokens[inside] == store.eos_id).all():
             raise ShardError(
                 f"{store.url}: shard {entry.name}: a document ends without the end-of-document id"
             )
-    if found != entry.documents:
+    if closed and found != entry.documents:
         raise ShardError(
             f"{store.url}: shard {entry.name}: {found} end-of-document ids, the shard table says {entry.documents}"
         )

@@ -1,0 +1,213 @@
+"""Blocks behind a URL: together, many at once, through refusals, cuts and damage."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from store_fakes import FakeClock, FlakyBlob, busy, cut, make_store, sample_tokens
+
+from headrace.errors import ShardError, WorkerError
+from headrace.store import Store
+from headrace.store.blob import open_blob
+from headrace.store.fetch import InFlight, Wanted, runs
+from headrace.store.remote import Retry, RetryingBlob
+
+TOKENS, ENDS = sample_tokens(6400)
+
+
+@pytest.fixture(params=["none", "zstd"])
+def remote(request, monkeypatch):
+    """Opens a store of 100 blocks in 2 shards through a flaky blob: open(trouble) -> store, flaky, clock."""
+    url = f"memory://{request.node.nodeid}"
+    make_store(url, TOKENS, ENDS, sizes=[3200, 3200], codec=request.param)
+    opened = []
+
+    def open_(trouble=lambda number, operation, path: None, **options):
+        clock = FakeClock()
+        flaky = FlakyBlob(open_blob(url), trouble)
+        blob = RetryingBlob(flaky, Retry(sleep=clock.sleep, draw=lambda: 0.5))
+        monkeypatch.setattr("headrace.store.read.open_blob", lambda _: blob)
+        opened.append(Store.open(url, **options))
+        return opened[-1], flaky, clock
+
+    yield open_
+    for store in opened:
+        store.close()
+
+
+def data_ranges(flaky):
+    return [call for call in flaky.calls if call[0] == "get_range" and not call[1].endswith((".index.arrow", ".docs.arrow"))]
+
+
+def rows_of(starts, length):
+    return TOKENS[np.asarray(starts)[:, None] + np.arange(length)]
+
+
+STARTS = (np.random.default_rng(0).permutation(200) * 32)[:64]
+
+
+@given(
+    places=some.lists(some.tuples(some.integers(0, 2), some.integers(1, 100)), max_size=40),
+    gap=some.integers(0, 300),
+    most=some.integers(100, 500),
+)
+def test_neighbours_are_fetched_together_and_nothing_twice(places, gap, most):
+    at = {0: 0, 1: 0, 2: 0}
+    wanted = []
+    for i, (shard, nbytes) in enumerate(places):
+        at[shard] += nbytes + (i * 37) % 200
+        wanted.append(Wanted(i, shard, i, at[shard] - nbytes, at[shard], memoryview(b"")))
+    groups = runs(wanted[::-1], max_gap=gap, max_run=most)
+    assert sorted(one.block for group in groups for one in group) == list(range(len(wanted)))
+    for group in groups:
+        assert len({one.shard for one in group}) == 1
+        assert group[-1].stop - group[0].start <= most
+        assert all(0 <= b.start - a.stop <= gap for a, b in zip(group, group[1:], strict=False))
+
+
+def test_neighbouring_blocks_are_one_request(remote):
+    store, flaky, _ = remote()
+    store.gather(np.arange(0, 3200, 64), 64)
+    assert len(data_ranges(flaky)) <= 5, "50 blocks, of which a quarter of the pool at a time"
+    store.gather(np.arange(0, 3200, 64), 64)
+    assert len(data_ranges(flaky)) <= 5, "the second time they are there"
+
+
+def test_requests_are_under_way_together(remote):
+    """16 requests meet at a barrier: were they sent one after the other, none would pass."""
+    barrier = threading.Barrier(16)
+
+    def trouble(number, operation, path):
+        if operation == "get_range" and path in ("data/s0.arrow", "data/s1.arrow"):
+            barrier.wait(60)
+
+    store, flaky, _ = remote(trouble)
+    blocks = np.arange(0, 100, 6)[:16] * 64
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headrace.store.fetch.runs", lambda wanted, **_: [[one] for one in wanted])
+        assert np.array_equal(store.gather(blocks, 64), rows_of(blocks, 64))
+    assert flaky.most_running == 16
+
+
+def test_a_prefetched_row_needs_no_request_of_its_own(remote):
+    store, flaky, _ = remote()
+    store.prefetch(STARTS[:16], 32)
+    store.gather(STARTS[:16], 32)
+    before = len(flaky.calls)
+    store.gather(STARTS[:16], 32)
+    assert len(flaky.calls) == before
+
+
+def test_a_storm_of_refusals_is_waited_out_and_the_pace_recovers(remote):
+    """Every data request is refused until 30 have been; each block then arrives, and the limit grows back."""
+    refused = []
+
+    def trouble(number, operation, path):
+        if operation == "get_range" and len(refused) < 30:
+            refused.append(number)
+            return busy()
+        return None
+
+    store, _, clock = remote(trouble)
+    limits = store._gather._blocks.in_flight
+    before = limits.limit
+    assert np.array_equal(store.gather(STARTS, 32), rows_of(STARTS, 32))
+    assert len(refused) == 30
+    assert len(clock.sleeps) == 30
+    assert limits.limit < before
+    low = limits.limit
+    for _ in range(1000):
+        limits.answered()
+    assert limits.limit > max(low, before)
+
+
+def test_refusals_halve_the_requests_under_way_once_for_each_round_of_them():
+    flow = InFlight(first=16, most=64)
+    for _ in range(16):
+        flow.refused()
+    assert flow.limit == 8
+    flow.answered()
+    flow.refused()
+    assert 4 <= flow.limit < 5
+    for _ in range(20):
+        flow.answered()
+        flow.refused()
+    assert flow.limit == 1, "one is always allowed"
+    for _ in range(5000):
+        flow.answered()
+    assert flow.limit == 64
+
+
+def test_waits_grow_and_stay_bounded():
+    clock = FakeClock()
+    retry = Retry(attempts=12, sleep=clock.sleep, draw=lambda: 1.0)
+
+    def never():
+        raise cut()
+
+    with pytest.raises(WorkerError, match=r"thing: failed 12 times, the last with: connection reset by peer\..*run the command again"):
+        retry.run(never, what="thing")
+    assert clock.sleeps == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15.0, 15.0, 15.0]
+
+
+def test_cut_connections_and_short_answers_are_asked_again(remote):
+    def trouble(number, operation, path):
+        if operation != "get_range" or number % 2:
+            return None
+        return cut() if number % 4 else lambda data: data[: len(data) // 2]
+
+    store, _, _ = remote(trouble)
+    assert np.array_equal(store.gather(STARTS, 32), rows_of(STARTS, 32))
+    assert np.array_equal(store.read(0, 6400), TOKENS)
+
+
+def test_a_block_damaged_on_its_way_is_fetched_again(remote):
+    damaged = []
+
+    def trouble(number, operation, path):
+        if path == "data/s0.arrow" and len(damaged) < 2:
+            damaged.append(number)
+            return lambda data: bytes([data[0] ^ 1]) + data[1:]
+        return None
+
+    store, _, _ = remote(trouble)
+    assert np.array_equal(store.gather([0, 3000], 32), rows_of([0, 3000], 32))
+    assert len(damaged) == 2
+
+
+def test_a_block_damaged_where_it_is_stored_is_an_error_that_names_it(remote):
+    def trouble(number, operation, path):
+        return (lambda data: bytes([data[0] ^ 1]) + data[1:]) if path == "data/s0.arrow" else None
+
+    store, _, _ = remote(trouble)
+    with pytest.raises(ShardError, match=r"s0\.arrow: block 0 of 50 .* xxh3 0x\w+, the index says 0x"):
+        store.gather([0], 32)
+    assert np.array_equal(store.gather([3200], 32), rows_of([3200], 32)), "the other shard is as good as before"
+
+
+def test_a_remote_that_stays_away_is_said_after_the_last_try(remote):
+    store, flaky, clock = remote()
+    flaky.trouble = lambda number, operation, path: cut()
+    with pytest.raises(WorkerError, match="failed 12 times.*connection reset"):
+        store.gather([0], 32)
+    assert sum(clock.sleeps) < 120
+
+
+def test_a_file_that_is_gone_is_an_error_that_names_it(remote):
+    def trouble(number, operation, path):
+        return FileNotFoundError(2, "no such object", path) if path == "data/s1.arrow" else None
+
+    store, _, _ = remote(trouble)
+    with pytest.raises(ShardError, match=r"data/s1\.arrow: missing"):
+        store.gather([3200], 32)
+
+
+def test_memory_for_decoded_blocks_is_bounded(remote):
+    store, _, _ = remote(cache_bytes=64 * 2 * 10)
+    for starts in np.split(np.arange(0, 6400, 32), 20):
+        assert np.array_equal(store.gather(starts, 32), rows_of(starts, 32))
+    assert store._gather._pool.slots == 10
