@@ -61,7 +61,18 @@ def told():
 
 
 @pytest.fixture
-def small_demo(told):
+def one_thread():
+    """On a busy machine a second thread waits for its turn while the first one spins."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_demo(told, one_thread):
     from rich.console import Console
 
     def run(files, out, **others):
