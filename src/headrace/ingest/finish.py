@@ -11,10 +11,12 @@ from typing import Any
 import orjson
 
 from headrace.errors import DocumentError, SourceError
-from headrace.ingest.job import Job, job_path, store_rejects_path
+from headrace.ingest.dedup import kept_sketches
+from headrace.ingest.job import Job, Place, job_path, sketches_path, store_rejects_path
 from headrace.ingest.journal import ROOT, rejects_path
 from headrace.ingest.record import UnitRecord
-from headrace.store import Blob, commit_store
+from headrace.ingest.summary import total
+from headrace.store import Blob, ShardEntry, commit_store
 from headrace.store.blob import LocalBlob
 from headrace.store.commit import current_manifest
 
@@ -48,10 +50,8 @@ def check_documents(job: Job, blob: Blob, records: Sequence[UnitRecord], max_rej
 
 
 def _dropped_words(records: Sequence[UnitRecord]) -> str:
-    counts: Counter[str] = Counter()
-    for record in records:
-        counts.update(record.dropped)
-    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+    counts = total(record.dropped for record in records).most_common()
+    return ", ".join(f"{count:,} {name}" for name, count in counts)
 
 
 def placed(reject: Any, lines: int) -> dict[str, Any]:
@@ -66,18 +66,26 @@ def sentence(reject: Mapping[str, Any]) -> str:
     return f"{reject['source']}: {line}byte {reject['offset']}: {reject['detail']}"
 
 
-def commit(job: Job, blob: Blob, records: Sequence[UnitRecord]) -> int:
+def commit(job: Job, place: Place, records: Sequence[UnitRecord]) -> int:
     """Make the store; returns its snapshot. What is written before the manifest can be written again.
 
     Args:
         job: what was asked for.
-        blob: the store's place.
+        place: where the store is made.
         records: of all units, in the store's order.
     """
-    manifest = current_manifest(blob)
-    past = [] if manifest is None or job.generation == 0 else list(manifest.extra["ingest"])
+    blob = place.store
     _write_rejects(blob, store_rejects_path(job.generation), records)
     blob.put(job_path(job.generation), orjson.dumps(job.to_json(), option=orjson.OPT_INDENT_2))
+    if job.options.dedup is not None:
+        blob.put(sketches_path(job.generation), kept_sketches(job, blob, records))
+    if place.validation is not None:
+        about = {
+            "documents": sum(record.validation_documents for record in records),
+            "tokens": sum(record.validation_tokens for record in records),
+            "text_bytes": sum(record.validation_text_bytes for record in records),
+        }
+        _commit(job, place.validation, [shard for record in records for shard in record.validation], about)
     entries = [shard for record in records for shard in record.shards]
     about = {
         "job": job_path(job.generation),
@@ -91,23 +99,23 @@ def commit(job: Job, blob: Blob, records: Sequence[UnitRecord]) -> int:
         "rejected": dict(sorted(total(record.rejected for record in records).items())),
         "dropped": dict(sorted(total(record.dropped for record in records).items())),
     }
+    return _commit(job, blob, entries, about)
+
+
+def _commit(job: Job, blob: Blob, entries: Sequence[ShardEntry], about: Mapping[str, Any]) -> int:
+    manifest = current_manifest(blob)
     _sweep(blob, {entry.name for entry in entries}, job.generation)
+    if not entries:
+        return 0 if manifest is None else manifest.snapshot
+    past = [] if manifest is None or job.generation == 0 else list(manifest.extra["ingest"])
     return commit_store(
         blob,
         entries,
         tokenizer=job.tokenizer,
         block_tokens=job.options.block_tokens,
-        append=job.generation > 0,
+        append=job.generation > 0 and manifest is not None,
         extra={"ingest": [*past, about]},
     )
-
-
-def total(counts: Any) -> Counter[str]:
-    """Sum of counts by name."""
-    summed: Counter[str] = Counter()
-    for one in counts:
-        summed.update(one)
-    return summed
 
 
 def _write_rejects(blob: Blob, path: str, records: Sequence[UnitRecord]) -> None:

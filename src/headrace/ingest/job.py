@@ -42,6 +42,14 @@ class Job:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a store is made, and its validation store if there is one."""
+
+    store: Blob
+    validation: Blob | None = None
+
+
 def job_path(generation: int) -> str:
     """Where a store keeps what a job was asked for."""
     return f"ingest/{generation:03d}-job.json"
@@ -50,6 +58,11 @@ def job_path(generation: int) -> str:
 def store_rejects_path(generation: int) -> str:
     """Where a store keeps the documents that a job rejected."""
     return "rejects.jsonl" if generation == 0 else f"rejects-{generation:03d}.jsonl"
+
+
+def sketches_path(generation: int) -> str:
+    """Where a store keeps sketches of a job's documents, for dedup of later ones."""
+    return f"ingest/{generation:03d}-sketches.bin"
 
 
 def past_jobs(blob: Blob, manifest: Manifest) -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
     .ingest/job.json              sources, options, tokenizer; a job that goes on is asked for the same
     .ingest/units/<unit>.json     written after the unit's shards: the unit is done
     .ingest/rejects/<unit>.jsonl  its rejected documents
+    .ingest/sketches/<unit>.json  dedup's first pass has read the unit; beside it, its documents' sketches
+    .ingest/drop/<unit>.bin       which of the unit's documents are repeated, one bit each
     .ingest/proven                the engine was found exact on this corpus; without it no unit counts
     .ingest/lock                  held (flock) while a job runs; released by the system when the process dies
 
@@ -25,6 +27,7 @@ from headrace.store.blob import LocalBlob
 ROOT = ".ingest"
 JOB = f"{ROOT}/job.json"
 LOCK = f"{ROOT}/lock"
+_MARKED = f"{ROOT}/marked"
 _PROVEN = f"{ROOT}/proven"
 
 
@@ -36,6 +39,21 @@ def record_path(key: str) -> str:
 def rejects_path(key: str) -> str:
     """A unit's rejected documents."""
     return f"{ROOT}/rejects/{key}.jsonl"
+
+
+def sketched_path(key: str) -> str:
+    """A unit's record of dedup's first pass."""
+    return f"{ROOT}/sketches/{key}.json"
+
+
+def sketch_path(key: str) -> str:
+    """Sketches of a unit's documents."""
+    return f"{ROOT}/sketches/{key}.bin"
+
+
+def drop_path(key: str) -> str:
+    """Which of a unit's documents are repeated."""
+    return f"{ROOT}/drop/{key}.bin"
 
 
 class Journal:
@@ -69,8 +87,24 @@ class Journal:
         """Units that are done, by an engine that was proven exact; others are forgotten."""
         if _PROVEN not in self._blob.list(f"{ROOT}/"):
             self.forget_units()
-        names = [name for name in self._blob.list(f"{ROOT}/units/") if name.endswith(".json")]
+        return self._read("units")
+
+    def sketched(self) -> list[UnitRecord]:
+        """Units of which dedup's first pass is done."""
+        return self._read("sketches")
+
+    def _read(self, folder: str) -> list[UnitRecord]:
+        names = [name for name in self._blob.list(f"{ROOT}/{folder}/") if name.endswith(".json")]
         return [UnitRecord.from_json(orjson.loads(bytes(self._blob.get(name)))) for name in names]
+
+    @property
+    def is_marked(self) -> bool:
+        """Are all repeated documents marked?"""
+        return _MARKED in self._blob.list(f"{ROOT}/")
+
+    def mark(self) -> None:
+        """Write down that all repeated documents are marked."""
+        self._blob.put(_MARKED, b"")
 
     def forget_units(self) -> None:
         """Do all units again."""
@@ -85,5 +119,5 @@ class Journal:
             if name != LOCK:
                 self._blob.delete(name)
         if isinstance(self._blob, LocalBlob):
-            for folder in ("units", "rejects"):
+            for folder in ("units", "rejects", "sketches", "drop"):
                 shutil.rmtree(self._blob.root / ROOT / folder, ignore_errors=True)

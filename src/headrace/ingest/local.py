@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from headrace.errors import TokenizerError
-from headrace.ingest.job import Job
+from headrace.ingest.job import Job, Place
 from headrace.ingest.options import Options
 from headrace.ingest.pool import worker_pool
 from headrace.ingest.prove import engine_mismatch
 from headrace.ingest.schedule import Schedule
+from headrace.ingest.sketching import Sketching
 from headrace.ingest.sources import Source
 from headrace.ingest.work import Work
-from headrace.store import Blob, open_blob
+from headrace.store import open_blob
 from headrace.tokens import Mismatch, tokenizer_from_files
 
 
@@ -37,18 +38,20 @@ class Setup:
     tokenizer_files: Mapping[str, bytes]
     engine: Literal["gigatoken", "reference"]
     url: str
+    validation_url: str | None
     generation: int
     strict: bool
 
 
-def setup_of(job: Job, blob: Blob, *, strict: bool) -> Setup:
+def setup_of(job: Job, place: Place, *, strict: bool) -> Setup:
     """What workers on this job start from."""
     return Setup(
         sources=job.sources,
         options=job.options,
         tokenizer_files=job.tokenizer.files(),
         engine="gigatoken" if job.tokenizer.engine == "gigatoken" else "reference",
-        url=blob.url,
+        url=place.store.url,
+        validation_url=None if place.validation is None else place.validation.url,
         generation=job.generation,
         strict=strict,
     )
@@ -61,14 +64,22 @@ def make_work(setup: Setup) -> Work:
         options=setup.options,
         tokenizer=tokenizer_from_files(setup.tokenizer_files, engine=setup.engine),
         blob=open_blob(setup.url),
+        validation=None if setup.validation_url is None else open_blob(setup.validation_url),
         generation=setup.generation,
         strict=setup.strict,
     )
 
 
+def make_sketching(setup: Setup) -> Sketching:
+    """A worker's work in dedup's first pass."""
+    return Sketching(
+        sources=setup.sources, options=setup.options, blob=open_blob(setup.url), strict=setup.strict
+    )
+
+
 def run_units(
     job: Job,
-    blob: Blob,
+    place: Place,
     schedule: Schedule,
     *,
     workers: int,
@@ -79,7 +90,7 @@ def run_units(
 
     Args:
         job: what is asked for.
-        blob: the store's place.
+        place: where the store is made.
         schedule: the units.
         workers: processes; with 1, everything happens in this process.
         strict: stop at the first bad document.
@@ -105,20 +116,51 @@ def run_units(
             sources=job.sources,
             options=job.options,
             tokenizer=job.tokenizer,
-            blob=blob,
+            blob=place.store,
+            validation=place.validation,
             generation=job.generation,
             strict=strict,
         )
         with work:
             listen("answer", question(work))
-            while (unit := schedule.next_unit(0)) is not None:
-                record = work.run(unit, functools.partial(heard, "progress"))
-                schedule.finish(0, record)
-                heard("done", record)
+            _one_by_one(work, schedule, heard)
         return
-    setup = pickle.dumps((make_work, setup_of(job, blob, strict=strict)))
+    setup = pickle.dumps((make_work, setup_of(job, place, strict=strict)))
     with worker_pool(workers, setup) as pool:
         pool.run(schedule, listen, question=question)
+
+
+def sketch_units(
+    job: Job,
+    place: Place,
+    schedule: Schedule,
+    *,
+    workers: int,
+    strict: bool,
+    heard: Callable[[str, Any], None],
+) -> None:
+    """Dedup's first pass over all units that are left; see `run_units`."""
+    if workers == 1:
+        with Sketching(
+            sources=job.sources, options=job.options, blob=place.store, strict=strict
+        ) as sketching:
+            _one_by_one(sketching, schedule, heard)
+        return
+    setup = pickle.dumps((make_sketching, setup_of(job, place, strict=strict)))
+    with worker_pool(workers, setup) as pool:
+        pool.run(schedule, heard, question=nothing)
+
+
+def _one_by_one(work: Work | Sketching, schedule: Schedule, heard: Callable[[str, Any], None]) -> None:
+    while (unit := schedule.next_unit(0)) is not None:
+        record = work.run(unit, functools.partial(heard, "progress"))
+        schedule.finish(0, record)
+        heard("done", record)
+
+
+def nothing(work: Any) -> None:
+    """The question of those who have none."""
+    del work
 
 
 def prove(work: Work, *, sources: tuple[Source, ...], options: Options) -> Mismatch | None:

@@ -8,7 +8,6 @@ from headrace.errors import HeadraceError
 from headrace.ingest.options import Options
 from headrace.ingest.reader import open_reader
 from headrace.ingest.sources import Source
-from headrace.stats import Stats
 from headrace.tokens import Mismatch, Tokenizer, first_mismatch
 
 SAMPLE_SOURCES = 16
@@ -23,7 +22,7 @@ def sample_texts(sources: Sequence[Source], options: Options) -> list[bytes]:
     for source in chosen:
         size = 0
         try:
-            reader = open_reader(source, options.fields, options.text_mode, Stats())
+            reader = open_reader(source, options.fields, options.text_mode)
         except HeadraceError:
             continue  # the job meets the fault again, and says where it is
         try:

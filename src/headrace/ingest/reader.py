@@ -26,6 +26,9 @@ WHOLE_TEXT_BYTES = 1 << 20
 class Reader(Protocol):
     """Documents of one file, by ranges."""
 
+    stats: Stats
+    """Counts the seconds of reading and parsing."""
+
     @property
     def at_end(self) -> bool:
         """Was the last document read?"""
@@ -47,10 +50,10 @@ class _Parser(Protocol):
 class RecordReader:
     """Blocks of records, parsed."""
 
-    def __init__(self, records: Records, parser: _Parser, stats: Stats) -> None:
+    def __init__(self, records: Records, parser: _Parser) -> None:
         self._records = records
         self._parser = parser
-        self._stats = stats
+        self.stats = Stats()
 
     @property
     def at_end(self) -> bool:
@@ -62,11 +65,11 @@ class RecordReader:
         lines = 0
         blocks = self._records.read(start, stop)
         while True:
-            with self._stats.busy("read"):
+            with self.stats.busy("read"):
                 block = next(blocks, None)
             if block is None:
                 return
-            with self._stats.busy("parse", nbytes=len(block.data)):
+            with self.stats.busy("parse", nbytes=len(block.data)):
                 parsed = self._parser.parse(block, lines_before=lines)
             lines += parsed.lines
             yield parsed
@@ -80,8 +83,8 @@ class RecordReader:
         self._records.close()
 
 
-def open_reader(source: Source, fields: Fields, text_mode: TextMode, stats: Stats) -> Reader:
-    """The reader for a source's format; it counts what it does in `stats`.
+def open_reader(source: Source, fields: Fields, text_mode: TextMode) -> Reader:
+    """The reader for a source's format.
 
     Raises:
         SourceError: missing, damaged, or without the columns that are wanted.
@@ -101,7 +104,7 @@ def open_reader(source: Source, fields: Fields, text_mode: TextMode, stats: Stat
         seekable=source.compression == "none",
         max_record_bytes=fields.max_record_bytes,
     )
-    return RecordReader(records, parser, stats)
+    return RecordReader(records, parser)
 
 
 def is_seekable(source: Source, text_mode: TextMode) -> bool:

@@ -17,15 +17,20 @@ class UnitRecord:
     track: int
     part: int
     shards: tuple[ShardEntry, ...]
-    documents: int
-    tokens: int
-    text_bytes: int
+    documents: int = 0
+    tokens: int = 0
+    text_bytes: int = 0
     """UTF-8 bytes of the documents in the shards."""
-    raw_bytes: int
+    validation: tuple[ShardEntry, ...] = ()
+    """Shards of the validation store."""
+    validation_documents: int = 0
+    validation_tokens: int = 0
+    validation_text_bytes: int = 0
+    raw_bytes: int = 0
     """Decompressed bytes read of the sources' records."""
-    stored_bytes: int
+    stored_bytes: int = 0
     """Bytes of the source files that this unit stands for."""
-    lines: int
+    lines: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Rejects by reason."""
     dropped: Mapping[str, int] = field(default_factory=dict)
@@ -45,10 +50,14 @@ class UnitRecord:
         """As plain values."""
         record = asdict(self)
         record["shards"] = [shard.to_json() for shard in self.shards]
+        record["validation"] = [shard.to_json() for shard in self.validation]
         return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> UnitRecord:
         """The record of plain values."""
-        shards = tuple(ShardEntry.from_json(shard) for shard in record["shards"])
-        return cls(**{**record, "shards": shards})
+        shards = {
+            name: tuple(ShardEntry.from_json(shard) for shard in record[name])
+            for name in ("shards", "validation")
+        }
+        return cls(**{**record, **shards})

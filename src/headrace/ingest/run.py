@@ -6,31 +6,41 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from headrace.errors import ConfigError, DocumentError, SpaceError
+from headrace.ingest.dedup import mark_repeated
 from headrace.ingest.fields import Fields, TextMode
-from headrace.ingest.finish import check_documents, commit, lines_before, placed, sentence, total
-from headrace.ingest.job import Job, check_fits, check_place, check_same_job, check_same_store, past_jobs
+from headrace.ingest.finish import check_documents, commit, lines_before, placed, sentence
+from headrace.ingest.intake import StrictStop
+from headrace.ingest.job import (
+    Job,
+    Place,
+    check_fits,
+    check_place,
+    check_same_job,
+    check_same_store,
+    past_jobs,
+)
 from headrace.ingest.journal import LOCK, ROOT, Journal
-from headrace.ingest.local import EngineMismatchError, run_units
+from headrace.ingest.local import EngineMismatchError, run_units, sketch_units
 from headrace.ingest.lock import only_writer
+from headrace.ingest.meter import Meter, Progressing
+from headrace.ingest.operators.filters import Filters
+from headrace.ingest.operators.minhash import MinHash
 from headrace.ingest.options import SHARD_TEXT_BYTES, Options
 from headrace.ingest.plan import plan_tracks
 from headrace.ingest.record import UnitRecord
 from headrace.ingest.schedule import Schedule
 from headrace.ingest.sources import find_sources
-from headrace.ingest.summary import IngestSummary
-from headrace.ingest.work import Progress, StrictStop
+from headrace.ingest.summary import IngestSummary, summary_of_job, summary_of_store
 from headrace.store import Blob, open_blob
 from headrace.store.blob import LocalBlob, MemoryBlob
 from headrace.store.commit import current_manifest
 from headrace.store.format import MANIFEST
 from headrace.tokens import Tokenizer, load_tokenizer
-
-Progressing: TypeAlias = Callable[[int, int | None, str], None]
 
 BYTES_PER_WORKER = 16 << 20
 """Sources a process is worth starting for; only the default number of workers depends on it."""
@@ -50,6 +60,13 @@ def ingest(
     strict: bool = False,
     max_reject_share: float = 0.05,
     max_document_bytes: int = 16 << 20,
+    normalise: bool = False,
+    filters: Filters | None = None,
+    sample: float = 1.0,
+    dedup: Literal["exact", "minhash"] | MinHash | None = None,
+    validation_share: float = 0.0,
+    validation_out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
     shard_text_bytes: int = SHARD_TEXT_BYTES,
     block_tokens: int = 65_536,
     append: bool = False,
@@ -77,6 +94,14 @@ def ingest(
         strict: stop at the first bad document instead of listing it.
         max_reject_share: fail if more than this share of the documents is bad.
         max_document_bytes: longer documents are rejected.
+        normalise: bring text to NFC and line ends to a newline.
+        filters: drop short, symbol-ridden or repetitive documents; `Filters()` has mild limits.
+        sample: take this share of the documents, chosen by their text.
+        dedup: drop documents that stood before in the order of the sources: equal ones (exact), or near ones
+            (minhash, or a `MinHash` with its threshold); sources are then read twice.
+        validation_share: put this share of the documents, chosen by their text, into a second store.
+        validation_out: that store.
+        seed: of the sample and the split.
         shard_text_bytes: text in a shard, and in a unit of work.
         block_tokens: tokens in a block of a shard.
         append: add files that the store has not seen; what is there keeps its rows.
@@ -101,18 +126,34 @@ def ingest(
         codec=codec,
         block_tokens=block_tokens,
         shard_text_bytes=shard_text_bytes,
+        normalise=normalise,
+        filters=filters,
+        sample=sample,
+        dedup=MinHash() if dedup == "minhash" else dedup,
+        validation_share=validation_share,
+        seed=seed,
     )
+    if (validation_share > 0) != (validation_out is not None):
+        raise ConfigError(
+            f"validation_share is {validation_share} and validation_out is {validation_out!r}; wanted both or neither"
+        )
     _check(workers=workers, engine=engine, max_reject_share=max_reject_share, append=append, restart=restart)
     wanted = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     found = find_sources(wanted)
     chosen = load_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
     blob = open_blob(out)
-    with _only_writer(blob), _space_errors(blob):
-        if restart:
-            _forget(blob)
-        check_place(blob)
+    place = Place(store=blob, validation=None if validation_out is None else open_blob(validation_out))
+    blobs = [blob] if place.validation is None else [blob, place.validation]
+    with ExitStack() as held:
+        for one in blobs:
+            held.enter_context(_only_writer(one))
+        held.enter_context(_space_errors(blob))
+        for one in reversed(blobs):
+            if restart:
+                _forget(one)
+            check_place(one)
         job = Job(sources=tuple(found), options=options, tokenizer=chosen, generation=0)
-        run = _Run(blob=blob, started=started, progress=progress, strict=strict)
+        run = _Run(place=place, started=started, progress=progress, strict=strict)
         return run.do(job, workers=workers, append=append, max_reject_share=max_reject_share)
 
 
@@ -131,16 +172,22 @@ def _check(*, workers: int | None, engine: str, max_reject_share: float, append:
 class _Run:
     """One call of `ingest`."""
 
-    blob: Blob
+    place: Place
     started: float
     progress: Progressing | None
     strict: bool
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def blob(self) -> Blob:
+        """The store's place."""
+        return self.place.store
+
     def do(self, job: Job, *, workers: int | None, append: bool, max_reject_share: float) -> IngestSummary:
         """Begin, go on, add, or find that there is nothing to do."""
         journal = Journal(self.blob)
         manifest = current_manifest(self.blob)
+        past: list[dict[str, Any]] = []
         half_done = journal.job()
         if manifest is not None:
             past = past_jobs(self.blob, manifest)
@@ -155,11 +202,18 @@ class _Run:
                     self.notes.append(f"{len(job.sources) - len(new)} sources were in the store already")
                 job = replace(job, sources=new, generation=len(past))
                 if not new:
-                    return self._summary(job, (), snapshot=manifest.snapshot, resumed=0, workers=0)
+                    return self._summed(job, (), snapshot=manifest.snapshot)
             elif half_done is None or half_done["generation"] == 0:
                 check_same_store(self.blob, past[-1] if len(past) == 1 else _joined(past), job.to_json())
                 self.notes.append("the store was there already, made by the same command")
-                return self._summary_of_store(job, manifest.snapshot, manifest.extra["ingest"])
+                return summary_of_store(
+                    job,
+                    self.blob.url,
+                    manifest.extra["ingest"],
+                    snapshot=manifest.snapshot,
+                    wall_s=time.perf_counter() - self.started,
+                    notes=self.notes,
+                )
         if half_done is None:
             journal.clear()
             journal.start(job.to_json())
@@ -171,12 +225,59 @@ class _Run:
             self.notes.append(f"went on after {resumed} units of an earlier run")
         # What is in this process's memory, other processes do not see.
         workers = 1 if isinstance(self.blob, MemoryBlob) else workers or _default_workers(job)
+        if job.options.dedup is not None and not journal.is_marked:
+            self._mark_repeated(job, past, workers)
         job, schedule, records = self._units(job, records, workers)
         records = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
         check_documents(job, self.blob, records, max_reject_share)
-        snapshot = commit(job, self.blob, records)
+        snapshot = commit(job, self.place, records)
         journal.clear()
-        return self._summary(job, records, snapshot=snapshot, resumed=resumed, workers=workers)
+        return self._summed(job, records, snapshot=snapshot, resumed=resumed, workers=workers)
+
+    def _summed(
+        self, job: Job, records: Sequence[UnitRecord], *, snapshot: int, resumed: int = 0, workers: int = 0
+    ) -> IngestSummary:
+        return summary_of_job(
+            job,
+            self.blob.url,
+            records,
+            snapshot=snapshot,
+            resumed=resumed,
+            workers=workers,
+            wall_s=time.perf_counter() - self.started,
+            notes=self.notes,
+        )
+
+    def _mark_repeated(self, job: Job, past: Sequence[Mapping[str, Any]], workers: int) -> None:
+        """Dedup's first pass over all sources."""
+        journal = Journal(self.blob)
+        records = journal.sketched()
+        schedule = Schedule(plan_tracks(job.sources, job.options), records)
+        meter = Meter(self.progress, total=sum(source.nbytes for source in job.sources), doing="comparing")
+        for record in records:
+            meter.done(record)
+
+        def heard(kind: str, value: Any) -> None:
+            if kind == "progress":
+                meter.passed(value)
+            elif kind == "done":
+                records.append(value)
+
+        self._strictly(
+            lambda: sketch_units(job, self.place, schedule, workers=workers, strict=self.strict, heard=heard),
+            records,
+        )
+        ordered = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
+        mark_repeated(job, self.blob, ordered, past)
+        journal.mark()
+
+    def _strictly(self, do: Callable[[], None], records: Sequence[UnitRecord]) -> None:
+        """Do it; a bad document that stops the job is named by its place in the whole file."""
+        try:
+            do()
+        except StrictStop as stop:
+            reject = placed(stop.reject, lines_before(records, stop.track, stop.part))
+            raise DocumentError(sentence(reject)) from None
 
     def _units(
         self, job: Job, records: list[UnitRecord], workers: int
@@ -188,7 +289,7 @@ class _Run:
         journal = Journal(self.blob)
         tracks = plan_tracks(job.sources, job.options)
         schedule = Schedule(tracks, records)
-        meter = _Meter(self.progress, total=sum(source.nbytes for source in job.sources))
+        meter = Meter(self.progress, total=sum(source.nbytes for source in job.sources))
         for record in records:
             meter.done(record)
 
@@ -201,7 +302,12 @@ class _Run:
                 journal.prove()
 
         try:
-            run_units(job, self.blob, schedule, workers=workers, strict=self.strict, heard=heard)
+            self._strictly(
+                lambda: run_units(
+                    job, self.place, schedule, workers=workers, strict=self.strict, heard=heard
+                ),
+                records,
+            )
         except EngineMismatchError as error:
             journal.forget_units()
             reference = replace(job, tokenizer=job.tokenizer.as_reference())
@@ -210,62 +316,8 @@ class _Run:
                 f"{reference.tokenizer.engine} is used instead"
             )
             return self._units(reference, [], workers)
-        except StrictStop as stop:
-            lines = lines_before(records, stop.track, stop.part)
-            reject = placed(stop.reject, lines)
-            raise DocumentError(sentence(reject)) from None
         meter.finish()
         return job, schedule, records
-
-    def _summary(
-        self, job: Job, records: Sequence[UnitRecord], *, snapshot: int, resumed: int, workers: int
-    ) -> IngestSummary:
-        entries = [shard for record in records for shard in record.shards]
-        stages: dict[str, float] = {}
-        for record in records:
-            for stage, seconds in record.seconds.items():
-                stages[stage] = stages.get(stage, 0.0) + seconds
-        return IngestSummary(
-            out=self.blob.url,
-            snapshot=snapshot,
-            documents=sum(record.documents for record in records),
-            tokens=sum(record.tokens for record in records),
-            bytes_in=sum(record.text_bytes for record in records),
-            source_bytes=sum(source.nbytes for source in job.sources),
-            store_bytes=sum(entry.nbytes for entry in entries),
-            num_sources=len(job.sources),
-            num_shards=len(entries),
-            rejects=dict(total(record.rejected for record in records)),
-            dropped=dict(total(record.dropped for record in records)),
-            tokenizer=job.tokenizer.name,
-            tokenizer_engine=job.tokenizer.engine if records else "",
-            workers=workers,
-            wall_s=time.perf_counter() - self.started,
-            stages=stages,
-            units=len(records),
-            units_resumed=resumed,
-            notes=tuple(self.notes),
-        )
-
-    def _summary_of_store(self, job: Job, snapshot: int, past: Sequence[Mapping[str, Any]]) -> IngestSummary:
-        """The counts of the jobs that made a store that was there already."""
-        return IngestSummary(
-            out=self.blob.url,
-            snapshot=snapshot,
-            documents=sum(one["documents"] for one in past),
-            tokens=sum(one["tokens"] for one in past),
-            bytes_in=sum(one["text_bytes"] for one in past),
-            source_bytes=sum(one["source_bytes"] for one in past),
-            store_bytes=sum(one["shard_bytes"] for one in past),
-            num_sources=sum(one["sources"] for one in past),
-            num_shards=sum(one["shards"] for one in past),
-            rejects=dict(total(one["rejected"] for one in past)),
-            dropped=dict(total(one["dropped"] for one in past)),
-            tokenizer=job.tokenizer.name,
-            workers=0,
-            wall_s=time.perf_counter() - self.started,
-            notes=tuple(self.notes),
-        )
 
 
 def _joined(past: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -304,39 +356,3 @@ def _forget(blob: Blob) -> None:
     for name in blob.list():
         if not name.startswith(f"{ROOT}/"):
             blob.delete(name)
-
-
-class _Meter:
-    """What workers report -> the caller's progress."""
-
-    def __init__(self, progress: Progressing | None, *, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._stored = self._text = self._documents = self._tokens = 0
-        self._resumed_text = 0
-        self._start = time.perf_counter()
-        if progress is not None:
-            progress(0, total, "starting")
-
-    def done(self, record: UnitRecord) -> None:
-        """A unit of an earlier run."""
-        self._stored += record.stored_bytes
-        self._resumed_text += record.text_bytes
-        self._documents += record.documents
-        self._tokens += record.tokens
-
-    def passed(self, passed: Progress) -> None:
-        """A worker has got on."""
-        self._stored += passed.stored_bytes
-        self._text += passed.text_bytes
-        self._documents += passed.documents
-        self._tokens += passed.tokens
-        if self._progress is not None:
-            seconds = max(time.perf_counter() - self._start, 1e-9)
-            note = f"{self._text / 1e6 / seconds:.0f} MB/s, {self._documents:,} documents, {self._tokens:,} tokens"
-            self._progress(min(self._stored, self._total), self._total, note)
-
-    def finish(self) -> None:
-        """All units are done."""
-        self._stored = self._total
-        self.passed(Progress())

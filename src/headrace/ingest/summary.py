@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from headrace.ingest.job import Job
+from headrace.ingest.record import UnitRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,9 @@ class IngestSummary:
     """Bytes of the shards written."""
     num_sources: int
     num_shards: int
+    validation_documents: int = 0
+    """Documents in the validation store from this job."""
+    validation_tokens: int = 0
     rejects: Mapping[str, int] = field(default_factory=dict)
     """Bad documents by reason; listed in rejects.jsonl."""
     dropped: Mapping[str, int] = field(default_factory=dict)
@@ -67,3 +74,82 @@ class IngestSummary:
             "bytes_per_s": self.bytes_per_s,
             "limiting_stage": self.limiting_stage,
         }
+
+
+def total(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    """Sum of counts by name."""
+    summed: Counter[str] = Counter()
+    for one in counts:
+        summed.update(one)
+    return summed
+
+
+def summary_of_job(
+    job: Job,
+    out: str,
+    records: Sequence[UnitRecord],
+    *,
+    snapshot: int,
+    resumed: int,
+    workers: int,
+    wall_s: float,
+    notes: Sequence[str],
+) -> IngestSummary:
+    """The summary of a job that has just been done."""
+    entries = [shard for record in records for shard in record.shards]
+    stages: dict[str, float] = {}
+    for record in records:
+        for stage, seconds in record.seconds.items():
+            stages[stage] = stages.get(stage, 0.0) + seconds
+    return IngestSummary(
+        out=out,
+        snapshot=snapshot,
+        documents=sum(record.documents for record in records),
+        tokens=sum(record.tokens for record in records),
+        bytes_in=sum(record.text_bytes for record in records),
+        source_bytes=sum(source.nbytes for source in job.sources),
+        store_bytes=sum(entry.nbytes for entry in entries),
+        num_sources=len(job.sources),
+        num_shards=len(entries),
+        validation_documents=sum(record.validation_documents for record in records),
+        validation_tokens=sum(record.validation_tokens for record in records),
+        rejects=dict(total(record.rejected for record in records)),
+        dropped=dict(total(record.dropped for record in records)),
+        tokenizer=job.tokenizer.name,
+        tokenizer_engine=job.tokenizer.engine if records else "",
+        workers=workers,
+        wall_s=wall_s,
+        stages=stages,
+        units=len(records),
+        units_resumed=resumed,
+        notes=tuple(notes),
+    )
+
+
+def summary_of_store(
+    job: Job,
+    out: str,
+    past: Sequence[Mapping[str, Any]],
+    *,
+    snapshot: int,
+    wall_s: float,
+    notes: Sequence[str],
+) -> IngestSummary:
+    """The counts of the jobs that made a store that was there already."""
+    return IngestSummary(
+        out=out,
+        snapshot=snapshot,
+        documents=sum(one["documents"] for one in past),
+        tokens=sum(one["tokens"] for one in past),
+        bytes_in=sum(one["text_bytes"] for one in past),
+        source_bytes=sum(one["source_bytes"] for one in past),
+        store_bytes=sum(one["shard_bytes"] for one in past),
+        num_sources=sum(one["sources"] for one in past),
+        num_shards=sum(one["shards"] for one in past),
+        rejects=dict(total(one["rejected"] for one in past)),
+        dropped=dict(total(one["dropped"] for one in past)),
+        tokenizer=job.tokenizer.name,
+        workers=0,
+        wall_s=wall_s,
+        notes=tuple(notes),
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import count
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,8 +14,10 @@ from headrace.errors import SourceError
 from headrace.ingest.document import Parsed, Reject
 from headrace.ingest.fields import Fields, as_metadata, too_long, utf8_fault
 from headrace.ingest.open import open_seekable
+from headrace.stats import Stats
 
 ROWS_AT_ONCE = 4096
+_Item = TypeVar("_Item")
 
 
 class ParquetGroups:
@@ -23,6 +26,7 @@ class ParquetGroups:
     def __init__(self, url: str, compression: str, fields: Fields) -> None:
         self._url = url
         self._fields = fields
+        self.stats = Stats()
         self._raw = open_seekable(url, compression)
         try:
             self._file = pq.ParquetFile(self._raw)
@@ -64,11 +68,14 @@ class ParquetGroups:
         sizes = self.group_bytes()
         for group in range(start, stop):
             try:
-                for batch in self._file.iter_batches(
+                batches = self._file.iter_batches(
                     batch_size=ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False
-                ):
-                    yield parse_batch(batch, url=self._url, fields=self._fields, first_row=row)
+                )
+                while (batch := timed_next(batches, self.stats)) is not None:
+                    with self.stats.busy("parse"):
+                        parsed = parse_batch(batch, url=self._url, fields=self._fields, first_row=row)
                     row += batch.num_rows
+                    yield parsed
             except (pa.ArrowException, OSError) as error:
                 raise SourceError(
                     f"{self._url}: damaged Parquet row group {group} of {meta.num_row_groups}: {error}. "
@@ -93,6 +100,7 @@ class ArrowBatches:
     def __init__(self, url: str, compression: str, fields: Fields) -> None:
         self._url = url
         self._fields = fields
+        self.stats = Stats()
         self._raw = open_seekable(url, compression)
         self._nbytes = self._raw.seek(0, 2)
         self._raw.seek(0)
@@ -140,14 +148,20 @@ class ArrowBatches:
         """Texts of record batches [start, stop)."""
         row = 0
         with self._damage():
-            for i, batch in enumerate(self._batches()):
+            batches = self._batches()
+            for i in count():
+                batch = timed_next(batches, self.stats)
+                if batch is None:
+                    break
                 if stop is not None and i >= stop:
                     return
                 if i >= start:
                     wanted = batch.select(self._columns)
                     for at in range(0, batch.num_rows, ROWS_AT_ONCE):
                         part = wanted.slice(at, ROWS_AT_ONCE)
-                        yield parse_batch(part, url=self._url, fields=self._fields, first_row=row + at)
+                        with self.stats.busy("parse"):
+                            parsed = parse_batch(part, url=self._url, fields=self._fields, first_row=row + at)
+                        yield parsed
                     self._stored += wanted.nbytes
                 row += batch.num_rows
         self._ended = True
@@ -167,6 +181,12 @@ class ArrowBatches:
         """Close the file."""
         self._open.close()
         self._raw.close()
+
+
+def timed_next(items: Iterator[_Item], stats: Stats) -> _Item | None:
+    """The next item, its making counted as reading; None at the end."""
+    with stats.busy("read"):
+        return next(items, None)
 
 
 def parse_batch(batch: pa.RecordBatch, *, url: str, fields: Fields, first_row: int) -> Parsed:

@@ -18,6 +18,7 @@ from headrace.ingest.document import Parsed, Reject
 from headrace.ingest.fields import Fields, as_metadata, lookup, too_long, utf8_fault
 from headrace.ingest.json_text import Fault, text_of_json
 from headrace.ingest.open import Stream
+from headrace.stats import Stats
 
 BATCH_BYTES = 2 << 20
 
@@ -28,6 +29,7 @@ class TarSamples:
     def __init__(self, url: str, compression: str, fields: Fields) -> None:
         self._url = url
         self._fields = fields
+        self.stats = Stats()
         self._compression = compression
         self._stream: Stream | None = None
         self._samples: Iterator[tuple[int, str, dict[str, bytes]]] | None = None
@@ -75,7 +77,8 @@ class TarSamples:
 
     def _advance(self) -> None:
         assert self._samples is not None
-        self._ahead = next(self._samples, None)
+        with self.stats.busy("read"):
+            self._ahead = next(self._samples, None)
 
     def _walk(self, stream: Stream) -> Iterator[tuple[int, str, dict[str, bytes]]]:
         current: tuple[int, str, dict[str, bytes]] | None = None

@@ -10,7 +10,6 @@ from headrace.ingest.fields import Fields, TextMode
 from headrace.ingest.finish import sentence
 from headrace.ingest.reader import open_reader
 from headrace.ingest.sources import find_sources
-from headrace.stats import Stats
 
 
 def read_texts(
@@ -39,7 +38,7 @@ def read_texts(
     any_good = False
     wanted = [sources] if isinstance(sources, str | os.PathLike) else sources
     for source in find_sources(wanted):
-        reader = open_reader(source, fields, text_mode, Stats())
+        reader = open_reader(source, fields, text_mode)
         try:
             for parsed in reader.read():
                 if parsed.rejects and first_bad is None:
