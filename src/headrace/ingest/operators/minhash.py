@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,26 +42,23 @@ class MinHash:
         """
         if not 0.1 <= self.threshold <= 1:
             raise ConfigError(f"minhash: threshold is {self.threshold}; wanted 0.1 to 1")
-        object.__setattr__(self, "algorithm", _algorithm())
+        object.__setattr__(self, "algorithm", int(_rensa().ALGORITHM_VERSION))
 
 
-def _algorithm() -> int:
+def _rensa() -> Any:
     try:
-        from rensa import RMinHash
+        return import_module("rensa").RMinHash
     except ModuleNotFoundError as error:
         raise ConfigError("minhash needs the rensa library. Run: pip install 'headrace[dedup]'") from error
-    return int(RMinHash.ALGORITHM_VERSION)
 
 
 def sketch(texts: Sequence[bytes]) -> npt.NDArray[np.uint32]:
     """MinHash signature of each text: uint32 [n, 128]."""
-    from rensa import RMinHash
-
     rows = [shingles(text) for text in texts]
     offsets = np.zeros(len(rows) + 1, dtype=np.uint64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     flat = np.concatenate(rows) if rows else np.empty(0, np.uint64)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, PERMUTATIONS, _SEED)
+    matrix = _rensa().digest_matrix_from_flat_token_hashes(flat, offsets, PERMUTATIONS, _SEED)
     return np.asarray(matrix.to_rows(), dtype=np.uint32).reshape(-1, PERMUTATIONS)
 
 
@@ -91,7 +90,7 @@ def bands_of(threshold: float) -> tuple[int, int]:
     """
     for rows in (32, 16, 8, 4, 2):
         bands = PERMUTATIONS // rows
-        if 1 - (1 - threshold**rows) ** bands >= 0.95:
+        if 1 - (1 - threshold**rows) ** bands >= 0.9:
             return bands, rows
     return PERMUTATIONS, 1
 
