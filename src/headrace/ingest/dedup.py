@@ -50,16 +50,14 @@ def mark_repeated(job: Job, blob: Blob, records: Sequence[UnitRecord], past: Seq
         at += len(sketches)
 
 
-def kept_sketches(job: Job, blob: Blob, records: Sequence[UnitRecord]) -> list[memoryview]:
+def kept_sketches(job: Job, blob: Blob, records: Sequence[UnitRecord]) -> list[bytes]:
     """Sketches of the documents that are not repeated, to be kept for later jobs."""
     kept = []
     for record in records:
         sketches = _load(job, blob, sketch_path(record.key))
         packed = np.frombuffer(bytes(blob.get(drop_path(record.key))), dtype=np.uint8)
         repeated = np.unpackbits(packed, count=len(sketches)).astype(np.bool_)
-        chosen = np.ascontiguousarray(sketches[~repeated])
-        if len(chosen):
-            kept.append(memoryview(chosen).cast("B"))
+        kept.append(sketches[~repeated].tobytes())
     return kept
 
 

@@ -80,7 +80,7 @@ def commit(job: Job, place: Place, records: Sequence[UnitRecord]) -> int:
     if job.options.dedup is not None:
         blob.put(sketches_path(job.generation), kept_sketches(job, blob, records))
     if place.validation is not None:
-        about = {
+        about: dict[str, Any] = {
             "documents": sum(record.validation_documents for record in records),
             "tokens": sum(record.validation_tokens for record in records),
             "text_bytes": sum(record.validation_text_bytes for record in records),

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -113,12 +113,9 @@ class Pool:
                     schedule.finish(number, value)
                 if kind in ("done", "answer"):
                     heard(kind, value)
-                # After a failure only what stands before it in the store matters still.
-                first = min(failures, default=None)
-                if first is not None:
+                if failures:
                     idle.add(number)
-                    if not any(unit.key < first for unit in schedule.running()):
-                        raise failures[first]
+                    first_failure(failures, schedule)
                 elif not self._give(number, schedule):
                     idle.add(number)
                 else:
@@ -162,6 +159,13 @@ class Pool:
         for worker in self._workers.values():
             worker.process.wait()
         self._workers.clear()
+
+
+def first_failure(failures: Mapping[str, BaseException], schedule: Schedule) -> None:
+    """Raise the failure of the first unit in the store's order, once no unit before it is at work any more."""
+    first = min(failures, default=None)
+    if first is not None and not any(unit.key < first for unit in schedule.running()):
+        raise failures[first]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from headrace.errors import ConfigError, DocumentError, SpaceError
 from headrace.ingest.dedup import mark_repeated
+from headrace.ingest.engines import EngineMismatchError, run_units, sketch_units
 from headrace.ingest.fields import Fields, TextMode
 from headrace.ingest.finish import check_documents, commit, lines_before, placed, sentence
 from headrace.ingest.intake import StrictStop
@@ -25,7 +26,6 @@ from headrace.ingest.job import (
     past_jobs,
 )
 from headrace.ingest.journal import LOCK, ROOT, Journal
-from headrace.ingest.local import EngineMismatchError, run_units, sketch_units
 from headrace.ingest.lock import only_writer
 from headrace.ingest.meter import Meter, Progressing
 from headrace.ingest.operators.filters import Filters
@@ -137,7 +137,14 @@ def ingest(
         raise ConfigError(
             f"validation_share is {validation_share} and validation_out is {validation_out!r}; wanted both or neither"
         )
-    _check(workers=workers, engine=engine, max_reject_share=max_reject_share, append=append, restart=restart)
+    _check(
+        out=out,
+        workers=workers,
+        engine=engine,
+        max_reject_share=max_reject_share,
+        append=append,
+        restart=restart,
+    )
     wanted = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     found = find_sources(wanted)
     chosen = load_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
@@ -153,17 +160,21 @@ def ingest(
                 _forget(one)
             check_place(one)
         job = Job(sources=tuple(found), options=options, tokenizer=chosen, generation=0)
-        run = _Run(place=place, started=started, progress=progress, strict=strict)
+        run = _Run(place=place, engine=engine, started=started, progress=progress, strict=strict)
         return run.do(job, workers=workers, append=append, max_reject_share=max_reject_share)
 
 
-def _check(*, workers: int | None, engine: str, max_reject_share: float, append: bool, restart: bool) -> None:
+def _check(
+    *, out: object, workers: int | None, engine: str, max_reject_share: float, append: bool, restart: bool
+) -> None:
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}; wanted 1 or more")
     if engine not in ("local", "ray"):
         raise ConfigError(f"engine is {engine!r}; wanted local or ray")
     if not 0 <= max_reject_share <= 1:
         raise ConfigError(f"max_reject_share is {max_reject_share}; wanted a share between 0 and 1")
+    if engine == "ray" and str(out).startswith("memory://"):
+        raise ConfigError(f"{out}: other machines do not see this process's memory; wanted a path or URL")
     if append and restart:
         raise ConfigError("append adds to a store and restart throws it away; wanted one of them")
 
@@ -173,6 +184,7 @@ class _Run:
     """One call of `ingest`."""
 
     place: Place
+    engine: str
     started: float
     progress: Progressing | None
     strict: bool
@@ -264,7 +276,15 @@ class _Run:
                 records.append(value)
 
         self._strictly(
-            lambda: sketch_units(job, self.place, schedule, workers=workers, strict=self.strict, heard=heard),
+            lambda: sketch_units(
+                job,
+                self.place,
+                schedule,
+                workers=workers,
+                engine=self.engine,
+                strict=self.strict,
+                heard=heard,
+            ),
             records,
         )
         ordered = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
@@ -304,7 +324,13 @@ class _Run:
         try:
             self._strictly(
                 lambda: run_units(
-                    job, self.place, schedule, workers=workers, strict=self.strict, heard=heard
+                    job,
+                    self.place,
+                    schedule,
+                    workers=workers,
+                    engine=self.engine,
+                    strict=self.strict,
+                    heard=heard,
                 ),
                 records,
             )

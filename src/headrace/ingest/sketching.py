@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-import numpy as np
+import numpy.typing as npt
 import orjson
 
 from headrace.ingest.intake import Intake, Progress, Rejects, Tally
@@ -36,16 +36,14 @@ class Sketching:
     def run(self, unit: Unit, progress: Callable[[Progress], None]) -> UnitRecord:
         """Write a unit's sketches, then its record; see `Work.run`."""
         tally = Tally(track=unit.track, part=unit.part)
-        sketches: list[Any] = []
+        sketches: list[npt.NDArray[Any]] = []
         with Rejects() as rejects:
             for batch, read in self._intake.batches(unit, tally, rejects):
                 if batch.texts:
                     with self._intake.stats.busy("sketch", items=len(batch.texts)):
                         sketches.append((exact if self._exact else minhash).sketch(batch.texts))
                 progress(read)
-        self._blob.put(
-            sketch_path(unit.key), [memoryview(np.ascontiguousarray(s)).cast("B") for s in sketches if len(s)]
-        )
+        self._blob.put(sketch_path(unit.key), [part.tobytes() for part in sketches])
         record = UnitRecord(
             track=unit.track,
             part=unit.part,

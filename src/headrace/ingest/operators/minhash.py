@@ -118,7 +118,8 @@ def repeats(sketches: Sequence[npt.NDArray[np.uint32]], threshold: float) -> npt
         for later, earlier in zip(order[~new_group].tolist(), first[~new_group].tolist(), strict=True):
             if _similarity(sketches, starts, later, earlier) >= threshold:
                 nearest[later] = min(nearest[later], earlier)
-    return nearest != np.arange(total)
+    repeated: npt.NDArray[np.bool_] = nearest != np.arange(total)
+    return repeated
 
 
 def _band_key(part: npt.NDArray[np.uint32], band: int, rows: int) -> npt.NDArray[np.uint64]:

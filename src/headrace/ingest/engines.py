@@ -1,4 +1,4 @@
-"""A job's units -> records, on this machine: in this process, or by worker processes."""
+"""A job's units -> records: in this process, by worker processes, or on a cluster."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from headrace.errors import TokenizerError
+from headrace.ingest.cluster import run_on_ray
 from headrace.ingest.job import Job, Place
 from headrace.ingest.options import Options
 from headrace.ingest.pool import worker_pool
@@ -83,6 +84,7 @@ def run_units(
     schedule: Schedule,
     *,
     workers: int,
+    engine: str,
     strict: bool,
     heard: Callable[[str, Any], None],
 ) -> None:
@@ -92,7 +94,8 @@ def run_units(
         job: what is asked for.
         place: where the store is made.
         schedule: the units.
-        workers: processes; with 1, everything happens in this process.
+        workers: processes; with 1, everything happens in this process (engine local).
+        engine: local or ray.
         strict: stop at the first bad document.
         heard: called with ("progress", Progress), ("done", UnitRecord), and ("proven", None) when the engine
             has been found exact.
@@ -111,7 +114,10 @@ def run_units(
         else:
             heard("proven", None)
 
-    if workers == 1:
+    if engine == "ray":
+        setup = setup_of(job, place, strict=strict)
+        run_on_ray(make_work, setup, schedule, workers=workers, heard=listen, question=question)
+    elif workers == 1:
         work = Work(
             sources=job.sources,
             options=job.options,
@@ -124,10 +130,10 @@ def run_units(
         with work:
             listen("answer", question(work))
             _one_by_one(work, schedule, heard)
-        return
-    setup = pickle.dumps((make_work, setup_of(job, place, strict=strict)))
-    with worker_pool(workers, setup) as pool:
-        pool.run(schedule, listen, question=question)
+    else:
+        started = pickle.dumps((make_work, setup_of(job, place, strict=strict)))
+        with worker_pool(workers, started) as pool:
+            pool.run(schedule, listen, question=question)
 
 
 def sketch_units(
@@ -136,19 +142,23 @@ def sketch_units(
     schedule: Schedule,
     *,
     workers: int,
+    engine: str,
     strict: bool,
     heard: Callable[[str, Any], None],
 ) -> None:
     """Dedup's first pass over all units that are left; see `run_units`."""
-    if workers == 1:
+    if engine == "ray":
+        setup = setup_of(job, place, strict=strict)
+        run_on_ray(make_sketching, setup, schedule, workers=workers, heard=heard, question=nothing)
+    elif workers == 1:
         with Sketching(
             sources=job.sources, options=job.options, blob=place.store, strict=strict
         ) as sketching:
             _one_by_one(sketching, schedule, heard)
-        return
-    setup = pickle.dumps((make_sketching, setup_of(job, place, strict=strict)))
-    with worker_pool(workers, setup) as pool:
-        pool.run(schedule, heard, question=nothing)
+    else:
+        started = pickle.dumps((make_sketching, setup_of(job, place, strict=strict)))
+        with worker_pool(workers, started) as pool:
+            pool.run(schedule, heard, question=nothing)
 
 
 def _one_by_one(work: Work | Sketching, schedule: Schedule, heard: Callable[[str, Any], None]) -> None:
