@@ -55,7 +55,8 @@ def test_a_missing_name_is_file_not_found(place):
 def test_of_two_who_create_a_name_one_wins(place):
     wins = []
     threads = [
-        threading.Thread(target=lambda i=i: wins.append((place.put_if_absent("lock", b"%d" % i), i))) for i in range(8)
+        threading.Thread(target=lambda i=i: wins.append((place.put_if_absent("lock", b"%d" % i), i)))
+        for i in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -244,6 +245,6 @@ def test_a_refusal_that_means_slow_down_is_told_from_others(http):
 def test_a_request_that_is_wrong_is_not_asked_again(http, status):
     url, server, _ = http
     server.trouble = lambda number, path: status
-    with pytest.raises(StoreError, match="refuses|denied"):
+    with pytest.raises(StoreError, match=r"refuses|denied"):
         open_blob(url).get("manifest.json")
     assert len(server.requests) == 1

@@ -1,12 +1,13 @@
 """Stores of format version 1, written once: read for ever, and written today to the same bytes.
 
 Never write these files anew to make a test pass: somebody's stores are like them. `make_golden` says how they came
-to be. The compressed bytes are zstandard 0.25's (zstd 1.5.7) and lz4 4.4's (LZ4 1.10); another release of those may
+to be. The compressed bytes are zstandard 0.25's (zstd 1.5.7) and lz4 4.4's (LZ4 1.9.4); another release of those may
 compress otherwise, and then only reading is held.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def make_golden(path, codec, dtype):
     tokenizer = BYTE if dtype == "uint16" else WIDE
     cuts = [0, 130, 300, 400]
     entries = []
-    for i, (low, high) in enumerate(zip(cuts, cuts[1:], strict=False)):
+    for i, (low, high) in enumerate(itertools.pairwise(cuts)):
         inside = ends[(ends > low) & (ends <= high)] - low
         entries.append(write_shard(path, f"part-{i}", tokens[low:high], inside, codec=codec, block_tokens=64))
     commit_store(path, entries[:2], tokenizer=tokenizer, extra={"made by": "headrace"})
@@ -52,7 +53,9 @@ def test_a_golden_store_is_read(codec, dtype):
     with Store.open(GOLDEN / f"{codec}-{dtype}") as store:
         assert (store.snapshot, store.dtype, store.codec) == (2, dtype, codec)
         assert np.array_equal(store.read(0, 400), tokens)
-        assert np.array_equal(store.gather([0, 60, 120, 290], 100), tokens[np.array([[0], [60], [120], [290]]) + np.arange(100)])
+        assert np.array_equal(
+            store.gather([0, 60, 120, 290], 100), tokens[np.array([[0], [60], [120], [290]]) + np.arange(100)]
+        )
         assert store.document_ends(0, 400).tolist() == ends.tolist()
         assert store.verify() == store.nbytes
         assert store.fingerprint == json.loads((GOLDEN / "fingerprints.json").read_text())[dtype]
@@ -65,8 +68,8 @@ def test_a_golden_store_is_read(codec, dtype):
 def test_a_golden_store_is_written_today_to_the_same_bytes(tmp_path, codec, dtype):
     if codec == "zstd" and zstandard.ZSTD_VERSION != (1, 5, 7):
         pytest.skip(f"zstd {zstandard.ZSTD_VERSION} may compress otherwise than 1.5.7")
-    if codec == "lz4" and lz4.library_version_string() != "1.10.0":
-        pytest.skip(f"LZ4 {lz4.library_version_string()} may compress otherwise than 1.10.0")
+    if codec == "lz4" and lz4.library_version_string() != "1.9.4":
+        pytest.skip(f"LZ4 {lz4.library_version_string()} may compress otherwise than 1.9.4")
     make_golden(tmp_path, codec, dtype)
     golden, today = open_blob(GOLDEN / f"{codec}-{dtype}"), open_blob(tmp_path)
     assert today.list() == golden.list()

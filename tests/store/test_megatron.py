@@ -130,7 +130,7 @@ def test_a_bin_of_another_length_is_refused(tmp_path, data):
     with pytest.raises(ShardError, match=r"corpus\.bin: \d+ bytes"):
         Store.open(tmp_path / "corpus")
     (tmp_path / "corpus.bin").unlink()
-    with pytest.raises(ShardError, match="missing beside its .idx"):
+    with pytest.raises(ShardError, match=r"missing beside its \.idx"):
         Store.open(tmp_path / "corpus")
 
 

@@ -25,7 +25,10 @@ def test_rows_of_a_store_on_s3_are_the_tokens_that_were_written(s3_url, tmp_path
             for one, after in zip(rows, [*rows[1:], rows[:0]], strict=True):
                 store.prefetch(np.ravel(after), 129)
                 assert np.array_equal(store.gather(one, 129), TOKENS[one[:, None] + np.arange(129)])
-            assert store.document_ends(70_000, 90_000).tolist() == ENDS[(ENDS > 70_000) & (ENDS <= 90_000)].tolist()
+            assert (
+                store.document_ends(70_000, 90_000).tolist()
+                == ENDS[(ENDS > 70_000) & (ENDS <= 90_000)].tolist()
+            )
     assert bool(list((tmp_path / "cache").rglob("*-*")) if cached else []) == cached
 
 

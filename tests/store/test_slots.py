@@ -221,7 +221,9 @@ def test_threads_that_fight_for_few_slots_all_get_their_rows():
         rng = np.random.default_rng(seed)
         for _ in range(100):
             batch = rng.integers(0, 100, 10)
-            if not np.array_equal(gather(pool, batch.tolist(), 2, 4), SIZE * batch[:, None] + np.arange(2, 6)):
+            if not np.array_equal(
+                gather(pool, batch.tolist(), 2, 4), SIZE * batch[:, None] + np.arange(2, 6)
+            ):
                 wrong.append(seed)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]

@@ -11,17 +11,19 @@ now is Unavailable, and worth another try.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Protocol, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from headrace.errors import ConfigError, SpaceError
 from headrace.store.arrowfile import Bytes
 
+T = TypeVar("T")
 Data: TypeAlias = Bytes | Sequence[Bytes]
 """What is written: bytes, or several pieces to be written one after the other."""
 
@@ -99,6 +101,16 @@ def is_local(blob: Blob) -> bool:
     return isinstance(blob, LocalBlob)
 
 
+def read_right(blob: Blob, read: Callable[[], T], wrong: type[Exception]) -> T:
+    """Read something that checks itself; from a remote up to three times, as it may have been damaged on its way."""
+    for _ in range(0 if is_local(blob) else 2):
+        try:
+            return read()
+        except wrong:
+            continue
+    return read()
+
+
 def pieces(data: Data) -> Sequence[Bytes]:
     """The pieces of what is written."""
     return [data] if isinstance(data, bytes | bytearray | memoryview) else data
@@ -137,6 +149,20 @@ def fsync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _open_alone(path: Path) -> BinaryIO:
+    """An empty file that this process alone writes until it closes it; waits for another that does."""
+    while True:
+        file = path.open("ab")
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        try:
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                file.truncate(0)
+                return file
+        except FileNotFoundError:
+            pass
+        file.close()  # renamed into place by the one for whom we waited
 
 
 class LocalBlob:
@@ -182,8 +208,8 @@ class LocalBlob:
     def put(self, path: str, data: Data) -> None:
         """See `Blob.put`."""
         target = self.path(path)
-        temporary = self._write_temporary(target, data)
-        temporary.replace(target)
+        with self._written(target, data) as temporary:
+            temporary.replace(target)
         fsync_directory(target.parent)
 
     def put_if_absent(self, path: str, data: Data) -> bool:
@@ -191,31 +217,34 @@ class LocalBlob:
         target = self.path(path)
         if target.exists():
             return False
-        temporary = self._write_temporary(target, data)
-        try:
-            target.hardlink_to(temporary)  # fails if the name exists, and never shows half a file
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
+        with self._written(target, data) as temporary:
+            try:
+                target.hardlink_to(temporary)  # fails if the name exists, and never shows half a file
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink()
         fsync_directory(target.parent)
         return True
 
-    def _write_temporary(self, target: Path, data: Data) -> Path:
-        # One name per target: what a killed process leaves, the next one overwrites.
+    @contextmanager
+    def _written(self, target: Path, data: Data) -> Iterator[Path]:
+        """All of the data, durable, under a name that is nobody else's meanwhile."""
+        # One name for each target: what a killed process leaves, the next one overwrites.
         temporary = target.with_name(f".{target.name}.tmp")
         with space_errors(str(target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = _open_alone(temporary)
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with temporary.open("wb") as file:
+                with file:
                     for piece in pieces(data):
                         file.write(piece)
                     file.flush()
                     os.fsync(file.fileno())
+                    yield temporary
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
-        return temporary
 
     def list(self, prefix: str = "") -> list[str]:
         """See `Blob.list`."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headrace.errors import ConfigError, ManifestError
-from headrace.store.blob import Blob, open_blob
+from headrace.store.arrowfile import Bytes
+from headrace.store.blob import Blob, open_blob, read_right
 from headrace.store.format import MANIFEST, ShardEntry, is_name, snapshot_path, token_dtype, tokenizer_path
 from headrace.store.manifest import FileSum, Manifest, fingerprint_of, parse_manifest
 from headrace.store.table import ShardTable, encode_table
@@ -127,10 +128,11 @@ def current_manifest(blob: Blob, snapshot: int | None = None) -> Manifest | None
     """The store's manifest (of one snapshot); None where there is none."""
     name = MANIFEST if snapshot is None else snapshot_path(snapshot)
     try:
-        data = blob.get(name)
+        return read_right(
+            blob, lambda: parse_manifest(blob.get(name), where=f"{blob.url}/{name}"), ManifestError
+        )
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return parse_manifest(data, where=f"{blob.url}/{name}")
 
 
 def read_table(blob: Blob, manifest: Manifest) -> ShardTable:
@@ -140,13 +142,18 @@ def read_table(blob: Blob, manifest: Manifest) -> ShardTable:
         ManifestError: missing, damaged, or with other totals.
     """
     where = f"{blob.url}/{manifest.table.name}"
+
+    def read() -> Bytes:
+        data = blob.get_range(manifest.table.name, 0, manifest.table.nbytes + 1)
+        manifest.table.check(data, where=blob.url)
+        return data
+
     try:
-        data = blob.get(manifest.table.name)
+        data = read_right(blob, read, ManifestError)
     except FileNotFoundError as error:
         raise ManifestError(
             f"{where}: missing, and the manifest names it. Restore it, or ingest again."
         ) from error
-    manifest.table.check(data, where=blob.url)
     table = ShardTable(data, block_tokens=manifest.block_tokens, dtype=manifest.dtype, where=where)
     got = (len(table), int(table.token_starts[-1]), table.total("documents"))
     want = (manifest.num_shards, manifest.tokens, manifest.documents)

@@ -109,8 +109,8 @@ class Gather:
         source = self._source
         # The fetcher retries by itself, as it must see each refusal.
         blob, retry = source.blob, Retry()
-        if isinstance(blob, RetryingBlob):
-            blob, retry = blob.inner, blob.retry
+        if isinstance(source.blob, RetryingBlob):
+            blob, retry = source.blob.inner, source.blob.retry
         cache = None
         if cache_dir is not None:
             cache = NodeCache(cache_dir, max_bytes=cache_dir_bytes, upcoming=self._upcoming_keys)

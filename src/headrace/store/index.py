@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from headrace.errors import ShardError
 from headrace.store.arrowfile import Bytes
 from headrace.store.arrowread import ArrowFileError, read_columns
-from headrace.store.blob import Blob
+from headrace.store.blob import Blob, read_right
 from headrace.store.codec import max_stored_nbytes
 from headrace.store.format import INDEX_FIELDS, ShardEntry, data_path, docs_path, index_path
 
@@ -39,10 +39,10 @@ def load_index(blob: Blob, entry: ShardEntry) -> BlockIndex:
     where = f"{blob.url}/{index_path(entry.name)}"
     itemsize = int(entry.dtype == "uint32") * 2 + 2
     blocks = entry.num_blocks
-    if entry.index_nbytes > _FRAME_NBYTES + 28 * blocks:
+    if not 28 * blocks <= entry.index_nbytes <= 28 * blocks + _FRAME_NBYTES:
         raise ShardError(
-            f"{where}: the shard table says {entry.index_nbytes} bytes, {blocks} blocks need at most "
-            f"{_FRAME_NBYTES + 28 * blocks}. The table is forged."
+            f"{where}: the shard table says {entry.index_nbytes} bytes, {blocks} blocks take {28 * blocks} to "
+            f"{28 * blocks + _FRAME_NBYTES}. The table is forged."
         )
     data = read_checked(blob, index_path(entry.name), entry.index_nbytes, entry.index_xxh3)
     try:
@@ -110,6 +110,10 @@ def read_checked(blob: Blob, path: str, nbytes: int, xxh3: int) -> Bytes:
     Raises:
         ShardError: missing, or other bytes.
     """
+    return read_right(blob, lambda: _read_checked(blob, path, nbytes, xxh3), ShardError)
+
+
+def _read_checked(blob: Blob, path: str, nbytes: int, xxh3: int) -> Bytes:
     where = f"{blob.url}/{path}"
     try:
         data = blob.get_range(path, 0, nbytes + 1)

@@ -14,7 +14,7 @@ from headrace.store.arrowfile import Bytes
 from headrace.store.blob import LocalBlob
 from headrace.store.format import CODECS
 from headrace.store.index import BlockIndex, check_block
-from headrace.store.mapped import MappedFiles
+from headrace.store.mapped import MappedFiles, reserved
 from headrace.store.slots import Done
 from headrace.store.source import Source
 from headrace.store.unpack import locate, unpack
@@ -55,7 +55,9 @@ class LocalBlocks:
         self.ready: NDArray[np.bool_] = np.zeros(shards, bool)
         """bool [shards]: mapped, and every block checked."""
         blocks = int(source.block_starts[-1])
-        self.checked: NDArray[np.bool_] = np.zeros(blocks if self._verify and self.direct.any() else 0, bool)
+        self.checked: NDArray[np.bool_] = reserved(
+            blocks if self._verify and self.direct.any() else 0, np.bool_
+        )
         """bool [blocks]: checked since the store was opened."""
         self._unchecked = np.diff(source.block_starts)
 

@@ -12,7 +12,7 @@ import ctypes
 import mmap
 import os
 import threading
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,17 @@ _libc.mmap.argtypes = [
     ctypes.c_int,
     ctypes.c_longlong,
 ]
+
+
+def reserved(count: int, dtype: type[np.generic]) -> NDArray[Any]:
+    """Zeros of which only the pages that are touched take memory, however many they are.
+
+    Raises:
+        OSError: more than the process may address.
+    """
+    nbytes = count * np.dtype(dtype).itemsize
+    memory = mmap.mmap(-1, max(_PAGE, nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+    return np.frombuffer(memory, dtype, count)
 
 
 class MappedFiles:

@@ -17,6 +17,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -260,17 +261,17 @@ def export_megatron(
 
 
 def _write_index(store: Store, path: Path, code: int, itemsize: int) -> None:
-    last = store.document_ends(store.num_tokens - 1, store.num_tokens) if store.num_tokens else np.empty(0)
-    documents = store.num_documents + (0 if len(last) else 1)  # what follows the last end is a document too
+    shards = [(int(low), int(high)) for low, high in pairwise(store.token_starts)]
+    documents = sum(len(store.document_ends(low, high)) for low, high in shards)
+    # What follows the last end is a document too.
+    documents += 1 - len(store.document_ends(store.num_tokens - 1, store.num_tokens))
     with path.open("wb") as file:
         file.write(_HEADER.pack(_MAGIC, 1, code, documents, documents + 1))
         start, done = 0, 0
-        for shard in range(store.num_shards + 1):
-            if shard < store.num_shards:
-                low, high = int(store.token_starts[shard]), int(store.token_starts[shard + 1])
-                ends = store.document_ends(low, high)
-            else:
-                ends = np.arange(store.num_tokens, store.num_tokens + (done < documents))
+        for low, high in [*shards, (store.num_tokens, store.num_tokens)]:
+            ends = store.document_ends(low, high)
+            if low == high and done < documents:
+                ends = np.array([high])
             lengths = np.diff(ends, prepend=start)
             if len(lengths) and int(lengths.max()) >= 1 << 31:
                 raise ConfigError(

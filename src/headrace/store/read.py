@@ -106,13 +106,7 @@ class Store:
         }
         pairs = find_pairs(url)
         if pairs is not None:
-            source = MegatronSource(LocalBlob(pairs[0]), pairs[1])
-            own = None
-            if tokenizer is not None:
-                from headrace.tokens import load_tokenizer
-
-                own = load_tokenizer(tokenizer)
-            return cls(source.blob, _megatron_manifest(source, own), source, options=options, tokenizer=own)
+            return cls._open_megatron(MegatronSource(LocalBlob(pairs[0]), pairs[1]), tokenizer, options)
         if tokenizer is not None:
             raise ConfigError(
                 f"{os.fspath(url)}: a store has its own tokenizer; leave out tokenizer={tokenizer!r}"
@@ -125,7 +119,24 @@ class Store:
                 f"{blob.url}: no {name}, so this is not a complete store. Wrong path, or an ingest that was killed? "
                 "Run the same ingest command again to finish it."
             )
-        return cls(blob, manifest, StoreSource(blob, read_table(blob, manifest)), options=options)
+        source = StoreSource(blob, read_table(blob, manifest))
+        try:
+            return cls(blob, manifest, source, options=options)
+        except OSError as error:
+            raise ManifestError(
+                f"{blob.url}: {source.block_starts[-1]} blocks, more than can be addressed ({error}). Forged?"
+            ) from error
+
+    @classmethod
+    def _open_megatron(
+        cls, source: MegatronSource, tokenizer: str | os.PathLike[str] | None, options: dict[str, Any]
+    ) -> Self:
+        own = None
+        if tokenizer is not None:
+            from headrace.tokens import load_tokenizer
+
+            own = load_tokenizer(tokenizer)
+        return cls(source.blob, _megatron_manifest(source, own), source, options=options, tokenizer=own)
 
     def _new_gather(self) -> Gather:
         return Gather(

@@ -26,6 +26,7 @@ T = TypeVar("T")
 _PERMANENT = re.compile(
     r"\b(?:status:? |HTTP status |code: )?(4(?!08|29)\d\d) (?:Bad|Unauth|Forb|Method|Not|Conf|Gone)"
 )
+_PAST_THE_END = re.compile(r"\b416\b")
 _THROTTLED = re.compile(r"\b(429|503)\b|SlowDown|Too Many Requests|ServerBusy")
 
 
@@ -125,7 +126,14 @@ class RemoteBlob:
         if stop <= start:
             return b""
         with self._errors(path):
-            return memoryview(self._obstore.get_range(self._store, check_path(path), start=start, end=stop))
+            try:
+                return memoryview(
+                    self._obstore.get_range(self._store, check_path(path), start=start, end=stop)
+                )
+            except self._obstore.exceptions.BaseError as error:
+                if _PAST_THE_END.search(str(error)):
+                    return b""
+                raise
 
     def put(self, path: str, data: Data) -> None:
         """See `Blob.put`."""

@@ -17,6 +17,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.store.mapped import reserved
+
 _NEVER: Final = 1 << 62
 """Score of a block without announced use, less its last use: above the score of every announced one."""
 _MAX_ANNOUNCED: Final = 1 << 17
@@ -58,7 +60,7 @@ class BlockPool:
         self._slot_nbytes = self.stride * dtype.itemsize
         self._load = load
         self._changed = threading.Condition(threading.Lock())
-        self._tag_of = np.zeros(blocks, np.int64)
+        self._tag_of = reserved(blocks, np.int64)
         """Tag of each block that is there: a number used once, times 2**32, plus its slot; 0 where it is not."""
         self._tags = np.zeros(slots, np.int64)
         """Tag of the block in each slot; 0 where there is none."""
