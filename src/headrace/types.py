@@ -71,6 +71,7 @@ class Batch:
         "document_ids",
         "epoch",
         "global_rows",
+        "masked",
         "num_rows",
         "position",
         "position_ids",
@@ -92,6 +93,7 @@ class Batch:
         rows: NDArray[np.int64],
         sources: NDArray[np.int64] | None,
         widen: Callable[[Any], tuple[Any, Any]],
+        masked: NDArray[np.bool_] | None = None,
         document_ids: Any = None,
         position_ids: Any = None,
         cu_seqlens: Any = None,
@@ -112,6 +114,8 @@ class Batch:
         """int64 [B]: which row of its source each row is."""
         self.sources = sources
         """int64 [B]: which store of a mixture each row is from; None for one store."""
+        self.masked = masked
+        """bool [B, T]: places whose label is -100; None where there is none."""
         self.document_ids = document_ids
         """int32 [B, T]: 0, 1, ... within a row, counting documents; padding is -1. None unless asked for."""
         self.position_ids = position_ids

@@ -57,6 +57,7 @@ class BatchMaker:
         *,
         width: int,
         batch_size: int,
+        dtype: np.dtype[Any],
         eos_id: int,
         place: HostPlace | DevicePlace,
         wanted: Wanted,
@@ -65,6 +66,7 @@ class BatchMaker:
         self._rows = rows
         self._width = width
         self._batch_size = batch_size
+        self._dtype = dtype
         self._place = place
         self._eos_id = eos_id
         self._wanted = wanted
@@ -76,13 +78,15 @@ class BatchMaker:
         """The batch of these rows, and what its place must hear of when it is taken (None on the host)."""
         start = time.perf_counter()
         count = len(index.rows)
-        tokens = self._place.buffer(count or 1)
-        if count == 0:
-            tokens.fill(self._eos_id)
-        elif index.sources is None:
-            self._rows[0].fill(index.rows, tokens)
+        out = self._place.buffer(count or 1)
+        if index.sources is None and count:
+            tokens = self._rows[0].read(index.rows, out)
         else:
-            self._fill_mixed(index.rows, index.sources, tokens)
+            tokens = np.empty((count or 1, self._width), self._dtype) if out is None else out
+            if index.sources is None or not count:
+                tokens.fill(self._eos_id)
+            else:
+                self._read_mixed(index.rows, index.sources, tokens)
         self._stats.add("gather", items=count, nbytes=tokens.nbytes, busy_s=time.perf_counter() - start)
         if self._plain and count:
             return self._batch(index, tokens)
@@ -111,8 +115,9 @@ class BatchMaker:
             global_rows=index.global_rows,
             rows=index.rows,
             sources=index.sources,
+            masked=masked,
             widen=place.widen if masked is None else partial(place.widen, masked=masked, keep=keep),
-            **{name: place.array(values) for name, values in extra.items()},
+            **({name: place.array(values) for name, values in extra.items()} if extra else extra),
         )
         return batch, ready
 
@@ -170,10 +175,7 @@ class BatchMaker:
             starts[chosen], used[chosen] = part.starts, part.used
         return Segments(starts=starts, used=used)
 
-    def _fill_mixed(self, rows: NDArray[np.int64], sources: NDArray[np.int64], out: NDArray[Any]) -> None:
+    def _read_mixed(self, rows: NDArray[np.int64], sources: NDArray[np.int64], out: NDArray[Any]) -> None:
         for number in np.unique(sources):
             chosen = sources == number
-            source = self._rows[number]
-            part = np.empty((int(np.count_nonzero(chosen)), self._width), source.store.dtype)
-            source.fill(rows[chosen], part)
-            out[chosen] = part
+            out[chosen] = self._rows[number].read(rows[chosen])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,13 +28,11 @@ class BufferPool:
         self._shape = shape
         self._dtype = np.dtype(dtype)
         self._keep = keep
-        self._buffers: list[NDArray[np.generic]] = []
+        self._buffers: list[NDArray[Any]] = []
         self._lock = threading.Lock()
 
-    def take(self, rows: int | None = None) -> NDArray[np.generic]:
-        """An array of the pool's shape, or of its first `rows` rows; its content is undefined."""
-        if rows is not None and rows != self._shape[0]:
-            return np.empty((rows, *self._shape[1:]), self._dtype)
+    def take(self) -> NDArray[Any]:
+        """An array of the pool's shape; its content is undefined."""
         with self._lock:
             for buffer in self._buffers:
                 if sys.getrefcount(buffer) == _FREE:

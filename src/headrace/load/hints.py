@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from headrace.load.rows import ConcatenatedRows
 
 
+# Positions announced first; each announcement is twice the last, up to a quarter of all.
+_FIRST = 64
+
+
 class Hints:
-    """Runs ahead of the batches by `rows` rows of this rank, and announces them in order of use."""
+    """Runs ahead of the batches by `ahead` positions, and announces this rank's rows in order of use."""
 
     def __init__(
         self, index: IndexStream, rows: Sequence[ConcatenatedRows | PackedRows], *, position: int, ahead: int
@@ -24,22 +28,26 @@ class Hints:
         self._rows = rows
         self._hinted = position
         self._ahead = ahead
+        self._piece = _FIRST
 
     def advance(self, position: int) -> None:
-        """Announce what will be read up to `ahead` positions beyond a position."""
-        # In pieces: a first batch does not wait until a whole window has been announced, and the arithmetic
-        # for one call is shared by many rows.
-        while self._hinted < position + self._ahead:
-            batches = []
-            first = self._hinted
-            while self._hinted < first + max(1, self._ahead // 4):
-                batch = self._index.at(self._hinted)
-                if batch is None:
-                    self._ahead = 0
-                    break
-                batches.append(batch)
-                self._hinted += batch.global_rows
-            for number, rows in enumerate(self._rows):
-                wanted = [b.rows if b.sources is None else b.rows[b.sources == number] for b in batches]
-                if wanted and (together := np.concatenate(wanted)).size:
-                    rows.hint(together)
+        """Announce a piece of what is read after a position, unless enough is announced.
+
+        One piece a call: a first batch does not wait until a whole window has been announced.
+        """
+        if self._hinted >= position + self._ahead:
+            return
+        batches = []
+        end = self._hinted + self._piece
+        while self._hinted < end:
+            batch = self._index.at(self._hinted)
+            if batch is None:
+                self._ahead = 0  # the run's end: there is nothing more to announce
+                break
+            batches.append(batch)
+            self._hinted += batch.global_rows
+        self._piece = max(_FIRST, min(2 * self._piece, self._ahead // 4))
+        for number, rows in enumerate(self._rows):
+            wanted = [b.rows if b.sources is None else b.rows[b.sources == number] for b in batches]
+            if wanted and (together := np.concatenate(wanted)).size:
+                rows.hint(together)

@@ -33,18 +33,22 @@ def use_torch(framework: Framework) -> bool:
 
 
 class HostPlace:
-    """Buffers for tokens, and what becomes of them; torch is imported when ids are first asked for."""
+    """Tokens stay where they were read; torch is imported when ids are first asked for.
 
-    def __init__(self, *, rows: int, width: int, dtype: np.dtype[Any], torch: bool, keep: int) -> None:
-        self._tokens = BufferPool((rows, width), dtype, keep=keep)
+    Args:
+        rows: of a batch, as they come most often.
+        width: T + 1.
+        torch: whether ids become torch tensors.
+    """
+
+    def __init__(self, *, rows: int, width: int, torch: bool) -> None:
         # One buffer holds inputs and labels, so that a batch takes one from the pool.
         self._wide = BufferPool((2, rows, width - 1), np.int64, keep=4)
         self._shape = (rows, width)
         self._torch = torch
 
-    def buffer(self, rows: int) -> NDArray[Any]:
-        """An array [rows, T + 1] to fill."""
-        return self._tokens.take(rows)
+    def buffer(self, rows: int) -> None:
+        """No array of its own to read into: a new one is as good."""
 
     def place(self, tokens: NDArray[Any]) -> tuple[NDArray[Any], None]:
         """Where the tokens are wanted: here they stay, and are ready."""

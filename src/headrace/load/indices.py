@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,8 +24,7 @@ _MAX_CHUNK = 1 << 15
 Last = Literal["keep", "drop", "repeat"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchIndex:
+class BatchIndex(NamedTuple):
     """Which rows one rank reads for one global batch."""
 
     position: int
@@ -79,6 +77,11 @@ class IndexStream:
     def at(self, position: int) -> BatchIndex | None:
         """The batch that begins at a position; None at the end."""
         rows = self._batch_size
+        number, off = divmod(position - self._begin, rows)
+        # Most calls end here: chunks hold only whole batches.
+        if 0 <= number < self._batches and not off:
+            sources = None if self._sources is None else self._sources[number]
+            return BatchIndex(position, rows, self._rows[number], sources, position // self._epoch_rows)
         if self._end is not None and position + rows > self._end and self._last != "repeat":
             rows = max(0, self._end - position) if self._last == "keep" else 0
         if rows == 0 or (self._end is not None and position >= self._end):
@@ -87,12 +90,9 @@ class IndexStream:
             begin, end = rank_slice(rows, rank=self._rank, world_size=self._world_size)
             picked, sources = self._locate(np.arange(position + begin, position + end, dtype=np.int64))
         else:
-            number, off = divmod(position - self._begin, self._batch_size)
-            if off or not 0 <= number < self._batches:
-                self._refill(position)
-                number = 0
-            picked = self._rows[number]
-            sources = None if self._sources is None else self._sources[number]
+            self._refill(position)
+            picked = self._rows[0]
+            sources = None if self._sources is None else self._sources[0]
         return BatchIndex(
             position=position,
             global_rows=rows,

@@ -10,6 +10,7 @@ from headrace.errors import ConfigError, OrderError, WorkerError
 from headrace.load.batches import BatchMaker, Wanted
 from headrace.load.choose import ShuffleChoice, cores, is_mapped, is_remote, order_name, row_order
 from headrace.load.device import DevicePlace
+from headrace.load.forks import generation
 from headrace.load.hints import Hints
 from headrace.load.host import Framework, HostPlace, use_torch
 from headrace.load.indices import BatchIndex, IndexStream, Last
@@ -157,7 +158,7 @@ class Loader:
         self._hinted = any(is_remote(store) for store in stores)
         self._position = 0
         self._closed = False
-        self._pid: int | None = None
+        self._begun: int | None = None
         self._pipeline: Pipeline[BatchIndex, tuple[Batch, Any]] | None = None
         self._set_batch_size(batch_size)
 
@@ -244,7 +245,7 @@ class Loader:
             ShardError: a block is damaged; the position stays, and the next call tries again.
             WorkerError: called in a forked child of the process that took the first batch.
         """
-        if self._pid != os.getpid():
+        if self._begun != generation():
             self._begin()
         if self._threads:
             batch, ready = self._take()
@@ -286,12 +287,12 @@ class Loader:
         """Done once, at the first batch: a loader that has not begun may still be forked or sent away."""
         if self._closed:
             raise ConfigError("this loader is closed; make another one")
-        if self._pid is not None:
+        if self._begun is not None:
             raise WorkerError(
-                f"this loader began in process {self._pid} and is used in its forked child {os.getpid()}: "
-                "both would read the same rows. Make the loader in the process that uses it"
+                f"this loader began in another process and is used in its forked child {os.getpid()}: both "
+                "would read the same rows. Make the loader in the process that uses it"
             )
-        self._pid = os.getpid()
+        self._begun = generation()
 
     def _set_batch_size(self, batch_size: int) -> None:
         if batch_size < self.world_size:
@@ -303,7 +304,7 @@ class Loader:
         begin, end = rank_slice(batch_size, rank=self.rank, world_size=self.world_size)
         width, dtype = self.seq_len + 1, self.source.dtype
         self._place: HostPlace | DevicePlace = (
-            HostPlace(rows=end - begin, width=width, dtype=dtype, torch=self._torch, keep=self._prefetch + 4)
+            HostPlace(rows=end - begin, width=width, torch=self._torch)
             if self._device is None
             else DevicePlace(self._device, width=width, dtype=dtype)
         )
@@ -311,6 +312,7 @@ class Loader:
             self._rows,
             width=width,
             batch_size=batch_size,
+            dtype=dtype,
             eos_id=self.source.eos_id,
             place=self._place,
             wanted=self._wanted,
@@ -350,7 +352,7 @@ class Loader:
     def close(self) -> None:
         """End the threads, drop what was made ahead; the store stays open. A second call does nothing."""
         self._closed = True
-        self._pid = None
+        self._begun = None
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
             pipeline.close()

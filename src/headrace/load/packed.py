@@ -36,13 +36,18 @@ class PackedRows:
         self.plan = Plan(path, store=store, seq_len=seq_len)
         self.num_rows = self.plan.num_rows
 
-    def fill(self, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Tokens of rows into `out`, the end-of-document id where a row has no more.
+    def read(self, rows: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Tokens of rows, the end-of-document id where a row has no more.
 
         Args:
             rows: int64 [B], in [0, num_rows).
-            out: [B, T + 1] in the stored type, C order.
+            out: where to put them; a new array by default.
+
+        Returns:
+            [B, T + 1] in the stored type, C order.
         """
+        if out is None:
+            out = np.empty((len(rows), self.seq_len + 1), self.store.dtype)
         starts, lengths, counts = self.plan.pieces(rows)
         stretch = min(_STRETCH, self.store.num_tokens)
         stretches = -(-lengths // stretch)
@@ -53,15 +58,16 @@ class PackedRows:
         # The last stretch must not run over the stream's end: it begins earlier, and is used from `skip` on.
         firsts = np.minimum(wanted, self.store.num_tokens - stretch)
         skip = wanted - firsts
-        read = self.store.gather(firsts, stretch)
+        found = self.store.gather(firsts, stretch)
         places = np.arange(stretch)
-        values = read[(places >= skip[:, None]) & (places < (skip + size)[:, None])]
+        values = found[(places >= skip[:, None]) & (places < (skip + size)[:, None])]
         used = _sums(lengths, counts)
         if (used == out.shape[1]).all():
             out.reshape(-1)[:] = values
         else:
             out.fill(self.store.eos_id)
             out[np.arange(out.shape[1]) < used[:, None]] = values
+        return out
 
     def hint(self, rows: NDArray[np.int64]) -> None:
         """Tell the store which rows come soon."""
@@ -79,7 +85,7 @@ class PackedRows:
 
         Args:
             rows: int64 [B].
-            tokens: [B, T + 1], what `fill` made of them.
+            tokens: [B, T + 1], what `read` made of them.
         """
         _, lengths, counts = self.plan.pieces(rows)
         used = _sums(lengths, counts)

@@ -35,14 +35,17 @@ class ConcatenatedRows:
                 f"{seq_len + 1}). Use a shorter seq_len, or ingest more text"
             )
 
-    def fill(self, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Tokens of rows into `out`.
+    def read(self, rows: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Tokens of rows.
 
         Args:
             rows: int64 [B], in [0, num_rows).
-            out: [B, T + 1] in the stored type, C order.
+            out: where to put them; a new array is as fast or faster, because NumPy gathers into one anyway.
+
+        Returns:
+            [B, T + 1] in the stored type, C order.
         """
-        self.store.gather(rows * self.seq_len, self.seq_len + 1, out=out)
+        return self.store.gather(rows * self.seq_len, self.seq_len + 1, out=out)
 
     def hint(self, rows: NDArray[np.int64]) -> None:
         """Tell the store which rows come soon: each of their blocks once, in order of first use."""
@@ -63,7 +66,7 @@ class ConcatenatedRows:
 
         Args:
             rows: int64 [B].
-            tokens: [B, T + 1], what `fill` made of them.
+            tokens: [B, T + 1], what `read` made of them.
         """
         width = self.seq_len + 1
         if self.store.eos_id is not None and self.store.eos_id >= 0:

@@ -62,7 +62,7 @@ class RowOrder:
     @property
     def lookahead(self) -> int:
         """Positions ahead of a reader that a remote store should hear of: a window, or some hundred rows."""
-        return self.block_rows * self.window if self.shuffle == "blocks" else 512
+        return min(self.rows, self.block_rows * self.window) if self.shuffle == "blocks" else 512
 
     def rows_at(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows read at positions, and their epochs.
