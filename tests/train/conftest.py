@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -76,61 +77,94 @@ def other_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SERVER = """
-import json, os, sys, traceback
+import json, os, signal, sys, traceback
 import torch
 from headrace.model import GPTConfig
 from headrace.train import train
 
+def child(asked, said, stop_at):
+    os.dup2(os.open(said, os.O_WRONLY), 1)
+    try:
+        torch.set_num_threads(1)
+        asked["model"] = GPTConfig(**asked["model"])
+        def told(done, total, note):
+            print(done, flush=True)
+            if done == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+        summary = train(asked.pop("stores"), progress=told, **asked)
+        print("end", summary.steps, summary.stopped_by, flush=True)
+        return 0
+    except Exception as error:
+        print("error", type(error).__name__, str(error).replace(chr(10), " "), flush=True)
+        return 9
+    except BaseException:
+        traceback.print_exc()
+        return 10
+
 # One run at a time; a fork costs milliseconds where an import of torch costs seconds.
 for request in sys.stdin:
     asked = json.loads(request)
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(os.open(asked.pop("said"), os.O_WRONLY), 1)
-        try:
-            torch.set_num_threads(1)
-            asked["model"] = GPTConfig(**asked["model"])
-            told = lambda done, total, note: print(done, flush=True)
-            summary = train(asked.pop("stores"), progress=told, **asked)
-            print("end", summary.steps, summary.stopped_by, flush=True)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(9)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    said, stop_at, port = asked.pop("said"), asked.pop("stop_at"), asked.pop("port")
+    pids = []
+    for rank, path in enumerate(said):
+        pid = os.fork()
+        if pid == 0:
+            if len(said) > 1:
+                os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(len(said)), "LOCAL_RANK": str(rank),
+                               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            os._exit(child(asked, path, stop_at))
+        pids.append(pid)
+    print(json.dumps(pids), flush=True)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
 """
 
 
 class Run:
-    """train() in a process of its own."""
+    """train() in so many processes of its own; `lines` and `pid` are of rank 0."""
 
-    def __init__(self, server: subprocess.Popen[str], said: Path, asked: dict[str, Any]) -> None:
-        os.mkfifo(said)
+    def __init__(
+        self, server: subprocess.Popen[str], directory: Path, asked: dict[str, Any], world: int, stop_at: int
+    ) -> None:
+        said = [directory / f"rank-{rank}" for rank in range(world)]
+        for path in said:
+            os.mkfifo(path)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        request = {**asked, "said": said, "stop_at": stop_at, "port": port}
         assert server.stdin is not None
-        server.stdin.write(orjson.dumps({**asked, "said": said}, default=str).decode() + "\n")
+        server.stdin.write(orjson.dumps(request, default=str).decode() + "\n")
         server.stdin.flush()
         assert server.stdout is not None
         self._answers = server.stdout
-        self.pid = int(self._answers.readline())
-        self._said = said.open()
+        self.pids = orjson.loads(self._answers.readline())
+        self.pid = self.pids[0]
+        self._said = [path.open() for path in said]
         self.lines: list[str] = []
 
     def wait_for_step(self, step: int) -> None:
-        for line in self._said:
+        for line in self._said[0]:
             self.lines.append(line.strip())
-            if line.startswith("end") or int(line) >= step:
+            if line.startswith(("end", "error")) or int(line) >= step:
                 return
-        raise AssertionError(f"the run ended with {self.wait()} before step {step}")
+        raise AssertionError(f"the run ended with {self.wait_all()} before step {step}")
 
     def send(self, number: int) -> None:
         os.kill(self.pid, number)
 
+    def wait_all(self) -> list[tuple[int, str]]:
+        """(Exit code, last line) of every rank; minus the signal's number when one killed it."""
+        last = []
+        for rank, said in enumerate(self._said):
+            lines = [line.strip() for line in said]
+            said.close()
+            self.lines += lines if rank == 0 else []
+            last.append(lines[-1] if lines else "")
+        return list(zip(orjson.loads(self._answers.readline()), last, strict=True))
+
     def wait(self) -> int:
-        """Exit code; minus the signal's number when one killed it."""
-        self.lines += [line.strip() for line in self._said]
-        self._said.close()
-        return int(self._answers.readline())
+        """Exit code of rank 0."""
+        return self.wait_all()[0][0]
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +186,9 @@ def server() -> Iterator[subprocess.Popen[str]]:
 def start_run(server: subprocess.Popen[str], tmp_path: Path) -> Callable[..., Run]:
     numbers = itertools.count()
 
-    def start(**asked: Any) -> Run:
-        return Run(server, tmp_path / f"said-{next(numbers)}", asked)
+    def start(*, world: int = 1, stop_at: int = 0, **asked: Any) -> Run:
+        directory = tmp_path / f"said-{next(numbers)}"
+        directory.mkdir()
+        return Run(server, directory, asked, world, stop_at)
 
     return start

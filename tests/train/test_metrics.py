@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.errors import ResumeError
 from headrace.train.metrics import MetricsLog
 
 
@@ -41,3 +42,12 @@ def test_a_fresh_run_does_not_inherit_lines(tmp_path: Path) -> None:
     with MetricsLog(path, step=0):
         pass
     assert path.read_bytes() == b""
+
+
+def test_a_second_trainer_of_one_run_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path, step=0) as log:
+        log.append({"step": 1})
+        with pytest.raises(ResumeError, match="another process is training into this run"):
+            MetricsLog(path, step=0)
+    assert steps_in(path) == [1]

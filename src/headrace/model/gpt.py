@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name that every reader of torch code knows
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from headrace.errors import ConfigError
 from headrace.model.loss import linear_cross_entropy
@@ -105,7 +106,7 @@ class GPT(nn.Module):
         self.pos = nn.Embedding(config.context, config.width)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
-        init_weights(self, seed=seed)
+        init_weights(self, num_layers=config.num_layers, seed=seed)
 
     def forward(
         self,
@@ -158,7 +159,7 @@ class GPT(nn.Module):
         if positions_BT is None:
             positions_BT = torch.arange(T, device=ids_BT.device)[None] if kv is None else kv.positions(T)
         x_BTW = self.tok(ids_BT) + self.pos(positions_BT)
-        masks = None if kv is not None else self.masks(T, documents_BT, ids_BT.device)
+        masks = None if kv is not None else attention_masks(self.config, T, documents_BT, ids_BT.device)
         for layer, block in enumerate(self.blocks):
             mask = None if masks is None else masks[self.config.is_banded(layer)]
             x_BTW = block(x_BTW, mask=mask, kv=kv, positions_BT=positions_BT)
@@ -169,19 +170,20 @@ class GPT(nn.Module):
         """Tied head: the token table read the other way, [B, T, V]."""
         return F.linear(x_BTW, self.tok.weight)
 
-    def masks(
-        self, num_tokens: int, documents_BT: Tensor | None, device: torch.device
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Masks of dense and banded layers without a cache; None is plain causal, which has a fast path."""
-        if documents_BT is None and not self.config.banded:
-            return None, None
-        query, key = torch.arange(num_tokens, device=device)[:, None], torch.arange(num_tokens, device=device)
-        seen = (key <= query)[None, None]
-        band = seen & (key > query - self.config.band_width)
-        if documents_BT is None:
-            return None, band
-        same_B1TT = (documents_BT[:, :, None] == documents_BT[:, None, :])[:, None]
-        return seen & same_B1TT, band & same_B1TT
+
+def attention_masks(
+    config: GPTConfig, num_tokens: int, documents_BT: Tensor | None, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """Masks of dense and banded layers without a cache; None is plain causal, which has a fast path."""
+    if documents_BT is None and not config.banded:
+        return None, None
+    query, key = torch.arange(num_tokens, device=device)[:, None], torch.arange(num_tokens, device=device)
+    seen = (key <= query)[None, None]
+    band = seen & (key > query - config.band_width)
+    if documents_BT is None:
+        return None, band
+    same_B1TT = (documents_BT[:, :, None] == documents_BT[:, None, :])[:, None]
+    return seen & same_B1TT, band & same_B1TT
 
 
 class Block(nn.Module):
@@ -263,16 +265,12 @@ class FeedForward(nn.Module):
 
 
 @torch.no_grad()
-def init_weights(model: nn.Module, *, seed: int) -> None:
+def init_weights(model: nn.Module, *, num_layers: int, seed: int) -> None:
     """The paper's initialisation: N(0, 0.02), zero biases, residual layers scaled by 1/sqrt(2 L).
 
     Each parameter is drawn from (seed, its name) alone, so a stage or a shard of a model starts
     with the values that the whole model would have there.
     """
-    num_layers = len(
-        {name.split(".")[1] for name, _ in model.named_parameters() if name.startswith("blocks.")}
-    )
-    num_layers = getattr(getattr(model, "config", None), "num_layers", num_layers)
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             continue
@@ -286,4 +284,13 @@ def init_weights(model: nn.Module, *, seed: int) -> None:
             digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
             # 63 bits: torch takes the seed as a signed integer.
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+            drawn = torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
+            parameter.copy_(sharded_like(parameter, drawn))
+
+
+def sharded_like(parameter: Tensor, whole: Tensor) -> Tensor:
+    """A whole tensor, cut as a parameter is: every rank holds the whole, so nothing is sent."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    whole = whole.to(parameter.device)
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)

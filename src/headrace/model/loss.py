@@ -1,12 +1,17 @@
-"""Hidden states, token table and labels -> the sum of cross-entropies, without all logits at once."""
+"""Hidden states, token table and labels -> the sum of cross-entropies, without all logits at once.
+
+Shapes: N = B x T tokens, C of them in a chunk, V vocabulary (this rank's part of it), W width.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812  # the name that every reader of torch code knows
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 IGNORED = -100  # torch's own mark for a label that is not counted
 # Logits alive at once: 16 MB on a CPU (8 % of a step of `tiny` against all at once); on a GPU large products
@@ -19,33 +24,60 @@ def linear_cross_entropy(x_BTW: Tensor, table_VW: Tensor, labels_BT: Tensor) -> 
 
     Rows are taken a chunk at a time, and each chunk's gradient is made while its logits are at hand: a
     vocabulary of 50,000 would otherwise need 400 MB of logits per row of 2,048 tokens, twice.
+
+    A table that is a DTensor is cut by vocabulary: each rank makes the logits of its part, and three
+    numbers per token (largest, sum, label's) are exchanged instead of logits. Then x is this rank's part
+    of the tokens (sequence parallel) and the result is the same on every rank of the mesh.
     """
-    x_NW, labels_N = x_BTW.flatten(0, 1), labels_BT.flatten()
-    loss: Tensor = _ChunkedCrossEntropy.apply(x_NW, table_VW, labels_N)  # type: ignore[no-untyped-call]
+    labels_N = labels_BT.flatten()
+    if not isinstance(table_VW, DTensor):
+        return _chunked(x_BTW.flatten(0, 1), table_VW, labels_N, 0, None)
+    mesh = table_VW.device_mesh
+    part = x_BTW if isinstance(x_BTW, DTensor) else DTensor.from_local(x_BTW, mesh, [Shard(1)])
+    # Each rank's gradient is what its part of the vocabulary says: a summand.
+    whole = part.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
+    first = mesh.get_local_rank() * -(-table_VW.shape[0] // mesh.size())
+    return _chunked(whole.flatten(0, 1), table_VW.to_local(), labels_N, first, mesh.get_group())
+
+
+def _chunked(
+    x_NW: Tensor, table_VW: Tensor, labels_N: Tensor, first: int, group: dist.ProcessGroup | None
+) -> Tensor:
+    loss: Tensor = _ChunkedCrossEntropy.apply(x_NW, table_VW, labels_N, first, group)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_NW: Tensor, table_VW: Tensor, labels_N: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        x_NW: Tensor,
+        table_VW: Tensor,
+        labels_N: Tensor,
+        first: int,
+        group: dist.ProcessGroup | None,
+    ) -> Tensor:
         wanted = x_NW.requires_grad or table_VW.requires_grad
-        at_once = max(1, _LOGITS_AT_ONCE.get(x_NW.device.type, 1 << 27) // table_VW.shape[0])
+        at_once = max(1, _LOGITS_AT_ONCE.get(x_NW.device.type, 1 << 27) // max(1, table_VW.shape[0]))
         loss = x_NW.new_zeros((), dtype=torch.float32)
         grad_x = torch.empty_like(x_NW) if wanted else None
         grad_table = torch.zeros_like(table_VW, dtype=torch.float32) if wanted else None
         for start in range(0, x_NW.shape[0], at_once):
             part = slice(start, start + at_once)
             counted_C = labels_N[part] != IGNORED
-            label_C1 = labels_N[part].clamp(min=0)[:, None]
+            label_C1 = labels_N[part, None] - first
+            ours_C1 = counted_C[:, None] & (label_C1 >= 0) & (label_C1 < table_VW.shape[0])
+            label_C1 = label_C1.where(ours_C1, 0)
             product = F.linear(x_NW[part], table_VW)
             logits_CV = product.float()
-            logits_CV -= logits_CV.amax(1, keepdim=True)
-            at_label_C = logits_CV.gather(1, label_C1)[:, 0]
-            sum_C1 = logits_CV.exp_().sum(1, keepdim=True)  # the only pass of exp, for loss and gradient
+            logits_CV -= _over(group, logits_CV.amax(1, keepdim=True), dist.ReduceOp.MAX)
+            at_label_C = _over(group, (logits_CV.gather(1, label_C1) * ours_C1)[:, 0])
+            # The only pass of exp, for loss and gradient.
+            sum_C1 = _over(group, logits_CV.exp_().sum(1, keepdim=True))
             loss += ((sum_C1[:, 0].log() - at_label_C) * counted_C).sum()
             if grad_x is not None and grad_table is not None:
                 logits_CV *= counted_C[:, None] / sum_C1
-                logits_CV.scatter_add_(1, label_C1, -counted_C[:, None].float())
+                logits_CV.scatter_add_(1, label_C1, -ours_C1.float())
                 grad_CV = logits_CV.to(product.dtype)
                 grad_x[part] = grad_CV @ table_VW.to(product.dtype)
                 grad_table += grad_CV.T @ x_NW[part].to(product.dtype)
@@ -54,6 +86,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_x, grad_table = ctx.saved_tensors
-        return grad_x * grads[0], grad_table * grads[0], None
+        return grad_x * grads[0], grad_table * grads[0], None, None, None
+
+
+def _over(
+    group: dist.ProcessGroup | None, tensor: Tensor, how: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM
+) -> Tensor:
+    """The same over all parts of the vocabulary, in place."""
+    if group is not None:
+        dist.all_reduce(tensor, how, group=group)
+    return tensor

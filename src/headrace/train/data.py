@@ -12,10 +12,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headrace.errors import ConfigError, StoreError
 from headrace.load import Loader, Mixture, mix
+from headrace.model.loss import IGNORED
+from headrace.order.ranks import rank_slice
 from headrace.store import Store
 
 
@@ -117,17 +120,24 @@ def open_data(
 class Held:
     """Held-out rows: the same at every evaluation, in any layout."""
 
-    tokens: np.ndarray[Any, np.dtype[np.integer[Any]]]
-    """[N, T + 1] in the stored type."""
+    tokens: NDArray[np.int64]
+    """[N, T + 1]; a row of IGNORED fills up the last batch."""
+    rank: int
+    world_size: int
+    """Data-parallel."""
 
     def batches(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(input ids, labels), int64 [rows, T]; the last may be smaller."""
+        """This rank's (input ids, labels) of batches of so many rows over all ranks, int64."""
         for start in range(0, len(self.tokens), rows):
-            part = torch.from_numpy(self.tokens[start : start + rows].astype(np.int64))
-            yield part[:, :-1], part[:, 1:]
+            part = self.tokens[start : start + rows]
+            if (missing := rows - len(part)) > 0:  # one shape always: pipelines and compiled blocks want it
+                part = np.concatenate([part, np.full((missing, part.shape[1]), IGNORED)])
+            begin, end = rank_slice(rows, rank=self.rank, world_size=self.world_size)
+            mine = torch.from_numpy(part[begin:end])
+            yield mine[:, :-1].clamp(min=0), mine[:, 1:]
 
 
-def open_held(stores: Any, *, seq_len: int, rows: int) -> Held:
+def open_held(stores: Any, *, seq_len: int, rows: int, rank: int = 0, world_size: int = 1) -> Held:
     """Read rows spread evenly over a held-out store.
 
     Raises:
@@ -142,7 +152,9 @@ def open_held(stores: Any, *, seq_len: int, rows: int) -> Held:
             )
         count = min(rows, available)
         starts = (np.arange(count, dtype=np.int64) * available // count) * seq_len
-        return Held(tokens=np.array(store.gather(starts, seq_len + 1)))
+        return Held(
+            tokens=store.gather(starts, seq_len + 1).astype(np.int64), rank=rank, world_size=world_size
+        )
 
 
 def _path(one: Any) -> str:

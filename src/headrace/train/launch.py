@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from headrace.errors import ConfigError
-from headrace.model.gpt import GPT, GPTConfig
+from headrace.model.gpt import GPTConfig
 from headrace.train.data import Data, open_data, open_held
+from headrace.train.layout import Layout
 from headrace.train.loop import Progress, RunSummary, Settings, run
 from headrace.train.recipe import Asked, Recipe, read_run, refuse_other, write_run
 from headrace.train.step import Learner, resolve_dtype
+from headrace.train.world import open_world
 
 
 def train(
@@ -42,6 +47,13 @@ def train(
     banded: bool = False,
     dtype: str = "auto",
     device: str | None = None,
+    dp: int = -1,
+    tp: int = 1,
+    pp: int = 1,
+    shard: str = "none",
+    pipeline: str = "1f1b",
+    microbatches: int | None = None,
+    recompute: bool = False,
     compile: bool = False,  # noqa: A002  # the word that torch users type
     eval_stores: Any = None,
     eval_rows: int = 64,
@@ -79,7 +91,15 @@ def train(
         banded: GPT-3's alternating dense and locally banded attention (for a named size).
         dtype: of matrix products: auto, float32 or bfloat16. Weights and optimizer stay float32.
         device: default cuda when there is one, else cpu.
-        compile: torch.compile the model.
+        dp: data-parallel degree; -1: what tp and pp leave of torchrun's processes. This and the next
+            seven may change between starts of one run.
+        tp: tensor-parallel degree.
+        pp: pipeline-parallel degree.
+        shard: none (DDP), zero2 or zero3 (FSDP2): what the dp copies share.
+        pipeline: schedule: 1f1b, gpipe or interleaved.
+        microbatches: pieces that a rank's rows pass the pipeline in.
+        recompute: activation checkpointing of each block.
+        compile: torch.compile each block.
         eval_stores: held-out store; its loss is logged as eval_loss.
         eval_rows: rows of it to evaluate on, evenly spaced, always the same.
         eval_every: steps; default a tenth of the run.
@@ -101,7 +121,7 @@ def train(
     Source: Brown et al. 2020, section 2.3 and appendix B.
     """
     out = Path(out)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = own_device(device)
     asked = Asked(
         model=model,
         seq_len=seq_len,
@@ -127,68 +147,104 @@ def train(
         checkpoint_seconds=checkpoint_seconds,
         keep=keep,
     )
-    found = read_run(out)
-    with open_data(
-        stores, loader_options=loader_options or {}, places=() if found is None else found["stores"]
-    ) as data:
+    with ExitStack() as opened:
+        world = opened.enter_context(open_world(target))
+        layout = Layout(
+            dp=dp,
+            tp=tp,
+            pp=pp,
+            shard=shard,
+            schedule=pipeline,
+            microbatches=microbatches,
+            recompute=recompute,
+            compile=compile,
+        ).over(world.size)
+        found = world.led(lambda: read_run(out))
+        places = () if found is None else found["stores"]
+        data = opened.enter_context(
+            world.agreed(lambda: open_data(stores, loader_options=loader_options or {}, places=places))
+        )
         if found is None:
-            learner = start(
-                asked,
-                data,
-                out=out,
-                steps=steps,
-                max_seconds=max_seconds,
-                dtype=dtype,
-                device=target,
-                compile=compile,
+            recipe = first_recipe(
+                asked, data, steps=steps, max_seconds=max_seconds, dtype=dtype, device=target
             )
         else:
             recipe = again(
                 asked, data, found, out=out, steps=steps, max_seconds=max_seconds, dtype=dtype, device=target
             )
-            learner = build(recipe, target, compile=compile)
-        recipe = learner.recipe
-        held = None if eval_stores is None else open_held(eval_stores, seq_len=recipe.seq_len, rows=eval_rows)
-        loader = data.loader(
-            seq_len=recipe.seq_len, batch_size=recipe.schedule.unit_rows, seed=seed, rank=0, world_size=1
+        layout.check(recipe)
+        mesh = layout.mesh(target)
+        rank = 0 if mesh is None else mesh.get_local_rank("dp")
+        held = None
+        if eval_stores is not None:
+            held = world.agreed(
+                lambda: open_held(
+                    eval_stores, seq_len=recipe.seq_len, rows=eval_rows, rank=rank, world_size=layout.dp
+                )
+            )
+        build = functools.partial(Learner, device=target, layout=layout, mesh=mesh)
+        torch.manual_seed(seed)
+        if found is None and max_seconds is not None:
+            fitted = fit_steps(build(recipe), max_seconds)
+            fitted = world.led(lambda: fitted)
+            recipe = asked.resolve(
+                vocab_size=data.source.vocab_size,
+                data=data.describe(),
+                steps=fitted if steps is None else min(steps, fitted),
+                dtype=recipe.dtype,
+            )
+        if found is None:
+            world.led(lambda: begin(out, recipe, data, max_seconds=max_seconds, device=target))
+        learner = build(recipe)
+        loader = opened.enter_context(
+            data.loader(
+                seq_len=recipe.seq_len,
+                batch_size=recipe.schedule.unit_rows,
+                seed=seed,
+                rank=rank,
+                world_size=layout.dp,
+            )
         )
-        with loader:
-            return run(learner, loader, out=out, held=held, settings=settings, progress=progress, warn=warn)
+        return run(
+            learner, loader, out=out, held=held, settings=settings, world=world, progress=progress, warn=warn
+        )
 
 
-def start(
+def own_device(asked: str | None) -> torch.device:
+    """This process's device: on a machine of several GPUs, the one of its local rank."""
+    if asked is None and torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
+    return torch.device(asked or "cpu")
+
+
+def first_recipe(
     asked: Asked,
     data: Data,
     *,
-    out: Path,
     steps: int | None,
     max_seconds: float | None,
     dtype: str,
     device: torch.device,
-    compile: bool,  # noqa: A002  # as in train()
-) -> Learner:
-    """A fresh run: fix its recipe, write run.json, build the model.
+) -> Recipe:
+    """The recipe of a fresh run; with max_seconds its steps are still to be measured.
 
     Raises:
         ConfigError: neither steps nor max_seconds, or options that make no sense.
     """
     if steps is None and max_seconds is None:
         raise ConfigError("train: neither steps nor max_seconds is given; one of them must end the run.")
+    return asked.resolve(
+        vocab_size=data.source.vocab_size,
+        data=data.describe(),
+        steps=1 if steps is None else steps,
+        dtype=resolve_dtype(dtype, device),
+    )
 
-    def resolve(steps: int) -> Recipe:
-        return asked.resolve(
-            vocab_size=data.source.vocab_size,
-            data=data.describe(),
-            steps=steps,
-            dtype=resolve_dtype(dtype, device),
-        )
 
-    recipe = resolve(1 if steps is None else steps)
-    learner = build(recipe, device, compile=compile)
-    if max_seconds is not None:
-        fitted = fit_steps(learner, max_seconds)
-        recipe = resolve(fitted if steps is None else min(steps, fitted))
-        learner = build(recipe, device, compile=compile)
+def begin(out: Path, recipe: Recipe, data: Data, *, max_seconds: float | None, device: torch.device) -> None:
+    """Make the run directory: tokenizer, run.json."""
     out.mkdir(parents=True, exist_ok=True)
     data.save_tokenizer(out / "tokenizer")
     write_run(
@@ -203,7 +259,6 @@ def start(
             "threads": torch.get_num_threads(),
         },
     )
-    return learner
 
 
 def again(
@@ -239,25 +294,18 @@ def again(
     return recipe
 
 
-def build(recipe: Recipe, device: torch.device, *, compile: bool) -> Learner:  # noqa: A002
-    """A fresh model on its device, with its optimizer."""
-    torch.manual_seed(recipe.seed)
-    model = GPT(recipe.model, seed=recipe.seed).to(device)
-    if compile:
-        model.compile()
-    return Learner(model=model, recipe=recipe, device=device)
-
-
 def fit_steps(learner: Learner, max_seconds: float, *, clock: Callable[[], float] = time.perf_counter) -> int:
     """Optimizer steps that fit into max_seconds here, measured on random ids; the learner is spent."""
     recipe = learner.recipe
     rows = recipe.schedule.unit_rows
-    ids = torch.randint(recipe.model.vocab_size, (rows, recipe.seq_len + 1), device=learner.device)
+    rows //= learner.layout.dp
+    ids = torch.randint(recipe.model.vocab_size, (rows, recipe.seq_len + 1))
     took = []
     for _ in range(5):
         begun = clock()
         for _ in range(recipe.accumulate):
-            _, counted = learner.forward_backward(ids[:, :-1], ids[:, 1:])
-        float(learner.update(lr=0.0, counted=float(counted) * recipe.accumulate))  # waits for the device
+            learner.forward_backward(ids[:, :-1], ids[:, 1:])
+        float(learner.finish_gradients())  # waits for the device
+        learner.update(lr=0.0, counted=1.0, square=0.0)
         took.append(clock() - begun)
     return max(1, int(max_seconds / statistics.median(took[1:])))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,11 +15,13 @@ import torch
 
 from headrace.errors import ConfigError
 from headrace.model.checkpoint import latest_checkpoint, read_tensors
+from headrace.model.loss import IGNORED
 from headrace.train.checkpoint import CheckpointWriter
 from headrace.train.data import Held
 from headrace.train.metrics import MetricsLog
 from headrace.train.step import Learner
 from headrace.train.stop import StopSignal
+from headrace.train.world import World
 
 Progress = Callable[[int, int | None, str], None]
 
@@ -103,20 +108,22 @@ class Standing:
         }
 
 
-def reopen(learner: Learner, loader: Batches, out: Path, *, warn: Callable[[str], None] | None) -> Standing:
+def reopen(
+    learner: Learner, loader: Batches, out: Path, *, world: World, warn: Callable[[str], None] | None
+) -> Standing:
     """Fill learner and loader from the newest whole checkpoint; a fresh standing when there is none.
 
     Raises:
         ResumeError: the loader's state belongs to another order.
         CheckpointError: tensors that do not fit the model.
     """
-    latest = latest_checkpoint(out / "checkpoints", warn=warn)
+    latest = world.led(lambda: latest_checkpoint(out / "checkpoints", warn=warn))
     if latest is None:
         return Standing()
     directory, state = latest
     read_tensors(directory, learner.tensors())
     learner.set_step(state["step"])
-    loader.load_state_dict(state["loader"])
+    world.agreed(lambda: loader.load_state_dict(state["loader"]))
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
     return Standing(**{key: state[key] for key in ("step", "tokens", "elapsed_s", "eval_loss")})
 
@@ -128,6 +135,7 @@ def run(
     out: Path,
     held: Held | None,
     settings: Settings,
+    world: World,
     progress: Progress | None = None,
     warn: Callable[[str], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -136,64 +144,71 @@ def run(
 
     Raises:
         ResumeError, CheckpointError, SpaceError: see `reopen` and `CheckpointWriter`.
+        ConfigError: the loss is no longer a number.
     """
-    recipe, schedule = learner.recipe, learner.recipe.schedule
+    recipe = learner.recipe
     eval_every = settings.eval_every or max(1, recipe.steps // 10)
-    now = reopen(learner, loader, out, warn=warn)
-    resumed, tokens_before, loss = now.step, now.tokens, None
+    now = reopen(learner, loader, out, world=world, warn=warn)
+    resumed, tokens_before, loss, stopped_by = now.step, now.tokens, None, None
     entered = clock()
     begun = entered - now.elapsed_s  # of all starts, as if without the breaks
     tensors = learner.tensors()
-    with (
-        MetricsLog(out / "metrics.jsonl", step=resumed) as metrics,
-        StopSignal() as stop,
-        CheckpointWriter(out / "checkpoints", keep=settings.keep, on_commit=metrics.sync) as writer,
-    ):
+    with ExitStack() as open_files:
+        metrics = (
+            open_files.enter_context(MetricsLog(out / "metrics.jsonl", step=resumed)) if world.leads else None
+        )
+        stop = open_files.enter_context(StopSignal())
+        writer = open_files.enter_context(
+            CheckpointWriter(
+                out / "checkpoints",
+                keep=settings.keep,
+                group=world.saving,
+                on_commit=None if metrics is None else metrics.sync,
+            )
+        )
         writer.warm(tensors)
         batches = iter(loader)
-        saved, saved_at = resumed, clock()
-        while now.step < recipe.steps and stop.name is None:
+        saved_at = clock()
+        while now.step < recipe.steps and stopped_by is None:
             now.step += 1
             start, last = clock(), now.step == recipe.steps
-            did = one_step(learner, batches, step=now.step, clock=clock)
+            every = settings.checkpoint_every
+            due = clock() - saved_at >= settings.checkpoint_seconds
+            did = one_step(
+                learner, batches, step=now.step, world=world, flags=(due, stop.number), clock=clock
+            )
             trained, loss = clock(), did.loss
             now.tokens += did.tokens
             line: dict[str, object] = {}
             if held is not None and (now.step % eval_every == 0 or last):
-                now.eval_loss = line["eval_loss"] = evaluate(learner, held)
+                now.eval_loss = line["eval_loss"] = evaluate(learner, held, world=world)
                 line["eval_s"] = clock() - trained
             stall_s, now.elapsed_s = 0.0, clock() - begun
-            every = settings.checkpoint_every
-            if (
-                last
-                or (every is not None and now.step % every == 0)
-                or clock() - saved_at >= settings.checkpoint_seconds
-            ):
+            stopped_by = signal.Signals(did.stop_number).name if did.stop_number and not last else None
+            if last or did.due or stopped_by is not None or (every is not None and now.step % every == 0):
                 stall_s = writer.save(now.step, tensors, now.to_json(loader))
-                saved, saved_at = now.step, clock()
+                saved_at = clock()
             step_s = clock() - start
-            metrics.append(
-                {
-                    "step": now.step,
-                    "loss": did.loss,
-                    "lr": schedule.lr(now.step),
-                    "tokens": now.tokens,
-                    "step_s": step_s,
-                    "tokens_per_s": did.tokens / step_s,
-                    "data_wait_s": did.wait_s,
-                    "compute_s": trained - start - did.wait_s,
-                    "checkpoint_s": stall_s,
-                    "grad_norm": did.grad_norm,
-                    "elapsed_s": clock() - begun,
-                    "position": loader.position,
-                    **line,
-                }
-            )
-            if progress is not None:
+            if metrics is not None:
+                metrics.append(
+                    {
+                        "step": now.step,
+                        "loss": did.loss,
+                        "lr": recipe.schedule.lr(now.step),
+                        "tokens": now.tokens,
+                        "step_s": step_s,
+                        "tokens_per_s": did.tokens / step_s,
+                        "data_wait_s": did.wait_s,
+                        "compute_s": trained - start - did.wait_s,
+                        "checkpoint_s": stall_s,
+                        "grad_norm": did.grad_norm,
+                        "elapsed_s": clock() - begun,
+                        "position": loader.position,
+                        **line,
+                    }
+                )
+            if progress is not None and world.leads:
                 progress(now.step, recipe.steps, f"loss {did.loss:.3f}")
-        if saved != now.step:  # told to stop
-            now.elapsed_s = clock() - begun
-            writer.save(now.step, tensors, now.to_json(loader))
     wall_s = clock() - entered
     return RunSummary(
         out=out,
@@ -206,54 +221,76 @@ def run(
         tokens_per_s=(now.tokens - tokens_before) / wall_s,
         wall_s=wall_s,
         resumed_from=resumed,
-        stopped_by=stop.name if now.step < recipe.steps else None,
+        stopped_by=stopped_by,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDone:
-    """One optimizer step, as the metrics tell it."""
+    """One optimizer step, as all ranks agree on it."""
 
     loss: float
     grad_norm: float
     tokens: int
     """Over all ranks."""
     wait_s: float
-    """Spent waiting for the loader."""
+    """Spent waiting for the loader, by the rank that waited longest: the others wait for it."""
+    due: bool
+    """Some rank's clock says that it is time to save."""
+    stop_number: int
+    """A signal that some rank caught; 0: none."""
 
 
-def one_step(learner: Learner, batches: Iterator[Any], *, step: int, clock: Callable[[], float]) -> StepDone:
-    """Take a step's units from the loader one by one, add up their gradients, update."""
+def one_step(
+    learner: Learner,
+    batches: Iterator[Any],
+    *,
+    step: int,
+    world: World,
+    flags: tuple[bool, int],
+    clock: Callable[[], float],
+) -> StepDone:
+    """Take a step's units from the loader one by one, add up their gradients, update.
+
+    Raises:
+        ConfigError: the loss is no longer a number; nothing was changed by this step.
+    """
     recipe = learner.recipe
-    wait_s, sums, counts, tokens = 0.0, [], [], 0
-    for _ in range(recipe.schedule.units(step)):
+    units = recipe.schedule.units(step)
+    wait_s, sums, counted, tokens = 0.0, [], 0, 0
+    for unit in range(units):
         asked = clock()
         batch = next(batches)
         wait_s += clock() - asked
-        loss_sum, counted = learner.forward_backward(
-            batch.input_ids,
-            batch.labels,
-            positions_BT=getattr(batch, "position_ids", None),
-            documents_BT=getattr(batch, "document_ids", None),
-        )
-        sums.append(loss_sum)
-        counts.append(counted)
+        given = {"positions_BT": batch.position_ids, "documents_BT": batch.document_ids}
+        sums.append(learner.forward_backward(batch.input_ids, batch.labels, last=unit == units - 1, **given))
+        counted += int((batch.labels != IGNORED).sum())
         tokens += batch.global_rows * recipe.seq_len
-    total = float(torch.stack(counts).sum())
-    norm = learner.update(lr=recipe.schedule.lr(step), counted=total)
+    square = learner.finish_gradients()
+    loss_sum, share = torch.stack([torch.stack(sums).sum().double(), square]).tolist()
+    # One message: what this rank has to say about the step, a row of a small table.
+    said = world.gather(
+        [loss_sum * learner.speaks, counted * learner.speaks, share, wait_s, float(flags[0]), float(flags[1])]
+    )
+    (loss_sum, total, square_sum, *_), (*_, wait_s, due, stop) = said.sum(0).tolist(), said.amax(0).tolist()
+    loss = loss_sum / max(1.0, total)
+    if not math.isfinite(loss) or not math.isfinite(square_sum):
+        raise ConfigError(
+            f"train: the loss of step {step} is {loss} and the squared gradient norm {square_sum}: training "
+            f"has diverged. The checkpoints before are whole; start another run with a lower lr "
+            f"(now {recipe.lr}) or a longer warm-up (now {recipe.warmup_steps} steps)."
+        )
+    norm = learner.update(lr=recipe.schedule.lr(step), counted=total, square=square_sum)
     return StepDone(
-        loss=float(torch.stack(sums).sum()) / max(1.0, total),
-        grad_norm=float(norm),
-        tokens=tokens,
-        wait_s=wait_s,
+        loss=loss, grad_norm=norm, tokens=tokens, wait_s=wait_s, due=bool(due), stop_number=int(stop)
     )
 
 
-def evaluate(learner: Learner, held: Held) -> float:
+def evaluate(learner: Learner, held: Held, *, world: World) -> float:
     """Mean loss over the held-out rows, nats per token."""
     sums = counted = 0.0
     for ids, labels in held.batches(learner.recipe.schedule.unit_rows):
-        loss, count = learner.loss(ids, labels)
-        sums += float(loss)
-        counted += float(count)
-    return sums / counted
+        sums += float(learner.loss(ids, labels))
+        counted += float((labels != IGNORED).sum())
+    total, labels_in_all = world.gather([sums * learner.speaks, counted * learner.speaks]).sum(0).tolist()
+    return float(total / labels_in_all)

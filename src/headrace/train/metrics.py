@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,8 @@ from types import TracebackType
 from typing import Self
 
 import orjson
+
+from headrace.errors import ResumeError
 
 
 class MetricsLog:
@@ -20,8 +23,15 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, step: int) -> None:
         self.path = path
-        keep = _offset_after(path, step) if path.exists() else 0
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # falls with the process, leaves nothing
+        except BlockingIOError:
+            self.close()
+            raise ResumeError(
+                f"{path}: another process is training into this run. Wait for it, or give another --out."
+            ) from None
+        keep = _offset_after(path, step)
         os.ftruncate(self._file, keep)
         os.lseek(self._file, keep, os.SEEK_SET)
 

@@ -89,20 +89,16 @@ def adamw(
     )
 
 
-@torch.no_grad()
-def scale_and_clip(gradients: Sequence[Tensor], *, norm: Tensor, scale: float, clip: float | None) -> Tensor:
-    """Multiply gradients by scale, then bring their norm down to clip; returns the norm before clipping.
+def clip_factor(norm: float, clip: float | None) -> float:
+    """What to multiply gradients of a norm by so that it is at most clip; None leaves them.
 
-    Args:
-        gradients: of every parameter on this rank; changed in place.
-        norm: their 2-norm over all ranks, before scale, scalar.
-        scale: one over the labels counted in this step.
-        clip: largest norm; None leaves it.
+    >>> clip_factor(4.0, 1.0), clip_factor(0.5, 1.0), clip_factor(4.0, None)
+    (0.25, 1.0, 1.0)
     """
-    norm = norm * scale
-    factor = norm.new_tensor(scale)
-    if clip is not None:
-        # 1e-6 as torch.nn.utils.clip_grad_norm_ has it.
-        factor = factor * (clip / (norm + 1e-6)).clamp(max=1.0)
+    return 1.0 if clip is None or norm <= clip else clip / norm
+
+
+@torch.no_grad()
+def scale_gradients(gradients: Sequence[Tensor], factor: float) -> None:
+    """Multiply gradients in place."""
     torch._foreach_mul_(list(gradients), factor)
-    return norm

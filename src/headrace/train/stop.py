@@ -11,13 +11,13 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignal:
-    """While open, the first SIGTERM or SIGINT sets `name`; the second acts as it would have without us.
+    """While open, the first SIGTERM or SIGINT sets `number` (0 before); the second acts as it would have without us.
 
     Outside the main thread Python allows no handlers: then nothing is caught.
     """
 
     def __init__(self) -> None:
-        self.name: str | None = None
+        self.number = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -32,7 +32,7 @@ class StopSignal:
         self._restore()
 
     def _caught(self, number: int, _frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
+        self.number = number
         self._restore()
 
     def _restore(self) -> None:
