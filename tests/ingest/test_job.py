@@ -540,6 +540,9 @@ def test_a_tokenizer_whose_end_can_be_written_as_text_is_refused(tmp_path):
         def as_reference(self):
             return self
 
+        def added_tokens(self):
+            return []
+
     (tmp_path / "x.txt").write_text("fine\n\nAn A")
     with pytest.raises(TokenizerError, match=r"'An A' encodes to the end-of-document id 65"):
         ingest(tmp_path / "x.txt", tmp_path / "store", tokenizer=Forgeable(), text_mode="block")

@@ -1,5 +1,9 @@
 """The fast engine's memory is bounded, and forgetting changes no id."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 
 from headrace.tokens import load_tokenizer
@@ -7,22 +11,10 @@ from headrace.tokens.gigatoken import CHECK_EVERY_BYTES, Gigatoken
 
 
 class FakeBackend:
-    """Counts what it is asked; ids are lengths."""
+    """Ids are lengths."""
 
-    def encode_batch(self, texts, *, parallel):
-        assert parallel is False
-
-        class Layout:
-            class content:  # noqa: N801
-                data = np.array([len(t) for t in texts], np.uint32)
-
-            class offsets:  # noqa: N801
-                data = np.arange(len(texts) + 1)
-
-        class Result:
-            layout = Layout
-
-        return Result
+    def encode(self, text):
+        return np.array([len(text)], np.uint32)
 
 
 def test_it_is_rebuilt_when_the_process_has_grown_and_not_before():
@@ -58,3 +50,34 @@ def test_ids_are_the_same_before_and_after_it_forgets(trained):
         assert np.array_equal(ids, wanted[0])
         assert np.array_equal(offsets, wanted[1])
     assert engine.rebuilds >= 2
+
+
+SLIM = """
+import sys
+from headrace.tokens import load_tokenizer
+from headrace.tokens.gigatoken import slim_results
+slim_results()
+texts = [f"word{i} is \u00e9 {i * 7919:x}".encode() for i in range(500)] + [b""]
+tokenizer = load_tokenizer(sys.argv[1], engine="fast")
+ids, offsets = tokenizer.encode_batch(texts)
+print(ids.sum(), offsets.sum(), len(offsets), type(sys.modules["awkward"]).__name__)
+assert not hasattr(sys.modules["awkward"], "contents")
+wanted = tokenizer.as_reference().encode_batch(texts)
+assert (ids == wanted[0]).all() and (offsets == wanted[1]).all()
+"""
+
+
+def test_in_a_worker_results_come_without_loading_awkward_and_are_the_same(trained):
+    subprocess.run(
+        [sys.executable, "-c", SLIM, str(trained)],
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def test_few_long_and_many_short_texts_take_ways_of_their_own_to_the_same_ids(trained):
+    tokenizer = load_tokenizer(trained, engine="fast")
+    reference = tokenizer.as_reference()
+    for texts in ([b"a few"] * 3, [b"many short ones"] * 1000, [b"few long ones " * 1000] * 40):
+        for got, wanted in zip(tokenizer.encode_batch(texts), reference.encode_batch(texts), strict=True):
+            assert np.array_equal(got, wanted)

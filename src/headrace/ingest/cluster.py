@@ -16,12 +16,14 @@ from typing import Any
 from headrace.errors import ConfigError, WorkerError
 from headrace.ingest.pool import MAX_DEATHS_PER_UNIT, first_failure
 from headrace.ingest.schedule import Schedule
+from headrace.tokens.gigatoken import slim_results
 
 
 class Actor:
     """One worker on the cluster; `make` and `setup` are those of `pool.worker_main`."""
 
     def __init__(self, make: Callable[[Any], Any], setup: Any) -> None:
+        slim_results()
         self._work = make(setup).__enter__()
 
     def run(self, unit: Any) -> list[tuple[str, Any]]:

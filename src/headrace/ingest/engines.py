@@ -37,7 +37,7 @@ class Setup:
     sources: tuple[Source, ...]
     options: Options
     tokenizer_files: Mapping[str, bytes]
-    engine: Literal["gigatoken", "reference"]
+    engine: Literal["fast", "reference"]
     url: str
     validation_url: str | None
     generation: int
@@ -50,7 +50,7 @@ def setup_of(job: Job, place: Place, *, strict: bool) -> Setup:
         sources=job.sources,
         options=job.options,
         tokenizer_files=job.tokenizer.files(),
-        engine="gigatoken" if job.tokenizer.engine == "gigatoken" else "reference",
+        engine=job.engine,
         url=place.store.url,
         validation_url=None if place.validation is None else place.validation.url,
         generation=job.generation,
@@ -97,8 +97,8 @@ def run_units(
         workers: processes; with 1, everything happens in this process (engine local).
         engine: local or ray.
         strict: stop at the first bad document.
-        heard: called with ("progress", Progress), ("done", UnitRecord), and ("proven", None) when the engine
-            has been found exact.
+        heard: called with ("progress", Progress), ("done", UnitRecord), and ("proven", name) when the
+            engine has been found exact.
 
     Raises:
         EngineMismatchError: the fast engine is not exact on this corpus; nothing that was done counts.
@@ -109,10 +109,10 @@ def run_units(
     def listen(kind: str, value: Any) -> None:
         if kind != "answer":
             heard(kind, value)
-        elif value is not None:
+        elif isinstance(value, Mismatch):
             raise EngineMismatchError(value)
         else:
-            heard("proven", None)
+            heard("proven", value)
 
     if engine == "ray":
         setup = setup_of(job, place, strict=strict)
@@ -121,7 +121,7 @@ def run_units(
         work = Work(
             sources=job.sources,
             options=job.options,
-            tokenizer=job.tokenizer,
+            tokenizer=job.computing(),
             blob=place.store,
             validation=place.validation,
             generation=job.generation,
@@ -173,6 +173,6 @@ def nothing(work: Any) -> None:
     del work
 
 
-def prove(work: Work, *, sources: tuple[Source, ...], options: Options) -> Mismatch | None:
-    """Compare a worker's engine with the reference on a sample of the corpus."""
-    return engine_mismatch(work.tokenizer, sources, options)
+def prove(work: Work, *, sources: tuple[Source, ...], options: Options) -> Mismatch | str:
+    """Compare a worker's engine with the reference on a sample of the corpus; its name if it is exact."""
+    return engine_mismatch(work.tokenizer, sources, options) or work.tokenizer.engine

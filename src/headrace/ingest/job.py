@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -30,6 +30,12 @@ class Job:
     tokenizer: Tokenizer
     generation: int
     """Jobs that made this store before."""
+    engine: Literal["fast", "reference"] = "fast"
+    """Which library computes the ids; they are the same, or the job says so and takes the reference."""
+
+    def computing(self) -> Tokenizer:
+        """The tokenizer on that engine."""
+        return self.tokenizer if self.engine == "fast" else self.tokenizer.as_reference()
 
     def to_json(self) -> dict[str, Any]:
         """All that must be the same for a job to go on."""

@@ -14,8 +14,6 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow as pa
-
 from headrace.errors import SourceError
 
 SUFFIXES = {
@@ -95,7 +93,7 @@ class Stream:
             n = int(self._reader.readinto(buffer) or 0)
         except EOFError as error:
             raise self._truncated() from error
-        except (OSError, zlib.error, lzma.LZMAError, ValueError, RuntimeError, pa.ArrowException) as error:
+        except (OSError, zlib.error, lzma.LZMAError, ValueError, RuntimeError) as error:
             if "runcated" in str(error) or "ended before" in str(error):
                 raise self._truncated() from error
             raise SourceError(
@@ -132,6 +130,8 @@ def _reader(raw: io.RawIOBase, compression: str) -> Any:
         return lzma.LZMAFile(io.BufferedReader(raw, 1 << 18))
     if compression == "bz2":
         return bz2.BZ2File(io.BufferedReader(raw, 1 << 18))
+    import pyarrow as pa
+
     # Arrow's streams say when a zstd or lz4 file is cut off; zstandard's stream_reader just ends.
     return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression)
 

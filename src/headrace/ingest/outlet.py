@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from headrace.ingest.options import Options
 from headrace.ingest.pack import Packer
@@ -76,7 +76,6 @@ class Outlet:
         """Write what there is as a shard."""
         if not len(self._packer.tokens):
             return
-        meta = {name: pa.array(values, type=pa.string()) for name, values in self._meta.items()}
         with stats.busy("write", items=1):
             entry = write_shard(
                 self._blob,
@@ -85,7 +84,16 @@ class Outlet:
                 self._packer.document_ends,
                 codec=self._options.codec,
                 block_tokens=self._options.block_tokens,
-                metadata=pa.table(meta) if meta else None,
+                metadata=_table(self._meta),
             )
         self.entries.append(entry)
         self._clear()
+
+
+def _table(columns: Mapping[str, list[str | None]]) -> Any:
+    """An Arrow table of strings; None without columns."""
+    if not columns:
+        return None
+    import pyarrow as pa  # loaded only where it is needed: it would double a worker's start
+
+    return pa.table({name: pa.array(values, type=pa.string()) for name, values in columns.items()})

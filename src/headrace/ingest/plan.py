@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.ingest.options import Options
+from headrace.ingest.options import SHARD_TEXT_BYTES, Options
 from headrace.ingest.reader import is_seekable
 from headrace.ingest.sources import Source
-from headrace.ingest.tables import ArrowBatches, ParquetGroups
 
 # Text is at most this many times as long as its compressed form, nearly always; only balance depends on it.
 _COMPRESSION_RATIO = 4
@@ -85,6 +84,17 @@ class Track:
         return Unit(track=self.number, part=part, pieces=pieces)
 
 
+def text_bytes_of(source: Source) -> int:
+    """About how much text a source holds."""
+    return source.nbytes * (1 if source.compression == "none" else _COMPRESSION_RATIO)
+
+
+def shard_bytes_for(sources: Sequence[Source]) -> int:
+    """Text in a shard: less of a small corpus, so that there are units enough for several workers."""
+    total = sum(map(text_bytes_of, sources))
+    return SHARD_TEXT_BYTES // (4 if total < 256 << 20 else 2 if total < 1 << 30 else 1)
+
+
 def plan_tracks(sources: Sequence[Source], options: Options) -> list[Track]:
     """The tracks that cover all sources, in their order.
 
@@ -102,7 +112,7 @@ def plan_tracks(sources: Sequence[Source], options: Options) -> list[Track]:
         group_from, group_bytes = None, 0
 
     for i, source in enumerate(sources):
-        size = source.nbytes * (1 if source.compression == "none" else _COMPRESSION_RATIO)
+        size = text_bytes_of(source)
         cut = _cut_up(source, size, options)
         if cut is not None:
             close_group(i)
@@ -131,6 +141,8 @@ def _cut_up(source: Source, size: int, options: Options) -> dict[str, Any] | Non
 
 def _table_bounds(source: Source, options: Options) -> tuple[int, ...]:
     """First row groups, or record batches, of the parts of a table."""
+    from headrace.ingest.tables import ArrowBatches, ParquetGroups  # loads pyarrow
+
     reader: ParquetGroups | ArrowBatches
     if source.format == "parquet":
         reader = ParquetGroups(source.url, source.compression, options.fields)

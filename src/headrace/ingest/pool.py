@@ -13,6 +13,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from typing import Any
 from headrace.errors import HeadraceError, WorkerError
 from headrace.ingest.plan import Unit
 from headrace.ingest.schedule import Schedule
+from headrace.tokens.gigatoken import slim_results
 
 MAX_DEATHS_PER_UNIT = 3
 _BOOT = (
@@ -50,6 +52,10 @@ class Pool:
             self._start(number)
 
     def _start(self, number: int) -> None:
+        # A file and not the pipe: workers read it when they are up, and start at the same time.
+        setup = tempfile.TemporaryFile(prefix="headrace-setup-")  # noqa: SIM115 - closed below
+        setup.write(self._setup)
+        setup.flush()
         ours, theirs = _pipe()
         life_read, life_write = os.pipe()
         environment = {
@@ -58,16 +64,16 @@ class Pool:
             "TOKENIZERS_PARALLELISM": "false",
         }
         process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(life_read)],
-            pass_fds=(theirs.fileno(), life_read),
+            [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(life_read), str(setup.fileno())],
+            pass_fds=(theirs.fileno(), life_read, setup.fileno()),
             stdin=subprocess.DEVNULL,
             env=environment,
             process_group=0,  # Ctrl-C is ours to handle
         )
         theirs.close()
+        setup.close()
         os.close(life_read)
         self._workers[number] = _Worker(process=process, pipe=ours, life=life_write)
-        _send(ours, self._setup)
 
     def run(
         self, schedule: Schedule, heard: Callable[[str, Any], None], *, question: Callable[[Any], Any]
@@ -178,7 +184,7 @@ def worker_pool(size: int, setup: bytes) -> Iterator[Pool]:
         pool.close()
 
 
-def worker_main(pipe_fd: int, life_fd: int) -> None:
+def worker_main(pipe_fd: int, life_fd: int, setup_fd: int) -> None:
     """A worker process: setup, then units until the pipe closes.
 
     The setup is a pickled pair of a function and its argument; called, it gives a context manager whose value
@@ -188,7 +194,10 @@ def worker_main(pipe_fd: int, life_fd: int) -> None:
     threading.Thread(target=_die_with_parent, args=(life_fd,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(pipe_fd)
-    make, argument = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our parent
+    slim_results()
+    with os.fdopen(setup_fd, "rb") as setup:
+        setup.seek(0)
+        make, argument = pickle.load(setup)  # noqa: S301 - from our parent
     unit: Unit | None = None
     try:
         with make(argument) as work:

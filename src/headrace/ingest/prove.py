@@ -9,6 +9,7 @@ from headrace.ingest.options import Options
 from headrace.ingest.reader import open_reader
 from headrace.ingest.sources import Source
 from headrace.tokens import Mismatch, Tokenizer, first_mismatch
+from headrace.tokens.probe import tricky_texts
 
 SAMPLE_SOURCES = 16
 SAMPLE_BYTES = 192 << 10
@@ -47,4 +48,5 @@ def engine_mismatch(tokenizer: Tokenizer, sources: Sequence[Source], options: Op
     reference = tokenizer.as_reference()
     if reference.engine == tokenizer.engine:
         return None
-    return first_mismatch(tokenizer, reference, sample_texts(sources, options))
+    texts = tricky_texts(tokenizer.added_tokens()) + sample_texts(sources, options)
+    return first_mismatch(tokenizer, reference, texts)

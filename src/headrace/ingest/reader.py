@@ -15,7 +15,6 @@ from headrace.ingest.parse_jsonl import JsonLines
 from headrace.ingest.parse_text import PlainText
 from headrace.ingest.records import Block, Records
 from headrace.ingest.sources import Source
-from headrace.ingest.tables import ArrowBatches, ParquetGroups
 from headrace.ingest.tarfiles import TarSamples
 from headrace.stats import Stats
 
@@ -90,10 +89,12 @@ def open_reader(source: Source, fields: Fields, text_mode: TextMode) -> Reader:
         SourceError: missing, damaged, or without the columns that are wanted.
     """
     url = source.url
-    if source.format == "parquet":
-        return ParquetGroups(url, source.compression, fields)
-    if source.format == "arrow":
-        return ArrowBatches(url, source.compression, fields)
+    if source.format in ("parquet", "arrow"):
+        from headrace.ingest.tables import ArrowBatches, ParquetGroups  # loads pyarrow
+
+        return (ParquetGroups if source.format == "parquet" else ArrowBatches)(
+            url, source.compression, fields
+        )
     if source.format == "tar":
         return TarSamples(url, source.compression, fields)
     cut, parser = _cut_and_parser(source, fields, text_mode)

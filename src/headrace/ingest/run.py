@@ -31,7 +31,7 @@ from headrace.ingest.meter import Meter, Progressing
 from headrace.ingest.operators.filters import Filters
 from headrace.ingest.operators.minhash import MinHash
 from headrace.ingest.options import SHARD_TEXT_BYTES, Options
-from headrace.ingest.plan import plan_tracks
+from headrace.ingest.plan import plan_tracks, shard_bytes_for, text_bytes_of
 from headrace.ingest.record import UnitRecord
 from headrace.ingest.schedule import Schedule
 from headrace.ingest.sources import find_sources
@@ -67,7 +67,7 @@ def ingest(
     validation_share: float = 0.0,
     validation_out: str | os.PathLike[str] | None = None,
     seed: int = 0,
-    shard_text_bytes: int = SHARD_TEXT_BYTES,
+    shard_text_bytes: int | None = None,
     block_tokens: int = 65_536,
     append: bool = False,
     restart: bool = False,
@@ -102,7 +102,7 @@ def ingest(
         validation_share: put this share of the documents, chosen by their text, into a second store.
         validation_out: that store.
         seed: of the sample and the split.
-        shard_text_bytes: text in a shard, and in a unit of work.
+        shard_text_bytes: text in a shard, and in a unit of work; None takes 16 to 64 MiB, more for more sources.
         block_tokens: tokens in a block of a shard.
         append: add files that the store has not seen; what is there keeps its rows.
         restart: forget a half-done job or a store at `out`, and start over.
@@ -125,7 +125,7 @@ def ingest(
         text_mode=text_mode,
         codec=codec,
         block_tokens=block_tokens,
-        shard_text_bytes=shard_text_bytes,
+        shard_text_bytes=SHARD_TEXT_BYTES if shard_text_bytes is None else shard_text_bytes,
         normalise=normalise,
         filters=filters,
         sample=sample,
@@ -147,7 +147,10 @@ def ingest(
     )
     wanted = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     found = find_sources(wanted)
-    chosen = load_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
+    # Unchecked here: the job compares the engine with the reference, on its own corpus.
+    chosen = (
+        load_tokenizer(tokenizer, engine="fast") if isinstance(tokenizer, str | os.PathLike) else tokenizer
+    )
     blob = open_blob(out)
     place = Place(store=blob, validation=None if validation_out is None else open_blob(validation_out))
     blobs = [blob] if place.validation is None else [blob, place.validation]
@@ -159,6 +162,8 @@ def ingest(
             if restart:
                 _forget(one)
             check_place(one)
+        if shard_text_bytes is None:
+            options = replace(options, shard_text_bytes=shard_bytes_for(found))
         job = Job(sources=tuple(found), options=options, tokenizer=chosen, generation=0)
         run = _Run(place=place, engine=engine, started=started, progress=progress, strict=strict)
         return run.do(job, workers=workers, append=append, max_reject_share=max_reject_share)
@@ -189,6 +194,7 @@ class _Run:
     progress: Progressing | None
     strict: bool
     notes: list[str] = field(default_factory=list)
+    computed_by: str = ""
 
     @property
     def blob(self) -> Blob:
@@ -239,7 +245,7 @@ class _Run:
         workers = 1 if isinstance(self.blob, MemoryBlob) else workers or _default_workers(job)
         if job.options.dedup is not None and not journal.is_marked:
             self._mark_repeated(job, past, workers)
-        job, schedule, records = self._units(job, records, workers)
+        schedule, records = self._units(job, records, workers)
         records = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
         check_documents(job, self.blob, records, max_reject_share)
         snapshot = commit(job, self.place, records)
@@ -254,6 +260,7 @@ class _Run:
             self.blob.url,
             records,
             snapshot=snapshot,
+            computed_by=self.computed_by,
             resumed=resumed,
             workers=workers,
             wall_s=time.perf_counter() - self.started,
@@ -299,13 +306,8 @@ class _Run:
             reject = placed(stop.reject, lines_before(records, stop.track, stop.part))
             raise DocumentError(sentence(reject)) from None
 
-    def _units(
-        self, job: Job, records: list[UnitRecord], workers: int
-    ) -> tuple[Job, Schedule, list[UnitRecord]]:
-        """Do what is left; the schedule then knows which records belong to the store.
-
-        The job comes back with the tokenizer's reference engine, where the fast one is not exact.
-        """
+    def _units(self, job: Job, records: list[UnitRecord], workers: int) -> tuple[Schedule, list[UnitRecord]]:
+        """Do what is left; the schedule then knows which records belong to the store."""
         journal = Journal(self.blob)
         tracks = plan_tracks(job.sources, job.options)
         schedule = Schedule(tracks, records)
@@ -319,6 +321,7 @@ class _Run:
             elif kind == "done":
                 records.append(value)
             elif kind == "proven":
+                self.computed_by = value
                 journal.prove()
 
         try:
@@ -336,14 +339,12 @@ class _Run:
             )
         except EngineMismatchError as error:
             journal.forget_units()
-            reference = replace(job, tokenizer=job.tokenizer.as_reference())
             self.notes.append(
-                f"the fast tokenizer engine is not exact on this corpus ({error}); "
-                f"{reference.tokenizer.engine} is used instead"
+                f"the fast tokenizer engine is not exact on this corpus ({error}); the reference is used instead"
             )
-            return self._units(reference, [], workers)
+            return self._units(replace(job, engine="reference"), [], workers)
         meter.finish()
-        return job, schedule, records
+        return schedule, records
 
 
 def _joined(past: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -352,7 +353,7 @@ def _joined(past: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _default_workers(job: Job) -> int:
-    size = sum(source.nbytes * (1 if source.compression == "none" else 4) for source in job.sources)
+    size = sum(text_bytes_of(source) for source in job.sources)
     return max(1, min(len(os.sched_getaffinity(0)), size // BYTES_PER_WORKER))
 
 

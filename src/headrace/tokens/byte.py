@@ -45,6 +45,10 @@ class ByteTokenizer:
         """One byte each, and b"" for the end of a document."""
         return [bytes([i]) for i in range(256)] + [b""]
 
+    def added_tokens(self) -> list[str]:
+        """None."""
+        return []
+
     def files(self) -> dict[str, bytes]:
         """One file that says: bytes."""
         return {DESCRIPTION: orjson.dumps({"kind": "byte", "name": "byte", "eos_id": EOS_ID})}

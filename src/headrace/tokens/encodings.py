@@ -82,7 +82,7 @@ class EncodingTokenizer:
         pattern: str,
         ranks: Mapping[bytes, int],
         specials: Mapping[str, int],
-        engine: Literal["auto", "gigatoken", "tiktoken"] = "auto",
+        engine: Literal["auto", "fast", "tiktoken"] = "auto",
     ) -> None:
         self.name = name
         self._pattern = pattern
@@ -119,9 +119,9 @@ class EncodingTokenizer:
         if self._wanted_engine == "tiktoken" or scheme is None:
             return None
         fast = Gigatoken(functools.partial(_build_gigatoken, self._ranks_file, scheme))
-        if self._wanted_engine == "gigatoken":
+        if self._wanted_engine == "fast":
             return fast
-        texts = tricky_texts(self._specials)
+        texts = tricky_texts(self.added_tokens())
         return fast if first_mismatch(fast, self.as_reference(), texts) is None else None
 
     @property
@@ -155,6 +155,10 @@ class EncodingTokenizer:
         """The bytes that each id stands for; b"" for special tokens and unused ids."""
         return list(self._table)
 
+    def added_tokens(self) -> list[str]:
+        """The special ones."""
+        return list(self._specials)
+
     def files(self) -> dict[str, bytes]:
         """Ranks in tiktoken's format, and what that format does not say."""
         about = {
@@ -180,7 +184,7 @@ class EncodingTokenizer:
 
 
 def named_encoding(
-    name: str, *, directory: Path | None = None, engine: Literal["auto", "gigatoken", "tiktoken"] = "auto"
+    name: str, *, directory: Path | None = None, engine: Literal["auto", "fast", "tiktoken"] = "auto"
 ) -> EncodingTokenizer:
     """One of ENCODINGS from tiktoken's files.
 
@@ -207,7 +211,7 @@ def named_encoding(
 
 
 def encoding_from_files(
-    files: Mapping[str, bytes], *, engine: Literal["auto", "gigatoken", "tiktoken"] = "auto"
+    files: Mapping[str, bytes], *, engine: Literal["auto", "fast", "tiktoken"] = "auto"
 ) -> EncodingTokenizer:
     """The encoding whose `files()` these are."""
     about = orjson.loads(files[DESCRIPTION])

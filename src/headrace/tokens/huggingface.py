@@ -53,7 +53,7 @@ class HFTokenizer:
         definition: bytes,
         side_files: Mapping[str, bytes] | None = None,
         eos_id: int | None = None,
-        engine: Literal["auto", "gigatoken", "tokenizers"] = "auto",
+        engine: Literal["auto", "fast", "tokenizers"] = "auto",
     ) -> None:
         self.name = name
         self._bytes = definition
@@ -110,12 +110,10 @@ class HFTokenizer:
         try:
             fast = Gigatoken(functools.partial(_build_gigatoken, self._json))
         except (RuntimeError, ValueError):
-            if self._wanted_engine == "gigatoken":
-                raise
             return None  # a normalizer, pre-tokenizer or model that it does not know
-        if self._wanted_engine == "gigatoken":
+        if self._wanted_engine == "fast":
             return fast
-        texts = tricky_texts(a["content"] for a in self._added[:64])
+        texts = tricky_texts(self.added_tokens())
         return fast if first_mismatch(fast, self.as_reference(), texts) is None else None
 
     @property
@@ -160,6 +158,10 @@ class HFTokenizer:
     def token_bytes(self) -> list[bytes]:
         """The bytes that each id stands for; b"" for special tokens and unused ids."""
         return list(self._table)
+
+    def added_tokens(self) -> list[str]:
+        """Those of tokenizer.json, up to 64."""
+        return [added["content"] for added in self._added[:64]]
 
     def files(self) -> dict[str, bytes]:
         """tokenizer.json as it was, the files beside it that name tokens, and the end of document."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import orjson
 
@@ -16,10 +16,10 @@ from headrace.tokens.huggingface import DEFINITION, SIDE_FILES, HFTokenizer
 from headrace.tokens.pieces import MODEL, PieceTokenizer, pieces_from_files
 from headrace.tokens.protocol import DESCRIPTION, Tokenizer
 
+Engine: TypeAlias = Literal["auto", "fast", "reference"]
 
-def load_tokenizer(
-    spec: str | os.PathLike[str], *, engine: Literal["auto", "gigatoken", "reference"] = "auto"
-) -> Tokenizer:
+
+def load_tokenizer(spec: str | os.PathLike[str], *, engine: Engine = "auto") -> Tokenizer:
     """A tokenizer by name or path; nothing is downloaded.
 
     Args:
@@ -27,7 +27,8 @@ def load_tokenizer(
             TIKTOKEN_CACHE_DIR); a tokenizer.json; a Hugging Face directory; a SentencePiece .model file;
             a store's tokenizer/ directory.
         engine: "auto" takes the fast engine where it gives the reference's ids on text that tells engines
-            apart; "reference" takes the library that defines the tokenizer.
+            apart; "fast" takes it unchecked, where it can be built (for those who check it themselves);
+            "reference" takes the library that defines the tokenizer.
 
     Raises:
         TokenizerError: no such name or file, a file that is no tokenizer, or a damaged one.
@@ -59,9 +60,7 @@ def load_tokenizer(
     return _from_json(path, engine)
 
 
-def tokenizer_from_files(
-    files: Mapping[str, bytes], *, engine: Literal["auto", "gigatoken", "reference"] = "auto"
-) -> Tokenizer:
+def tokenizer_from_files(files: Mapping[str, bytes], *, engine: Engine = "auto") -> Tokenizer:
     """The tokenizer whose `files()` these are, as a store carries them.
 
     Raises:
@@ -95,7 +94,7 @@ def tokenizer_from_files(
     )
 
 
-def _from_directory(path: Path, engine: Literal["auto", "gigatoken", "reference"]) -> Tokenizer:
+def _from_directory(path: Path, engine: Engine) -> Tokenizer:
     if (path / DESCRIPTION).is_file():
         return tokenizer_from_files(
             {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}, engine=engine
@@ -111,7 +110,7 @@ def _from_directory(path: Path, engine: Literal["auto", "gigatoken", "reference"
     raise TokenizerError(f"{path}: no {DEFINITION} and no {MODEL} in this directory")
 
 
-def _from_json(path: Path, engine: Literal["auto", "gigatoken", "reference"]) -> Tokenizer:
+def _from_json(path: Path, engine: Engine) -> Tokenizer:
     side_files = {
         file: (path.parent / file).read_bytes() for file in SIDE_FILES if (path.parent / file).is_file()
     }

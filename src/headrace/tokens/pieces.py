@@ -29,7 +29,7 @@ class PieceTokenizer:
         *,
         name: str,
         model: bytes,
-        engine: Literal["auto", "gigatoken", "sentencepiece"] = "auto",
+        engine: Literal["auto", "fast", "sentencepiece"] = "auto",
     ) -> None:
         self.name = name
         self._bytes = model
@@ -53,12 +53,14 @@ class PieceTokenizer:
         try:
             fast = Gigatoken(functools.partial(_build_gigatoken, self._bytes))
         except (RuntimeError, ValueError):
-            if self._wanted_engine == "gigatoken":
-                raise
             return None  # unigram, or BPE without byte fallback
-        if self._wanted_engine == "gigatoken":
+        if self._wanted_engine == "fast":
             return fast
-        return fast if first_mismatch(fast, self.as_reference(), tricky_texts()) is None else None
+        return (
+            fast
+            if first_mismatch(fast, self.as_reference(), tricky_texts(self.added_tokens())) is None
+            else None
+        )
 
     @property
     def engine(self) -> str:
@@ -90,6 +92,11 @@ class PieceTokenizer:
                 table[i] = sp.id_to_piece(i).replace("▁", " ").encode()
         return table
 
+    def added_tokens(self) -> list[str]:
+        """Control symbols and the user's own."""
+        sp = self._reference
+        return [sp.id_to_piece(i) for i in range(min(sp.get_piece_size(), 512)) if sp.is_control(i)]
+
     def files(self) -> dict[str, bytes]:
         """The model file, and what it is."""
         about = {"kind": "sentencepiece", "name": self.name, "eos_id": self.eos_id}
@@ -103,7 +110,7 @@ class PieceTokenizer:
 
 
 def pieces_from_files(
-    files: Mapping[str, bytes], *, engine: Literal["auto", "gigatoken", "sentencepiece"] = "auto"
+    files: Mapping[str, bytes], *, engine: Literal["auto", "fast", "sentencepiece"] = "auto"
 ) -> PieceTokenizer:
     """The tokenizer whose `files()` these are."""
     return PieceTokenizer(name=orjson.loads(files[DESCRIPTION])["name"], model=files[MODEL], engine=engine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,9 @@ class Tokenizer(Protocol):
     def token_bytes(self) -> list[bytes]:
         """The bytes that each id stands for, [vocab_size]; b"" for special tokens."""
 
+    def added_tokens(self) -> list[str]:
+        """Contents of tokens that stand beside the vocabulary, special or not: text that tells engines apart."""
+
     def files(self) -> dict[str, bytes]:
         """File names and contents from which `tokenizer_from_files` builds the same tokenizer."""
 
@@ -70,15 +73,15 @@ class Tokenizer(Protocol):
         """The same definition, computed by the library that defines it."""
 
 
-def offsets_of(lengths: Sequence[int]) -> Offsets:
+def offsets_of(lengths: Sequence[int] | npt.NDArray[np.integer]) -> Offsets:
     """Lengths -> offsets: int64 [n + 1], starting with 0."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(np.fromiter(lengths, dtype=np.int64, count=len(lengths)), out=offsets[1:])
+    np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
-def join_ids(rows: Sequence[Sequence[int]]) -> tuple[Ids, Offsets]:
-    """Ids of each text -> one flat array and its offsets."""
+def join_ids(rows: Sequence[Any]) -> tuple[Ids, Offsets]:
+    """Ids of each text, as lists or arrays -> one flat array and its offsets."""
     offsets = offsets_of([len(row) for row in rows])
     ids = np.empty(int(offsets[-1]), dtype=np.uint32)
     for i, row in enumerate(rows):
