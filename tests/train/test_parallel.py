@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from headrace.errors import ConfigError
@@ -103,6 +104,26 @@ def test_held_out_loss_is_the_same_on_every_layout(
         assert start_run(world=world, out=out, **asked, **options).wait_all()[0][0] == 0
         found.append([line["eval_loss"] for line in read_metrics(out) if "eval_loss" in line])
     np.testing.assert_allclose(found[1:], [found[0]] * 3, rtol=TOLERANCE)
+
+
+def test_vectors_from_elsewhere_fill_the_token_table_on_every_layout(
+    store: Path, tmp_path: Path, start_run: Any, losses: Any
+) -> None:
+    # The byte tokenizer's ids are single characters, and so are this file's words.
+    vectors = np.random.default_rng(0).normal(size=(26, 40))
+    lines = [f"{chr(97 + i)} {' '.join(f'{x:.4f}' for x in row)}" for i, row in enumerate(vectors)]
+    (tmp_path / "vectors.txt").write_text("26 40\n" + "\n".join(lines) + "\n")
+    asked = {**FORKED, "steps": 3, "stores": store, "embeddings": tmp_path / "vectors.txt"}
+    for number, (world, options) in enumerate(
+        [(1, {}), (2, {"tp": 2}), (2, {"pp": 2}), (2, {"shard": "zero3"})]
+    ):
+        assert start_run(world=world, out=tmp_path / str(number), **asked, **options).wait() == 0
+        np.testing.assert_allclose(losses(tmp_path / str(number)), losses(tmp_path / "0"), rtol=TOLERANCE)
+    run = orjson.loads((tmp_path / "0" / "run.json").read_bytes())
+    # 26 letters, and 26 capitals that found their letter.
+    assert run["embeddings"] == {"found": 52, "tokens": 257, "hit_rate": 52 / 257}
+    assert start_run(out=tmp_path / "plain", **{**asked, "embeddings": None}).wait() == 0
+    assert losses(tmp_path / "plain") != losses(tmp_path / "0")
 
 
 @pytest.mark.parametrize("dead", [0, 1])

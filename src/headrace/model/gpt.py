@@ -266,26 +266,29 @@ class FeedForward(nn.Module):
 
 @torch.no_grad()
 def init_weights(model: nn.Module, *, num_layers: int, seed: int) -> None:
+    """Fill a model, or a part of one, with what a fresh model has; parameters without memory are left."""
+    for name, parameter in model.named_parameters():
+        if not parameter.is_meta:
+            whole = fresh_weight(name, parameter.shape, num_layers=num_layers, seed=seed)
+            parameter.copy_(sharded_like(parameter, whole))
+
+
+def fresh_weight(name: str, shape: tuple[int, ...], *, num_layers: int, seed: int) -> Tensor:
     """The paper's initialisation: N(0, 0.02), zero biases, residual layers scaled by 1/sqrt(2 L).
 
-    Each parameter is drawn from (seed, its name) alone, so a stage or a shard of a model starts
-    with the values that the whole model would have there.
+    Drawn from (seed, name) alone, so a stage or a shard of a model starts with the values that the whole
+    model would have there.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            continue
-        if name.endswith("bias"):
-            parameter.zero_()
-        elif "norm" in name:
-            parameter.fill_(1.0)
-        else:
-            residual = name.endswith(("attn.out.weight", "mlp.down.weight"))
-            std = INIT_STD / math.sqrt(2 * num_layers) if residual else INIT_STD
-            digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-            # 63 bits: torch takes the seed as a signed integer.
-            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-            drawn = torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
-            parameter.copy_(sharded_like(parameter, drawn))
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    if "norm" in name:
+        return torch.ones(shape)
+    residual = name.endswith(("attn.out.weight", "mlp.down.weight"))
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    # 63 bits: torch takes the seed as a signed integer.
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    std = INIT_STD / math.sqrt(2 * num_layers) if residual else INIT_STD
+    return torch.empty(shape).normal_(0.0, std, generator=generator)
 
 
 def sharded_like(parameter: Tensor, whole: Tensor) -> Tensor:

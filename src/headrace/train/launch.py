@@ -8,13 +8,15 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from headrace.errors import ConfigError
-from headrace.model.gpt import GPTConfig
+from headrace.model.embed import TokenTable, WordVectors, read_vectors, token_table
+from headrace.model.gpt import GPTConfig, fresh_weight
 from headrace.train.data import Data, open_data, open_held
 from headrace.train.layout import Layout
 from headrace.train.loop import Progress, RunSummary, Settings, run
@@ -55,6 +57,7 @@ def train(
     microbatches: int | None = None,
     recompute: bool = False,
     compile: bool = False,  # noqa: A002  # the word that torch users type
+    embeddings: str | PathLike[str] | None = None,
     eval_stores: Any = None,
     eval_rows: int = 64,
     eval_every: int | None = None,
@@ -100,6 +103,8 @@ def train(
         microbatches: pieces that a rank's rows pass the pipeline in.
         recompute: activation checkpointing of each block.
         compile: torch.compile each block.
+        embeddings: word2vec vectors or a BERT directory that the token table starts from; how many tokens
+            found a vector stands in run.json.
         eval_stores: held-out store; its loss is logged as eval_loss.
         eval_rows: rows of it to evaluate on, evenly spaced, always the same.
         eval_every: steps; default a tenth of the run.
@@ -122,6 +127,7 @@ def train(
     """
     out = Path(out)
     target = own_device(device)
+    vectors = None if embeddings is None else read_vectors(embeddings)
     asked = Asked(
         model=model,
         seq_len=seq_len,
@@ -139,7 +145,7 @@ def train(
         ramp_from=ramp_from,
         ramp_steps=ramp_steps,
         banded=banded,
-        init_from=None,
+        init_from=None if vectors is None else vectors.source,
     )
     settings = Settings(
         eval_every=eval_every,
@@ -182,7 +188,14 @@ def train(
                     eval_stores, seq_len=recipe.seq_len, rows=eval_rows, rank=rank, world_size=layout.dp
                 )
             )
-        build = functools.partial(Learner, device=target, layout=layout, mesh=mesh)
+        table = None if vectors is None else first_table(recipe, vectors, data)
+        build = functools.partial(
+            Learner,
+            device=target,
+            layout=layout,
+            mesh=mesh,
+            token_table_VW=None if table is None else table.table_VW,
+        )
         torch.manual_seed(seed)
         if found is None and max_seconds is not None:
             fitted = fit_steps(build(recipe), max_seconds)
@@ -194,7 +207,7 @@ def train(
                 dtype=recipe.dtype,
             )
         if found is None:
-            world.led(lambda: begin(out, recipe, data, max_seconds=max_seconds, device=target))
+            world.led(lambda: begin(out, recipe, data, max_seconds=max_seconds, device=target, table=table))
         learner = build(recipe)
         loader = opened.enter_context(
             data.loader(
@@ -243,7 +256,22 @@ def first_recipe(
     )
 
 
-def begin(out: Path, recipe: Recipe, data: Data, *, max_seconds: float | None, device: torch.device) -> None:
+def first_table(recipe: Recipe, vectors: WordVectors, data: Data) -> TokenTable:
+    """The token table that a run with embeddings starts from."""
+    shape = (recipe.model.vocab_size, recipe.model.width)
+    fresh = fresh_weight("tok.weight", shape, num_layers=recipe.model.num_layers, seed=recipe.seed)
+    return token_table(vectors, data.source.tokenizer, fresh)
+
+
+def begin(
+    out: Path,
+    recipe: Recipe,
+    data: Data,
+    *,
+    max_seconds: float | None,
+    device: torch.device,
+    table: TokenTable | None,
+) -> None:
     """Make the run directory: tokenizer, run.json."""
     out.mkdir(parents=True, exist_ok=True)
     data.save_tokenizer(out / "tokenizer")
@@ -253,6 +281,10 @@ def begin(out: Path, recipe: Recipe, data: Data, *, max_seconds: float | None, d
             "recipe": recipe.to_json(),
             "max_seconds": max_seconds,
             "parameters": recipe.model.num_parameters,
+            "flops_per_token": recipe.model.flops_per_token(recipe.seq_len),
+            "embeddings": None
+            if table is None
+            else {"found": int(table.hit.sum()), "tokens": len(table.hit), "hit_rate": table.hit_rate},
             "stores": data.places,
             "device": str(device),
             "torch": torch.__version__,

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from headrace.errors import ConfigError
+from headrace.model.gpt import sharded_like
 from headrace.train.layout import Layout
 from headrace.train.optim import adamw, clip_factor, scale_gradients
 from headrace.train.parallel import add_over, empty_model, local, parallelize, settle_gradients, uses_ddp
@@ -62,6 +63,7 @@ class Learner:
         *,
         layout: Layout | None = None,
         mesh: DeviceMesh | None = None,
+        token_table_VW: Tensor | None = None,
     ) -> None:
         """Build, parallelize and fill the model; make the moments at once, so that saves have one shape."""
         self.recipe = recipe
@@ -88,6 +90,8 @@ class Learner:
         self.speaks = (mesh is None or mesh.get_local_rank("tp") == 0) and (
             self._pipeline is None or self._pipeline.has_last
         )
+        if token_table_VW is not None:
+            self._fill_tokens(token_table_VW)
         self.named = [pair for part in self._parts for pair in part.named_parameters()]
         self.optimizer = adamw(
             self.named, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay
@@ -98,6 +102,12 @@ class Learner:
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+
+    @torch.no_grad()
+    def _fill_tokens(self, table_VW: Tensor) -> None:
+        for part in self._parts:
+            if isinstance(tok := getattr(part, "tok", None), nn.Embedding):
+                tok.weight.copy_(sharded_like(tok.weight, table_VW))
 
     def forward_backward(
         self, ids_BT: Tensor, labels_BT: Tensor, *, last: bool = True, **kwargs: Tensor | None
