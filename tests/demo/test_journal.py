@@ -25,9 +25,17 @@ def test_what_was_recorded_is_done_after_a_kill(out):
 
 
 def test_a_demo_of_something_else_is_refused_with_what_differs(out):
-    open_journal(out, {"seed": 1, "text": "a"}, owned=OWNED, fresh=False)
+    open_journal(out, {"seed": 1, "text": "a"}, owned=OWNED, fresh=False).record("corpus", {})
     with pytest.raises(ConfigError, match=r'text was "a", now "b".*--fresh'):
         open_journal(out, {"seed": 1, "text": "b"}, owned=OWNED, fresh=False)
+
+
+def test_a_demo_that_failed_in_its_first_step_gives_way_to_another(out):
+    open_journal(out, {"text": "bad"}, owned=OWNED, fresh=False)
+    (out / "corpus").write_text("half")
+    open_journal(out, {"text": "good"}, owned=OWNED, fresh=False).record("corpus", {})
+    assert not (out / "corpus").exists()
+    assert open_journal(out, {"text": "good"}, owned=OWNED, fresh=False).done("corpus") == {}
 
 
 def test_a_directory_of_something_else_is_refused_and_left_alone(out):

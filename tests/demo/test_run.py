@@ -85,3 +85,9 @@ def test_text_that_cannot_be_used_ends_the_demo_before_anything_is_recorded(
         else {}
     )
     assert done == {}
+
+
+def test_text_that_is_not_one_row_is_refused_before_anything_is_measured(small_demo, tmp_path):
+    (tmp_path / "short.txt").write_text("hello, world")
+    with pytest.raises(SourceError, match=r"short\.txt: \d+ tokens are not one row of 64"):
+        small_demo([tmp_path / "short.txt"], tmp_path / "out")

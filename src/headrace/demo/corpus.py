@@ -19,6 +19,7 @@ from headrace.demo.texts import python_documents, python_files, standard_library
 from headrace.errors import SourceError
 from headrace.ingest import read_texts as ingest_texts
 from headrace.ingest.sources import Source
+from headrace.profile.rivals import megabytes
 from headrace.types import Document
 
 Progress = Callable[[int, int | None, str], None]
@@ -47,7 +48,8 @@ class Corpus:
 
     def sentence(self) -> str:
         """The corpus in one line."""
-        text = f"{self.name}: {self.text_bytes / 1e6:.1f} MB of text in {self.documents:,} documents"
+        documents = "1 document" if self.documents == 1 else f"{self.documents:,} documents"
+        text = f"{self.name}: {megabytes(self.text_bytes)} of text in {documents}"
         return f"{text} (the first {MAX_BYTES >> 20} MiB of more)" if self.capped else text
 
 

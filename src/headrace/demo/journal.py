@@ -52,7 +52,7 @@ def open_journal(out: Path, asked: Mapping[str, Any], *, owned: Sequence[str], f
         out: the demo's directory, which exists.
         asked: everything that the demo's result depends on.
         owned: names in `out` that a demo writes; `fresh` deletes these and nothing else.
-        fresh: start over.
+        fresh: start over; a demo that has not finished a step needs no asking.
 
     Raises:
         ConfigError: the directory holds something else, or a demo of something else.
@@ -67,12 +67,12 @@ def open_journal(out: Path, asked: Mapping[str, Any], *, owned: Sequence[str], f
                 f"{out}: holds {', '.join(foreign[:3])} and no {NAME}, so it is not a demo's directory. "
                 "Give an empty or a new one with --out."
             )
-    elif not fresh and state["asked"] != asked:
+    elif not fresh and state["done"] and state["asked"] != asked:
         raise ConfigError(
             f"{out}: holds a demo of something else: {_difference(state['asked'], asked)}. "
             "Start over with --fresh, or give another directory with --out."
         )
-    if state is None or fresh:
+    if state is None or fresh or state["asked"] != asked:
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
         state = {"format": FORMAT, "started": now, "asked": asked, "cleared": False, "done": {}}
         write_json(path, state)

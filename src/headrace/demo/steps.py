@@ -13,6 +13,7 @@ from headrace.demo.journal import Journal, write_json
 from headrace.demo.naive import compare
 from headrace.demo.prompts import choose_prompts
 from headrace.demo.show import ProgressFunction, Stage
+from headrace.errors import SourceError
 from headrace.ingest.sources import Source
 from headrace.profile import machine, report
 from headrace.profile.rivals import big, times
@@ -117,6 +118,11 @@ def _ingest(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
     summary = ingest(
         [str(p) for p in story.parts], str(story.out / "store"), tokenizer=tokenizer, progress=progress
     )
+    if summary.tokens <= story.seq_len:
+        raise SourceError(
+            f"{story.found('corpus')['name']}: {summary.tokens:,} tokens are not one row of {story.seq_len} and "
+            "its label; a demo needs more text, a few hundred kilobytes to be worth looking at."
+        )
     return {
         "documents": summary.documents,
         "tokens": summary.tokens,
@@ -331,7 +337,7 @@ STEPS: tuple[Step, ...] = (
         writes=(),
         run=_inspect,
         sentence=lambda f: (
-            f"every checksum right: {f['documents']:,} documents, {_count(f['shards'], 'shard')}, "
+            f"every checksum right: {_count(f['documents'], 'document')}, {_count(f['shards'], 'shard')}, "
             f"{f['nbytes'] / 1e6:.1f} MB ({f['codec']})"
         ),
     ),

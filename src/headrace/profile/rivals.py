@@ -114,10 +114,12 @@ def big(value: float) -> str:
 
 
 def megabytes(value: float) -> str:
-    """Bytes in MB (10^6) or GB (10^9)."""
+    """Bytes in kB, MB or GB, powers of ten."""
     if value >= 1e9:
         return f"{value / 1e9:.2f} GB"
-    return f"{value / 1e6:.0f} MB" if value >= 9.95e6 else f"{value / 1e6:.1f} MB"
+    if value < 0.95e6:
+        return f"{value / 1e3:.0f} kB"
+    return f"{value / 1e6:.0f} MB" if value >= 99.5e6 else f"{value / 1e6:.1f} MB"
 
 
 def _positive(values: Mapping[str, Any], name: str) -> float | None:
