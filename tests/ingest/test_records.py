@@ -91,6 +91,24 @@ def test_every_record_is_read_by_exactly_one_range(*, data, sizes, kind, bounds,
     assert b"".join(b.data for b in found) == data
 
 
+@pytest.mark.parametrize("kind", ["lines", "blocks", "csv", "json"])
+def test_ranges_in_order_read_the_file_once(kind):
+    """A packed file is read from its start again only when a reader goes back."""
+    data = b'{"a": "b"},\n\n' * 200
+    opened = []
+    reader = Records(
+        lambda start: opened.append(start) or FakeStream(data, start, [50]),
+        cuts()[kind],
+        url="fake",
+        seekable=False,
+        max_record_bytes=1 << 20,
+        block_bytes=64,
+    )
+    blocks = [b for at in range(0, len(data), 100) for b in reader.read(at, at + 100)]
+    assert b"".join(b.data for b in blocks) == data
+    assert opened == [0]
+
+
 @given(data=alphabets, at=st.integers(1, 60), first=sizes, second=sizes, kind=st.sampled_from(sorted(cuts())))
 def test_where_a_range_ends_does_not_depend_on_how_the_bytes_arrive(data, at, first, second, kind):
     """Else two runs of one job would cut documents differently."""

@@ -61,6 +61,8 @@ class Records:
         self._offset = 0  # of buffer[lo] in the file
         self._ended = False
         self._aligned = True  # is buffer[lo] the start of a record?
+        # Where the last range ended. The record there may start later: the next range goes on with it.
+        self._read_to: int | None = None
 
     @property
     def at_end(self) -> bool:
@@ -83,7 +85,9 @@ class Records:
         Raises:
             SourceError: the file is missing, truncated or damaged.
         """
-        self._go_to(start)
+        if self._stream is None or start != self._read_to:
+            self._go_to(start)
+        self._read_to = stop
         while not self.at_end and (stop is None or self._offset < stop):
             yield self._next_block(stop)
 

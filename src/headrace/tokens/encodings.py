@@ -10,12 +10,11 @@ import base64
 import functools
 import hashlib
 import os
-import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +23,13 @@ import numpy.typing as npt
 import orjson
 
 from headrace.errors import TokenizerError
+from headrace.tokens.bytelevel import byte_of_char
 from headrace.tokens.gigatoken import Gigatoken
 from headrace.tokens.probe import first_mismatch, tricky_texts
 from headrace.tokens.protocol import DESCRIPTION, Ids, Offsets, bytes_to_text, fingerprint_of, join_ids
 
 RANKS = "ranks.tiktoken"
+_NOT_RANKED = ("<|endoftext|>",)
 _LOCK = threading.Lock()
 
 
@@ -80,29 +81,38 @@ class EncodingTokenizer:
         *,
         name: str,
         pattern: str,
-        ranks: Mapping[bytes, int],
+        ranks_file: bytes,
         specials: Mapping[str, int],
         engine: Literal["auto", "fast", "tiktoken"] = "auto",
     ) -> None:
+        """Take the definition.
+
+        Args:
+            name: tiktoken's name for it.
+            pattern: the regular expression that splits text.
+            ranks_file: tiktoken's format, a token in base 64 and its rank a line, ascending.
+            specials: ids of special tokens.
+            engine: which library computes the ids; "fast" is gigatoken, unchecked.
+        """
         self.name = name
         self._pattern = pattern
-        self._ranks = dict(ranks)
+        self._ranks_file = ranks_file
         self._specials = dict(specials)
         self._wanted_engine = engine
         self.eos_id = self._specials["<|endoftext|>"]
-        self.vocab_size = 1 + max(max(ids.values()) for ids in (self._ranks, self._specials))
+        largest = int(ranks_file.rsplit(maxsplit=1)[1])
+        self.vocab_size = 1 + max(largest, *self._specials.values())
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """32 hex digits of pattern, ranks and end of document."""
-        return fingerprint_of(
-            b"tiktoken", self._pattern.encode(), self._ranks_file, str(self.eos_id).encode()
-        )
+        end = str(self.eos_id).encode()
+        return fingerprint_of(b"tiktoken", self._pattern.encode(), self._ranks_file, end)
 
     @functools.cached_property
-    def _ranks_file(self) -> bytes:
-        by_rank = sorted(self._ranks.items(), key=lambda item: item[1])
-        return b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in by_rank)
+    def _ranks(self) -> dict[bytes, int]:
+        fields = self._ranks_file.split()
+        return dict(zip(map(base64.b64decode, fields[::2]), map(int, fields[1::2]), strict=True))
 
     @functools.cached_property
     def _tiktoken(self) -> Any:
@@ -177,7 +187,7 @@ class EncodingTokenizer:
         return EncodingTokenizer(
             name=self.name,
             pattern=self._pattern,
-            ranks=self._ranks,
+            ranks_file=self._ranks_file,
             specials=self._specials,
             engine="tiktoken",
         )
@@ -196,17 +206,11 @@ def named_encoding(
     Raises:
         TokenizerError: a file is missing or damaged; says which, and where to put it.
     """
-    import tiktoken
-
-    found = {file.cached_name: _find(name, file, directory) for file in _FILES[name]}
-    with _cache_of(found):
-        encoding = tiktoken.get_encoding(name)
+    found = [_find(name, file, directory) for file in _FILES[name]]
+    ranks_file = found[0] if len(found) == 1 else _ranks_of_encoder(found[1])
+    pattern, specials = _definition(name)
     return EncodingTokenizer(
-        name=name,
-        pattern=encoding._pat_str,  # noqa: SLF001 - tiktoken documents extending an encoding by these
-        ranks=encoding._mergeable_ranks,  # noqa: SLF001
-        specials=encoding._special_tokens,  # noqa: SLF001
-        engine=engine,
+        name=name, pattern=pattern, ranks_file=ranks_file, specials=specials, engine=engine
     )
 
 
@@ -215,17 +219,41 @@ def encoding_from_files(
 ) -> EncodingTokenizer:
     """The encoding whose `files()` these are."""
     about = orjson.loads(files[DESCRIPTION])
-    ranks: dict[bytes, int] = {}
-    for line in files[RANKS].splitlines():
-        token, _, rank = line.partition(b" ")
-        ranks[base64.b64decode(token)] = int(rank)
     return EncodingTokenizer(
         name=about["name"],
         pattern=about["pattern"],
-        ranks=ranks,
+        ranks_file=files[RANKS],
         specials=about["special_tokens"],
         engine=engine,
     )
+
+
+def _definition(name: str) -> tuple[str, dict[str, int]]:
+    """Pattern and special tokens of an encoding, from tiktoken, which would download its ranks as well."""
+    openai_public = import_module("tiktoken_ext.openai_public")
+    loaders = ("load_tiktoken_bpe", "data_gym_to_mergeable_bpe_ranks")
+    with _LOCK:
+        before = {loader: getattr(openai_public, loader) for loader in loaders}
+        try:
+            for loader in loaders:
+                setattr(openai_public, loader, lambda *_, **__: {})
+            definition = openai_public.ENCODING_CONSTRUCTORS[name]()
+        finally:
+            for loader, real in before.items():
+                setattr(openai_public, loader, real)
+    return definition["pat_str"], definition["special_tokens"]
+
+
+def _ranks_of_encoder(encoder: bytes) -> bytes:
+    """GPT-2's encoder.json -> tiktoken's format: its ids are the ranks, but for the end of document."""
+    as_latin1 = {ord(char): byte for char, byte in byte_of_char().items()}
+    ids = {
+        token.translate(as_latin1).encode("latin-1"): i
+        for token, i in orjson.loads(encoder).items()
+        if token not in _NOT_RANKED
+    }
+    by_rank = sorted(ids.items(), key=lambda item: item[1])
+    return b"".join([b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in by_rank])
 
 
 def _directories(first: Path | None) -> list[Path]:
@@ -236,41 +264,25 @@ def _directories(first: Path | None) -> list[Path]:
     return [*places, Path(tempfile.gettempdir()) / "data-gym-cache"]
 
 
-def _find(name: str, file: _File, directory: Path | None) -> Path:
+def _find(name: str, file: _File, directory: Path | None) -> bytes:
     places = _directories(directory)
     for place in places:
         for path in (place / file.cached_name, place / file.plain_name):
             if path.is_file():
-                got = hashlib.sha256(path.read_bytes()).hexdigest()
+                data = path.read_bytes()
+                got = hashlib.sha256(data).hexdigest()
                 if got != file.sha256:
                     raise TokenizerError(
                         f"{path}: sha256 is {got}, that of {name}'s {file.plain_name} is {file.sha256}. "
                         f"Damaged? Delete it and fetch it again"
                     )
-                return path
+                return data
     raise TokenizerError(
         f"tokenizer {name}: its file {file.plain_name} is in none of {', '.join(map(str, places))}. Put it "
         f"there as {file.plain_name} (or {file.cached_name}, tiktoken's own name for it), or set "
         f"TIKTOKEN_CACHE_DIR to the directory that has it; nothing is downloaded. "
         f"A tokenizer.json works too: --tokenizer PATH"
     )
-
-
-@contextmanager
-def _cache_of(found: Mapping[str, Path]) -> Iterator[None]:
-    """Tiktoken's cache directory set to one that holds exactly these files, so that it needs no network."""
-    with _LOCK, tempfile.TemporaryDirectory(prefix="headrace-tiktoken-") as staged:
-        for cached_name, path in found.items():
-            shutil.copyfile(path, Path(staged) / cached_name)
-        before = os.environ.get("TIKTOKEN_CACHE_DIR")
-        os.environ["TIKTOKEN_CACHE_DIR"] = staged
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["TIKTOKEN_CACHE_DIR"]
-            else:
-                os.environ["TIKTOKEN_CACHE_DIR"] = before
 
 
 def _build_gigatoken(ranks_file: bytes, scheme: str) -> Any:
