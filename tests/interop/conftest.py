@@ -25,3 +25,13 @@ class CountingStore:
 @pytest.fixture
 def store():
     return CountingStore()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Tiny models: handing their work to more threads costs more than the work, above all on a shared machine."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

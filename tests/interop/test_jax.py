@@ -21,7 +21,7 @@ def test_arrays_hold_the_loaders_tokens(store):
 def test_masked_labels_and_positions_come_along(store):
     options = {
         "seq_len": 15,
-        "batch_size": 4,
+        "batch_size": 20,
         "framework": "numpy",
         "mask_document_starts": True,
         "position_ids": True,

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -358,6 +359,27 @@ def test_a_closed_loader_says_so(store):
         next(loader)
     with pytest.raises(ConfigError, match="closed"):
         next(loader)
+
+
+def test_a_store_of_a_trillion_tokens_gives_its_first_indices_at_once(fake_store):
+    store = fake_store(900)
+    store.num_tokens = 10**12
+    small = {"seq_len": 4096, "batch_size": 512, "rank": 0, "world_size": 1}
+    for options in ({"shuffle": "global"}, {"shuffle": "blocks"}, {"shuffle": "global", "epochs": 3}):
+        loader = Loader(store, **small, **options)
+        loader.seek(240_000_000)
+        # What is held is a chunk of indices, whatever the store's size.
+        before = tracemalloc_peak(lambda loader=loader: loader._index.at(240_000_000))
+        assert before < 4 << 20
+        assert len(np.unique(loader._index.at(240_000_000).rows)) == 512
+
+
+def tracemalloc_peak(work):
+    tracemalloc.start()
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 def test_every_stage_is_counted(fake_store):

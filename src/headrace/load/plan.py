@@ -104,7 +104,7 @@ class Plan:
             self._rows_per_batch = region_rows(seq_len)
             batches = self._file.num_record_batches
             last = self._file.get_batch(batches - 1).num_rows if batches else 0
-        except (pa.ArrowInvalid, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise ShardError(f"{path}: not a packing plan: {error}. {_CURE}") from error
         self.num_rows = (batches - 1) * self._rows_per_batch + last if batches else 0
         """Rows of the plan."""
@@ -140,15 +140,14 @@ class Plan:
         try:
             columns, metadata = self._file.get_batch_with_custom_metadata(batch)
             columns.validate()
-        except (pa.ArrowInvalid, OSError, KeyError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
             raise ShardError(f"{self._path}: region {batch}: {error}. {_CURE}") from error
         starts, lengths = columns.column(0).values.to_numpy(), columns.column(1).values.to_numpy()
         offsets = columns.column(0).offsets.to_numpy()
         got, want = _checksum(starts, lengths, offsets), (metadata or {}).get(b"xxh3", b"none")
         if got != want:
             raise ShardError(
-                f"{self._path}: region {batch}: xxh3 {got.decode()}, its metadata says {want.decode()}. "
-                + _CURE
+                f"{self._path}: region {batch}: xxh3 {got!r}, its metadata says {want!r}. " + _CURE
             )
         self._regions[batch] = starts, lengths, offsets
         return self._regions[batch]
