@@ -258,6 +258,28 @@ def test_a_run_gives_its_model_and_tokenizer_back(store: Path, undisturbed: Path
     assert loss < math.log(257) - 0.5
 
 
+def test_tensorboard_shows_every_step_once_after_a_restart(store: Path, tmp_path: Path, losses: Any) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = {**OPTIONS, "tensorboard": True}
+    train(store, out=tmp_path, checkpoint_every=5, **options)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000012")
+    train(store, out=tmp_path, **options)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [event.step for event in events] == list(range(1, 13))
+    np.testing.assert_allclose(
+        [event.value for event in events], [line[1] for line in losses(tmp_path)], rtol=1e-6
+    )
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_leaves_its_checkpoints(
+    store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="training has diverged"):
+        train(store, out=tmp_path, checkpoint_every=1, **{**OPTIONS, "lr": 1e30, "clip": None})
+    assert load_model(tmp_path)[0].config == TINY
+
+
 def test_a_run_without_a_checkpoint_says_so(undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)

@@ -64,6 +64,7 @@ def train(
     checkpoint_every: int | None = None,
     checkpoint_seconds: float = 600.0,
     keep: int = 3,
+    tensorboard: bool = False,
     loader_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     warn: Callable[[str], None] | None = None,
@@ -111,6 +112,7 @@ def train(
         checkpoint_every: steps between checkpoints; default by time alone.
         checkpoint_seconds: at most this long between checkpoints.
         keep: checkpoints to retain.
+        tensorboard: write RUN/tensorboard too.
         loader_options: passed to the Loader (packing, shuffle, ...); part of what may not change.
         progress: called as progress(done, total, note) after every step.
         warn: called with a sentence when a damaged checkpoint is passed over; default warnings.warn.
@@ -152,6 +154,7 @@ def train(
         checkpoint_every=checkpoint_every,
         checkpoint_seconds=checkpoint_seconds,
         keep=keep,
+        tensorboard=tensorboard,
     )
     with ExitStack() as opened:
         world = opened.enter_context(open_world(target))

@@ -16,9 +16,11 @@ import torch
 from headrace.errors import ConfigError
 from headrace.model.checkpoint import latest_checkpoint, read_tensors
 from headrace.model.loss import IGNORED
+from headrace.train.board import Board
 from headrace.train.checkpoint import CheckpointWriter
 from headrace.train.data import Held
 from headrace.train.metrics import MetricsLog
+from headrace.train.mfu import device_peak
 from headrace.train.step import Learner
 from headrace.train.stop import StopSignal
 from headrace.train.world import World
@@ -46,6 +48,8 @@ class RunSummary:
     """Of this start."""
     resumed_from: int
     """Step that this start continued from; 0 for a fresh run."""
+    mfu: float | None
+    """Share of the devices' peak that the last step used; None: hardware that the table does not know."""
     stopped_by: str | None
     """Signal that ended it early, after a checkpoint; None when all steps are done."""
 
@@ -61,6 +65,8 @@ class Settings:
     checkpoint_seconds: float = 600.0
     keep: int = 3
     """Checkpoints to retain."""
+    tensorboard: bool = False
+    """Write RUN/tensorboard too."""
 
     def __post_init__(self) -> None:
         """Refuse settings that would never save or never end."""
@@ -150,13 +156,20 @@ def run(
     eval_every = settings.eval_every or max(1, recipe.steps // 10)
     now = reopen(learner, loader, out, world=world, warn=warn)
     resumed, tokens_before, loss, stopped_by = now.step, now.tokens, None, None
+    peak, mfu = device_peak(learner.device, recipe.dtype), None
+    peak = None if peak is None else peak * world.size
+    flops_per_token = recipe.model.flops_per_token(recipe.seq_len)
     entered = clock()
     begun = entered - now.elapsed_s  # of all starts, as if without the breaks
     tensors = learner.tensors()
     with ExitStack() as open_files:
-        metrics = (
-            open_files.enter_context(MetricsLog(out / "metrics.jsonl", step=resumed)) if world.leads else None
-        )
+        metrics = None
+        logs: list[MetricsLog | Board] = []
+        if world.leads:
+            metrics = open_files.enter_context(MetricsLog(out / "metrics.jsonl", step=resumed))
+            logs.append(metrics)
+            if settings.tensorboard:
+                logs.append(open_files.enter_context(Board(out / "tensorboard", step=resumed)))
         stop = open_files.enter_context(StopSignal())
         writer = open_files.enter_context(
             CheckpointWriter(
@@ -189,26 +202,27 @@ def run(
                 stall_s = writer.save(now.step, tensors, now.to_json(loader))
                 saved_at = clock()
             step_s = clock() - start
-            if metrics is not None:
-                metrics.append(
-                    {
-                        "step": now.step,
-                        "loss": did.loss,
-                        "lr": recipe.schedule.lr(now.step),
-                        "tokens": now.tokens,
-                        "step_s": step_s,
-                        "tokens_per_s": did.tokens / step_s,
-                        "data_wait_s": did.wait_s,
-                        "compute_s": trained - start - did.wait_s,
-                        "checkpoint_s": stall_s,
-                        "grad_norm": did.grad_norm,
-                        "elapsed_s": clock() - begun,
-                        "position": loader.position,
-                        **line,
-                    }
-                )
+            line = {
+                "step": now.step,
+                "loss": did.loss,
+                "lr": recipe.schedule.lr(now.step),
+                "tokens": now.tokens,
+                "step_s": step_s,
+                "tokens_per_s": did.tokens / step_s,
+                "data_wait_s": did.wait_s,
+                "compute_s": trained - start - did.wait_s,
+                "checkpoint_s": stall_s,
+                "grad_norm": did.grad_norm,
+                "elapsed_s": clock() - begun,
+                "position": loader.position,
+                **line,
+            }
+            if peak is not None:
+                line["mfu"] = mfu = did.tokens * flops_per_token / (step_s * peak)
+            for log in logs:
+                log.append(line)
             if progress is not None and world.leads:
-                progress(now.step, recipe.steps, f"loss {did.loss:.3f}")
+                progress(now.step, recipe.steps, say(line))
     wall_s = clock() - entered
     return RunSummary(
         out=out,
@@ -221,8 +235,27 @@ def run(
         tokens_per_s=(now.tokens - tokens_before) / wall_s,
         wall_s=wall_s,
         resumed_from=resumed,
+        mfu=mfu,
         stopped_by=stopped_by,
     )
+
+
+def say(line: Mapping[str, Any]) -> str:
+    """One step in a few words, for a terminal.
+
+    >>> say({"loss": 4.5, "tokens_per_s": 12345.6, "data_wait_s": 0.001, "checkpoint_s": 0.02, "step_s": 0.5})
+    'loss 4.500 · 12,346 tokens/s · 0.2 % waiting for data · saved in 20 ms'
+    """
+    words = [
+        f"loss {line['loss']:.3f}",
+        f"{line['tokens_per_s']:,.0f} tokens/s",
+        f"{line['data_wait_s'] / line['step_s']:.1%} waiting for data".replace("%", " %"),
+    ]
+    if "mfu" in line:
+        words.append(f"MFU {line['mfu']:.1%}".replace("%", " %"))
+    if line["checkpoint_s"]:
+        words.append(f"saved in {1000 * line['checkpoint_s']:.0f} ms")
+    return " · ".join(words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,34 @@
+"""Lines of metrics -> TensorBoard's event files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+_NOT_CURVES = {"step", "elapsed_s", "position", "tokens"}
+
+
+class Board:
+    """Writes every number of a metrics line as a curve over steps; a restart hides the steps it makes again."""
+
+    def __init__(self, directory: Path, *, step: int) -> None:
+        # Imported here: it costs a second, and most runs do without.
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(directory), purge_step=step + 1)
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """One step's numbers."""
+        for name, value in line.items():
+            if name not in _NOT_CURVES:
+                self._writer.add_scalar(name, value, line["step"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
