@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 from pyarrow import ipc
 
 from headrace.store.arrowfile import Field, table_bytes
-from headrace.store.arrowread import ArrowFileError, read_columns
+from headrace.store.arrowread import ArrowFileError, read_columns, read_numbers
 
 TYPES = {
     "uint8": some.integers(0, 255),
@@ -103,3 +103,19 @@ def test_compressed_split_and_null_columns_are_refused():
 def test_what_is_no_arrow_file_is_refused(data):
     with pytest.raises(ArrowFileError):
         read_columns(data, [Field("end", "uint64")])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 64, 300])
+def test_our_own_files_of_numbers_are_read_without_being_parsed(monkeypatch, rows):
+    fields = (Field("a", "uint64"), Field("b", "uint32"), Field("c", "uint8"))
+    values = {f.name: (f.type, np.arange(rows) % 256) for f in fields}
+    written = table_bytes(values)
+    parsed = read_columns(written, fields)
+    changed = bytearray(written)
+    changed[20] ^= 1
+    with monkeypatch.context() as patch:
+        patch.setattr("headrace.store.arrowread.read_columns", lambda *_: "parsed")
+        ours = read_numbers(written, fields, rows)
+        assert read_numbers(written, fields, rows + 1) == "parsed"
+        assert read_numbers(bytes(changed), fields, rows) == "parsed"
+    assert all(np.array_equal(ours[name], parsed[name]) for name in values)

@@ -50,7 +50,8 @@ def damaged(path, codec, change):
         if codec != "zstd" and not file.match("data/s0.arrow"):
             continue
         data = file.read_bytes()
-        for i in range(len(data)):
+        # Every third byte: each costs a store to open, and `verify` is tested with all of them.
+        for i in range(len(data) % 3, len(data), 3):
             file.write_bytes(change(data, i))
             yield file.name, i
         file.write_bytes(data)
@@ -64,7 +65,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("change", CHANGES)
-def test_no_byte_flipped_and_no_length_cut_gives_other_tokens(tmp_path, codec, change):
+def test_no_flipped_byte_and_no_cut_gives_other_tokens(tmp_path, codec, change):
     """What `verify` must find is in test_verify; here: reading is right or an error, whatever happened."""
     tokens, ends = sample_tokens(40)
     make_store(tmp_path, tokens, ends, codec=codec, block_tokens=16)

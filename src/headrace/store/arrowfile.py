@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -207,6 +208,30 @@ def tail(fields: Sequence[Field], blocks: Sequence[Block]) -> bytes:
     rows = [(block.offset, block.metadata_nbytes, block.body_nbytes) for block in blocks]
     footer = _flatbuffer({0: _V5, 1: _schema(fields), 2: _Structs("qqq", []), 3: _Structs("qqq", rows)})
     return struct.pack("<II", 0xFFFFFFFF, 0) + footer + struct.pack("<i", len(footer)) + MAGIC
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What stands around the columns of a file of `table_bytes`, when they are numbers only."""
+
+    start: bytes
+    places: tuple[int, ...]
+    """File offset of each column's values."""
+    end: bytes
+
+
+@lru_cache(maxsize=256)
+def frame(fields: tuple[Field, ...], rows: int) -> Frame:
+    """The frame of a file with these columns of unsigned integers and so many rows."""
+    lengths = [n for field in fields for n in (0, rows * INT_BITS[field.type] // 8)]
+    start = head(fields)
+    batch = batch_head(at=len(start), rows=rows, buffers=lengths, columns=len(fields))
+    places, at = [], len(start) + len(batch)
+    for nbytes in lengths[1::2]:
+        places.append(at)
+        at += nbytes + -nbytes % ALIGNMENT
+    block = Block(len(start), len(batch), body_nbytes(lengths))
+    return Frame(start + batch, tuple(places), tail(fields, [block]))
 
 
 def table_bytes(columns: Mapping[str, tuple[str, Column]]) -> bytes:

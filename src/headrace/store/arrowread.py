@@ -12,7 +12,18 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.store.arrowfile import FIXED_SIZE_BINARY, INT, INT_BITS, MAGIC, RECORD_BATCH, UTF8, Bytes, Field
+from headrace.store.arrowfile import (
+    ALIGNMENT,
+    FIXED_SIZE_BINARY,
+    INT,
+    INT_BITS,
+    MAGIC,
+    RECORD_BATCH,
+    UTF8,
+    Bytes,
+    Field,
+    frame,
+)
 
 
 class ArrowFileError(ValueError):
@@ -61,6 +72,28 @@ class _Reader:
     def string(self, table: int, slot: int) -> str:
         start, count = self.vector(table, slot, 1)
         return bytes(self.data[start : start + count]).decode(errors="replace")
+
+
+def read_numbers(data: Bytes, fields: tuple[Field, ...], rows: int) -> dict[str, NDArray[np.generic]]:
+    """As `read_columns`, for columns of unsigned integers: 10 us instead of 200 where the file is our own.
+
+    Our own writer puts the same bytes around the columns of every file with so many rows; where they are there,
+    nothing is left to be found out.
+    """
+    view = memoryview(data)
+    around = frame(fields, rows)
+    nbytes = INT_BITS[fields[-1].type] // 8 * rows
+    last = around.places[-1] + nbytes + -nbytes % ALIGNMENT
+    if (
+        len(view) != last + len(around.end)
+        or view[: len(around.start)] != around.start
+        or view[last:] != around.end
+    ):
+        return read_columns(data, fields)
+    return {
+        field.name: np.frombuffer(view, f"<u{INT_BITS[field.type] // 8}", rows, place)
+        for field, place in zip(fields, around.places, strict=True)
+    }
 
 
 def read_columns(data: Bytes, fields: Sequence[Field]) -> dict[str, NDArray[np.generic]]:

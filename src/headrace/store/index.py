@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from headrace.errors import ShardError
 from headrace.store.arrowfile import Bytes
-from headrace.store.arrowread import ArrowFileError, read_columns
+from headrace.store.arrowread import ArrowFileError, read_numbers
 from headrace.store.blob import Blob, read_right
 from headrace.store.codec import max_stored_nbytes
 from headrace.store.format import INDEX_FIELDS, ShardEntry, data_path, docs_path, index_path
@@ -46,7 +46,7 @@ def load_index(blob: Blob, entry: ShardEntry) -> BlockIndex:
         )
     data = read_checked(blob, index_path(entry.name), entry.index_nbytes, entry.index_xxh3)
     try:
-        columns = read_columns(data, INDEX_FIELDS)
+        columns = read_numbers(data, INDEX_FIELDS, blocks)
     except ArrowFileError as error:
         raise ShardError(f"{where}: not a block index: {error}") from error
     offset, nbytes = columns["offset"].astype(np.uint64), columns["nbytes"].astype(np.uint32)

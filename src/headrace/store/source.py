@@ -16,8 +16,8 @@ from headrace.store.index import BlockIndex, load_docs, load_index
 from headrace.store.recent import Recent
 from headrace.store.table import ShardTable
 
-KEPT_INDEXES: Final = 512
-"""Block indexes held in memory, 5 kB each for a shard of 16 M tokens; others are read again when touched."""
+KEPT_INDEXES: Final = 1024
+"""Block indexes held in memory, 7 kB each for a shard of 16 M tokens; others are read again when touched."""
 KEPT_ENDS: Final = 64
 """Shards' document ends held in memory, 8 bytes for each document."""
 
