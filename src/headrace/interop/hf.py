@@ -1,4 +1,4 @@
-"""A loader inside transformers.Trainer: its batches, its order, and an exact resume by its own state.
+"""A loader -> the batches of a transformers.Trainer, in our order, resumed exactly by our own state.
 
     class MyTrainer(LoaderMixin, SFTTrainer): ...        # or the Trainer of this module
     trainer = Trainer(model=model, args=args, train_dataset=loader)

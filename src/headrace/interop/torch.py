@@ -1,4 +1,4 @@
-"""A loader inside torch.utils.data.DataLoader, for code that insists on one."""
+"""A loader -> the dataset of a torch.utils.data.DataLoader, for code that insists on one."""
 
 from __future__ import annotations
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
+# A signal that arrives just before a thread blocks on a lock does not wake it, and its handler runs only when
+# something else does: without an end to each wait, that Ctrl-C would be lost.
+_INTERRUPT_S = 0.2
+
 
 class _Line:
     """What the threads share. It does not know the pipeline: dropping the pipeline ends the threads."""
@@ -73,7 +77,7 @@ class Pipeline(Generic[Work, Result]):
         if not slot.done:
             with self._line.changed:
                 while not slot.done:
-                    self._line.changed.wait()
+                    self._line.changed.wait(timeout=_INTERRUPT_S)
         if slot.error is not None:
             raise slot.error
         self._ordered.popleft()
