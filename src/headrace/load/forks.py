@@ -1,4 +1,4 @@
-"""Whether this process is a forked child of the one in which something began."""
+"""The process in which something began -> whether this one is a forked child of it."""
 
 from __future__ import annotations
 
