@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headrace.errors import ConfigError
-from headrace.generate import Engine
+from headrace.generate import Engine, lean
 from headrace.generate.hf import HFRunner, eos_ids_of, prefix_ids_of
 
 SHAPE = {
@@ -49,16 +49,21 @@ def directory(request, tmp_path_factory):
     return path
 
 
-def test_greedy_tokens_equal_transformers_generate(directory, make_requests):
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_greedy_tokens_equal_transformers_generate(directory, make_requests, batch_size):
     from transformers import AutoModelForCausalLM
 
     reference = AutoModelForCausalLM.from_pretrained(directory).eval()
-    runner = HFRunner(directory, dtype=torch.float32, device=torch.device("cpu"))
+    runner = HFRunner(directory, dtype=torch.float32, device=torch.device("cpu"), rows=batch_size)
+    assert (runner._lean is not None) == (reference.config.model_type in lean.FAMILIES)
     requests = [
         replace(request, token_ids=tuple(i % 128 for i in request.token_ids))
         for request in make_requests(12, own=lambda _: {"max_new_tokens": 16})
     ]
-    got = {row.prompt_id: row.token_ids for row in Engine(runner, [b"x"] * 128, batch_size=5).run(requests)}
+    got = {
+        row.prompt_id: row.token_ids
+        for row in Engine(runner, [b"x"] * 128, batch_size=batch_size).run(requests)
+    }
     for request in requests:
         ids_1T = torch.tensor([request.token_ids])
         wanted = reference.generate(

@@ -93,9 +93,8 @@ def test_memory_is_taken_once_and_returned_keys_are_views_of_it():
 
 def test_a_resized_cache_keeps_its_tokens():
     kv = KVCache(num_layers=1, num_rows=3, num_heads=1, capacity=4, head_width=1)
-    kv.store(
-        0, torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([[[1.0]], [[2.0]]]), torch.ones(2, 1, 1)
-    )
+    kv.layers[0][0][0, 0, 0] = 1.0
+    kv.layers[0][0][1, 0, 1] = 2.0
     other = kv.resized(num_rows=2, capacity=9, keep_rows=2, keep_tokens=2)
     assert (other.num_rows, other.capacity) == (2, 9)
     assert other.k_LBHSD[0, 0, 0, :2, 0].tolist() == [1.0, 0.0]

@@ -40,6 +40,10 @@ class Step:
     """Whether decoded rows differ in length."""
     keep_K: Tensor
     """int64; tokens whose next-token logits are wanted"""
+    keeps_all: bool
+    """Whether every token's are."""
+    alone: tuple[int, int] | None
+    """Slot and position of the step's only token."""
     masks: dict[int | None, Tensor | None]
     """Made once a step for all layers with the same window."""
 
@@ -80,6 +84,8 @@ def plan_step(
         seen=max(lengths, default=0) + 1,
         ragged=len(set(lengths)) > 1,
         keep_K=torch.tensor(keep, dtype=torch.int64, device=device),
+        keeps_all=len(keep) == len(ids),
+        alone=(slots[0], positions[0]) if len(ids) == 1 else None,
         masks={},
     )
 
@@ -107,20 +113,30 @@ def attend(
         scale: of the products; default 1/sqrt(D).
         window: see only this many tokens, the token itself counted; None sees all.
     """
-    kv.store(layer, step.slot_N, step.position_N, k_NGD, v_NGD)
-    _, H, D = q_NHD.shape
+    k_BGSD, v_BGSD = kv.layers[layer]
+    if step.alone is None:
+        k_BGSD[step.slot_N, :, step.position_N] = k_NGD
+        v_BGSD[step.slot_N, :, step.position_N] = v_NGD
+    else:
+        slot, position = step.alone
+        k_BGSD.select(0, slot).select(1, position).copy_(k_NGD[0])
+        v_BGSD.select(0, slot).select(1, position).copy_(v_NGD[0])
+    N, H, D = q_NHD.shape
     G, n = k_NGD.shape[1], step.decoded
-    out_NHD = torch.empty_like(q_NHD, memory_format=torch.contiguous_format)
     if n:
         # The query heads of one key head stand where tokens would: grouped queries copy no keys.
-        out = F.scaled_dot_product_attention(
+        out_nHD = F.scaled_dot_product_attention(
             q_NHD[:n].reshape(n, G, H // G, D),
-            kv.k_LBHSD[layer, :n, :, : step.seen],
-            kv.v_LBHSD[layer, :n, :, : step.seen],
+            k_BGSD[:n].narrow(2, 0, step.seen),
+            v_BGSD[:n].narrow(2, 0, step.seen),
             attn_mask=_decode_mask(step, window, q_NHD.dtype),
             scale=scale,
-        )
-        out_NHD[:n] = out.reshape(n, H, D)
+        ).reshape(n, H, D)
+        if n == N:
+            return out_nHD
+    out_NHD = q_NHD.new_empty(N, H, D)
+    if n:
+        out_NHD[:n] = out_nHD
     for start, stop in step.prompts:
         T = stop - start
         banded = window is not None and window < T

@@ -40,6 +40,8 @@ class Runner(Protocol):
     vocab_size: int
     context: int
     device: torch.device
+    fingerprint: str
+    """32 hex digits of the weights."""
 
     def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
         """An empty cache that fits the model."""

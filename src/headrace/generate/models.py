@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import torch
-import xxhash
-from torch import Tensor
 
 from headrace.errors import ConfigError
 from headrace.generate.engine import Engine
@@ -86,11 +84,11 @@ def load_engine(
     if engine not in ENGINES:
         raise ConfigError(f"generate: no engine named {engine!r}; there are {', '.join(ENGINES)}.")
     path, place = Path(model), pick_device(device)
-    runner, tokenizer, prefix, eos_ids, weights = _load_runner(path, dtype=dtype, device=place)
+    runner, tokenizer, prefix, eos_ids = _load_runner(path, dtype=dtype, device=place, rows=batch_size)
     return Loaded(
         engine=Engine(runner, tokenizer.token_bytes(), eos_ids=eos_ids, batch_size=batch_size, stats=stats),
         prompts=PromptTokenizer(tokenizer, prefix=prefix),
-        fingerprint=fingerprint_of(weights),
+        fingerprint=runner.fingerprint,
         tokenizer_fingerprint=tokenizer.fingerprint,
         dtype=str(runner.dtype).removeprefix("torch."),
         cannot={},
@@ -98,24 +96,24 @@ def load_engine(
 
 
 def _load_runner(
-    path: Path, *, dtype: str, device: torch.device
-) -> tuple[GPTRunner | HFRunner, Tokenizer, tuple[int, ...], tuple[int, ...], Mapping[str, Tensor]]:
-    """The model, its tokenizer, what stands in front of a prompt, what ends a row, and the weights."""
+    path: Path, *, dtype: str, device: torch.device, rows: int
+) -> tuple[GPTRunner | HFRunner, Tokenizer, tuple[int, ...], tuple[int, ...]]:
+    """The model, its tokenizer, what stands in front of a prompt, and what ends a row."""
     about = read_config(path)
     if about is None or about.get("model_type") == "gpt2":
         from headrace.model import load_model
 
         gpt, tokenizer = load_model(path)
         gpt = gpt.to(device=device, dtype=pick_dtype(dtype, stored=gpt.tok.weight.dtype, device=device))
-        return GPTRunner(gpt), tokenizer, (), (tokenizer.eos_id,), gpt.state_dict()
+        return GPTRunner(gpt, rows=rows), tokenizer, (), (tokenizer.eos_id,)
     from headrace.generate.hf import HFRunner, eos_ids_of, prefix_ids_of
     from headrace.tokens import load_tokenizer
 
     stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)
-    runner = HFRunner(path, dtype=pick_dtype(dtype, stored=stored, device=device), device=device)
+    kind = pick_dtype(dtype, stored=stored, device=device)
+    runner = HFRunner(path, dtype=kind, device=device, rows=rows)
     tokenizer = load_tokenizer(path)
-    eos_ids = eos_ids_of(path) or (tokenizer.eos_id,)
-    return runner, tokenizer, prefix_ids_of(path), eos_ids, runner.model.state_dict()
+    return runner, tokenizer, prefix_ids_of(path), eos_ids_of(path) or (tokenizer.eos_id,)
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -146,13 +144,3 @@ def pick_dtype(name: str, *, stored: torch.dtype, device: torch.device) -> torch
     if name not in DTYPES:
         raise ConfigError(f"generate: no dtype named {name!r}; there are auto, {', '.join(DTYPES)}.")
     return DTYPES[name]
-
-
-def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
-    """32 hex digits over names, types, shapes and values, whatever file they came from."""
-    digest = xxhash.xxh3_128()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -7,6 +7,7 @@ N tokens of the step, K of them wanted, W width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -14,21 +15,51 @@ import torch.nn.functional as F  # noqa: N812  # the name that every reader of t
 from torch import Tensor
 
 from headrace.generate.attend import Step, attend
+from headrace.generate.fingerprint import fingerprint_of
+from headrace.generate.pack import Packed
 from headrace.model.gpt import GPT, Block
 from headrace.model.kv import KVCache
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One block's products, laid out for the number of rows."""
+
+    block: Block
+    qkv: Packed
+    out: Packed
+    up: Packed
+    down: Packed
+
+
 class GPTRunner:
-    """Runs headrace's GPT step by step; holds no state but the weights."""
+    """Runs headrace's GPT step by step; holds no state but the weights.
+
+    Args:
+        model: its weights are read, not changed.
+        rows: rows that will be decoded at once; the weights are laid out for them.
+    """
 
     name = "native"
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: GPT, *, rows: int = 32) -> None:
         self.model = model.eval()
         self.vocab_size = model.config.vocab_size
         self.context = model.config.context
-        weight = model.tok.weight
+        self.fingerprint = fingerprint_of(model.state_dict())
+        weight = model.tok.weight.detach()
         self.dtype, self.device = weight.dtype, weight.device
+        self._layers = [
+            Layer(
+                block=block,
+                qkv=Packed.of(block.attn.qkv, rows=rows),
+                out=Packed.of(block.attn.out, rows=rows),
+                up=Packed.of(block.mlp.up, rows=rows),
+                down=Packed.of(block.mlp.down, rows=rows),
+            )
+            for block in cast("Iterable[Block]", model.blocks)
+        ]
+        self._head = Packed(weight, rows=rows)
 
     def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
         """An empty cache that fits this model."""
@@ -49,16 +80,17 @@ class GPTRunner:
         model = self.model
         x_NW = model.tok(step.ids_N) + model.pos(step.position_N)
         N, W = x_NW.shape
-        for layer, block in enumerate(cast("Iterable[Block]", model.blocks)):
-            attention = block.attn
-            qkv = attention.qkv(block.norm1(x_NW)).view(N, -1, 3, attention.head_width)
-            y_NHD = attend(kv, step, layer, *qkv.unbind(2), window=attention.band_width)
-            x_NW = x_NW + attention.out(y_NHD.view(N, W))
-            x_NW = x_NW + block.mlp(block.norm2(x_NW))
-        out: Tensor = model.norm(x_NW[step.keep_K])
+        for number, layer in enumerate(self._layers):
+            block = layer.block
+            qkv = layer.qkv(block.norm1(x_NW)).view(N, -1, 3, block.attn.head_width)
+            y_NHD = attend(kv, step, number, *qkv.unbind(2), window=block.attn.band_width)
+            x_NW = x_NW + layer.out(y_NHD.view(N, W))
+            inner = F.gelu(layer.up(block.norm2(x_NW)), approximate="tanh")
+            x_NW = x_NW + layer.down(inner)
+        out: Tensor = model.norm(x_NW if step.keeps_all else x_NW[step.keep_K])
         return out
 
     @torch.inference_mode()
     def logits(self, x_KW: Tensor) -> Tensor:
         """Next-token logits, [K, V]."""
-        return F.linear(x_KW, self.model.tok.weight)
+        return self._head(x_KW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from headrace.errors import ConfigError
@@ -35,6 +36,7 @@ class DevicePlace:
         self._signed, self._mask = (
             (torch.int16, 0xFFFF) if dtype.itemsize == 2 else (torch.int32, 0xFFFF_FFFF)
         )
+        self._in_flight: deque[Any] = deque()
         self._cuda = self.device.type == "cuda"
         self._stream = torch.cuda.Stream(self.device) if self._cuda else None  # type: ignore[no-untyped-call]
 
@@ -42,8 +44,7 @@ class DevicePlace:
         """An array [rows, T + 1] to fill, pinned for CUDA."""
         import torch
 
-        # torch's host allocator caches pinned memory, and does not hand it out again before copies from it
-        # ended.
+        # torch's host allocator caches pinned memory: only the first few of these are slow.
         host = torch.empty((rows, self._width), dtype=self._signed, pin_memory=self._cuda)
         array: NDArray[Any] = host.numpy().view(self._dtype)
         return array
@@ -60,7 +61,7 @@ class DevicePlace:
             there = host.to(self.device, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(self._stream)
-        return there.view(unsigned), event
+        return there.view(unsigned), (event, host)
 
     def arrive(self, tokens: Any, ready: Any) -> None:
         """Make the computation wait for the copy, on the device, and the tokens' memory wait for both."""
@@ -68,8 +69,12 @@ class DevicePlace:
             import torch
 
             stream = torch.cuda.current_stream(self.device)
-            stream.wait_event(ready)
+            stream.wait_event(ready[0])
             tokens.record_stream(stream)
+            # The copy reads the pinned memory until its event: it is held until then.
+            self._in_flight.append(ready)
+            while self._in_flight and self._in_flight[0][0].query():
+                self._in_flight.popleft()
 
     def widen(
         self, tokens: Any, *, masked: NDArray[np.bool_] | None = None, keep: NDArray[np.bool_] | None = None

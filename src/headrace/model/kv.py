@@ -47,6 +47,8 @@ class KVCache:
         # Zeros, not empty: rubbish may be NaN, and a masked NaN still poisons the weighted sum.
         self.k_LBHSD = torch.zeros(shape, dtype=dtype, device=device)
         self.v_LBHSD = torch.zeros(shape, dtype=dtype, device=device)
+        # One pair of views a layer, made once: making them costs as much as a small product.
+        self.layers = tuple(zip(self.k_LBHSD.unbind(0), self.v_LBHSD.unbind(0), strict=True))
         self.lengths_B = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self._lengths = [0] * num_rows
         self._mask_key: tuple[tuple[int, ...], int] | None = None
@@ -123,11 +125,6 @@ class KVCache:
         """Forget every row's tokens from a position on."""
         self._lengths = [min(length, now) for now in self._lengths]
         self.lengths_B = self.lengths_B.clamp(max=length)
-
-    def store(self, layer: int, slot_N: Tensor, position_N: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> None:
-        """Store tokens of any rows, [N, H, D] each; lengths are the caller's to keep."""
-        self.k_LBHSD[layer][slot_N, :, position_N] = k_NHD
-        self.v_LBHSD[layer][slot_N, :, position_N] = v_NHD
 
     def move(self, source: int, target: int, *, length: int) -> None:
         """Copy the first tokens of one row over another row's."""

@@ -1,0 +1,19 @@
+"""A model's weights -> what identifies it, wherever its files lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import xxhash
+from torch import Tensor
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """32 hex digits over names, types, shapes and values, whatever file they came from."""
+    digest = xxhash.xxh3_128()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
