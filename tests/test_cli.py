@@ -42,7 +42,7 @@ def flags():
 
 def test_flags_change_only_on_purpose():
     assert flags() == {
-        "demo": ["--fresh", "--json", "--out", "--seconds", "--seed"],
+        "demo": ["--fresh", "--json", "--out", "--seconds", "--seed", "--text-field"],
         "ingest": [
             "--append", "--codec", "--engine", "--json", "--keep", "--max-document-bytes", "--max-reject-share",
             "--out", "--restart", "--strict", "--text-field", "--text-mode", "--tokenizer", "--workers",

@@ -61,6 +61,16 @@ def test_a_large_corpus_is_cut_into_parts(tmp_path, monkeypatch):
     assert len(parts_of(tmp_path / "corpus")) == 10
 
 
+def test_the_text_may_stand_in_any_field(tmp_path):
+    path = tmp_path / "in.csv"
+    path.write_text("content,text\nthe words,the title\nmore words,a title\n")
+    write_corpus(find_sources([path]), tmp_path / "corpus", text_field="content")
+    parts = [part.name for part in parts_of(tmp_path / "corpus")]
+    texts = "".join(texts_in(tmp_path / "corpus", [*parts, HELD_OUT]))
+    assert "words" in texts
+    assert "title" not in texts
+
+
 def test_more_text_than_a_demo_can_use_is_left_out_and_said_so(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus_module, "MAX_BYTES", 1 << 20)
     sources = write_texts(tmp_path / "in.jsonl.gz", ["x" * 100_000] * 30)

@@ -53,12 +53,15 @@ class Corpus:
         return f"{text} (the first {MAX_BYTES >> 20} MiB of more)" if self.capped else text
 
 
-def write_corpus(sources: Sequence[Source], folder: Path, *, progress: Progress | None = None) -> Corpus:
+def write_corpus(
+    sources: Sequence[Source], folder: Path, *, text_field: str = "text", progress: Progress | None = None
+) -> Corpus:
     """Write a corpus of the user's files, or of the running Python's own sources.
 
     Args:
         sources: files to read; none means the standard library.
         folder: replaced as a whole.
+        text_field: column or key that holds the text, where documents have fields.
         progress: called with (bytes of text so far, total or None, note).
 
     Raises:
@@ -67,7 +70,7 @@ def write_corpus(sources: Sequence[Source], folder: Path, *, progress: Progress 
     """
     total = None
     if sources:
-        documents, name = _file_documents(sources), _name(sources)
+        documents, name = _file_documents(sources, text_field), _name(sources)
     else:
         documents, name = python_documents(), "the Python standard library with its documentation topics"
         total = sum(path.stat().st_size for path in python_files(standard_library()))
@@ -153,9 +156,9 @@ def _cut(document: Document, at: int) -> tuple[Document, Document]:
     )
 
 
-def _file_documents(sources: Sequence[Source]) -> Iterator[Document]:
+def _file_documents(sources: Sequence[Source], text_field: str) -> Iterator[Document]:
     for source in sources:
-        for number, text in enumerate(ingest_texts(source.url, strict=True), start=1):
+        for number, text in enumerate(ingest_texts(source.url, text_field=text_field, strict=True), start=1):
             name = f"{Path(source.url).name} {number}"
             yield Document(text=text.encode("utf-8"), source=name, offset=number)
 

@@ -57,6 +57,7 @@ def run_demo(
     files: Sequence[str | PathLike[str]] = (),
     out: str | PathLike[str] = "headrace-demo",
     *,
+    text_field: str = "text",
     seconds: float = 120.0,
     steps: int | None = None,
     seed: int = 0,
@@ -79,6 +80,7 @@ def run_demo(
         files: text in any form that ingest reads; none means the sources and documentation
             topics of the running Python.
         out: directory for all of it.
+        text_field: column or key of the files that holds the text.
         seconds: how long to train.
         steps: optimizer steps instead of seconds.
         seed: of weights, order and sampling.
@@ -96,15 +98,19 @@ def run_demo(
 
     Raises:
         ConfigError: `out` holds something else, or another demo runs in it.
+        ModuleNotFoundError: torch is not installed; nothing was written.
         SourceError, DocumentError: a file that cannot be used, by name and place.
         KeyboardInterrupt: a signal ended the training; its checkpoint is written.
     """
+    import torch  # noqa: F401 - a core without it should say so now, not after three steps
+
     begun = time.perf_counter()
     folder = Path(out)
     sources = find_sources(files) if files else []
     asked = {
         "text": [[Path(source.url).name, source.nbytes, source.fingerprint] for source in sources]
         or f"standard library of Python {platform.python_version()}",
+        "text_field": text_field,
         "seconds": seconds if steps is None else None,
         "steps": steps,
         "seed": seed,
@@ -123,6 +129,7 @@ def run_demo(
         story = Story(
             out=folder,
             sources=tuple(sources),
+            text_field=text_field,
             seconds=seconds,
             total_steps=steps,
             seed=seed,

@@ -32,6 +32,7 @@ class Story:
 
     out: Path
     sources: tuple[Source, ...]
+    text_field: str
     seconds: float
     total_steps: int | None
     seed: int
@@ -80,7 +81,7 @@ class Step:
 
 
 def _corpus(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
-    corpus = write_corpus(story.sources, story.out / "corpus", progress=progress)
+    corpus = write_corpus(story.sources, story.out / "corpus", text_field=story.text_field, progress=progress)
     return {**asdict(corpus), "sentence": corpus.sentence()}
 
 
