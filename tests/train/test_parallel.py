@@ -25,6 +25,7 @@ OPTIONS: dict[str, Any] = {
     "lr": 3e-3,
     "seed": 5,
     "device": "cpu",
+    "dtype": "float32",  # auto is bfloat16 on some CPUs
 }
 FORKED = {**OPTIONS, "model": dataclasses.asdict(SHAPE)}
 # Sums are taken in another order; over 20 steps of AdamW the losses stay this near (measured: 2e-6).

@@ -23,6 +23,7 @@ from headrace.train import train
 TINY = GPTConfig(num_layers=2, width=32, num_heads=4, vocab_size=257, context=32)
 OPTIONS: dict[str, Any] = {
     "model": TINY, "seq_len": 32, "batch_size": 8, "steps": 12, "lr": 3e-3, "seed": 5, "device": "cpu",
+    "dtype": "float32",
 }  # fmt: skip
 
 

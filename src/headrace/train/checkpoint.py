@@ -31,6 +31,7 @@ from headrace.model.checkpoint import (
     list_checkpoints,
     step_dir,
 )
+from headrace.train.mirror import Mirror
 
 _STAGING = ".staging-"
 
@@ -49,13 +50,15 @@ class CheckpointWriter:
         keep: int = 3,
         group: dist.ProcessGroup | None = None,
         on_commit: Callable[[], None] | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
-        """Keep so many; group: gloo, all ranks; on_commit is called before the rename."""
+        """Keep so many; group: gloo, all ranks; on_commit is called before the rename, mirror after it."""
         self._checkpoints = checkpoints
         self._keep = keep
         self._group = group
         self._first = group is None or dist.get_rank() == 0
         self._on_commit = on_commit
+        self._mirror = mirror
         # No pinned or shared memory: a copy that the process owns dies with the process.
         self._stager = DefaultStager(StagingOptions(False, False, False, False))
         self._thread: threading.Thread | None = None
@@ -164,6 +167,8 @@ class CheckpointWriter:
             aside = self._checkpoints / f"{_STAGING}old-{path.name}"
             path.rename(aside)  # never half a checkpoint under a finished one's name
             shutil.rmtree(aside)
+        if self._mirror is not None:
+            self._mirror.send_checkpoint(final, keep=self._keep)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

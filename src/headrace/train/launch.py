@@ -6,6 +6,7 @@ import functools
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from os import PathLike
@@ -17,9 +18,11 @@ import torch
 from headrace.errors import ConfigError
 from headrace.model.embed import TokenTable, WordVectors, read_vectors, token_table
 from headrace.model.gpt import GPTConfig, fresh_weight
+from headrace.store import open_blob
 from headrace.train.data import Data, open_data, open_held
 from headrace.train.layout import Layout
 from headrace.train.loop import Progress, RunSummary, Settings, run
+from headrace.train.mirror import Mirror
 from headrace.train.recipe import Asked, Recipe, read_run, refuse_other, write_run
 from headrace.train.step import Learner, resolve_dtype
 from headrace.train.world import open_world
@@ -65,6 +68,7 @@ def train(
     checkpoint_seconds: float = 600.0,
     keep: int = 3,
     tensorboard: bool = False,
+    mirror: str | None = None,
     loader_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     warn: Callable[[str], None] | None = None,
@@ -113,9 +117,12 @@ def train(
         checkpoint_seconds: at most this long between checkpoints.
         keep: checkpoints to retain.
         tensorboard: write RUN/tensorboard too.
+        mirror: URL of an object store that run.json, tokenizer, metrics and checkpoints are copied to; where
+            out has no run, or an older checkpoint, they come from there.
         loader_options: passed to the Loader (packing, shuffle, ...); part of what may not change.
         progress: called as progress(done, total, note) after every step.
-        warn: called with a sentence when a damaged checkpoint is passed over; default warnings.warn.
+        warn: called with a sentence when a damaged checkpoint is passed over, or the mirror cannot be reached;
+            default warnings.warn.
 
     Returns:
         How the run stands.
@@ -168,6 +175,9 @@ def train(
             recompute=recompute,
             compile=compile,
         ).over(world.size)
+        copy = None if mirror is None else Mirror(open_blob(mirror), out, warn=warn or _warn)
+        if copy is not None:
+            world.led(copy.fetch_run)
         found = world.led(lambda: read_run(out))
         places = () if found is None else found["stores"]
         data = opened.enter_context(
@@ -211,6 +221,9 @@ def train(
             )
         if found is None:
             world.led(lambda: begin(out, recipe, data, max_seconds=max_seconds, device=target, table=table))
+        if copy is not None:
+            world.led(copy.send_run)
+            world.led(copy.fetch_checkpoint)
         learner = build(recipe)
         loader = opened.enter_context(
             data.loader(
@@ -222,8 +235,20 @@ def train(
             )
         )
         return run(
-            learner, loader, out=out, held=held, settings=settings, world=world, progress=progress, warn=warn
+            learner,
+            loader,
+            out=out,
+            held=held,
+            settings=settings,
+            world=world,
+            mirror=copy,
+            progress=progress,
+            warn=warn,
         )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def own_device(asked: str | None) -> torch.device:

@@ -21,6 +21,8 @@ from headrace.train.checkpoint import CheckpointWriter
 from headrace.train.data import Held
 from headrace.train.metrics import MetricsLog
 from headrace.train.mfu import device_peak
+from headrace.train.mirror import Mirror
+from headrace.train.recipe import Recipe, refuse_other
 from headrace.train.step import Learner
 from headrace.train.stop import StopSignal
 from headrace.train.world import World
@@ -102,9 +104,10 @@ class Standing:
     elapsed_s: float = 0.0
     eval_loss: float | None = None
 
-    def to_json(self, loader: Batches) -> dict[str, object]:
+    def to_json(self, recipe: Recipe, loader: Batches) -> dict[str, object]:
         """As it stands in state.json."""
         return {
+            "recipe": recipe.to_json(),
             "step": self.step,
             "tokens": self.tokens,
             "elapsed_s": self.elapsed_s,
@@ -120,13 +123,14 @@ def reopen(
     """Fill learner and loader from the newest whole checkpoint; a fresh standing when there is none.
 
     Raises:
-        ResumeError: the loader's state belongs to another order.
+        ResumeError: the checkpoint is of another recipe, or the loader's state of another order.
         CheckpointError: tensors that do not fit the model.
     """
     latest = world.led(lambda: latest_checkpoint(out / "checkpoints", warn=warn))
     if latest is None:
         return Standing()
     directory, state = latest
+    refuse_other(directory, state["recipe"], learner.recipe.to_json())
     read_tensors(directory, learner.tensors())
     learner.set_step(state["step"])
     world.agreed(lambda: loader.load_state_dict(state["loader"]))
@@ -142,6 +146,7 @@ def run(
     held: Held | None,
     settings: Settings,
     world: World,
+    mirror: Mirror | None = None,
     progress: Progress | None = None,
     warn: Callable[[str], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -177,6 +182,7 @@ def run(
                 keep=settings.keep,
                 group=world.saving,
                 on_commit=None if metrics is None else metrics.sync,
+                mirror=mirror if world.leads else None,
             )
         )
         writer.warm(tensors)
@@ -199,7 +205,7 @@ def run(
             stall_s, now.elapsed_s = 0.0, clock() - begun
             stopped_by = signal.Signals(did.stop_number).name if did.stop_number and not last else None
             if last or did.due or stopped_by is not None or (every is not None and now.step % every == 0):
-                stall_s = writer.save(now.step, tensors, now.to_json(loader))
+                stall_s = writer.save(now.step, tensors, now.to_json(recipe, loader))
                 saved_at = clock()
             step_s = clock() - start
             line = {
