@@ -115,6 +115,16 @@ def fifty(tmp_path_factory):
     return client_of(a=out), read_predictions(out).to_pylist()
 
 
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_a_page_begins_anywhere_in_a_part_of_many_batches(tmp_path, form):
+    store(tmp_path / "out", [row(i, tokens=1) for i in range(2500)], form=form, part_rows=2300)
+    client = client_of(a=tmp_path / "out")
+    for offset in (0, 1023, 1024, 1025, 2047, 2049, 2299, 2300, 2499):
+        page = client.get("/predictions/a", params={"offset": offset, "limit": 2}).json()
+        there = range(offset, min(offset + 2, 2500))
+        assert [(r["position"], r["prompt_id"]) for r in page["data"]] == [(i, f"{i:09d}") for i in there]
+
+
 def test_the_list_names_every_store_with_its_counts(tmp_path):
     store(tmp_path / "a", [row(i, error={"type": "E", "message": "m"} if i < 3 else None) for i in range(10)])
     (tmp_path / "not-a-job").mkdir()

@@ -254,7 +254,7 @@ def excerpt(text: str, length: int, *, around: str = "") -> str:
     if len(text) <= length:
         return text
     found = max(0, text.lower().find(around.lower())) if around else 0
-    start = min(max(0, found - length // 4), len(text) - length)
+    start = max(0, found - length // 4)
     return "…" * (start > 0) + text[start : start + length] + "…" * (start + length < len(text))
 
 

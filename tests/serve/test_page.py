@@ -1,0 +1,672 @@
+"""The page in a real Chromium: what a person does, sees and is spared.
+
+Every test ends with the checks of the `page` fixture: no request left for another origin, no error in the console,
+nothing that came as text became a script.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace.sink import Sink
+from headrace.types import Prediction
+
+sys.path.insert(0, str(Path(__file__).parent))  # test files are no package
+from fake_server import FakeServer
+
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+
+PAGE = Path(__file__).parents[2] / "src" / "headrace" / "serve" / "page.html"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: the page is not tested")
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+HOSTILE = (
+    "</pre></script><script>window.ran = 1</script><img src=x onerror='window.ran = 2'>"
+    "<a href='javascript:window.ran=3'>a</a> \u202eabc\u202c \u05e9\u05dc\u05d5\u05dd \x1b[31m &amp; 👩‍👩‍👧 &lt;"
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Two jobs, one of them not done, with errors and hostile rows; and one that has not begun."""
+    out = tmp_path_factory.mktemp("stores")
+    failed = {"type": "ConfigError", "message": f"too long {HOSTILE}"}
+    for name, rows, wanted in (("whole", 130, 130), ("half done", 40, 80)):
+        with Sink(
+            out / name, request={"model": "a" * 32, "num_prompts": wanted, "num_samples": 1}, part_rows=25
+        ) as sink:
+            for i in range(rows):
+                error = failed if i % 20 == 7 else None
+                sink.put(
+                    Prediction(
+                        prompt_id=f"row-{i:04d}",
+                        sample_index=0,
+                        prompt=f"prompt {i} {HOSTILE}",
+                        text="" if error else f"answer {i} {'a needle' if i % 40 == 3 else 'hay'} {HOSTILE}",
+                        token_ids=() if error else (5, 6, 7),
+                        finish_reason="error" if error else "stop",
+                        logprobs=None if error else (-0.01, -1.0, -5.0),
+                        prompt_tokens=3,
+                        completion_tokens=0 if error else 3,
+                        error=error,
+                    )
+                )
+    return {name: str(out / name) for name in ("whole", "half done", "not begun")}
+
+
+@pytest.fixture
+def server(stores):
+    with FakeServer(PAGE, stores=stores) as server:
+        yield server
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a URL in a context of its own; afterwards the promises of the module's first lines are checked."""
+    opened = []
+
+    def open_(url, *, may_say=r"$^", **options):
+        context = browser.new_context(**({"viewport": {"width": 1200, "height": 800}} | options))
+        page = context.new_page()
+        asked, said = [], []
+        context.on("request", lambda request: asked.append(request.url))
+        page.on(
+            "console",
+            lambda message: said.append(message.text) if message.type in ("error", "warning") else None,
+        )
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.set_default_timeout(8000)
+        opened.append((page, url, asked, said, may_say))
+        page.goto(url)
+        return page
+
+    yield open_
+    for page, url, asked, said, may_say in opened:
+        origin = re.match(r"https?://[^/]+", url).group()
+        assert [other for other in asked if not other.startswith((origin, "data:"))] == []
+        assert [line for line in said if not re.search(may_say, line)] == []
+        assert page.evaluate("window.ran") is None
+        assert page.locator("img, main a, iframe, object").count() == 0
+        page.context.close()
+
+
+@pytest.fixture
+def page(server, open_page):
+    return open_page(server.url)
+
+
+def write(page, text="Once"):
+    page.get_by_label("Prompt", exact=True).fill(text)
+    page.keyboard.press("Control+Enter")
+
+
+def ended(page, how="ended"):
+    expect(page.locator(".output .end").last).to_have_text(f"· {how}")
+
+
+def output(page, nth=0):
+    return page.locator(".output .tokens").nth(nth).evaluate("node => node.textContent")
+
+
+# ---- the file -------------------------------------------------------------------------------------------------------
+
+
+def test_the_policy_allows_this_script_and_this_style_and_nothing_else():
+    text = PAGE.read_text("utf-8")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1)
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    for tag, rule in (("script", "script-src"), ("style", "style-src")):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'", (
+            f"after a change of the page, write sha256-{digest} into {rule}"
+        )
+    assert rules["default-src"] == "'none'"
+    assert rules["connect-src"] == "'self'"
+    assert rules["require-trusted-types-for"] == "'script'"
+
+
+def test_the_page_names_no_other_place():
+    text = PAGE.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(
+        r"""(src|href)\s*=\s*["'](?!data:)|https?://|@import|(?<![a-zA-Z])url\(|innerHTML|outerHTML|insertAdjacentHTML|eval\(""",
+        text,
+    )
+
+
+# ---- Write ----------------------------------------------------------------------------------------------------------
+
+
+@needs_chromium
+def test_tokens_appear_while_the_server_still_writes(server, page):
+    server.script, server.pace_s = [" one", " two", " three"] * 20, 0.05
+    write(page)
+    expect(page.locator(".t").nth(3)).to_be_visible()
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    expect(page.locator("#stats")).to_contain_text("first token")
+    expect(page.locator("#stats")).to_contain_text("tokens/s")
+    assert 3 < page.locator(".t").count() < 60
+    ended(page)
+    assert output(page) == " one two three" * 20
+    expect(page.locator("#stats")).to_contain_text("60 tokens")
+    expect(page.get_by_role("button", name="Run")).to_be_visible()
+
+
+@needs_chromium
+@pytest.mark.parametrize("how", ["button", "Escape"])
+def test_stop_ends_the_servers_work(server, page, how):
+    server.script, server.pace_s = [" word"] * 1000, 0.02
+    write(page)
+    expect(page.locator(".t").nth(4)).to_be_visible()
+    if how == "button":
+        page.get_by_role("button", name="Stop").click()
+    else:
+        page.keyboard.press("Escape")
+    ended(page, "stopped by you")
+    assert server.cancelled.wait(5)
+    before = output(page)
+    assert before.startswith(" word word")
+    page.wait_for_timeout(100)
+    assert output(page) == before
+    expect(page.locator("#write-problem")).to_be_hidden()
+
+
+@needs_chromium
+@pytest.mark.parametrize("mode", ["Completion", "Chat"])
+def test_hostile_text_is_shown_as_text(server, page, mode):
+    server.script = [HOSTILE[i : i + 3] for i in range(0, len(HOSTILE), 3)]
+    page.get_by_label(mode).check()
+    page.get_by_label("Message" if mode == "Chat" else "Prompt", exact=True).fill(HOSTILE)
+    page.keyboard.press("Control+Enter")
+    ended(page)
+    assert output(page) == HOSTILE
+    page.locator(".t").nth(2).hover()
+    expect(page.get_by_role("tooltip")).to_contain_text("<b>other</b>")
+    expect(page.get_by_role("tooltip")).to_contain_text("\\u{202e}")
+
+
+@needs_chromium
+def test_a_character_cut_across_tokens_is_whole_and_every_token_can_be_looked_at(server, page):
+    server.script = [
+        " a",
+        ("", ["\ufffd"]),
+        ("", ["\ufffd"]),
+        ("🌊", ["\ufffd"]),
+        " b",
+        ("", [" EN"]),
+        (" ENd", ["d"]),
+        ("", ["<|end|>"]),
+    ]
+    write(page)
+    ended(page)
+    assert output(page) == " a🌊 b ENd"
+    texts = page.locator(".t").all_text_contents()
+    assert texts == [" a", "", "", "🌊", " b", " EN", "d", ""]
+
+
+@needs_chromium
+def test_pieces_that_come_together_are_laid_over_their_tokens(server, page):
+    """A client that lags gets several tokens at once, characters that were cut among them."""
+    server.script = [(" a🌊 b c", [" a", "\ufffd", "\ufffd", "\ufffd", " b", " c"]), ("no tokens", [])]
+    write(page)
+    ended(page)
+    assert output(page) == " a🌊 b cno tokens"
+    assert page.locator(".t").all_text_contents() == [" a", "", "", "🌊", " b", " c"]
+
+
+@needs_chromium
+def test_a_tokens_alternatives_are_seen_by_mouse_touch_and_keyboard(server, open_page):
+    server.script = [" Hello", " wide", " world"]
+    page = open_page(server.url, has_touch=True)
+    write(page)
+    ended(page)
+    peek = page.get_by_role("tooltip")
+    page.locator(".t").nth(1).hover()
+    expect(peek).to_contain_text("·wide")
+    expect(peek).to_contain_text("95.1 %")
+    expect(peek.locator(".alt")).to_have_count(4)
+    expect(peek.locator(".chosen")).to_contain_text("·wide")
+    page.keyboard.press("Escape")
+    expect(peek).to_be_hidden()
+    page.locator(".t").nth(2).tap()
+    expect(peek).to_contain_text("·world")
+    page.locator(".tokens").focus()
+    page.keyboard.press("Home")
+    expect(peek).to_contain_text("·Hello")
+    page.keyboard.press("ArrowRight")
+    expect(peek).to_contain_text("·wide")
+    expect(page.locator("#peek-said")).to_contain_text("·wide, 95.1 %")
+    shades = [node.get_attribute("class").removesuffix(" here") for node in page.locator(".t").all()]
+    assert shades == ["t p1", "t p0", "t p1"]
+    page.get_by_label("Colour by probability").uncheck()
+    write(page)
+    ended(page)
+    assert "logprobs" not in server.requests[-1]
+
+
+@needs_chromium
+def test_what_is_set_is_what_is_asked_for_and_curl_asks_for_the_same(server, page):
+    values = {
+        "Temperature": ("temperature", 0.35), "Top-p": ("top_p", 0.9), "Top-k": ("top_k", 40), "Min-p": ("min_p", 0.05),
+        "Repetition penalty": ("repetition_penalty", 1.1), "Presence penalty": ("presence_penalty", -0.5),
+        "Frequency penalty": ("frequency_penalty", 0.25), "Max tokens": ("max_tokens", 7), "Seed": ("seed", 11),
+        "Answers (n)": ("n", 2),
+    }  # fmt: skip
+    for label, (_, value) in values.items():
+        page.locator("#sampling").get_by_label(label).fill(str(value))
+    page.get_by_label("Stop strings").fill("\\n\\n\nEND's")
+    page.get_by_text("The same request with curl").click()
+    write(page, 'it\'s "quoted" $HOME `x` \\ é\n')
+    ended(page)
+    sent = server.requests[-1]
+    wanted = dict(values.values())
+    assert {name: sent[name] for name in wanted} == wanted
+    assert sent["stop"] == ["\n\n", "END's"]
+    assert sent["stream"] is True
+    assert sent["model"] == "fake-125m"
+    words = shlex.split(page.locator("#curl").text_content())
+    assert words[:3] == ["curl", "-N", f"{server.url}/v1/completions"]
+    assert json.loads(words[-1]) == sent
+    page.reload()
+    expect(page.locator("#temperature")).to_have_value("0.35")
+    page.get_by_role("button", name="Reset").click()
+    write(page)
+    ended(page)
+    assert set(server.requests[-1]) == {
+        "model",
+        "prompt",
+        "temperature",
+        "max_tokens",
+        "logprobs",
+        "stream",
+        "stream_options",
+    }
+    page.locator("#temperature").fill("7")
+    write(page)
+    page.wait_for_timeout(100)
+    assert len(server.requests) == 2
+
+
+@needs_chromium
+def test_several_answers_stand_side_by_side(server, page):
+    page.get_by_label("Answers (n)").fill("3")
+    write(page)
+    expect(page.locator(".output")).to_have_count(3)
+    ended(page)
+    assert [output(page, i) for i in range(3)] == ["Hello world"] * 3
+
+
+@needs_chromium
+def test_a_conversation_is_sent_whole_and_can_begin_anew(server, page):
+    page.get_by_label("Chat").check()
+    page.get_by_text("System message").click()
+    page.get_by_label("System message").fill("Be short.")
+    message = page.get_by_label("Message", exact=True)
+    message.fill("Hi")
+    page.keyboard.press("Control+Enter")
+    ended(page)
+    expect(message).to_have_value("")
+    message.fill("More")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".output")).to_have_count(2)
+    ended(page)
+    assert [(m["role"], m["content"]) for m in server.requests[-1]["messages"]] == [
+        ("system", "Be short."), ("user", "Hi"), ("assistant", "Hello world"), ("user", "More"),
+    ]  # fmt: skip
+    page.get_by_role("button", name="New conversation").click()
+    message.fill("Again")
+    page.keyboard.press("Control+Enter")
+    ended(page)
+    assert [m["content"] for m in server.requests[-1]["messages"]] == ["Be short.", "Again"]
+
+
+@needs_chromium
+def test_a_result_is_copied_to_the_byte(server, open_page):
+    server.script = [HOSTILE, "\n\n  end "]
+    page = open_page(server.url, permissions=["clipboard-read", "clipboard-write"])
+    write(page)
+    ended(page)
+    page.locator(".output").get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == HOSTILE + "\n\n  end "
+
+
+# ---- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+@needs_chromium
+def test_a_server_with_keys_asks_for_one_and_goes_on(stores, open_page):
+    with FakeServer(PAGE, stores=stores, api_key="sk-secret") as server:
+        page = open_page(server.url, may_say="401")
+        expect(page.get_by_role("alert")).to_contain_text("asks for an API key")
+        write(page)
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("API key").fill("sk-secret")
+        page.keyboard.press("Enter")
+        ended(page)
+        assert output(page) == "Hello world"
+        expect(page.get_by_role("alert")).to_be_hidden()
+        page.get_by_text("The same request with curl").click()
+        expect(page.locator("#curl")).to_contain_text('-H "Authorization: Bearer $API_KEY"')
+        assert "sk-secret" not in page.locator("body").text_content()
+        assert "sk-secret" not in page.evaluate("JSON.stringify({...localStorage}) + location.href")
+
+
+@needs_chromium
+def test_a_busy_server_says_how_long_to_wait_and_then_it_works(server, open_page):
+    page = open_page(server.url, may_say="429")
+    server.refuse = (429, "the queue holds 64.", {"retry-after": "1"})
+    write(page)
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("The server is busy: the queue holds 64.")
+    expect(alert.get_by_role("button", name="Wait 1 s")).to_be_disabled()
+    server.refuse = None
+    alert.get_by_role("button", name="Try again").click()
+    ended(page)
+    expect(alert).to_be_hidden()
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ([" a", ConnectionError("gone")], "broke off before its end"),
+        (
+            [" a", {"error": {"message": "the device fell off"}}],
+            "failed while it was writing: the device fell off",
+        ),
+    ],
+)
+def test_an_answer_that_breaks_off_says_so_and_keeps_what_came(server, open_page, script, words, caplog):
+    caplog.set_level("CRITICAL", logger="uvicorn.error")
+    page = open_page(server.url, may_say="ERR_INCOMPLETE_CHUNKED")
+    server.script, server.pace_s = script, 0.05
+    write(page)
+    expect(page.get_by_role("alert")).to_contain_text(words)
+    ended(page, "failed")
+    assert output(page) == " a"
+
+
+@needs_chromium
+def test_a_refusal_and_a_dead_server_are_said_in_words(server, open_page):
+    page = open_page(server.url, may_say="400|ERR_CONNECTION")
+    server.refuse = (400, "temperature is 9; it must be 0 to 2.")
+    write(page)
+    expect(page.get_by_role("alert")).to_have_text(re.compile("^temperature is 9; it must be 0 to 2."))
+    server.stop()
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_role("alert")).to_contain_text("does not answer. Is it still running?")
+    expect(page.locator("#connection")).to_have_text("The server does not answer")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("Once")
+
+
+# ---- Live -----------------------------------------------------------------------------------------------------------
+
+
+@needs_chromium
+def test_the_plots_follow_the_servers_metrics(server, page):
+    server.running.set(3)
+    server.waiting.set(2)
+    page.get_by_role("tab", name="Live").click()
+    tile = page.locator("#tiles div")
+    expect(tile.nth(0)).to_have_text(re.compile(r"^Running3"))
+    expect(tile.nth(1)).to_have_text(re.compile(r"^Waiting2"))
+    plot = page.get_by_role("img", name="Requests, last 5 minutes: running 3, waiting 2")
+    expect(plot).to_be_visible()
+    server.running.set(7)
+    server.generated.inc(500)
+    server.prompted.inc(100)
+    for _ in range(40):
+        server.times["inter_token_latency_seconds"].observe(0.012)
+        server.times["time_to_first_token_seconds"].observe(0.2)
+    expect(page.get_by_role("img", name="Requests, last 5 minutes: running 7, waiting 2")).to_be_visible()
+    expect(page.locator(".plot").first.locator("path.s0")).to_have_count(1)
+    rate = tile.nth(2).locator("dd")
+    expect(rate).to_have_text(re.compile(r"[1-9]\d* tokens/s"))
+    # Buckets are a factor of 1.5 apart.
+    first_ms = float(re.match(r"([\d.]+) ms", tile.nth(3).locator("dd").text_content()).group(1))
+    between_ms = float(re.match(r"([\d.]+) ms", tile.nth(4).locator("dd").text_content()).group(1))
+    assert 200 / 1.5 <= first_ms <= 200 * 1.5
+    assert 12 / 1.5 <= between_ms <= 12 * 1.5
+    page.get_by_role("button", name="Pause").click()
+    polled = server.paths.count("/metrics")
+    page.wait_for_timeout(1300)
+    assert server.paths.count("/metrics") <= polled + 1
+    page.get_by_role("button", name="Go on").click()
+    expect(page.locator("#live-state")).to_have_text("Read once a second")
+
+
+# ---- Predictions ----------------------------------------------------------------------------------------------------
+
+
+@needs_chromium
+def test_stores_are_listed_and_rows_come_page_by_page(page):
+    page.get_by_role("tab", name="Predictions").click()
+    stores = page.get_by_role("navigation", name="Prediction stores").get_by_role("button")
+    expect(stores.nth(0)).to_contain_text("130 rows")
+    expect(stores.nth(0)).to_contain_text("7 errors")
+    expect(stores.nth(1)).to_contain_text("40 of 80 rows")
+    expect(stores.nth(2)).to_contain_text("nothing stored yet")
+    place = page.locator("#place")
+    expect(place).to_have_text("1 to 50 of 130")
+    expect(page.get_by_role("button", name="Previous", exact=True)).to_be_disabled()
+    page.get_by_role("button", name="Next", exact=True).click()
+    expect(place).to_have_text("51 to 100 of 130")
+    expect(page.locator("tbody tr").first).to_contain_text("row-0050")
+    page.get_by_role("button", name="Next", exact=True).click()
+    expect(place).to_have_text("101 to 130 of 130")
+    expect(page.get_by_role("button", name="Next", exact=True)).to_be_disabled()
+    page.go_back()
+    expect(place).to_have_text("51 to 100 of 130")
+    page.reload()
+    expect(place).to_have_text("51 to 100 of 130")
+    stores.nth(1).click()
+    expect(place).to_have_text("1 to 40 of 40")
+    assert page.url.endswith("#predictions/half%20done")
+
+
+@needs_chromium
+def test_search_and_errors_filter_and_a_row_is_shown_in_full(page):
+    page.get_by_role("tab", name="Predictions").click()
+    page.get_by_role("searchbox").fill("A NEEDLE")
+    expect(page.locator("#place")).to_have_text("4 found of 130")
+    expect(page.locator("mark").first).to_have_text("a needle")
+    page.get_by_role("searchbox").fill("")
+    page.get_by_label("Only errors").check()
+    expect(page.locator("#place")).to_have_text("7 found of 130")
+    page.get_by_role("button", name="row-0027").click()
+    row = page.get_by_role("article", name="One row")
+    expect(row).to_contain_text("ConfigError: too long </pre></script><script>")
+    page.get_by_role("button", name="Close").click()
+    expect(row).to_be_hidden()
+    expect(page.get_by_role("button", name="row-0027")).to_be_focused()
+    page.get_by_label("Only errors").uncheck()
+    page.get_by_role("button", name="row-0003").click()
+    assert row.locator("pre").nth(1).text_content() == f"answer 3 a needle {HOSTILE}"
+    expect(row.locator(".chip")).to_have_text(["5", "6", "7"])
+    expect(row.locator(".facts")).to_contain_text("mean log-probability-2.003")
+    expect(row.locator(".facts")).to_contain_text("finish reasonstop")
+    row.locator(".chip").nth(1).hover()
+    expect(page.get_by_role("tooltip")).to_contain_text("36.8 %")
+    row.get_by_role("button", name="Next row").click()
+    expect(row).to_contain_text("row-0004")
+    page.reload()
+    expect(row).to_contain_text("row-0004")
+    row.get_by_role("button", name="Use prompt in Write").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(f"prompt 4 {HOSTILE}".replace("\r", "\n"))
+
+
+@needs_chromium
+def test_a_job_that_runs_is_followed(tmp_path, open_page):
+    request = {"model": "a" * 32, "num_prompts": 4, "num_samples": 1}
+
+    def put(sink, i):
+        sink.put(
+            Prediction(
+                prompt_id=f"{i}", sample_index=0, prompt="p", text="t", token_ids=(1,), finish_reason="stop"
+            )
+        )
+
+    out = tmp_path / "out"
+    with (
+        Sink(out, request=request, part_rows=2) as sink,
+        FakeServer(PAGE, stores={"job": str(out)}) as server,
+    ):
+        page = open_page(f"{server.url}/#predictions/job", may_say="ERR_CONNECTION_REFUSED")
+        expect(page.locator(".list")).to_contain_text("No row is committed yet")
+        put(sink, 0)
+        put(sink, 1)
+        expect(page.locator("tbody tr")).to_have_count(2)
+        expect(page.get_by_role("progressbar", name="job: rows committed")).to_be_visible()
+
+
+# ---- for everyone ---------------------------------------------------------------------------------------------------
+
+
+@needs_chromium
+def test_a_phone_scrolls_in_one_direction_only(server, open_page):
+    server.script = ["x" * 3000, " " + "🌊" * 300, " <pre>" + " " * 400 + "</pre>"]
+    page = open_page(server.url, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    wide = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    write(page, "y" * 800)
+    ended(page)
+    page.locator("#sampling > summary").click()
+    page.get_by_text("The same request with curl").click()
+    assert page.evaluate(wide) == [360, 360]
+    page.locator(".t").first.tap()
+    box = page.get_by_role("tooltip").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 360
+    page.get_by_role("tab", name="Live").click()
+    expect(page.locator("#live-state")).to_have_text("Read once a second")
+    assert page.evaluate(wide) == [360, 360]
+    page.get_by_role("tab", name="Predictions").click()
+    expect(page.locator("tbody tr")).to_have_count(50)
+    assert page.evaluate(wide) == [360, 360]
+    page.locator("tbody tr").nth(3).tap()
+    expect(page.get_by_role("article", name="One row")).to_contain_text("row-0003")
+    assert page.evaluate(wide) == [360, 360]
+    small = page.evaluate(
+        "[...document.querySelectorAll('button, select')].filter(b => b.checkVisibility() && "
+        "b.getBoundingClientRect().height < 24 && !b.matches('.link')).map(b => b.textContent)"
+    )
+    assert small == []
+
+
+@needs_chromium
+def test_the_keyboard_alone_writes_stops_and_changes_tabs(server, page):
+    server.script, server.pace_s = [" word"] * 500, 0.02
+
+    def tab_to(wanted):
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id || document.activeElement.value") == wanted:
+                return
+        pytest.fail(f"Tab never came to {wanted}")
+
+    tab_to("prompt")
+    page.keyboard.type("Once upon")
+    tab_to("run")
+    page.keyboard.press("Enter")
+    expect(page.locator(".t").nth(2)).to_be_visible()
+    expect(page.locator("#run")).to_be_focused()
+    expect(page.locator("#said")).to_have_text("Writing")
+    page.keyboard.press("Escape")
+    ended(page, "stopped by you")
+    expect(page.locator("#said")).to_contain_text("stopped by you")
+    assert server.requests[0]["prompt"] == "Once upon"
+    tab_to("tab-write")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tabpanel", name="Live")).to_be_visible()
+    page.keyboard.press("End")
+    expect(page.get_by_role("tabpanel", name="Predictions")).to_be_visible()
+    assert page.evaluate("document.activeElement.id") == "tab-predictions"
+    tab_to("query")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(page.locator("#place")).to_have_text("7 found of 130")
+
+
+@needs_chromium
+def test_every_control_has_a_name_and_a_visible_focus(page):
+    for tab in ("Write", "Live", "Predictions"):
+        page.get_by_role("tab", name=tab).click()
+        if tab == "Predictions":
+            page.get_by_role("button", name="row-0000").click()
+            expect(page.get_by_role("article", name="One row")).to_be_visible()
+        nameless = page.evaluate(
+            "[...document.querySelectorAll('button, input:not([aria-hidden]), select, textarea, [tabindex=\"0\"]')]"
+            ".filter(n => n.checkVisibility() && !n.getAttribute('aria-label') && !n.getAttribute('aria-labelledby')"
+            " && !n.labels?.length && !n.textContent.trim()).map(n => n.outerHTML)"
+        )
+        assert nameless == []
+    page.keyboard.press("Tab")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def luminance(page, variable):
+    """Relative luminance of one of the page's colours, as WCAG 2 defines it."""
+    page.evaluate("name => document.body.style.setProperty('caret-color', `var(${name})`)", variable)
+    rgb = page.evaluate("getComputedStyle(document.body).caretColor")
+    parts = [int(part) / 255 for part in re.findall(r"\d+", rgb)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_themes_can_be_read_and_the_switch_is_remembered(server, open_page, scheme):
+    page = open_page(server.url, color_scheme=scheme)
+
+    def contrast(ink, ground):
+        low, high = sorted([luminance(page, ink), luminance(page, ground)])
+        return (high + 0.05) / (low + 0.05)
+
+    assert (luminance(page, "--page") > 0.5) == (scheme == "light")
+    for ink in ("--ink", "--quiet", "--blue", "--red", "--orange"):
+        for ground in ("--page", "--card"):
+            assert contrast(ink, ground) >= 4.5, (ink, ground)
+    assert contrast("--ink", "--heat") >= 4.0
+    assert contrast("--on-blue", "--blue") >= 4.5
+    assert contrast("--edge", "--page") >= 3
+    other = "dark" if scheme == "light" else "light"
+    for _ in range(3):
+        if page.locator("html").get_attribute("data-theme") != other:
+            page.locator("#theme").click()
+    page.reload()
+    assert (luminance(page, "--page") > 0.5) == (other == "light")
+
+
+@needs_chromium
+def test_nothing_blinks_for_who_asked_for_less_motion(server, open_page):
+    server.script, server.pace_s = [" word"] * 200, 0.02
+    page = open_page(server.url, reduced_motion="reduce")
+    write(page)
+    expect(page.locator(".t").nth(1)).to_be_visible()
+    assert page.evaluate("document.getAnimations().length") == 0
+    page.keyboard.press("Escape")
+    ended(page, "stopped by you")
