@@ -56,19 +56,33 @@ class Runner(Protocol):
 class Row:
     """A request in the cache."""
 
-    __slots__ = ("cached", "drawing", "logprobs", "prompt_logprobs", "request", "stream", "tokens")
+    __slots__ = (
+        "cached",
+        "drawing",
+        "logprobs",
+        "prompt_logprobs",
+        "prompt_top",
+        "request",
+        "stream",
+        "tokens",
+    )
 
     def __init__(self, request: Request, table: Sequence[bytes]) -> None:
         self.request = request
         self.drawing = Drawing(
             sampling=request.sampling,
-            key=stream_key(request.sampling.seed, *request.key),
+            key=stream_key(
+                request.sampling.seed,
+                request.prompt_id if request.stream is None else request.stream,
+                request.sample_index,
+            ),
             prompt_ids=request.token_ids,
         )
         self.stream = TextStream(table, stop=request.sampling.stop)
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.prompt_logprobs: list[float | None] | None = None
+        self.prompt_top: list[tuple[tuple[int, float], ...]] | None = None
         self.cached = 0
         """Tokens of this row whose keys and values are in the cache."""
 
@@ -264,12 +278,20 @@ class Engine:
         """Log-probability of each prompt token given those before it."""
         ids = torch.tensor(row.request.token_ids[1:], dtype=torch.int64, device=x_TW.device)
         scores: list[float | None] = [None]
+        top: list[tuple[tuple[int, float], ...]] = [()]
+        wanted = min(row.request.sampling.top_logprobs, self.runner.vocab_size)
         for start in range(0, len(ids), LOGITS_ROWS):
             chunk = ids[start : start + LOGITS_ROWS]
             logits = self.runner.logits(x_TW[start : start + len(chunk)]).float()
-            found = torch.log_softmax(logits, dim=-1).gather(1, chunk[:, None])[:, 0]
+            logprobs = torch.log_softmax(logits, dim=-1)
+            found = logprobs.gather(1, chunk[:, None])[:, 0]
             scores.extend(max(value, LOWEST_LOGPROB) for value in found.tolist())
+            if wanted:
+                values, likeliest = logprobs.topk(wanted)
+                pairs = zip(likeliest.tolist(), values.tolist(), strict=True)
+                top.extend(tuple(zip(*pair, strict=True)) for pair in pairs)
         row.prompt_logprobs = scores
+        row.prompt_top = top if wanted else None
 
     def _take(self, row: Row, drawn: Drawn) -> Token:
         request, sampling = row.request, row.request.sampling
@@ -277,7 +299,15 @@ class Engine:
             error = failed(request, "the model's logits are not finite numbers", kind="WorkerError")
             return Token(request=request, token_id=None, text="", prediction=error)
         if sampling.max_new_tokens == 0:  # only the prompt was to be scored
-            return Token(request=request, token_id=None, text="", prediction=self._finished(row, "length"))
+            return Token(
+                request=request,
+                token_id=None,
+                text="",
+                prediction=self._finished(row, "length"),
+                prompt_logprobs=tuple(row.prompt_logprobs) if row.prompt_logprobs else None,
+                prompt_top=tuple(row.prompt_top) if row.prompt_top else None,
+            )
+        first = not row.tokens
         row.tokens.append(drawn.token_id)
         row.drawing.index += 1
         row.drawing.counts[drawn.token_id] += 1
@@ -303,6 +333,8 @@ class Engine:
             logprob=drawn.logprob,
             top=drawn.top,
             prediction=prediction,
+            prompt_logprobs=tuple(row.prompt_logprobs) if first and row.prompt_logprobs else None,
+            prompt_top=tuple(row.prompt_top) if first and row.prompt_top else None,
         )
 
     def _finished(self, row: Row, reason: str) -> Prediction:

@@ -19,6 +19,8 @@ class Request:
     prompt: str = ""
     """The same as text, for the record."""
     sampling: Sampling = field(default_factory=Sampling)
+    stream: str | None = None
+    """Names its random stream where prompt_id does not: two requests of a server with one seed are one answer."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -39,6 +41,10 @@ class Token:
     top: tuple[tuple[int, float], ...] = ()
     prediction: Prediction | None = None
     """The whole row, with its last token."""
+    prompt_logprobs: tuple[float | None, ...] | None = None
+    """Of the prompt's tokens, when asked for; with the row's first token."""
+    prompt_top: tuple[tuple[tuple[int, float], ...], ...] | None = None
+    """Likeliest tokens at each place of the prompt, the first's empty; when both were asked for."""
 
 
 def failed(request: Request, error: Exception | str, *, kind: str | None = None) -> Prediction:
