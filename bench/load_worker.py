@@ -345,22 +345,25 @@ def ours_int64(folder: Path, workers: int, seed: int) -> Contestant:
     return Contestant(stream, lambda pair: pair[0].numpy(), "headrace", endless=True, num_rows=plain.num_rows)
 
 
-def ours_store(folder: Path, codec: str) -> str:
-    """A store of the folder's tokens, in shards of 10 M tokens; made once."""
+def ours_store(folder: Path, codec: str, *, copies: int = 1) -> str:
+    """A store of the folder's tokens, so many times over, in shards of 10 M tokens; made once."""
     from headrace.store import commit_store, write_shard
     from headrace.tokens import load_tokenizer
 
-    made = folder / f"ours-{codec}"
+    made = folder / (f"ours-{codec}" if copies == 1 else f"ours-{codec}-x{copies}")
     if not (made / "manifest.json").exists():
         tokens, ends = raw_tokens(folder), np.load(folder / "ends.npy")
-        entries, start = [], 0
-        while start < len(tokens):
-            last = np.searchsorted(ends, min(start + 10_000_000, len(tokens)))  # shards end with a document
-            stop = int(ends[min(last, len(ends) - 1)])
-            inside = ends[(ends > start) & (ends <= stop)] - start
-            name = f"shard-{len(entries):05d}"
-            entries.append(write_shard(str(made), name, np.array(tokens[start:stop]), inside, codec=codec))
-            start = stop
+        entries = []
+        for _ in range(copies):
+            start = 0
+            while start < len(tokens):
+                last = np.searchsorted(ends, min(start + 10_000_000, len(tokens)))  # they end with a document
+                stop = int(ends[min(last, len(ends) - 1)])
+                inside = ends[(ends > start) & (ends <= stop)] - start
+                name = f"shard-{len(entries):05d}"
+                part = np.array(tokens[start:stop])
+                entries.append(write_shard(str(made), name, part, inside, codec=codec))
+                start = stop
         tokenizer = load_tokenizer(os.environ.get("HEADRACE_BENCH_TOKENIZER") or "gpt2")
         commit_store(str(made), entries, tokenizer=tokenizer, dtype=np.dtype(np.uint16), block_tokens=65536)
     return str(made)

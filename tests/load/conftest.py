@@ -41,6 +41,7 @@ class FakeStore:
         self.tokenizer_fingerprint = "0" * 32
         self.tokenizer = None
         self.hinted = []
+        self.hinted_lengths = []
         self.gathered = 0
         self.fail = list(fail)
         """Errors that the next reads raise, in order; None lets one pass."""
@@ -62,6 +63,7 @@ class FakeStore:
     def prefetch(self, starts, length):
         assert len(starts) == 0 or (min(starts) >= 0 and max(starts) + length <= self.num_tokens)
         self.hinted.append(np.asarray(starts))
+        self.hinted_lengths.append(length)
 
     def document_ends(self, start, stop):
         return self.ends[(self.ends > start) & (self.ends <= stop)]

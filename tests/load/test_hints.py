@@ -32,8 +32,33 @@ def test_the_first_batch_waits_for_few_announcements_only(fake_store):
     store = fake_store(200_000, remote=True)
     with Loader(store, seq_len=9, batch_size=8, shuffle="blocks", threads=1, prefetch=1) as loader:
         next(loader)
-        assert len(store.hinted) <= 2
+        assert store.hinted_lengths.count(1) <= 2
         assert len(hinted_blocks(store)) < 300
+
+
+def test_a_block_shuffle_asks_for_each_group_of_neighbours_once_and_whole(fake_store):
+    store = fake_store(200_000, remote=True)
+    with Loader(store, seq_len=31, batch_size=8, epochs=1, shuffle="blocks", window=4) as loader:
+        for _ in loader:
+            pass
+        group = loader._orders[0].block_rows
+    asked = [
+        int(start[0])
+        for start, length in zip(store.hinted, store.hinted_lengths, strict=True)
+        if length == group * 31 + 1
+    ]
+    assert len(set(asked)) == len(asked)
+    assert len(asked) == -(-loader.num_rows // group)
+
+
+def test_a_rank_among_many_does_not_fetch_the_groups_of_all(fake_store):
+    store = fake_store(200_000, remote=True)
+    with Loader(
+        store, seq_len=31, batch_size=512, epochs=1, shuffle="blocks", window=4, rank=3, world_size=512
+    ) as loader:
+        for _ in loader:
+            pass
+    assert set(store.hinted_lengths) == {1}
 
 
 def test_mapped_stores_are_left_alone(fake_store):

@@ -29,8 +29,8 @@ FIRST_IN_FLIGHT: Final = 16
 MAX_GAP: Final = 64 << 10
 """Bytes fetched for nothing rather than by a request of their own."""
 _CACHED_GAP: Final = 1 << 10
-MAX_RUN: Final = 4 << 20
-"""Bytes of one request."""
+MAX_RUN: Final = 8 << 20
+"""Bytes of one request: a block shuffle's group of 4 MiB and its edges are one."""
 DAMAGED_TRIES: Final = 3
 
 
