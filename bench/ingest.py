@@ -6,7 +6,8 @@ Claim     On 2 cores: >= 40 times faster than HF datasets, >= 15 times the faste
           no larger than the gzip'd text (natural language) or 1.05 times it (code); a restart redoes only
           units that were not finished.
 Run       python bench/rivals.py setup; python bench/ingest.py --docs DIR --prose DIR --code DIR --tokenizer
-          tokenizer.json
+          tokenizer.json. In pieces, each its own quiet time: --go-on --window-s 240, again and again until it
+          ends; rounds that were measured before count.
 Compares  The same two .jsonl.gz files a corpus, GPT-2's vocabulary, 2 worker processes, one contestant after
           the other. Rivals tokenize as they usually do (HF tokenizers); "+ fast" gives them the engine that
           we use. Each output is read back and hashed document by document: the ids are the same.
@@ -28,8 +29,8 @@ import signal
 import subprocess
 import time
 import zlib
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 
 CAUSE = "to be measured"
 WORKERS = 2
+ROUNDS = DATA / "ingest-rounds.jsonl"
+"""Rounds of --go-on runs. Delete it after a change that matters."""
 
 # label -> (environment, contestant, with the fast tokenizer)
 RIVALS = {
@@ -73,8 +76,14 @@ RIVALS = {
 NAMED = {"Megatron preprocess", "Megatron preprocess + fast", "datatrove", "LitData optimize", "MDSWriter"}
 """The rival pipelines that the claim names; the other "+ fast" ones are shown beside them."""
 
-FASTEST = "Megatron preprocess + fast"
-"""The named rival that was fastest on documentation; the only one that runs on every corpus unless asked."""
+EVERYWHERE = {"HF datasets", "Megatron preprocess + fast"}
+"""Rivals on every corpus: the one with a claim of its own, and the fastest one on documentation."""
+
+Contestant: TypeAlias = tuple[str, str, bool]
+OURS_AND_CEILING: dict[str, Contestant] = {
+    "headrace": (OURS, "ours", True),
+    "tokenizer alone": (OURS, "ceiling", True),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +99,11 @@ class Corpus:
     text_gz: int
     """Bytes of the bare text, gzip level 6."""
 
+    @property
+    def key(self) -> str:
+        """Name and sizes: rounds of another corpus do not count."""
+        return "-".join([self.name, *(str(path.stat().st_size) for path in self.files)])
+
 
 @dataclass(slots=True)
 class Run:
@@ -102,6 +116,25 @@ class Run:
     proof: dict[str, Any] = field(default_factory=dict)
     out_bytes: int = 0
 
+    def keep(self, corpus: Corpus, label: str) -> None:
+        """Write the latest round down, for --go-on."""
+        told = asdict(self) | {name: getattr(self, name)[-1:] for name in ("wall_s", "job_s", "peak_bytes")}
+        with ROUNDS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"corpus": corpus.key, "label": label, "run": told}) + "\n")
+
+    @classmethod
+    def kept(cls, corpus: Corpus, label: str) -> Run:
+        """All rounds that were written down."""
+        found = cls()
+        for line in ROUNDS.read_text(encoding="utf-8").splitlines() if ROUNDS.exists() else ():
+            one = json.loads(line)
+            if (one["corpus"], one["label"]) == (corpus.key, label):
+                for name in ("wall_s", "job_s", "peak_bytes"):
+                    getattr(found, name).extend(one["run"][name])
+                found.told, found.out_bytes = one["run"]["told"], one["run"]["out_bytes"]
+                found.proof = one["run"]["proof"] or found.proof
+        return found
+
     def last(self) -> str:
         """The latest round in words."""
         return f"{self.wall_s[-1]:.2f} s, job {self.job_s[-1]:.2f} s, {self.peak_bytes[-1] / 1e6:.0f} MB"
@@ -109,7 +142,7 @@ class Run:
 
 def prepare(name: str, files: list[Path]) -> Corpus:
     """Measure a corpus once; the answer is kept beside the prepared data."""
-    key = "-".join([name, *(str(path.stat().st_size) for path in files)])
+    key = "-".join([name, *(str(path.stat().st_size) for path in files)])  # Corpus.key
     kept = DATA / f"ingest-{zlib.crc32(key.encode()):08x}.json"
     if not kept.exists():
         say(f"{name}: measuring {len(files)} files")
@@ -224,6 +257,7 @@ def restarted(corpus: Corpus, tokenizer: str, whole_s: float) -> dict[str, Any]:
             process.wait()
             left = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
             times["bytes_left_by_the_killed_run"] = left
+            times["units_done_when_killed"] = len(list((out / "store" / ".ingest" / "units").glob("*.json")))
             times["looked_complete"] = (out / "store" / "manifest.json").exists()
             # The worker script makes its folder and refuses an old one; the store inside is what is resumed.
             arguments.append("--again")
@@ -247,7 +281,7 @@ def restarted(corpus: Corpus, tokenizer: str, whole_s: float) -> dict[str, Any]:
     }
 
 
-def main() -> None:  # noqa: PLR0912  one table after the other, in the order of the page
+def main() -> None:
     parser = options(__doc__, repeats=5)
     for name in ("docs", "prose", "code"):
         parser.add_argument(
@@ -264,7 +298,13 @@ def main() -> None:  # noqa: PLR0912  one table after the other, in the order of
         "--rivals-on",
         nargs="*",
         default=["docs"],
-        help="corpora to run all rivals on; others get the fastest one",
+        help="corpora to run all rivals on; others get HF datasets and the fastest one",
+    )
+    parser.add_argument(
+        "--go-on", action="store_true", help=f"rounds kept in {ROUNDS.name} count; keep these as well"
+    )
+    parser.add_argument(
+        "--window-s", type=float, help="start no round after so many seconds (use with --go-on)"
     )
     parser.add_argument(
         "--only", nargs="*", default=[], help="rivals whose label contains one of these words"
@@ -280,53 +320,52 @@ def main() -> None:  # noqa: PLR0912  one table after the other, in the order of
     corpora = {name: prepare(name, files[:2]) for name, files in given.items()}
     if chosen.quick:
         corpora = {name: small(name, corpus, 2_000_000) for name, corpus in corpora.items()}
+    missing: dict[str, str] = {}
     repeats, rival_repeats = (1, 1) if chosen.quick else (chosen.repeats, chosen.rival_repeats)
 
+    opened = time.perf_counter()
+
+    def one_round(
+        corpus: Corpus, runs: dict[str, Run], label: str, wanted: int, contestant: Contestant
+    ) -> None:
+        """One more round, unless there are as many as are wanted."""
+        if label not in runs:
+            runs[label] = Run.kept(corpus, label) if chosen.go_on else Run()
+        one = runs[label]
+        if len(one.wall_s) >= wanted:
+            return
+        if chosen.window_s and time.perf_counter() - opened > chosen.window_s:
+            raise SystemExit("the window is over; run the same command again to go on")
+        run(*contestant, corpus, chosen.tokenizer, one, prove=contestant[1] != "ceiling" and not one.proof)
+        say(f"{corpus.name}: {label}: {one.last()}")
+        if chosen.go_on:
+            one.keep(corpus, label)
+
+    if not chosen.quick:
+        corpora["all"] = prepare("all", enough(given, 400_000_000))
     results: dict[str, dict[str, Run]] = {name: {} for name in corpora}
     for name, corpus in corpora.items():
-        runs = results[name]
-        for turn in range(repeats):
-            for label, contestant in (("headrace", "ours"), ("tokenizer alone", "ceiling")):
-                one = runs.setdefault(label, Run())
-                run(
-                    OURS,
-                    contestant,
-                    True,
-                    corpus,
-                    chosen.tokenizer,
-                    one,
-                    prove=contestant == "ours" and turn == 0,
-                )
-                say(f"{name}: {label}: {one.last()}")
-        for label, (environment, contestant, fast) in RIVALS.items():
-            wanted = name in chosen.rivals_on or label == FASTEST
-            if not wanted or (chosen.only and not any(word in label for word in chosen.only)):
-                continue
-            if not is_made(environment):
-                say(f"{label}: left out, no environment; run: python bench/rivals.py setup {environment}")
-                continue
-            one = runs.setdefault(label, Run())
-            for turn in range(rival_repeats):
-                run(environment, contestant, fast, corpus, chosen.tokenizer, one, prove=turn == 0)
-                say(f"{name}: {label}: {one.last()}")
-
-    large = prepare("all", enough(given, 400_000_000)) if not chosen.quick else None
-    if large:
-        results["all"] = {}
-        for _ in range(repeats):
-            for label, contestant in (("headrace", "ours"), ("tokenizer alone", "ceiling")):
-                one = results["all"].setdefault(label, Run())
-                run(OURS, contestant, True, large, chosen.tokenizer, one, prove=False)
-                say(f"all: {label}: {one.last()}")
-        corpora["all"] = large
-    first = next(iter(corpora))
+        for turn in range(1, repeats + 1):
+            for label, contestant in OURS_AND_CEILING.items():
+                one_round(corpus, results[name], label, turn, contestant)
+            for label, contestant in RIVALS.items():
+                wanted = name in chosen.rivals_on or (label in EVERYWHERE and name != "all")
+                if not wanted or (chosen.only and not any(word in label for word in chosen.only)):
+                    continue
+                if is_made(contestant[0]):
+                    one_round(corpus, results[name], label, min(turn, rival_repeats), contestant)
+                elif turn == 1:
+                    missing[label] = contestant[0]
+                    say(f"{label}: left out; run: python bench/rivals.py setup {contestant[0]}")
+    first = list(corpora)[-1]
     again = restarted(corpora[first], chosen.tokenizer, float(np.median(results[first]["headrace"].wall_s)))
 
     report(
         __file__,
         doc=__doc__.replace("{cause}", CAUSE),
         tables={title(corpus): rendered(corpus, results[name]) for name, corpus in corpora.items()}
-        | {"Restart": restart_words(again)},
+        | {"Restart": restart_words(again)}
+        | ({"Left out": left_out(missing)} if missing else {}),
         goals=goals_of(corpora, results, again),
         data={
             "corpora": {
@@ -409,13 +448,24 @@ def rendered(corpus: Corpus, runs: dict[str, Run]) -> str:
     )
 
 
+def left_out(missing: dict[str, str]) -> str:
+    """Rivals that were not there: their goals are not shown to be met."""
+    return "\n".join(
+        f"- {label}: no environment; `python bench/rivals.py setup {environment}` makes it"
+        for label, environment in missing.items()
+    )
+
+
 def restart_words(again: dict[str, Any]) -> str:
     """The restart as two sentences."""
+    told = again["killed_told"]["told"]
     return (
         f"Undisturbed {again['undisturbed_s']:.2f} s; killed at half of that it left "
         f"{again['bytes_left_by_the_killed_run'] / 1e6:.1f} MB and "
         f"{'looked' if again['looked_complete'] else 'did not look'} "
-        f"complete; run again it took {again['killed_s']:.2f} s. Shards are "
+        f"complete; run again it took {again['killed_s']:.2f} s: of {told['units']} units "
+        f"{again['units_done_when_killed']} were done when it was killed, {told['units_resumed']} were not done again. "
+        f"Shards are "
         f"{'the same bytes' if again['same_bytes'] else 'DIFFERENT BYTES'} as undisturbed."
     )
 
@@ -476,11 +526,14 @@ def goals_of(
     goals.append(
         Goal(
             claim="restart after SIGKILL at half time",
-            wanted="same bytes, less than the whole again",
-            got=100 * again["killed_s"] / again["undisturbed_s"],
-            unit="% of the undisturbed time",
-            met=again["same_bytes"] and not again["looked_complete"],
-            note="same bytes" if again["same_bytes"] else "bytes differ",
+            wanted="same bytes, no finished unit done again",
+            got=again["units_done_when_killed"] - again["killed_told"]["told"]["units_resumed"],
+            unit="finished units done again",
+            met=again["same_bytes"]
+            and not again["looked_complete"]
+            and again["units_done_when_killed"] == again["killed_told"]["told"]["units_resumed"],
+            note=("same bytes" if again["same_bytes"] else "bytes differ")
+            + f", {again['units_done_when_killed']} units were done when killed",
         )
     )
     return goals

@@ -44,8 +44,9 @@ def test_flags_change_only_on_purpose():
     assert flags() == {
         "demo": ["--fresh", "--json", "--out", "--seconds", "--seed", "--text-field"],
         "ingest": [
-            "--append", "--codec", "--engine", "--json", "--keep", "--max-document-bytes", "--max-reject-share",
-            "--out", "--restart", "--strict", "--text-field", "--text-mode", "--tokenizer", "--workers",
+            "--append", "--codec", "--dedup", "--engine", "--filter", "--json", "--keep", "--max-document-bytes",
+            "--max-reject-share", "--normalise", "--out", "--restart", "--sample", "--seed", "--strict", "--text-field",
+            "--text-mode", "--tokenizer", "--validation-out", "--validation-share", "--workers",
         ],
         "tokenizer train": ["--json", "--out", "--text-field", "--vocab-size"],
         "inspect": ["--json", "--samples", "--verify"],
@@ -57,6 +58,10 @@ def test_flags_change_only_on_purpose():
             "--batch-size", "--engine", "--form", "--json", "--logprobs", "--max-new-tokens", "--model",
             "--num-samples", "--out", "--prompts", "--retry-errors", "--seed", "--stop", "--temperature", "--top-k",
             "--top-p",
+        ],
+        "serve": [
+            "--allow-origin", "--api-key", "--batch-size", "--device", "--drain-s", "--dtype", "--host", "--json",
+            "--max-queue", "--model", "--name", "--port", "--predictions", "--state",
         ],
         "report": ["--json"],
         "export": ["--json", "--to"],

@@ -161,7 +161,7 @@ def _half_done(monkeypatch, corpus, out, **options):
     [
         ({"codec": "none"}, "codec was 'zstd', is 'none'"),
         ({"text_field": "id"}, r"fields\.text was 'text', is 'id'"),
-        ({"block_tokens": 1024}, "block_tokens was 65536, is 1024"),
+        ({"block_tokens": 1024}, "block_tokens was 131072, is 1024"),
     ],
 )
 def test_other_options_on_a_half_done_job_are_refused_by_name(tmp_path, corpus, monkeypatch, options, says):

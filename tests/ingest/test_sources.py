@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import tarfile
 
 import lz4.frame
@@ -17,6 +18,7 @@ import zstandard
 from headrace.errors import SourceError
 from headrace.ingest import ingest, read_texts
 from headrace.ingest.sources import describe, find_sources
+from headrace.store import Store
 
 PACK = {
     "": lambda data: data,
@@ -126,6 +128,75 @@ def test_a_truncated_file_is_an_error_and_leaves_no_store(tmp_path, make_documen
     with pytest.raises(SourceError, match=r"corpus\.jsonl.*truncated: the .* data ends too early, after \d+"):
         ingest(path, tmp_path / "store")
     assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def _cut_stream():
+    return _ipc_stream(_table(DOCUMENTS)).removesuffix(b"\xff\xff\xff\xff" + bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        (
+            "x.tar",
+            lambda: FORMATS["corpus.tar"](DOCUMENTS)[:2048],
+            "truncated: the tar ends without the zeros",
+        ),
+        ("x.tar", lambda: FORMATS["corpus.tar"](DOCUMENTS) * 2, "something stands behind the tar's end"),
+        ("x.arrow", _cut_stream, "no end mark: truncated"),
+        ("x.csv", lambda: b'id,text\n1,fine\n2,"never closed\n3,lost\n', "byte 15 has no end.*Is a quote"),
+        ("x.csv", lambda: b"id,text\r1,old\r2,mac\r", "lone carriage returns"),
+        ("x.csv", lambda: b"text,text\na,b\n", "2 columns are named 'text'"),
+        ("x.txt", lambda: "text".encode("utf-16"), "its text is UTF-16; wanted UTF-8.*iconv"),
+        ("x.csv", lambda: "id,text\n1,a\n".encode("utf-16-le"), "its text is UTF-16LE"),
+        ("x.jsonl", lambda: b'{"text": "a"}\n'.decode().encode("utf-16-be"), "its text is UTF-16BE"),
+        ("x.txt", lambda: "text".encode("utf-32"), "its text is UTF-32"),
+        ("bad\udcff.txt", lambda: b"text", "name is not UTF-8"),
+    ],
+)
+def test_what_would_be_read_in_part_or_wrongly_is_refused(tmp_path, name, data, says):
+    """Libraries take these for whole and fine."""
+    (tmp_path / name).write_bytes(data())
+    with pytest.raises(SourceError, match=says):
+        ingest(tmp_path / name, tmp_path / "store")
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path):
+    table = pa.table([["a"], ["b"]], names=["text", "text"])
+    (tmp_path / "x.parquet").write_bytes(_parquet(table))
+    with pytest.raises(SourceError, match="2 columns are named 'text'"):
+        ingest(tmp_path / "x.parquet", tmp_path / "store")
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "x.jsonl")
+    with pytest.raises(SourceError, match=r"x\.jsonl: not a file but a pipe"):
+        ingest(tmp_path, tmp_path / "store")
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_and_not_passed_over(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / "corpus" / name).mkdir(parents=True)
+        (tmp_path / "corpus" / name / "x.txt").write_text("text")
+
+    def scandir(path, real=os.scandir):
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(SourceError, match="/b: Permission denied"):
+        find_sources([tmp_path / "corpus"])
+
+
+def test_of_a_field_that_stands_twice_the_first_counts_whatever_else_is_kept(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "first", "text": "second", "id": 1}\n')
+    ingest(tmp_path / "x.jsonl", tmp_path / "plain")
+    ingest(tmp_path / "x.jsonl", tmp_path / "kept", keep=["id"])
+    for store in ("plain", "kept"):
+        with Store.open(tmp_path / store) as opened:
+            assert opened.tokenizer.decode(opened.read(0, opened.num_tokens)) == "first"
 
 
 def test_a_gzip_file_of_many_members_is_read_to_its_end(tmp_path):

@@ -16,6 +16,8 @@ headrace ingest corpus/*.jsonl.gz --out store --tokenizer gpt2
 
 headrace ingest notes/ --out store --tokenizer tokenizer.json --text-field body --workers 2
 
+headrace ingest crawl/ --out store --tokenizer gpt2 --normalise --filter --dedup minhash
+
 headrace ingest s3://bucket/raw/*.jsonl.zst --out s3://bucket/store --tokenizer byte --json
 """
 TOKENIZER_TRAIN_EXAMPLES = """[bold]Example[/bold]
@@ -59,12 +61,32 @@ def ingest(
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad document.")] = False,
     max_reject_share: Annotated[float, typer.Option(help="Fail above this share of bad documents.")] = 0.05,
     max_document_bytes: Annotated[int, typer.Option(help="Longer documents are rejected.")] = 16 << 20,
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Bring text to NFC, and line ends to a newline.")
+    ] = False,
+    filter_documents: Annotated[
+        bool,
+        typer.Option("--filter", help="Drop short, symbol-ridden and repetitive documents; mild limits."),
+    ] = False,
+    sample: Annotated[float, typer.Option(help="Share of the documents to take.")] = 1.0,
+    dedup: Annotated[
+        Literal["none", "exact", "minhash"],
+        typer.Option(help="Drop documents that stood before: none | exact | minhash (near ones)."),
+    ] = "none",
+    validation_share: Annotated[
+        float, typer.Option(help="Share of the documents that goes to --validation-out.")
+    ] = 0.0,
+    validation_out: Annotated[
+        str | None, typer.Option(help="The store for that share.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample and the validation share.")] = 0,
     append: Annotated[bool, typer.Option("--append", help="Add files that the store has not seen.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what is at --out; start over.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
     """Turn raw text, compressed and anywhere, into a store. Run again after a crash: it goes on."""
     from headrace.ingest import ingest as run
+    from headrace.ingest.operators.filters import Filters
 
     with progress_bar("ingest", unit="bytes", quiet=json) as progress:
         summary = run(
@@ -80,6 +102,13 @@ def ingest(
             strict=strict,
             max_reject_share=max_reject_share,
             max_document_bytes=max_document_bytes,
+            normalise=normalise,
+            filters=Filters() if filter_documents else None,
+            sample=sample,
+            dedup=None if dedup == "none" else dedup,
+            validation_share=validation_share,
+            validation_out=validation_out,
+            seed=seed,
             append=append,
             restart=restart,
             progress=progress,
@@ -107,6 +136,10 @@ def ingest(
             ("went on", f"{count(summary.units_resumed)} of {count(summary.units)} units were done before")
         )
     rows += [("rejected", f"{count(n)} {reason}; see rejects.jsonl") for reason, n in summary.rejects.items()]
+    rows += [("left out", f"{count(n)} {reason}") for reason, n in summary.dropped.items()]
+    if summary.validation_documents:
+        held = f"{count(summary.validation_documents)} documents, {count(summary.validation_tokens)} tokens"
+        rows.append(("validation", held))
     rows += [("note", note) for note in summary.notes]
     stdout.print(facts("ingested", rows))
 

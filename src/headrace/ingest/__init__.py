@@ -1,6 +1,7 @@
 """Raw files -> shards, as a restartable job.
 
 sources     what the user typed -> files             open      a file -> decompressed bytes
+seekpoints  a large .gz -> where it can be entered
 cuts        a buffer -> where records end            records   a range of a file -> blocks of records
 parse_*     a block -> texts, and what is wrong      reader    a source and a range -> documents
 plan        sources -> units of work                 schedule  which unit a free worker does next

@@ -76,6 +76,6 @@ def too_long_record(fields: Fields) -> str:
 def endless_record(url: str, offset: int, limit: int) -> SourceError:
     """The error for a format in which nothing after a record without an end can be trusted."""
     return SourceError(
-        f"{url}: the record that starts at byte {offset} has no end within {limit:,} bytes. "
+        f"{url}: the record that starts at byte {offset} has no end within the file or {limit:,} bytes. "
         f"Is a quote or a bracket left open?"
     )

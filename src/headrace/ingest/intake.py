@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -87,8 +87,16 @@ class Rejects:
 class Intake:
     """Documents of units; the file that is open stays open for the next unit."""
 
-    def __init__(self, sources: Sequence[Source], options: Options, *, strict: bool) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        options: Options,
+        *,
+        strict: bool,
+        seek_points: Callable[[Source], bytes | None],
+    ) -> None:
         self._sources = sources
+        self._seek_points = seek_points
         self._options = options
         self._strict = strict
         self._reader: tuple[int, Reader] | None = None
@@ -152,7 +160,8 @@ class Intake:
         if self._reader is None or self._reader[0] != source:
             self._close_reader(unless=None)
             options = self._options
-            reader = open_reader(self._sources[source], options.fields, options.text_mode)
+            file = self._sources[source]
+            reader = open_reader(file, options.fields, options.text_mode, self._seek_points(file))
             self._reader = (source, reader)
         reader = self._reader[1]
         reader.stats = self.stats

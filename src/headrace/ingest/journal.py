@@ -5,6 +5,7 @@
     .ingest/rejects/<unit>.jsonl  its rejected documents
     .ingest/sketches/<unit>.json  dedup's first pass has read the unit; beside it, its documents' sketches
     .ingest/drop/<unit>.bin       which of the unit's documents are repeated, one bit each
+    .ingest/seek/<fingerprint>    places from which a large .gz can be read
     .ingest/proven                the engine was found exact on this corpus; without it no unit counts
     .ingest/lock                  held (flock) while a job runs; released by the system when the process dies
 
@@ -49,6 +50,11 @@ def sketched_path(key: str) -> str:
 def sketch_path(key: str) -> str:
     """Sketches of a unit's documents."""
     return f"{ROOT}/sketches/{key}.bin"
+
+
+def seek_path(fingerprint: str) -> str:
+    """Places from which a compressed source can be read; see `seekpoints`."""
+    return f"{ROOT}/seek/{fingerprint}"
 
 
 def drop_path(key: str) -> str:
@@ -119,5 +125,5 @@ class Journal:
             if name != LOCK:
                 self._blob.delete(name)
         if isinstance(self._blob, LocalBlob):
-            for folder in ("units", "rejects", "sketches", "drop"):
+            for folder in ("units", "rejects", "sketches", "drop", "seek"):
                 shutil.rmtree(self._blob.root / ROOT / folder, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import stat
 import tempfile
 import zlib
 from pathlib import Path
@@ -46,6 +47,11 @@ def open_raw(url: str) -> io.RawIOBase:
 
         return RemoteFile(url)
     try:
+        if not stat.S_ISREG(Path(url).stat().st_mode):  # opening a pipe would wait for its writer
+            raise SourceError(
+                f"{url}: not a file but a pipe, a device or a socket. A job that goes on reads its sources "
+                f"again: write it to a file, and give that"
+            )
         return Path(url).open("rb", buffering=0)
     except OSError as error:
         raise SourceError(f"{url}: {error.strerror or error}") from error
@@ -71,17 +77,25 @@ def compression_of(url: str, head: bytes) -> str:
 
 
 class Stream:
-    """Decompressed bytes of one file, from the start on (or from `start` where nothing is packed)."""
+    """Decompressed bytes of one file, from the start on (or from `start` where it can be reached)."""
 
-    def __init__(self, url: str, compression: str, *, start: int = 0) -> None:
-        assert start == 0 or compression == "none"
+    def __init__(
+        self, url: str, compression: str, *, start: int = 0, seek_points: bytes | None = None
+    ) -> None:
+        assert start == 0 or compression == "none" or seek_points is not None
         self.url = url
         self._compression = compression
         self._raw = open_raw(url)
         self._out = start
-        if start:
+        if start and seek_points is None:
             self._raw.seek(start)
-        self._reader: Any = _reader(self._raw, compression)
+        self._leaps = False
+        self._reader: Any
+        if start and seek_points is not None:
+            self._leaps = True
+            self._reader = _leaping(url, seek_points, start)
+        else:
+            self._reader = _reader(self._raw, compression)
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill some of the buffer; 0 only at the end.
@@ -111,11 +125,23 @@ class Stream:
 
     def stored_position(self) -> int:
         """Stored bytes read so far."""
-        return self._raw.tell()
+        return int(self._reader.tell_compressed()) // 8 if self._leaps else self._raw.tell()
 
     def close(self) -> None:
         """Close the file."""
+        if self._leaps:
+            self._reader.close()  # it has a thread
         self._raw.close()
+
+
+def _leaping(url: str, seek_points: bytes, start: int) -> Any:
+    """A .gz read from a place in its middle; see `seekpoints`."""
+    import rapidgzip
+
+    file: Any = rapidgzip.open(url, parallelization=1)
+    file.import_index(io.BytesIO(seek_points))
+    file.seek(start)
+    return file
 
 
 def _reader(raw: io.RawIOBase, compression: str) -> Any:

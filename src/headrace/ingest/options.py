@@ -20,7 +20,7 @@ class Options:
     fields: Fields = field(default_factory=Fields)
     text_mode: TextMode = "auto"
     codec: str = "zstd"
-    block_tokens: int = 65_536
+    block_tokens: int = 131_072
     shard_text_bytes: int = SHARD_TEXT_BYTES
     """Text in a shard, and in a unit of work."""
     normalise: bool = False

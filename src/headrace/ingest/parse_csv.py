@@ -27,6 +27,15 @@ class DelimitedRows:
         self._fields = fields
         self._delimiter = delimiter
         self._names = self._rows_of(header.decode("utf-8", errors="replace"))[0] if header.strip() else []
+        if delimiter == "," and b"\r" in header.rstrip(b"\r\n"):
+            raise SourceError(
+                f"{url}: its rows end in lone carriage returns; wanted newlines. Convert it: tr '\\r' '\\n'"
+            )
+        twice = [name for name in (fields.text, *fields.keep) if self._names.count(name) > 1]
+        if twice:
+            raise SourceError(
+                f"{url}: {self._names.count(twice[0])} columns are named {twice[0]!r}; wanted one"
+            )
         missing = [name for name in (fields.text, *fields.keep) if name not in self._names]
         if missing:
             raise SourceError(
@@ -80,6 +89,8 @@ class DelimitedRows:
             detail = f"invalid UTF-8: byte 0x{raw[fault]:02x} does not belong here"
             self._reject(parsed, at + fault, line + raw.count(b"\n", 0, fault), "invalid_utf8", detail)
             return
+        if self._delimiter == "," and raw.count(b'"') % 2:  # only the file's end ends such a row
+            raise endless_record(self._url, at, self._fields.max_record_bytes)
         rows = self._rows_of(raw.decode())
         if len(rows) != 1 or len(rows[0]) != len(self._names):
             got = len(rows[0]) if rows else 0

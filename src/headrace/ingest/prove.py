@@ -12,12 +12,12 @@ from headrace.tokens import Mismatch, Tokenizer, first_mismatch
 from headrace.tokens.probe import tricky_texts
 
 SAMPLE_SOURCES = 16
-SAMPLE_BYTES = 192 << 10
+SAMPLE_BYTES = 128 << 10
 DOCUMENT_BYTES = 8 << 10
 
 
 def sample_texts(sources: Sequence[Source], options: Options) -> list[bytes]:
-    """First documents of up to 16 sources spread over the corpus, 192 KiB in all, long documents cut."""
+    """First documents of up to 16 sources spread over the corpus, 128 KiB in all, long documents cut."""
     chosen = sources[:: max(len(sources) // SAMPLE_SOURCES, 1)][:SAMPLE_SOURCES]
     texts: list[bytes] = []
     for source in chosen:

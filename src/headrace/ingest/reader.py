@@ -82,8 +82,16 @@ class RecordReader:
         self._records.close()
 
 
-def open_reader(source: Source, fields: Fields, text_mode: TextMode) -> Reader:
+def open_reader(
+    source: Source, fields: Fields, text_mode: TextMode, seek_points: bytes | None = None
+) -> Reader:
     """The reader for a source's format.
+
+    Args:
+        source: what to read.
+        fields: which part of it.
+        text_mode: what a document of a text file is.
+        seek_points: from `seekpoints.load`; ranges of a .gz are then read without what stands before them.
 
     Raises:
         SourceError: missing, damaged, or without the columns that are wanted.
@@ -99,10 +107,10 @@ def open_reader(source: Source, fields: Fields, text_mode: TextMode) -> Reader:
         return TarSamples(url, source.compression, fields)
     cut, parser = _cut_and_parser(source, fields, text_mode)
     records = Records(
-        lambda start: Stream(url, source.compression, start=start),
+        lambda start: Stream(url, source.compression, start=start, seek_points=seek_points),
         cut,
         url=url,
-        seekable=source.compression == "none",
+        seekable=source.compression == "none" or seek_points is not None,
         max_record_bytes=fields.max_record_bytes,
     )
     return RecordReader(records, parser)
@@ -110,8 +118,12 @@ def open_reader(source: Source, fields: Fields, text_mode: TextMode) -> Reader:
 
 def is_seekable(source: Source, text_mode: TextMode) -> bool:
     """Can ranges of its bytes be read without what stands before them?"""
-    by_line = source.format == "jsonl" or (source.format == "text" and text_mode == "line")
-    return by_line and source.compression == "none"
+    return is_cut_by_line(source, text_mode) and source.compression == "none"
+
+
+def is_cut_by_line(source: Source, text_mode: TextMode) -> bool:
+    """Is a record a line, so that the first one after any byte is found there?"""
+    return source.format == "jsonl" or (source.format == "text" and text_mode == "line")
 
 
 def _cut_and_parser(source: Source, fields: Fields, text_mode: TextMode) -> tuple[Cut, _Parser]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from headrace.errors import ConfigError, DocumentError, SpaceError
+from headrace.ingest import seekpoints
 from headrace.ingest.dedup import mark_repeated
 from headrace.ingest.engines import EngineMismatchError, run_units, sketch_units
 from headrace.ingest.fields import Fields, TextMode
@@ -36,7 +37,7 @@ from headrace.ingest.record import UnitRecord
 from headrace.ingest.schedule import Schedule
 from headrace.ingest.sources import find_sources
 from headrace.ingest.summary import IngestSummary, summary_of_job, summary_of_store
-from headrace.store import Blob, open_blob
+from headrace.store import Blob, open_blob, token_dtype
 from headrace.store.blob import LocalBlob, MemoryBlob
 from headrace.store.commit import current_manifest
 from headrace.store.format import MANIFEST
@@ -44,6 +45,8 @@ from headrace.tokens import Tokenizer, load_tokenizer
 
 BYTES_PER_WORKER = 16 << 20
 """Sources a process is worth starting for; only the default number of workers depends on it."""
+BLOCK_BYTES = 256 << 10
+"""Tokens in a block, unpacked."""
 
 
 def ingest(
@@ -68,7 +71,7 @@ def ingest(
     validation_out: str | os.PathLike[str] | None = None,
     seed: int = 0,
     shard_text_bytes: int | None = None,
-    block_tokens: int = 65_536,
+    block_tokens: int | None = None,
     append: bool = False,
     restart: bool = False,
     progress: Progressing | None = None,
@@ -103,7 +106,7 @@ def ingest(
         validation_out: that store.
         seed: of the sample and the split.
         shard_text_bytes: text in a shard, and in a unit of work; None takes 16 to 64 MiB, more for more sources.
-        block_tokens: tokens in a block of a shard.
+        block_tokens: tokens in a block of a shard; None takes the store's own, or 256 KiB of tokens.
         append: add files that the store has not seen; what is there keeps its rows.
         restart: forget a half-done job or a store at `out`, and start over.
         progress: called with (source bytes done, source bytes in all, a note).
@@ -124,7 +127,7 @@ def ingest(
         fields=Fields(text=text_field, keep=tuple(keep), max_bytes=max_document_bytes),
         text_mode=text_mode,
         codec=codec,
-        block_tokens=block_tokens,
+        block_tokens=1 if block_tokens is None else block_tokens,
         shard_text_bytes=SHARD_TEXT_BYTES if shard_text_bytes is None else shard_text_bytes,
         normalise=normalise,
         filters=filters,
@@ -154,6 +157,9 @@ def ingest(
     blob = open_blob(out)
     place = Place(store=blob, validation=None if validation_out is None else open_blob(validation_out))
     blobs = [blob] if place.validation is None else [blob, place.validation]
+    for one in blobs:
+        if isinstance(one, LocalBlob) and one.root.exists() and not one.root.is_dir():
+            raise ConfigError(f"{one.root}: a file; wanted a directory, new or empty or a store")
     with ExitStack() as held:
         for one in blobs:
             held.enter_context(_only_writer(one))
@@ -164,6 +170,8 @@ def ingest(
             check_place(one)
         if shard_text_bytes is None:
             options = replace(options, shard_text_bytes=shard_bytes_for(found))
+        if block_tokens is None:
+            options = replace(options, block_tokens=_block_tokens(blob, chosen))
         job = Job(sources=tuple(found), options=options, tokenizer=chosen, generation=0)
         run = _Run(place=place, engine=engine, started=started, progress=progress, strict=strict)
         return run.do(job, workers=workers, append=append, max_reject_share=max_reject_share)
@@ -243,6 +251,8 @@ class _Run:
             self.notes.append(f"went on after {resumed} units of an earlier run")
         # What is in this process's memory, other processes do not see.
         workers = 1 if isinstance(self.blob, MemoryBlob) else workers or _default_workers(job)
+        if workers >= seekpoints.MIN_WORKERS:
+            self._find_seek_points(job)
         if job.options.dedup is not None and not journal.is_marked:
             self._mark_repeated(job, past, workers)
         schedule, records = self._units(job, records, workers)
@@ -251,6 +261,13 @@ class _Run:
         snapshot = commit(job, self.place, records)
         journal.clear()
         return self._summed(job, records, snapshot=snapshot, resumed=resumed, workers=workers)
+
+    def _find_seek_points(self, job: Job) -> None:
+        for source in job.sources:
+            if seekpoints.may_have(source, job.options):
+                if self.progress is not None:
+                    self.progress(0, None, f"finding places to start from in {source.url}")
+                seekpoints.find(source, self.blob)
 
     def _summed(
         self, job: Job, records: Sequence[UnitRecord], *, snapshot: int, resumed: int = 0, workers: int = 0
@@ -357,6 +374,16 @@ def _default_workers(job: Job) -> int:
     return max(1, min(len(os.sched_getaffinity(0)), size // BYTES_PER_WORKER))
 
 
+def _block_tokens(blob: Blob, tokenizer: Tokenizer) -> int:
+    """Those of the store that is there, else 256 KiB: 64 Ki tokens of 2 bytes made stores 3 % larger."""
+    manifest = current_manifest(blob)
+    return (
+        BLOCK_BYTES // token_dtype(tokenizer.vocab_size).itemsize
+        if manifest is None
+        else manifest.block_tokens
+    )
+
+
 def _only_writer(blob: Blob) -> AbstractContextManager[None]:
     return only_writer(blob.root / LOCK) if isinstance(blob, LocalBlob) else nullcontext()
 
@@ -366,9 +393,14 @@ def _space_errors(blob: Blob) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            why = (
+                "a file would be larger than is allowed (ulimit -f)"
+                if error.errno == errno.EFBIG
+                else ("no space left on the device")
+            )
             raise SpaceError(
-                f"{error.filename or blob.url}: no space left on the device. What is done is kept: "
+                f"{error.filename or blob.url}: {why}. What is done is kept: "
                 f"free some room and run the same command again"
             ) from error
         raise

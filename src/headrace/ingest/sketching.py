@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy.typing as npt
 import orjson
 
+from headrace.ingest import seekpoints
 from headrace.ingest.intake import Intake, Progress, Rejects, Tally
 from headrace.ingest.journal import sketch_path, sketched_path
 from headrace.ingest.operators import exact, minhash
@@ -24,7 +25,12 @@ class Sketching:
     def __init__(self, *, sources: Sequence[Source], options: Options, blob: Blob, strict: bool) -> None:
         self._exact = options.dedup == "exact"
         self._blob = blob
-        self._intake = Intake(sources, options, strict=strict)
+        self._intake = Intake(
+            sources,
+            options,
+            strict=strict,
+            seek_points=lambda source: seekpoints.load(source, options, blob),
+        )
 
     def __enter__(self) -> Self:
         return self

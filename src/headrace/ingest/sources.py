@@ -36,6 +36,13 @@ _FORMAT_OF = {
     ".md": "text",
     ".rst": "text",
 }
+_TEXTUAL = frozenset({"jsonl", "json", "text", "csv", "tsv"})
+_MARKS = {  # UTF-32's little-endian mark begins with UTF-16's
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 _GLOB = frozenset("*?[")
 _HEAD_BYTES = 4096
 _SAMPLE_BYTES = 64 << 10
@@ -80,6 +87,10 @@ def describe(url: str) -> Source:
     Raises:
         SourceError: it cannot be read, or is not what its name says.
     """
+    try:
+        url.encode()
+    except UnicodeEncodeError:
+        raise SourceError(f"{url!a}: the name is not UTF-8, and cannot be written down. Rename it") from None
     raw = open_raw(url)
     try:
         nbytes = raw.seek(0, 2)
@@ -93,10 +104,15 @@ def describe(url: str) -> Source:
     compression = compression_of(url, head)
     if compression != "none":
         head = read_head(url, compression, _HEAD_BYTES)
+    named = format_of(url, head)
+    if named in _TEXTUAL and (encoding := _wide_encoding(head)) is not None:
+        raise SourceError(
+            f"{url}: its text is {encoding}; wanted UTF-8. Convert it: iconv -f {encoding} -t UTF-8 IN > OUT"
+        )
     return Source(
         url=url,
         nbytes=nbytes,
-        format=format_of(url, head),
+        format=named,
         compression=compression,
         fingerprint=fingerprint,
         modified_ns=0 if "://" in url else Path(url).stat().st_mtime_ns,
@@ -126,6 +142,18 @@ def format_of(url: str, head: bytes) -> str:
         return named
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     return _json_format(start) if start.startswith(b"{") else "text"
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """Which encoding of 2 or 4 bytes a character a text starts in: by its mark, or by zeros in every second byte."""
+    for mark, name in _MARKS.items():
+        if head.startswith(mark):
+            return name
+    half = max(len(head) // 2, 1)
+    zeros = [head[i::2].count(0) / half for i in (0, 1)]
+    if len(head) >= 4 and max(zeros) > 0.4 and min(zeros) < 0.1:
+        return "UTF-16BE" if zeros[0] > zeros[1] else "UTF-16LE"
+    return None
 
 
 def _json_format(start: bytes) -> str:
@@ -180,7 +208,10 @@ def _directory(path: Path) -> list[str]:
 
 
 def _walk(path: Path) -> Iterable[str]:
-    for folder, _, names in os.walk(path):
+    def refuse(error: OSError) -> None:
+        raise SourceError(f"{error.filename}: {error.strerror}") from error
+
+    for folder, _, names in os.walk(path, onerror=refuse):
         for name in names:
             yield str(Path(folder) / name)
 

@@ -17,6 +17,7 @@ from headrace.ingest.open import open_seekable
 from headrace.stats import Stats
 
 ROWS_AT_ONCE = 4096
+_STREAM_END = b"\xff\xff\xff\xff" + bytes(4)
 _Item = TypeVar("_Item")
 
 
@@ -108,6 +109,7 @@ class ArrowBatches:
         self._ended = False
         try:
             self._is_file = (self._raw.read(6) or b"") == b"ARROW1"
+            self._check_stream_end()
             self._raw.seek(0)
             is_local = compression == "none" and "://" not in url
             # A local file is mapped: batches that are passed over are not read.
@@ -124,6 +126,13 @@ class ArrowBatches:
     def at_end(self) -> bool:
         """Was the last batch read?"""
         return self._ended
+
+    def _check_stream_end(self) -> None:
+        """Arrow takes the end of a file for the end of a stream, so a file cut between two batches looks whole."""
+        if not self._is_file:
+            self._raw.seek(max(self._nbytes - 8, 0))
+            if (self._raw.read(8) or b"") != _STREAM_END:
+                raise OSError("the stream has no end mark: truncated")
 
     def _reader(self, included: list[int] | None) -> Any:
         self._open.seek(0)
@@ -222,6 +231,9 @@ def _reject(parsed: Parsed, url: str, row: int, reason: str, detail: str) -> Non
 def _check_columns(reader: ParquetGroups | ArrowBatches, url: str, schema: pa.Schema, fields: Fields) -> None:
     """Close the reader and raise, where a column is missing or the text is no text."""
     for name in (fields.text, *fields.keep):
+        if schema.names.count(name) > 1:
+            reader.close()
+            raise SourceError(f"{url}: {schema.names.count(name)} columns are named {name!r}; wanted one")
         if name not in schema.names:
             reader.close()
             raise SourceError(

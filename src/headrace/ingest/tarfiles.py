@@ -83,7 +83,8 @@ class TarSamples:
     def _walk(self, stream: Stream) -> Iterator[tuple[int, str, dict[str, bytes]]]:
         current: tuple[int, str, dict[str, bytes]] | None = None
         try:
-            with tarfile.open(fileobj=_Readable(stream), mode="r|") as tar:
+            readable = _Readable(stream)
+            with tarfile.open(fileobj=readable, mode="r|") as tar:
                 for member in tar:
                     if not member.isfile():
                         continue
@@ -96,10 +97,24 @@ class TarSamples:
                         current = (member.offset, key, {})
                     if extension in self._wanted:
                         current[2][extension] = self._content(tar, member)
+            self._check_end(readable)
         except tarfile.TarError as error:
             raise SourceError(f"{self._url}: damaged tar: {error}. Fetch it again") from error
         if current is not None:
             yield current
+
+    def _check_end(self, readable: _Readable) -> None:
+        """Refuse what tarfile takes for an end: a file that is cut between members, or goes on behind its end."""
+        if not readable.ends_in_zeros:
+            raise SourceError(
+                f"{self._url}: truncated: the tar ends without the zeros that close it. Fetch it again"
+            )
+        while data := readable.read(1 << 20):
+            if data.strip(b"\0"):
+                raise SourceError(
+                    f"{self._url}: something stands behind the tar's end. Several tars put together? "
+                    f"Give them as files of their own"
+                )
 
     def _content(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
         file = tar.extractfile(member)
@@ -160,6 +175,8 @@ class _Readable(io.RawIOBase):
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self.ends_in_zeros = False
+        """Does what was read last close an archive?"""
 
     def readable(self) -> bool:
         return True
@@ -169,4 +186,6 @@ class _Readable(io.RawIOBase):
         filled = 0
         while filled < size and (n := self._stream.readinto(buffer[filled:])):
             filled += n
+        if filled:
+            self.ends_in_zeros = not bytes(buffer[max(filled - tarfile.BLOCKSIZE, 0) : filled]).strip(b"\0")
         return bytes(buffer[:filled])

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import orjson
 
 from headrace.errors import TokenizerError
+from headrace.ingest import seekpoints
 from headrace.ingest.document import Parsed
 from headrace.ingest.intake import Intake, Progress, Rejects, Tally
 from headrace.ingest.journal import drop_path, record_path, rejects_path
@@ -41,7 +42,12 @@ class Work:
         self.tokenizer = tokenizer
         self._blob = blob
         self._generation = generation
-        self._intake = Intake(sources, options, strict=strict)
+        self._intake = Intake(
+            sources,
+            options,
+            strict=strict,
+            seek_points=lambda source: seekpoints.load(source, options, blob),
+        )
         self._train = Outlet(blob, options, tokenizer)
         self._validation = None if validation is None else Outlet(validation, options, tokenizer)
 
