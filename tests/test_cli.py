@@ -63,6 +63,10 @@ def test_flags_change_only_on_purpose():
             "--allow-origin", "--api-key", "--batch-size", "--device", "--drain-s", "--dtype", "--host", "--json",
             "--max-queue", "--model", "--name", "--port", "--predictions", "--state",
         ],
+        "serve": [
+            "--allow-origin", "--api-key", "--batch-size", "--device", "--drain-s", "--dtype", "--host", "--json",
+            "--max-queue", "--model", "--name", "--port", "--predictions", "--state",
+        ],
         "report": ["--json"],
         "export": ["--json", "--to"],
     }  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from headrace.cli import demo, learn, output, text
+from headrace.cli import demo, learn, output, serve, text
 from headrace.cli.console import stderr
 from headrace.errors import HeadraceError
 
@@ -30,6 +30,7 @@ app.add_typer(tokenizer_app, name="tokenizer")
 app.command("inspect", epilog=text.INSPECT_EXAMPLES)(text.inspect)
 app.command("train", epilog=learn.TRAIN_EXAMPLES)(learn.train)
 app.command("generate", epilog=output.GENERATE_EXAMPLES)(output.generate)
+app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("report", epilog=output.REPORT_EXAMPLES)(output.report)
 app.command("export", epilog=output.EXPORT_EXAMPLES)(output.export)
 
@@ -76,9 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one way o
             return 2
         raise
     except ModuleNotFoundError as error:
-        extra = {"torch": "train", "matplotlib": "train", "transformers": "hf", "ray": "ray"}.get(
-            (error.name or "").partition(".")[0]
-        )
+        extra = {
+            "torch": "train",
+            "matplotlib": "train",
+            "transformers": "hf",
+            "ray": "ray",
+            "starlette": "serve",
+            "uvicorn": "serve",
+            "msgspec": "serve",
+            "prometheus_client": "serve",
+        }.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
         _say(f"this command needs {error.name}, which is not installed. Run: pip install 'headrace[{extra}]'")

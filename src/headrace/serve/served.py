@@ -1,0 +1,175 @@
+"""A model directory -> prompts as ids, ids as text, messages as a prompt: what answers need beside the engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from headrace.errors import ConfigError, HeadraceError
+from headrace.generate.engine import Engine
+from headrace.generate.models import Loaded, load_engine
+from headrace.serve.bodies import Message
+from headrace.serve.refusal import Refusal, invalid
+
+CHAT_DEFAULT_TOKENS = 1024
+"""Of an answer to messages when the request names no limit; a cache row is as long as its limit."""
+
+
+class Served:
+    """The one model of a server. Immutable, safe to read from every thread.
+
+    Args:
+        model: a run or a Hugging Face directory.
+        name: what clients call it; default the directory's name.
+        dtype: of the weights, "auto" as `generate` chooses it.
+        device: "cpu", "cuda" or "auto".
+        batch_size: rows decoded at once.
+
+    Raises:
+        ConfigError: it cannot be loaded, or its engine cannot be stepped.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        batch_size: int = 32,
+    ) -> None:
+        path = Path(model)
+        self.name = name or path.resolve().name
+        loaded: Loaded = load_engine(path, dtype=dtype, device=device, batch_size=batch_size)
+        if not isinstance(loaded.engine, Engine):
+            raise ConfigError(f"serve: {path}: its engine cannot be stepped, so it cannot stream.")
+        self.engine = loaded.engine
+        self.dtype, self.fingerprint = loaded.dtype, loaded.fingerprint
+        self.tokenizer_fingerprint = loaded.tokenizer_fingerprint
+        self.batch_size = batch_size
+        self.vocab_size, self.context = self.engine.runner.vocab_size, self.engine.runner.context
+        self._prompts = loaded.prompts
+        self.tokenizer = loaded.prompts.tokenizer
+        self._special = _special_names(path)
+        self._special.setdefault(self.tokenizer.eos_id, "<|endoftext|>")
+        self._bytes = self.tokenizer.token_bytes()
+        self._names = [self._name_of(i) for i in range(self.vocab_size)]
+        self._chat: Any = _chat_tokenizer(path)
+
+    @property
+    def chat(self) -> bool:
+        """Whether the model says how messages become a prompt."""
+        return self._chat is not None
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template's source, where there is one."""
+        return None if self._chat is None else str(self._chat.chat_template)
+
+    def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
+        """Ids of a prompt; with what the model expects in front, unless told otherwise."""
+        _refuse_surrogates(text)
+        if special:
+            return tuple(self._prompts.encode(text))
+        return tuple(self.tokenizer.encode(text).tolist())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids.
+
+        Raises:
+            Refusal: an id outside the vocabulary.
+        """
+        bad = next((i for i in ids if not 0 <= i < self.vocab_size), None)
+        if bad is not None:
+            raise invalid(f"tokens: id {bad}; the model's ids are in [0, {self.vocab_size}).", "tokens")
+        table = self._bytes
+        return b"".join(table[i] for i in ids if i < len(table)).decode("utf-8", errors="replace")
+
+    def encode_messages(
+        self, messages: Sequence[Message], *, generation_prompt: bool = True
+    ) -> tuple[int, ...]:
+        """Ids of a conversation by the model's own template.
+
+        Raises:
+            Refusal: no template, or it does not take these messages.
+        """
+        if self._chat is None:
+            raise invalid(
+                f"{self.name} has no chat template: it was trained to continue text. Use /v1/completions.",
+                "messages",
+                code="no_chat_template",
+            )
+        turns = []
+        for message in messages:
+            _refuse_surrogates(message.text)
+            turns.append({"role": message.role, "content": message.text})
+        try:
+            text = self._chat.apply_chat_template(
+                turns, add_generation_prompt=generation_prompt, tokenize=False
+            )
+            return tuple(self._chat.encode(text, add_special_tokens=False))
+        except Exception as error:  # a template raises whatever its author chose
+            raise invalid(f"messages: the model's chat template refuses them: {error}", "messages") from error
+
+    def token_name(self, token_id: int) -> str:
+        r"""A token as answers with log-probabilities show it: text, or `bytes:\xe2` for part of a character."""
+        return self._names[token_id] if 0 <= token_id < len(self._names) else f"token_id:{token_id}"
+
+    def token_bytes(self, token_id: int) -> list[int]:
+        """A token's bytes; empty for a special one."""
+        return list(self._bytes[token_id]) if 0 <= token_id < len(self._bytes) else []
+
+    def _name_of(self, token_id: int) -> str:
+        data = self._bytes[token_id] if token_id < len(self._bytes) else b""
+        if not data:
+            return self._special.get(token_id, f"<|{token_id}|>")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def _special_names(path: Path) -> dict[int, str]:
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        return {}
+    with suppress(ValueError, KeyError, TypeError):
+        return {entry["id"]: entry["content"] for entry in orjson.loads(file.read_bytes())["added_tokens"]}
+    return {}
+
+
+def _chat_tokenizer(path: Path) -> Any:
+    """The tokenizer as transformers loads it, where the directory has a chat template; else None."""
+    about = path / "tokenizer_config.json"
+    has_file = (path / "chat_template.jinja").is_file() or (path / "chat_template.json").is_file()
+    if not has_file and not (about.is_file() and b'"chat_template"' in about.read_bytes()):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: has a chat template, but transformers cannot read its tokenizer ({error})."
+        ) from error
+    return tokenizer if getattr(tokenizer, "chat_template", None) else None
+
+
+def _refuse_surrogates(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise invalid(
+            f"The text is not valid Unicode at character {error.start}: half a surrogate pair."
+        ) from error
+
+
+def refusal_of(error: HeadraceError) -> Refusal:
+    """A refusal for a request that the engine cannot make."""
+    code = "context_length_exceeded" if "Shorten the prompt" in str(error) else None
+    return Refusal(400, str(error), param="prompt", code=code)
