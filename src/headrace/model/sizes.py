@@ -30,8 +30,10 @@ class Size:
 
 
 SIZES: dict[str, Size] = {
-    # Not in the paper: what falls furthest in two minutes on two CPU cores.
-    "tiny": Size(num_layers=6, width=256, num_heads=4, batch_tokens=4096, learning_rate=3e-3, context=256),
+    # Not in the paper: what falls furthest in two minutes on two CPU cores. At equal CPU time on 31 MB of Python
+    # the held-out loss was 5.09 with 6 layers and 4,096 tokens a step, 4.72 with 2,048; 4.37 with 4 layers of
+    # 2,048, 3.86 with 2.
+    "tiny": Size(num_layers=2, width=256, num_heads=4, batch_tokens=2048, learning_rate=3e-3, context=256),
     "gpt3-125m": Size(num_layers=12, width=768, num_heads=12, batch_tokens=500_000, learning_rate=6e-4),
     "gpt3-350m": Size(num_layers=24, width=1024, num_heads=16, batch_tokens=500_000, learning_rate=3e-4),
     "gpt3-760m": Size(num_layers=24, width=1536, num_heads=16, batch_tokens=500_000, learning_rate=2.5e-4),
