@@ -9,7 +9,8 @@ Compares  The same 40 M GPT-2 tokens, 32 rows x 2,048 tokens, shuffled, each con
           After the timing each delivers one epoch, hashed without regard to order: the rows are the same.
           Megatron shuffles documents before it cuts rows, so its ids are counted; nanoGPT samples with
           replacement, so it has no epoch.
-Ceiling   memcpy of batches of the same size from the same mapped file, one after the other.
+Ceiling   memcpy of batches of the same size from the same mapped file, one after the other; and the same
+          bytes as they are asked for, rows of 4 KiB in shuffled order, by one NumPy index and nothing else.
 Reports   Million tokens/s, median and spread of n interleaved rounds of 1 s; seconds to open (imports
           included) and first batch; resident memory.
 Cause     {cause}
@@ -37,7 +38,7 @@ from measure import (
     timed,
     versions,
 )
-from rivals import OURS, Worker, is_made
+from rivals import OURS, Worker, WorkerError, opened
 
 CAUSE = (
     "In a profile of 10,157 batches as stored (one core, machine busy), the gather took 1.28 of 1.96 s (65 %),\n"
@@ -67,6 +68,7 @@ CONTESTANTS = {
     "MosaicML Streaming, 1 worker": ("streaming", "streaming", 1, "uint16"),
 }
 CEILING = "memcpy"
+ROWS = "the same rows by one NumPy index, alone"
 
 
 def memcpy_rate(tokens: np.ndarray) -> float:
@@ -82,10 +84,38 @@ def memcpy_rate(tokens: np.ndarray) -> float:
     return len(starts) * batch / timed(once, at_least_s=0.5)
 
 
+def row_rate(tokens: np.ndarray) -> float:
+    """Tokens/s of one NumPy index that copies 32 shuffled rows at a time, and of nothing else."""
+    rows = np.ndarray((len(tokens) - T,), f"V{2 * (T + 1)}", tokens, strides=(2,))
+    order = np.random.default_rng(7).permutation((len(tokens) - 1) // T) * T
+    batches = order[: len(order) // B * B].reshape(-1, B)
+
+    def once() -> None:
+        for batch in batches:
+            rows[batch]
+
+    return batches.size * T / timed(once, at_least_s=0.5)
+
+
 def rate(worker: Worker, seconds: float) -> float:
-    """Tokens/s of one round."""
-    told = worker.ask(do="pass", seconds=seconds)
+    """Tokens/s of one round; NaN from a contestant that failed."""
+    try:
+        told = worker.ask(do="pass", seconds=seconds)
+    except WorkerError as error:
+        say(f"LEFT OUT: {error}")
+        return float("nan")
     return float(told["tokens"]) / float(told["seconds"])
+
+
+def drop_failed(
+    rounds: dict[str, list[float]], workers: dict[str, Worker], missing: dict[str, str]
+) -> dict[str, list[float]]:
+    """The rounds of those that finished them all; the others are closed, and named among the missing."""
+    for label in [label for label, values in rounds.items() if not np.isfinite(values).all()]:
+        missing[label] = "failed while it was timed"
+        workers.pop(label).close()
+        del rounds[label]
+    return rounds
 
 
 def same_tokens(told: dict[str, dict[str, Any]], corpus: Tokens) -> dict[str, str]:
@@ -124,28 +154,19 @@ def main() -> None:
     )
     core = pin()
     tokens = np.memmap(raw_file(corpus.folder), np.uint16, "r")
-    workers: dict[str, Worker] = {}
-    opened: dict[str, dict[str, Any]] = {}
-    for label, (environment, name, count, _) in CONTESTANTS.items():
-        if chosen.only and not any(word in label for word in chosen.only):
-            continue
-        if not is_made(environment):
-            say(f"{label}: left out, no environment; run: python bench/rivals.py setup {environment}")
-            continue
-        arguments = (name, str(corpus.folder), "--workers", str(count))
-        # Converting and first opening are apart: a fresh process then opens what is there.
-        first = Worker(environment, "load_worker.py", *arguments)
-        first.ask(do="prepare")
-        first.close()
-        workers[label] = Worker(environment, "load_worker.py", *arguments)
-        opened[label] = workers[label].ask(do="open")
-        say(f"{label}: open in {opened[label]['open_s']:.2f} s")
-
+    workers, answers, missing = opened(
+        {
+            label: (environment, (name, str(corpus.folder), "--workers", str(count)))
+            for label, (environment, name, count, _) in CONTESTANTS.items()
+            if not chosen.only or any(word in label for word in chosen.only)
+        }
+    )
     rounds = interleave(
-        {CEILING: lambda: memcpy_rate(tokens)}
+        {CEILING: lambda: memcpy_rate(tokens), ROWS: lambda: row_rate(tokens)}
         | {label: (lambda w=worker: rate(w, seconds)) for label, worker in workers.items()},  # type: ignore[misc]
         chosen.repeats if not chosen.quick else 2,
     )
+    rounds = drop_failed(rounds, workers, missing)
     epochs = {
         label: worker.ask(do="hash")
         for label, worker in workers.items()
@@ -166,7 +187,7 @@ def main() -> None:
 
     rows = []
     for label in sorted(rounds, key=lambda name: -medians[name]):
-        a = opened.get(label)
+        a = answers.get(label)
         rows.append(
             [
                 label,
@@ -179,6 +200,7 @@ def main() -> None:
                 proof.get(label, ""),
             ]
         )
+    rows += [[label, "", "left out", why, "", "", "", ""] for label, why in missing.items()]
     goals = []
     rivals = [label for label in workers if not label.startswith("headrace")]
     if "headrace" in medians and rivals:
@@ -198,7 +220,7 @@ def main() -> None:
                 100 * medians["headrace"] / medians[CEILING],
                 50,
                 "%",
-                "same bytes",
+                f"{number(100 * medians[ROWS] / medians[CEILING])} % is what shuffled rows of 4 KiB allow",
             ),
         ]
     if "headrace, int64 tensors" in medians and any(CONTESTANTS[r][3].startswith("int64") for r in rivals):
@@ -229,9 +251,10 @@ def main() -> None:
             "corpus": corpus.name,
             "num_tokens": corpus.num_tokens,
             "tokens_per_s": {label: summary(values) for label, values in rounds.items()},
-            "opened": opened,
+            "opened": answers,
             "same_tokens": proof,
-            "versions": {label: one["version"] for label, one in opened.items()} | versions("numpy", "torch"),
+            "versions": {label: one["version"] for label, one in answers.items()}
+            | versions("numpy", "torch"),
         },
         quick=chosen.quick,
     )

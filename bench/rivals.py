@@ -21,11 +21,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import venv
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from measure import BENCH, CHECKOUT, say
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 HOME = CHECKOUT / ".venv-rivals"
 ENVIRONMENTS = {
@@ -106,6 +110,40 @@ def quiet_environment() -> dict[str, str]:
     }
 
 
+# Reads process groups from its standard input, and kills those still named there when the writer is gone: a
+# benchmark that is itself killed (by a time limit, say) leaves no stopped worker behind.
+MINDER = """
+import os, signal, sys
+groups = set()
+for line in sys.stdin:
+    sign, group = line[0], int(line[1:])
+    groups.add(group) if sign == "+" else groups.discard(group)
+for group in groups:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+"""
+_minder: subprocess.Popen[str] | None = None
+
+
+def mind(sign: str, group: int) -> None:
+    """Name ("+") a process group to be killed when this process ends, or take it back ("-")."""
+    global _minder
+    if _minder is None:
+        _minder = subprocess.Popen(
+            [sys.executable, "-c", MINDER], stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
+    assert _minder.stdin
+    with contextlib.suppress(BrokenPipeError):
+        _minder.stdin.write(f"{sign}{group}\n")
+        _minder.stdin.flush()
+
+
+class WorkerError(RuntimeError):
+    """A contestant died, reported an error of its own, or did not answer in time."""
+
+
 class Worker:
     """A process in an environment that answers one JSON line with one JSON line.
 
@@ -124,48 +162,99 @@ class Worker:
             text=True,
             start_new_session=True,
         )
+        mind("+", self._process.pid)
         self._label = f"{script} {' '.join(arguments[:1])}"
 
-    def ask(self, **message: Any) -> dict[str, Any]:
+    def ask(self, *, limit_s: float = 120.0, **message: Any) -> dict[str, Any]:
         """Send a message and wait for its answer.
 
         Raises:
-            RuntimeError: the process died, or reported an error of its own.
+            WorkerError: the process died, reported an error of its own, or was silent for `limit_s` and was
+                killed.
         """
         assert self._process.stdin
         assert self._process.stdout
         self._signal(signal.SIGCONT)
-        try:
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it died; the empty answer below says so
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died; the empty answer below says so
-        line = self._process.stdout.readline()
+        late = threading.Timer(limit_s, self._signal, (signal.SIGKILL,))
+        late.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            late.cancel()
         self._signal(signal.SIGSTOP if line else signal.SIGKILL)
         if not line:
-            raise RuntimeError(
-                f"{self._label}: ended with {self._process.wait()}; see it with HEADRACE_BENCH_VERBOSE=1"
+            code = self._process.wait()
+            why = (
+                f"no answer to {message.get('do')!r} in {limit_s:.0f} s"
+                if code == -9
+                else f"ended with {code}"
             )
+            raise WorkerError(f"{self._label}: {why}; see it with HEADRACE_BENCH_VERBOSE=1")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise RuntimeError(f"{self._label}: {answer['error']}")
+            raise WorkerError(f"{self._label}: {answer['error']}")
         return answer
 
     def close(self) -> None:
-        """End the process; it is given ten seconds."""
+        """End the process and its children; it is given five seconds to go by itself."""
         assert self._process.stdin
         self._signal(signal.SIGCONT)
-        self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._signal(signal.SIGKILL)
-            self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        mind("-", self._process.pid)
 
     def _signal(self, number: signal.Signals) -> None:
         """To the process and all its children: they are a session of their own."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
+
+
+def opened(
+    contestants: Mapping[str, tuple[str, Sequence[str]]], script: str = "load_worker.py"
+) -> tuple[dict[str, Worker], dict[str, dict[str, Any]], dict[str, str]]:
+    """A worker for each contestant that can be had, and why the others are left out.
+
+    Each converts the tokens into its own format in a first process, and is opened in a fresh one.
+
+    Args:
+        contestants: label -> (environment, arguments of the script).
+        script: which worker script.
+
+    Returns:
+        Workers, their answers to "open", and for those left out the reason.
+    """
+    workers, answers, missing = {}, {}, {}
+    for label, (environment, arguments) in contestants.items():
+        if not is_made(environment):
+            missing[label] = f"no environment; run: python bench/rivals.py setup {environment}"
+        else:
+            try:
+                first = Worker(environment, script, *arguments)
+                try:
+                    first.ask(do="prepare", limit_s=240)
+                finally:
+                    first.close()
+                worker = Worker(environment, script, *arguments)
+                try:
+                    answers[label] = worker.ask(do="open")
+                except WorkerError:
+                    worker.close()
+                    raise
+            except (WorkerError, OSError) as error:
+                missing[label] = str(error)
+            else:
+                workers[label] = worker
+                say(f"{label}: open in {answers[label]['open_s']:.2f} s")
+        if label in missing:
+            say(f"{label}: LEFT OUT, {missing[label]}")
+    return workers, answers, missing
 
 
 def main() -> None:

@@ -71,18 +71,6 @@ def row_order(
     )
 
 
-def fetched_together(rows: ConcatenatedRows | PackedRows, order: RowOrder, world_size: int) -> int:
-    """Neighbouring rows that a rank should fetch as one; 1 where each block is better fetched by itself.
-
-    A block shuffle wants all rows of a group within one window. A rank among many wants so few of them that
-    most of the group's blocks would be fetched for others.
-    """
-    if order.shuffle != "blocks":
-        return 1
-    blocks = max(1, order.block_rows * rows.seq_len // rows.store.block_tokens)
-    return order.block_rows if order.block_rows >= 2 * blocks * world_size else 1
-
-
 def order_name(orders: Sequence[RowOrder]) -> str:
     """What of the shuffle must agree when a run is resumed."""
     names = [

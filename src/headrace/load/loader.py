@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from headrace.errors import ConfigError, OrderError, WorkerError
 from headrace.load.batches import BatchMaker, Wanted
-from headrace.load.choose import (
-    ShuffleChoice,
-    cores,
-    fetched_together,
-    is_mapped,
-    is_remote,
-    order_name,
-    row_order,
-)
+from headrace.load.choose import ShuffleChoice, cores, is_mapped, is_remote, order_name, row_order
 from headrace.load.device import DevicePlace
 from headrace.load.forks import generation
 from headrace.load.hints import Hints
@@ -353,10 +345,7 @@ class Loader:
                 self._rows,
                 position=self._position,
                 ahead=max(ahead, self._prefetch * self._batch_size),
-                together=[
-                    fetched_together(rows, order, self.world_size)
-                    for rows, order in zip(self._rows, self._orders, strict=True)
-                ],
+                at_once=all(order.shuffle == "blocks" for order in self._orders),
             )
 
     # --- its life ---

@@ -75,15 +75,6 @@ class PackedRows:
         blocks = np.concatenate((starts, starts + lengths - 1)) // self.store.block_tokens
         self.store.prefetch(np.unique(blocks) * self.store.block_tokens, 1)
 
-    def fetch(self, groups: NDArray[np.int64], group_rows: int) -> None:
-        """Have groups of neighbouring rows fetched whole; see `ConcatenatedRows.fetch`."""
-        size = self.store.block_tokens
-        for group in groups.tolist():
-            rows = np.arange(group * group_rows, min((group + 1) * group_rows, self.num_rows))
-            starts, lengths, _ = self.plan.pieces(rows)
-            blocks = np.unique(np.concatenate((starts, starts + lengths - 1)) // size)
-            self.store.prefetch(blocks * size, 1)
-
     @property
     def block_rows(self) -> int:
         """Rows that stay together in a block shuffle: those that were packed together."""

@@ -48,25 +48,8 @@ class ConcatenatedRows:
         return self.store.gather(rows * self.seq_len, self.seq_len + 1, out=out)
 
     def hint(self, rows: NDArray[np.int64]) -> None:
-        """Tell the store which rows come soon: each of their blocks once, in order of first use."""
-        firsts = rows * self.seq_len
-        size = self.store.block_tokens
-        blocks = np.stack((firsts // size, (firsts + self.seq_len) // size), axis=1).ravel()
-        distinct, order = np.unique(blocks, return_index=True)
-        places = distinct[np.argsort(order)] * size
-        self.store.prefetch(places, 1)
-
-    def fetch(self, groups: NDArray[np.int64], group_rows: int) -> None:
-        """Have groups of neighbouring rows fetched whole.
-
-        Args:
-            groups: int64 [N]; group g is rows [g * group_rows, (g + 1) * group_rows).
-            group_rows: rows of a group.
-        """
-        tokens = min(group_rows * self.seq_len + 1, self.store.num_tokens)
-        firsts = np.minimum(groups * (group_rows * self.seq_len), self.store.num_tokens - tokens)
-        for first in firsts.tolist():  # one by one: the store takes no more than a part of its cache at once
-            self.store.prefetch([first], tokens)
+        """Tell the store which rows come soon, in order of use."""
+        self.store.prefetch(rows * self.seq_len, self.seq_len + 1)
 
     @property
     def block_rows(self) -> int:

@@ -201,10 +201,7 @@ class Gather:
         if len(blocks):
             self._pool.announce(blocks)
         if self._local is None:
-            needed: dict[int, None] = {}
-            for start in where[~rows.direct].tolist():
-                needed.update(dict.fromkeys(self._blocks_of(start, length)))
-            self._pool.prefetch(list(needed))
+            self._pool.prefetch(self._blocks_of_rows(where, rows, length))
 
     def _plan(self, length: int) -> _Plan:
         if not 1 <= length < (1 << 31) // self._dtype.itemsize:
@@ -284,6 +281,16 @@ class Gather:
             if local.ready[shard]:
                 for plan in list(self._plans.values()):
                     plan.shift[2 * shard + 1] = local.shift[shard]
+
+    def _blocks_of_rows(self, where: NDArray[np.int64], rows: _Rows, length: int) -> list[int]:
+        """Blocks that rows touch, each once, in order of first use."""
+        simple = rows.pooled  # at most two blocks, both of one shard
+        ends = rows.blocks + (rows.last - rows.first)
+        pairs = np.stack((rows.blocks[simple], ends[simple]), axis=1).ravel()
+        others = [b for start in where[rows.split].tolist() for b in self._blocks_of(start, length)]
+        blocks, first_use = np.unique(np.append(pairs, np.array(others, np.int64)), return_index=True)
+        needed: list[int] = blocks[np.argsort(first_use)].tolist()
+        return needed
 
     def _blocks_of(self, start: int, length: int) -> list[int]:
         """Blocks of the pool that a row touches."""

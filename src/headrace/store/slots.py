@@ -233,8 +233,9 @@ class BlockPool:
 
     def _take(self, blocks: Sequence[int], *, only_unannounced: bool = False) -> list[int]:
         taken = []
-        # A quarter at a time: several threads can load at once, however small the pool.
-        for block in blocks[: max(2, self.slots // 4)]:
+        # A quarter at a time: several threads can load at once, however small the pool. Half of it ahead: a
+        # window's blocks must be asked for together, or what is left over becomes one request each.
+        for block in blocks[: max(2, self.slots // (2 if only_unannounced else 4))]:
             if not self._free:
                 self._evict(only_unannounced=only_unannounced)
             if not self._free:
