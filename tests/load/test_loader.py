@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import time
 import tracemalloc
 
 import numpy as np
@@ -205,6 +206,9 @@ def test_the_state_is_committed_when_a_batch_is_taken_not_when_it_is_made(fake_s
             batch = next(loader)
             assert batch.position == 4 * step
             assert batch.step == step
+        until = time.monotonic() + 30
+        while store.gathered <= 3 and time.monotonic() < until:
+            pass
     assert store.gathered > 3
 
 

@@ -263,8 +263,11 @@ class Loader:
         if self._pipeline is None:
             self._pipeline = Pipeline(self._maker.make, threads=self._threads)
             self._submitted = self._position
+            self._ahead = 0
         pipeline = self._pipeline
-        while pipeline.pending < self._prefetch:
+        # The first batch is made alone: it comes sooner, and with less memory, than as one of several.
+        self._ahead = min(self._ahead + 1, self._prefetch)
+        while pipeline.pending < self._ahead:
             if self._hints is not None:
                 self._hints.advance(self._submitted)
             index = self._index.at(self._submitted)
