@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -131,6 +132,27 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_older_checkpoint(
     found = latest_checkpoint(tmp_path)
     assert found is not None
     assert found[1]["step"] == 1
+
+
+def test_torchs_own_words_for_a_full_disk_are_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file writer says "unexpected pos 704 vs 598" where the file system says that there is no room."""
+
+    def unexpected_position(*_: object, **__: object) -> None:
+        raise RuntimeError("Traceback:\n  many lines\n[enforce fail] . unexpected pos 704 vs 598\n")
+
+    monkeypatch.setattr(module, "save", unexpected_position)
+    for free, error, said in (
+        (10, SpaceError, "no room left for a checkpoint"),
+        (10**9, CheckpointError, r"could not be written: \[enforce fail\] \. unexpected pos"),
+    ):
+        usage = SimpleNamespace(total=10**9, used=0, free=free)
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda _, usage=usage: usage)
+        writer = CheckpointWriter(tmp_path)
+        writer.save(2, tensors(2), {"step": 2})
+        with pytest.raises(error, match=said):
+            writer.close()
 
 
 def test_the_manifest_lists_every_other_file_with_its_size(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ class CheckpointWriter:
         self._stager = DefaultStager(StagingOptions(False, False, False, False))
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._nbytes = 0
         if self._first:
             checkpoints.mkdir(parents=True, exist_ok=True)
             for stale in checkpoints.glob(f"{_STAGING}*"):  # left by a crash
@@ -80,6 +81,7 @@ class CheckpointWriter:
         """
         start = time.perf_counter()
         self.wait()
+        self._nbytes = sum(tensor.nbytes for tensor in tensors.values())
         staged = self._stager.stage(dict(tensors))
         self._thread = threading.Thread(
             target=self._write, args=(step, staged, dict(state)), name=f"checkpoint-{step}", daemon=True
@@ -98,14 +100,21 @@ class CheckpointWriter:
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
-            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if self._is_full(error):
                 raise SpaceError(
                     f"{self._checkpoints}: no room left for a checkpoint. The older ones are whole. "
                     f"Free some space and run the same command again."
                 ) from error
+            cause = next((line for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
             raise CheckpointError(
-                f"{self._checkpoints}: a checkpoint could not be written: {error}"
+                f"{self._checkpoints}: a checkpoint could not be written: {cause.strip()}"
             ) from error
+
+    def _is_full(self, error: BaseException) -> bool:
+        """Whether a save failed for want of room; torch's file writer reports that as an error of its own."""
+        if isinstance(error, OSError):
+            return error.errno in {errno.ENOSPC, errno.EDQUOT}
+        return shutil.disk_usage(self._checkpoints).free < self._nbytes
 
     def __enter__(self) -> Self:
         return self
