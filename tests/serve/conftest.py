@@ -65,7 +65,8 @@ class ServerProcess:
         )
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(self.process.stderr.read())
+            _, said = self.process.communicate(timeout=30)
+            raise RuntimeError(said)
         self.ready = json.loads(line)
         self.url, self.pid = self.ready["url"], self.ready["pid"]
         self.errors = []
@@ -101,7 +102,7 @@ class ServerProcess:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def kill(self):
-        self.process.kill()
+        self.process.kill()  # nothing happens when it is gone already
         self._ended()
 
     def terminate(self, *, limit_s=40):
@@ -125,7 +126,7 @@ def new_server(tmp_path_factory):
 
         def start(model, *options, state=None, **more):
             made = ServerProcess(model, state or tmp_path_factory.mktemp("state"), *options, **more)
-            stack.callback(lambda: made.process.poll() is None and made.kill())
+            stack.callback(made.kill)
             return made
 
         yield start
