@@ -140,7 +140,7 @@ def test_sigterm_finishes_what_runs_and_refuses_what_comes(new_server, run_dir):
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
     assert sum('"finish_reason":"length"' in line for line in rest) == 8
-    assert server.terminate() == 0
+    assert server.process.wait(20) == 0
     assert server.errors == []
 
 

@@ -133,7 +133,7 @@ def serve(
             failures.append(error)
             running.should_exit = True
 
-        server.on_start = lambda: _on_signals(server, running, drain_s)
+        server.on_start = lambda: _on_signals(server, running, drain_s=drain_s)
         server.on_failure = fail
         running.run(sockets=[listener])
         server.close()
@@ -153,9 +153,9 @@ class _Announced(uvicorn.Server):
         self._announce()
 
 
-def _on_signals(server: Server, running: uvicorn.Server, drain_s: float) -> None:
+def _on_signals(server: Server, running: uvicorn.Server, *, drain_s: float) -> None:
     """The first signal drains, the second ends at once."""
-    loop = asyncio.get_running_loop()
+    loop, config = asyncio.get_running_loop(), running.config
     drains: list[asyncio.Task[None]] = []
 
     async def drain() -> None:
@@ -166,7 +166,8 @@ def _on_signals(server: Server, running: uvicorn.Server, drain_s: float) -> None
         if not drains:
             drains.append(loop.create_task(drain()))
         else:
-            running.should_exit = running.force_exit = True
+            config.timeout_graceful_shutdown = 0
+            running.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
