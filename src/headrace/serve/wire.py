@@ -1,4 +1,4 @@
-"""A request's JSON body in, a JSON answer out."""
+"""A request -> its JSON body, checked; content -> a JSON answer."""
 
 from __future__ import annotations
 
