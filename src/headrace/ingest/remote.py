@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from fnmatch import fnmatchcase
 
-from headrace.errors import SourceError
+from headrace.errors import SourceError, StoreError
 from headrace.store.blob import Blob, Unavailable, open_blob
 
 READ_AHEAD_BYTES = 8 << 20
@@ -30,6 +30,8 @@ def expand_url(pattern: str) -> list[str]:
     if fixed is None:
         if name and not name.endswith("/") and _exists(bucket, name):
             return [pattern]
+        if pattern.startswith("http") and not name.endswith("/"):
+            raise SourceError(f"{pattern}: the server has no such file")  # and most HTTP servers cannot list
         folder = name.rstrip("/")
         return [f"{bucket}/{found}" for found in _list(bucket, f"{folder}/" if folder else "")]
     folder = "/".join(parts[:fixed])
@@ -60,8 +62,10 @@ def _list(bucket: str, prefix: str) -> list[str]:
         return open_blob(bucket).list(prefix)
     except FileNotFoundError:
         return []
-    except (Unavailable, OSError) as error:
-        raise SourceError(f"{bucket}/{prefix}: cannot be listed: {error}") from error
+    except (StoreError, Unavailable, OSError) as error:
+        raise SourceError(
+            f"{bucket}/{prefix}: cannot be listed: {error}. Name the files themselves"
+        ) from error
 
 
 class RemoteFile(io.RawIOBase):
@@ -115,6 +119,10 @@ class RemoteFile(io.RawIOBase):
         stop = min(start + size, self._size)
         try:
             data = bytes(self._blob.get_range(self._name, start, stop))
+        except StoreError as error:
+            raise SourceError(
+                f"{error}. Ranges of bytes are needed: fetch the file, and give its path"
+            ) from error
         except (OSError, Unavailable) as error:
             raise SourceError(f"{self._url}: bytes {start} to {stop}: {error}") from error
         if not data:

@@ -22,9 +22,9 @@ from headrace.store.blob import Blob, Data, Unavailable, check_path, pieces
 
 T = TypeVar("T")
 
-# 408 and 429 ask for another try; every other 4xx says that the request itself is wrong.
+# 408 and 429 ask for another try; every other 4xx, and 501, says that the request itself is wrong.
 _PERMANENT = re.compile(
-    r"\b(?:status:? |HTTP status |code: )?(4(?!08|29)\d\d) (?:Bad|Unauth|Forb|Method|Not|Conf|Gone)"
+    r"\b(?:status:? |HTTP status |code: )?(4(?!08|29)\d\d|501) (?:Bad|Unauth|Forb|Method|Not|Conf|Gone)"
 )
 _PAST_THE_END = re.compile(r"\b416\b")
 _THROTTLED = re.compile(r"\b(429|503)\b|SlowDown|Too Many Requests|ServerBusy")
@@ -105,10 +105,13 @@ class RemoteBlob:
             raise StoreError(
                 f"{where}: access denied; check the credentials in the environment ({error})"
             ) from error
+        except exceptions.NotSupportedError as error:
+            # A server without ranges never learns them; asked again and again it took 50 s to say so.
+            raise StoreError(f"{where}: the server cannot do this: {str(error).splitlines()[0]}") from error
         except exceptions.BaseError as error:
             text = str(error)
             if _PERMANENT.search(text):
-                raise StoreError(f"{where}: the server refuses: {text[:400]}") from error
+                raise StoreError(f"{where}: the server refuses: {text.splitlines()[0][:400]}") from error
             raise Unavailable(f"{where}: {text[:400]}", throttled=bool(_THROTTLED.search(text))) from error
 
     def size(self, path: str) -> int:
