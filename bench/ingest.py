@@ -56,9 +56,9 @@ from rivals import OURS, interpreter, is_made, quiet_environment
 if TYPE_CHECKING:
     from pathlib import Path
 
-CAUSE = """On 128 MB, about 0.6 s of the 1.4 s is not tokenizing: starting Python and importing in the parent and then in
-          the workers, and the engine's proof; of the workers' busy time tokenizing is 44 %, writing (zstd) 26 %, parsing
-          16 %, reading 12 %."""
+CAUSE = """Of the workers' busy time over 406 MB tokenizing is 44 %, writing (zstd, fsync) 25 %, parsing 17 %, reading
+          12 %. Beside it each job takes 0.65 to 0.8 s: imports in the parent and again in the workers, the engine's
+          proof, the tail. Docs' rounds vary (ceiling 0.44 to 0.95 s): of the tokenizer alone, its 44 % is flattered."""
 WORKERS = 2
 ROUNDS = DATA / "ingest-rounds.jsonl"
 """Rounds of --go-on runs. Delete it after a change that matters."""
