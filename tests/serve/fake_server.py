@@ -23,7 +23,8 @@ TIMES = (
 class FakeServer:
     """Serves page.html and OpenAI's protocol on loopback, in a thread.
 
-    script: pieces of an answer: text, (text, tokens) or an Exception that breaks the connection.
+    script: pieces of an answer: text, (text, tokens), an event, or an Exception that breaks the connection;
+        INDEX in a text is the choice's index.
     refuse: (status, headers, body) instead of any answer, until it is None again.
     """
 
@@ -123,14 +124,13 @@ class FakeServer:
                     yield event(piece)
                     continue
                 text, tokens = piece if isinstance(piece, tuple) else (piece, [piece])
+                logprobs = bool(body.get("logprobs"))
                 for index in range(body.get("n", 1)):
-                    yield event(
-                        {
-                            "choices": [
-                                choice(index, text, tokens, chat=chat, logprobs=bool(body.get("logprobs")))
-                            ]
-                        }
+                    named = [token.replace("INDEX", str(index)) for token in tokens]
+                    made = choice(
+                        index, text.replace("INDEX", str(index)), named, chat=chat, logprobs=logprobs
                     )
+                    yield event({"choices": [made]})
                 count += len(tokens)
             last = {"delta": {}} if chat else {"text": ""}
             for index in range(body.get("n", 1)):

@@ -345,6 +345,27 @@ def test_a_conversation_is_sent_whole_and_can_begin_anew(server, page):
 
 
 @needs_chromium
+def test_a_conversation_goes_on_with_the_answer_that_was_chosen(server, page):
+    page.get_by_label("Chat").check()
+    page.get_by_label("Answers (n)").fill("2")
+    server.script = ["Answer", " INDEX"]
+    for text in ("Hi", "More"):
+        page.get_by_label("Message", exact=True).fill(text)
+        page.keyboard.press("Control+Enter")
+        ended(page)
+        last = page.get_by_role("button", name="Go on with this").last
+        expect(last).to_have_attribute("aria-pressed", "false")
+        last.click()
+        expect(last).to_have_attribute("aria-pressed", "true")
+    page.get_by_label("Message", exact=True).fill("End")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".output")).to_have_count(6)
+    ended(page)
+    said = [m["content"] for m in server.requests[-1]["messages"]]
+    assert said == ["Hi", "Answer 1", "More", "Answer 1", "End"]
+
+
+@needs_chromium
 def test_a_result_is_copied_to_the_byte(server, open_page):
     server.script = [HOSTILE, "\n\n  end "]
     page = open_page(server.url, permissions=["clipboard-read", "clipboard-write"])
@@ -506,6 +527,7 @@ def test_search_and_errors_filter_and_a_row_is_shown_in_full(page):
     expect(page.get_by_role("button", name="row-0027")).to_be_focused()
     page.get_by_label("Only errors").uncheck()
     page.get_by_role("button", name="row-0003").click()
+    expect(row).to_contain_text("row-0003")
     assert row.locator("pre").nth(1).text_content() == f"answer 3 a needle {HOSTILE}"
     expect(row.locator(".chip")).to_have_text(["5", "6", "7"])
     expect(row.locator(".facts")).to_contain_text("mean log-probability-2.003")
