@@ -2,7 +2,7 @@
 
 Run:      python bench/serve.py --model HF_DIR [--quick]
 Compares: (1) CPU seconds of the server's process over 16 streams against the bare engine's on the same requests, both
-          greedy, ignore_eos, on one core and one thread, where time spent is work done; (2) `headrace serve` and
+          greedy, ignore_eos, torch on one thread, so that CPU time is work done; (2) `headrace serve` and
           `transformers serve --continuous-batching`, the same 16 prompts of chat at once, float32, the same client,
           which takes the time of the first text; tokens are counted by the model's tokenizer.
 Ceiling:  the engine alone.

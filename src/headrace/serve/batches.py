@@ -1,7 +1,7 @@
 """A file of requests -> a file of answers, in the background; a killed server goes on with it when it starts again.
 
     STATE/batches/<id>.json     OpenAI's batch object, replaced as a whole
-    STATE/batches/<id>/         the answers so far: an exactly-once sink, one row a line, the answer's JSON as its text
+    STATE/batches/<id>/         until it is done, the answers so far: an exactly-once sink, one row a line
 
 A line's row is its number in the input file, so a restart knows what is missing. The output files have names of
 their own batch: writing them twice is writing them once. A quarter of the engine's places stays free for clients
@@ -30,7 +30,7 @@ from headrace.errors import HeadraceError, WorkerError
 from headrace.serve.answer import Answer
 from headrace.serve.ask import ask
 from headrace.serve.bodies import BatchBody, ChatBody, CompletionBody, parse_fields
-from headrace.serve.files import ID, Shelf, newest_first, page_of, write_durably
+from headrace.serve.files import ID, Shelf, newest_first, page_of, remove_tree, write_durably
 from headrace.serve.refusal import Refusal, invalid
 from headrace.serve.respond import collect, submitted
 from headrace.serve.wire import json_response, read_body
@@ -208,6 +208,7 @@ class Batches:
             done = "cancelled" if cancelled else "completed"
             batch |= {"status": done, f"{done}_at": int(time.time())}
             self._write(batch)
+            await loop.run_in_executor(hand, remove_tree, out)
 
     async def _make(self, batch: dict[str, Any], path: Path, sink: Sink, hand: ThreadPoolExecutor) -> None:
         """Make every line that the sink does not have; stops where the batch is cancelled."""
