@@ -84,6 +84,15 @@ def test_another_model_is_not_found(server):
     assert error_of(answer)["code"] == "model_not_found"
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-30, 1e-6])
+def test_a_temperature_next_to_nothing_is_greedy(server, temperature):
+    body = {"prompt": "the", "max_tokens": 9}
+    cold = server.post("/v1/completions", body | {"temperature": temperature})
+    assert (
+        cold.json()["choices"] == server.post("/v1/completions", body | {"temperature": 0}).json()["choices"]
+    )
+
+
 @pytest.fixture(scope="module")
 def guarded(new_server, run_dir):
     """Keys, a short queue, one place."""

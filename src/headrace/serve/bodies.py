@@ -29,6 +29,8 @@ Text = Annotated[str, Meta(min_length=1)]
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
 DEFAULT_MAX_TOKENS = 16
+COLDEST = 1e-5
+"""Below it is greedy: a logit divided by less can be infinite."""
 
 
 class StreamOptions(Struct, forbid_unknown_fields=True):
@@ -52,7 +54,7 @@ class SamplingFields(Struct, kw_only=True, forbid_unknown_fields=True):
     seed: Seed | None = None
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
     ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -232,7 +234,7 @@ def sampling_of(body: CompletionBody | ChatBody, *, max_new_tokens: int) -> Samp
     try:
         return Sampling(
             max_new_tokens=max_new_tokens,
-            temperature=body.temperature,
+            temperature=0.0 if body.temperature < COLDEST else body.temperature,
             top_k=None if body.top_k in (None, -1, 0) else body.top_k,
             top_p=None if body.top_p == 1.0 else body.top_p,
             min_p=body.min_p or None,
