@@ -134,7 +134,7 @@ def _operation(
 ) -> dict[str, Any]:
     content: dict[str, Any] = {media: {} if schema is None else {"schema": schema}}
     if stream:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}  # OpenAPI 3.1 has no schema for a sequence of events
     statuses = {401, *errors, *((400, 413, 415, 500, 503) if body else ())}
     refusal = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     found: dict[str, Any] = {

@@ -157,6 +157,7 @@ def _chat_tokenizer(path: Path) -> Any:
         raise ConfigError(
             f"{path}: has a chat template, but transformers cannot read its tokenizer ({error})."
         ) from error
+    tokenizer.model_max_length = 1 << 60  # a prompt that is too long is refused by us, not warned about
     return tokenizer if getattr(tokenizer, "chat_template", None) else None
 
 
