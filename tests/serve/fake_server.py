@@ -30,8 +30,7 @@ class FakeServer:
 
     def __init__(self, page, *, stores=None, api_key=None):
         self.page, self.api_key = page, api_key
-        self.script, self.pace_s, self.refuse = ["Hello", " world"], 0.0, None
-        self.requests, self.cancelled, self.paths = [], threading.Event(), []
+        self.reset()
         self.registry = CollectorRegistry()
         self.running = Gauge("num_requests_running", "running", registry=self.registry)
         self.waiting = Gauge("num_requests_waiting", "waiting", registry=self.registry)
@@ -58,6 +57,10 @@ class FakeServer:
             )
         )
         self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def reset(self):
+        self.script, self.pace_s, self.refuse = ["Hello", " world"], 0.0, None
+        self.requests, self.cancelled, self.paths = [], threading.Event(), []
 
     def _app(self, inner):
         async def app(scope, receive, send):

@@ -13,8 +13,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
+import torch
 
+import headrace as hr
+from headrace.model import GPT, GPTConfig, to_hf
 from headrace.sink import Sink
 from headrace.types import Prediction
 
@@ -23,6 +27,7 @@ from fake_server import FakeServer
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
+expect.set_options(timeout=15_000)
 
 PAGE = Path(__file__).parents[2] / "src" / "headrace" / "serve" / "page.html"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -78,10 +83,16 @@ def stores(tmp_path_factory):
     return {name: str(out / name) for name in ("whole", "half done", "not begun")}
 
 
-@pytest.fixture
-def server(stores):
+@pytest.fixture(scope="module")
+def one_server(stores):
     with FakeServer(PAGE, stores=stores) as server:
         yield server
+
+
+@pytest.fixture
+def server(one_server):
+    one_server.reset()
+    return one_server
 
 
 @pytest.fixture
@@ -99,7 +110,7 @@ def open_page(browser):
             lambda message: said.append(message.text) if message.type in ("error", "warning") else None,
         )
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.set_default_timeout(8000)
+        page.set_default_timeout(15_000)
         opened.append((page, url, asked, said, may_say))
         page.goto(url)
         return page
@@ -433,12 +444,12 @@ def test_an_answer_that_breaks_off_says_so_and_keeps_what_came(server, open_page
 
 
 @needs_chromium
-def test_a_refusal_and_a_dead_server_are_said_in_words(server, open_page):
-    page = open_page(server.url, may_say="400|ERR_CONNECTION")
-    server.refuse = (400, "temperature is 9; it must be 0 to 2.")
-    write(page)
-    expect(page.get_by_role("alert")).to_have_text(re.compile("^temperature is 9; it must be 0 to 2."))
-    server.stop()
+def test_a_refusal_and_a_dead_server_are_said_in_words(open_page):
+    with FakeServer(PAGE) as server:
+        page = open_page(server.url, may_say="400|ERR_CONNECTION")
+        server.refuse = (400, "temperature is 9; it must be 0 to 2.")
+        write(page)
+        expect(page.get_by_role("alert")).to_have_text(re.compile("^temperature is 9; it must be 0 to 2."))
     page.keyboard.press("Control+Enter")
     expect(page.get_by_role("alert")).to_contain_text("does not answer. Is it still running?")
     expect(page.locator("#connection")).to_have_text("The server does not answer")
@@ -692,3 +703,111 @@ def test_nothing_blinks_for_who_asked_for_less_motion(server, open_page):
     assert page.evaluate("document.getAnimations().length") == 0
     page.keyboard.press("Escape")
     ended(page, "stopped by you")
+
+
+# ---- the real server ------------------------------------------------------------------------------------------------
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def hostile_model(tmp_path_factory):
+    """A tiny model that has learned one text by heart; its tokens are bytes, so characters are cut."""
+    ids = torch.tensor([[*f"Say it:{HOSTILE}".encode(), 256]])
+    model = GPT(GPTConfig(num_layers=2, width=96, num_heads=4, vocab_size=257, context=2048), seed=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(120):
+        logits_BTV = model(ids[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits_BTV[0].float(), ids[0, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    out = tmp_path_factory.mktemp("hostile") / "by-heart"
+    to_hf(model.eval(), hr.load_tokenizer("byte"), out)
+    (out / "chat_template.jinja").write_text(TEMPLATE)
+    return out
+
+
+@pytest.fixture(scope="module")
+def real(new_server, hostile_model):
+    """`headrace serve` of that model, behind a key, with a job that was really made."""
+    out = hostile_model.parent / "said"
+    hr.generate(
+        hostile_model, ["Say it:", "x" * 3000], out, max_new_tokens=400, logprobs=True, dtype="float32"
+    )
+    return new_server(hostile_model, "--api-key", "sk-real", "--predictions", out)
+
+
+def enter_key(page):
+    page.get_by_role("alert").get_by_role("button", name="Enter API key").click()
+    page.get_by_role("dialog").get_by_label("API key").fill("sk-real")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+@needs_chromium
+def test_the_real_server_streams_a_hostile_models_text_and_is_stopped(real, open_page):
+    page = open_page(real.url, may_say="401")
+    enter_key(page)
+    expect(page.get_by_label("Model")).to_have_value("by-heart")
+    page.locator("#temperature").fill("0")
+    page.locator("#max_tokens").fill("400")
+    write(page, "Say it:")
+    ended(page)
+    assert output(page) == HOSTILE
+    assert page.locator(".t").count() >= len(HOSTILE.encode())
+    expect(page.locator("#count")).to_have_text("7 of 2,048 tokens")
+    page.locator(".t").first.hover()
+    expect(page.get_by_role("tooltip").locator(".chosen")).to_contain_text("<")
+    page.get_by_label("Chat").check()
+    page.get_by_label("Message", exact=True).fill("Say it:")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#turns .end")).to_have_text("· ended")
+    assert page.locator("#turns .tokens").evaluate("node => node.textContent") == HOSTILE
+    page.get_by_label("Completion").check()
+    page.locator("#temperature").fill("2")
+    page.locator("#n").fill("8")
+    page.locator("#max_tokens").fill("2000")
+    write(page, "Something else")
+    expect(page.locator("#outputs .t").nth(8)).to_be_visible()
+    page.keyboard.press("Escape")
+    ended(page, "stopped by you")
+    headers = {"authorization": "Bearer sk-real"}
+    real.until(lambda: metric(real, "request_cancelled_total", headers) >= 1)
+    real.until(lambda: metric(real, "num_requests_running", headers) == 0)
+
+
+def metric(real, name, headers):
+    text = httpx.get(f"{real.url}/metrics", headers=headers, timeout=30).text
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"headrace:{name}{{"))
+
+
+@needs_chromium
+def test_the_real_servers_metrics_are_plotted_and_its_predictions_are_shown(real, open_page):
+    page = open_page(real.url, may_say="401")
+    enter_key(page)
+    page.get_by_role("tab", name="Live").click()
+    tile = page.locator("#tiles dd")
+    expect(tile.nth(0)).to_have_text("0 ")
+    page.get_by_role("tab", name="Write").click()
+    page.locator("#temperature").fill("0")
+    write(page, "Say it:")
+    ended(page, "cut at max tokens")
+    page.get_by_role("tab", name="Live").click()
+    expect(tile.nth(3)).to_have_text(re.compile(r"[\d.]+ m?s median"))
+    expect(tile.nth(4)).to_have_text(re.compile(r"[\d.]+ m?s median"))
+    expect(tile.nth(5)).to_have_text(re.compile(r"[1-9][\d.k]* tokens"))
+    expect(page.get_by_role("img", name=re.compile(r"Wait in the queue.*median [\d.]+ m?s"))).to_be_visible()
+    page.get_by_role("tab", name="Predictions").click()
+    expect(page.locator("#stores")).to_contain_text("2 rows")
+    page.get_by_role("button", name="000000000").click()
+    row = page.get_by_role("article", name="One row")
+    expect(row.locator(".chip")).to_have_count(len(HOSTILE.encode()) + 1)
+    assert row.locator("pre").nth(1).text_content() == HOSTILE
+    page.keyboard.press("Tab")
+    row.get_by_role("button", name="Next row").click()
+    expect(row).to_contain_text("the model holds 2048")
+
+
+def test_the_real_server_lets_no_other_page_frame_it(real):
+    assert httpx.get(real.url).headers["content-security-policy"] == "frame-ancestors 'none'"

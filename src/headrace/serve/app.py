@@ -232,9 +232,9 @@ class Server:
         return Response(self._document, media_type="application/json")
 
     async def _show_page(self, _: Request) -> Response:
-        return Response(
-            self._page, media_type="text/html; charset=utf-8", headers={"x-content-type-options": "nosniff"}
-        )
+        # The page's own policy stands in it; what a page cannot say of itself is who may frame it.
+        headers = {"x-content-type-options": "nosniff", "content-security-policy": "frame-ancestors 'none'"}
+        return Response(self._page, media_type="text/html; charset=utf-8", headers=headers)
 
     def _refuse_while_draining(self) -> None:
         if self.draining:
