@@ -20,6 +20,15 @@ class StageCount:
     wait_s: float = 0.0
     """Seconds spent waiting for another stage, summed over threads."""
 
+    def __add__(self, other: StageCount) -> StageCount:
+        """Both together."""
+        return StageCount(
+            items=self.items + other.items,
+            bytes=self.bytes + other.bytes,
+            busy_s=self.busy_s + other.busy_s,
+            wait_s=self.wait_s + other.wait_s,
+        )
+
 
 class Stats:
     """Counters of named stages; safe to update from many threads.

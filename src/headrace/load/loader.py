@@ -21,7 +21,7 @@ from headrace.load.rows import ConcatenatedRows
 from headrace.load.stages import Pipeline
 from headrace.order.cursor import OrderSpec, position_from_state, state_from_position
 from headrace.order.ranks import rank_slice
-from headrace.stats import Stats
+from headrace.stats import StageCount, Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -352,6 +352,19 @@ class Loader:
             )
 
     # --- its life ---
+
+    def stages(self) -> dict[str, StageCount]:
+        """Where the time of loading goes: the stores' stages, `read` and `decode`, then the loader's own.
+
+        `read` and `decode` count everything that was read from the stores since they were opened, by this
+        loader and by others. `gather` is rows brought together, and includes what it waited for blocks.
+        """
+        stores = self.source.stores if isinstance(self.source, Mixture) else (self.source,)
+        found: dict[str, StageCount] = {}
+        for stats in (*(store.stats for store in stores), self.stats):
+            for name, stage in stats.snapshot().items():
+                found[name] = found[name] + stage if name in found else stage
+        return found
 
     def close(self) -> None:
         """End the threads, drop what was made ahead; the store stays open. A second call does nothing."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ShardError
+from headrace.stats import Stats
 from headrace.store.arrowfile import Bytes
 from headrace.store.blob import Blob, Unavailable
 from headrace.store.nodecache import NodeCache
@@ -112,6 +113,7 @@ class FetchedBlocks:
         dtype: np.dtype[Any],
         *,
         verify: bool,
+        stats: Stats,
         cache: NodeCache | None = None,
         retry: Retry | None = None,
         in_flight: InFlight | None = None,
@@ -123,6 +125,7 @@ class FetchedBlocks:
         self._blob = blob
         self._dtype = dtype
         self._verify = verify and source.checked
+        self._stats = stats
         self._cache = cache
         self._retry = retry or Retry()
         self.in_flight = in_flight or InFlight()
@@ -251,22 +254,24 @@ class FetchedBlocks:
 
     def _unpack(self, one: Wanted, stored: Bytes) -> None:
         index = self._source.index(one.shard)
-        unpack(
-            self._source,
-            one.shard,
-            one.inside,
-            index,
-            stored,
-            one.out,
-            dtype=self._dtype,
-            verify=self._verify,
-        )
+        with self._stats.busy("decode", items=1, nbytes=len(one.out)):
+            unpack(
+                self._source,
+                one.shard,
+                one.inside,
+                index,
+                stored,
+                one.out,
+                dtype=self._dtype,
+                verify=self._verify,
+            )
 
     def _get(self, path: str, start: int, stop: int) -> Bytes:
         def once() -> Bytes:
             self.in_flight.enter()
             try:
-                data = self._blob.get_range(path, start, stop)
+                with self._stats.busy("read", items=1, nbytes=stop - start):
+                    data = self._blob.get_range(path, start, stop)
             except FileNotFoundError as error:
                 raise ShardError(
                     f"{self._blob.url}/{path}: missing, and the shard table names it. Restore it, or write the "

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, OrderError
+from headrace.stats import Stats
 from headrace.store.blob import LocalBlob
 from headrace.store.fetch import FetchedBlocks
 from headrace.store.local import NOT_READY, LocalBlocks
@@ -82,6 +83,7 @@ class Gather:
         cache_bytes: int,
         cache_dir: str | None,
         cache_dir_bytes: int,
+        stats: Stats,
     ) -> None:
         self._source = source
         self._dtype = dtype
@@ -92,9 +94,9 @@ class Gather:
         self._local: LocalBlocks | None = None
         self._blocks: LocalBlocks | FetchedBlocks
         if isinstance(source.blob, LocalBlob):
-            self._blocks = self._local = LocalBlocks(source, source.blob, dtype, verify=verify)
+            self._blocks = self._local = LocalBlocks(source, source.blob, dtype, verify=verify, stats=stats)
         else:
-            self._blocks = self._fetched(verify, cache_dir, cache_dir_bytes)
+            self._blocks = self._fetched(verify, cache_dir, cache_dir_bytes, stats)
         self._direct = self._blocks.direct
         self._some_direct = bool(self._direct.any())
         self._some_pooled = not self._direct.all()
@@ -108,7 +110,9 @@ class Gather:
             load=self._blocks.load,
         )
 
-    def _fetched(self, verify: bool, cache_dir: str | None, cache_dir_bytes: int) -> FetchedBlocks:
+    def _fetched(
+        self, verify: bool, cache_dir: str | None, cache_dir_bytes: int, stats: Stats
+    ) -> FetchedBlocks:
         source = self._source
         # The fetcher retries by itself, as it must see each refusal.
         blob, retry = source.blob, Retry()
@@ -117,7 +121,7 @@ class Gather:
         cache = None
         if cache_dir is not None:
             cache = NodeCache(cache_dir, max_bytes=cache_dir_bytes, upcoming=self._upcoming_keys)
-        return FetchedBlocks(source, blob, self._dtype, verify=verify, cache=cache, retry=retry)
+        return FetchedBlocks(source, blob, self._dtype, verify=verify, stats=stats, cache=cache, retry=retry)
 
     def _upcoming_keys(self) -> dict[str, int]:
         blocks = self._blocks

@@ -10,6 +10,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from headrace.errors import ShardError
+from headrace.stats import Stats
 from headrace.store.arrowfile import Bytes
 from headrace.store.blob import LocalBlob
 from headrace.store.format import CODECS
@@ -27,8 +28,11 @@ _NONE: Final = CODECS.index("none")
 class LocalBlocks:
     """Blocks of shards whose files can be mapped."""
 
-    def __init__(self, source: Source, blob: LocalBlob, dtype: np.dtype[Any], *, verify: bool) -> None:
+    def __init__(
+        self, source: Source, blob: LocalBlob, dtype: np.dtype[Any], *, verify: bool, stats: Stats
+    ) -> None:
         self._source = source
+        self._stats = stats
         self._blob = blob
         self._dtype = dtype
         self._verify = verify and source.checked
@@ -137,7 +141,8 @@ class LocalBlocks:
         shard, inside = locate(source, block)
         index = source.index(shard)
         stored = self._stored(shard, index, inside)
-        unpack(source, shard, inside, index, stored, out, dtype=self._dtype, verify=self._verify)
+        with self._stats.busy("decode", items=1, nbytes=len(out)):
+            unpack(source, shard, inside, index, stored, out, dtype=self._dtype, verify=self._verify)
 
     def close(self) -> None:
         """Nothing: mappings go with the last array on them."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, ManifestError, OrderError, StoreError
+from headrace.stats import Stats
 from headrace.store.blob import Blob, LocalBlob, open_blob
 from headrace.store.commit import current_manifest, read_table
 from headrace.store.format import CODECS, MANIFEST, ShardEntry, snapshot_path, tokenizer_path
@@ -68,6 +69,8 @@ class Store:
         self._manifest = manifest
         self._source = source
         self._options = options
+        self.stats = Stats()
+        """Counters of the stages `read` (requests to a remote) and `decode` (blocks checked and decoded)."""
         self._gather: Gather | None = self._new_gather()
         _open_stores.add(self)
         self._tokenizer = tokenizer
@@ -158,6 +161,7 @@ class Store:
             cache_bytes=self._options["cache_bytes"],
             cache_dir=self._options["cache_dir"],
             cache_dir_bytes=self._options["cache_dir_bytes"],
+            stats=self.stats,
         )
 
     def _reader(self) -> Gather:

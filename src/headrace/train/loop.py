@@ -16,6 +16,7 @@ import torch
 from headrace.errors import ConfigError
 from headrace.model.checkpoint import latest_checkpoint, read_tensors
 from headrace.model.loss import IGNORED
+from headrace.stats import StageCount
 from headrace.train.board import Board
 from headrace.train.checkpoint import CheckpointWriter
 from headrace.train.data import Held
@@ -91,6 +92,9 @@ class Batches(Protocol):
     def state_dict(self) -> Mapping[str, object]:
         """Where it stands, as JSON."""
 
+    def stages(self) -> Mapping[str, StageCount]:
+        """Where the time of loading goes, beside the steps."""
+
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go there."""
 
@@ -136,6 +140,26 @@ def reopen(
     world.agreed(lambda: loader.load_state_dict(state["loader"]))
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
     return Standing(**{key: state[key] for key in ("step", "tokens", "elapsed_s", "eval_loss")})
+
+
+class Background:
+    """Seconds of the loader's threads, beside the steps: since the last step, by stage."""
+
+    def __init__(self, loader: Batches) -> None:
+        self._loader = loader
+        self._before = self._so_far()
+
+    def step(self) -> dict[str, float]:
+        """`reading_s` and `decoding_s` since the last call."""
+        before, self._before = self._before, self._so_far()
+        return {name: max(0.0, self._before[name] - before[name]) for name in before}
+
+    def _so_far(self) -> dict[str, float]:
+        stages = self._loader.stages()
+        busy = {name: stages.get(name, StageCount()).busy_s for name in ("read", "decode", "gather")}
+        # Where blocks are fetched, they are decoded by the fetching threads; else by those that gather rows.
+        reading_s = busy["read"] or max(0.0, busy["gather"] - busy["decode"])
+        return {"reading_s": reading_s, "decoding_s": busy["decode"]}
 
 
 def run(
@@ -187,6 +211,7 @@ def run(
         )
         writer.warm(tensors)
         batches = iter(loader)
+        background = Background(loader)
         saved_at = clock()
         while now.step < recipe.steps and stopped_by is None:
             now.step += 1
@@ -218,6 +243,7 @@ def run(
                 "data_wait_s": did.wait_s,
                 "compute_s": trained - start - did.wait_s,
                 "checkpoint_s": stall_s,
+                **background.step(),
                 "grad_norm": did.grad_norm,
                 "elapsed_s": clock() - begun,
                 "position": loader.position,

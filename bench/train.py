@@ -1,0 +1,203 @@
+"""A training step on the CPU: ours beside nanoGPT's loop and transformers.Trainer; waits, saves, and resuming.
+
+Claim     Tokens/s >= 1.0 x nanoGPT's training loop and >= 1.2 x transformers.Trainer; < 1 % of a step waits for
+          data; a checkpoint stalls training <= 1/10 of a synchronous torch.save; a killed run goes on with the
+          same loss to the last printed digit.
+Run       git clone https://github.com/karpathy/nanoGPT .venv-rivals/nanoGPT; python bench/train.py --corpus DIR
+          --tokenizer tokenizer.json [--compile] [--dtype float32|bfloat16]
+Compares  The same shape (GPT-2's vocabulary; see the title of the table), tokens, batch, dtype and optimizer
+          (AdamW, fused where the contestant has it), each contestant in a fresh process with all cores, taking
+          turns; compile is on or off for all. nanoGPT's model is imported from its clone and its train.py's step
+          repeated; Trainer trains GPT2LMHeadModel over a memory-mapped dataset; "naive" trains our model from a
+          dataset that tokenizes in __getitem__. torch.nn.DataParallel needs several GPUs: not measured.
+Ceiling   Matrix products of the model's shapes alone: forward and backward, no attention, no optimizer.
+Reports   Tokens/s of the median step, median and spread of n rounds; share of the steps' time waiting for data;
+          seconds training stood still for a save.
+Cause     {cause}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corpora import add_corpus_options, files_of, tokens_for_loading
+from load_worker import ours_store, raw_file
+from measure import (
+    BENCH,
+    CHECKOUT,
+    DATA,
+    Goal,
+    at_least,
+    at_most,
+    interleave,
+    number,
+    options,
+    report,
+    say,
+    spread,
+    summary,
+    table,
+    versions,
+)
+
+CAUSE = """The matrix products of the output head over 50,257 ids are most of a step at this size, and all
+          contestants make the same ones; what differs is the loss (ours makes logits in pieces and never holds
+          them all) and what stands around the products."""
+SHAPE = {"num_layers": 6, "width": 384, "num_heads": 6, "vocab_size": 50257, "context": 256}
+B, T = 8, 256
+
+
+def ask(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a contestant in a fresh process."""
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "train_worker.py"), json.dumps(job)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},
+    )
+    if done.returncode:
+        if job.get("kill_at") is not None and done.returncode == -9:
+            return {}
+        raise RuntimeError(f"{job['way']}: exit {done.returncode}: {done.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def products_per_s(shape: dict[str, int], dtype: str) -> float:
+    """Tokens/s that the model's matrix products alone allow, forward and backward (three times the forward)."""
+    import torch
+
+    width, rows, kind = shape["width"], B * T, getattr(torch, dtype)
+    seconds = 0.0
+    for out, count in ((12 * width, shape["num_layers"]), (shape["vocab_size"], 1)):
+        x, w = torch.randn(rows, width, dtype=kind), torch.randn(width, out, dtype=kind)
+        x @ w
+        took = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            x @ w
+            took.append(time.perf_counter() - begun)
+        seconds += 3 * count * sorted(took)[2]
+    return rows / seconds
+
+
+def same_after_a_kill(job: dict[str, Any]) -> bool:
+    """Whether a run that is killed after its fifth step, and started again, has the losses of one that is not."""
+    with tempfile.TemporaryDirectory(dir=DATA) as folder:
+        whole = ask({**job, "way": "resume", "out": f"{folder}/whole"})["losses"]
+        ask({**job, "way": "resume", "out": f"{folder}/killed", "kill_at": 5})
+        again = ask({**job, "way": "resume", "out": f"{folder}/killed"})["losses"]
+    say(f"losses {whole}; after a kill {again}")
+    return bool(whole == again)
+
+
+def main() -> None:
+    parser = options(__doc__, repeats=3)
+    add_corpus_options(parser)
+    parser.add_argument("--compile", action="store_true", help="torch.compile for all contestants")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: what `auto` takes here")
+    parser.add_argument(
+        "--nanogpt", type=Path, default=CHECKOUT / ".venv-rivals" / "nanoGPT", help="a clone of nanoGPT"
+    )
+    chosen = parser.parse_args()
+    import torch
+
+    from headrace.train.step import resolve_dtype
+
+    dtype = chosen.dtype or resolve_dtype("auto", torch.device("cpu"))
+    corpus = tokens_for_loading(
+        chosen.corpus, chosen.tokenizer, num_tokens=4_000_000 if chosen.quick else 40_000_000
+    )
+    shape = {**SHAPE, "num_layers": 1, "width": 64, "num_heads": 2} if chosen.quick else SHAPE
+    job = {
+        "shape": shape, "B": B, "T": T, "warm": 2 if chosen.quick else 3, "steps": 4 if chosen.quick else 10,
+        "dtype": dtype, "device": "cpu", "compile": chosen.compile, "nanogpt": str(chosen.nanogpt),
+        "store": ours_store(corpus.folder, "none"), "tokens": str(raw_file(corpus.folder)),
+        "files": [str(path) for path in files_of(chosen.corpus)[:2]], "tokenizer": chosen.tokenizer,
+    }  # fmt: skip
+    ways = {"headrace": "headrace", "nanoGPT": "nanogpt", "transformers.Trainer": "trainer"}
+    if not (chosen.nanogpt / "model.py").exists():
+        say(f"{chosen.nanogpt}: no clone of nanoGPT there; it is left out")
+        del ways["nanoGPT"]
+    if job["files"] and chosen.tokenizer:
+        ways["naive loader, our model"] = "naive"
+    answers: dict[str, list[dict[str, Any]]] = {label: [] for label in ways}
+
+    def measured(label: str) -> float:
+        answers[label].append(ask({**job, "way": ways[label]}))
+        return float(answers[label][-1]["tokens_per_s"])
+
+    rounds = interleave(
+        {label: (lambda name=label: measured(name)) for label in ways},  # type: ignore[misc]
+        1 if chosen.quick else chosen.repeats,
+    )
+    saved = ask({**job, "way": "save"})
+    stalls = [
+        ask({**job, "way": "headrace", "checkpoint_every": 3})["stall_s"]
+        for _ in range(1 if chosen.quick else chosen.repeats)
+    ]
+    same = same_after_a_kill(job)
+    ceiling = products_per_s(shape, dtype)
+    m = {label: float(np.median(values)) for label, values in rounds.items()}
+    waits = {
+        label: float(np.median([a["wait_share"] for a in found])) if "wait_share" in found[0] else None
+        for label, found in answers.items()
+    }
+    goals = [
+        at_least(f"tokens/s against {label}", m["headrace"] / m[label], bar, "x")
+        for label, bar in (("nanoGPT", 1.0), ("transformers.Trainer", 1.2))
+        if label in m
+    ]
+    goals += [
+        at_most(
+            "waiting for data", 100 * (waits["headrace"] or 0.0), 1, "% of a step",
+            f"naive loader: {number(100 * naive)} %" if (naive := waits.get("naive loader, our model")) else "",
+        ),
+        at_most(
+            "stall of a checkpoint, against torch.save", float(np.median(stalls)) / saved["save_s"], 0.1, "x",
+            f"{number(1e3 * float(np.median(stalls)))} ms, torch.save {number(1e3 * saved['save_s'])} ms, "
+            f"{saved['bytes'] / 1e6:.0f} MB",
+        ),
+        Goal(
+            claim="losses after a kill", wanted="the same to the last digit", got=float(same), unit="",
+            met=same, note="steps 5 and 6 of 6",
+        ),
+    ]  # fmt: skip
+    lines = [
+        [label, number(m[label]), spread(rounds[label]), f"{number(100 * m[label] / ceiling)} %",
+         "" if (share := waits[label]) is None else f"{number(100 * share)} %"]
+        for label in sorted(m, key=lambda one: -m[one])
+    ]  # fmt: skip
+    lines.append(["matrix products alone", number(ceiling), "", "100 %", ""])
+    title = (
+        f"{shape['num_layers']} layers x {shape['width']}, {shape['vocab_size']:,} ids, {B} rows x {T}, {dtype}, "
+        f"compile {'on' if chosen.compile else 'off'}"
+    )
+    report(
+        "train" + ("_compiled" if chosen.compile else "") + ("" if chosen.dtype is None else f"_{dtype}"),
+        doc=__doc__.replace("{cause}", CAUSE),
+        tables={title: table(["contestant", "tokens/s", "spread", "of the ceiling", "waiting"], lines)},
+        goals=goals,
+        data={
+            "tokens_per_s": {k: summary(v) for k, v in rounds.items()},
+            "stall_s": stalls,
+            "save": saved,
+            "versions": versions("torch", "transformers"),
+        },
+        quick=chosen.quick,
+    )
+
+
+if __name__ == "__main__":
+    main()
