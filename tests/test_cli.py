@@ -55,13 +55,10 @@ def test_flags_change_only_on_purpose():
             "--json", "--keep", "--lr", "--max-seconds", "--model", "--out", "--seed", "--seq-len", "--steps",
         ],
         "generate": [
-            "--batch-size", "--engine", "--form", "--json", "--logprobs", "--max-new-tokens", "--model",
-            "--num-samples", "--out", "--prompts", "--retry-errors", "--seed", "--stop", "--temperature", "--top-k",
-            "--top-p",
-        ],
-        "serve": [
-            "--allow-origin", "--api-key", "--batch-size", "--device", "--drain-s", "--dtype", "--host", "--json",
-            "--max-queue", "--model", "--name", "--port", "--predictions", "--state",
+            "--batch-size", "--device", "--distribute", "--dtype", "--engine", "--form", "--frequency-penalty",
+            "--ignore-eos", "--json", "--logprobs", "--max-new-tokens", "--min-p", "--model", "--num-samples", "--out",
+            "--presence-penalty", "--prompt-logprobs", "--prompts", "--repetition-penalty", "--retry-errors", "--seed",
+            "--stop", "--temperature", "--top-k", "--top-p", "--workers",
         ],
         "serve": [
             "--allow-origin", "--api-key", "--batch-size", "--device", "--drain-s", "--dtype", "--host", "--json",

@@ -8,6 +8,9 @@ text        tokens -> final text
 attend      one step's tokens -> attention over each row's past
 native      headrace's GPT, a step at a time
 engine      requests -> tokens, rows entering and leaving at every step
+hf_batching transformers' continuous batching, as one more engine
+vllm        vLLM, as one more engine
+fleet       several workers with an engine each, as one more engine
 job         prompts + engine + sink -> every sample stored once
 run         all of it from a model's directory
 """

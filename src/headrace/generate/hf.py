@@ -46,7 +46,7 @@ class HFRunner:
         kinds = set(getattr(text, "layer_types", None) or ())
         if getattr(text, "attention_chunk_size", None) or not kinds <= KNOWN_LAYERS:
             raise _refused(directory, "it has layers that are not plain or sliding attention")
-        with _quiet():
+        with quiet():
             model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
         self.model: Any = model.to(device).eval().requires_grad_(requires_grad=False)
         self.dtype, self.device = dtype, device
@@ -153,7 +153,7 @@ class HFRunner:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No bars of other libraries on stderr: progress is the caller's."""
     import transformers.utils.logging
 

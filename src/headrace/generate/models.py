@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,11 @@ import orjson
 import torch
 
 from headrace.errors import ConfigError
+from headrace.generate.adapt import refuse
+from headrace.generate.crew import Crew, LocalCrew, RayCrew
 from headrace.generate.engine import Engine
+from headrace.generate.exchange import Setup
+from headrace.generate.fleet import Fleet
 from headrace.generate.job import BatchEngine
 from headrace.generate.native import GPTRunner
 from headrace.generate.sampling import Sampling
@@ -20,9 +25,12 @@ from headrace.stats import Stats
 
 if TYPE_CHECKING:
     from headrace.generate.hf import HFRunner
+    from headrace.generate.hf_batching import TransformersEngine
+    from headrace.generate.vllm import VLLMEngine
     from headrace.tokens import Tokenizer
 
-ENGINES = ("native",)
+ENGINES = ("native", "transformers", "vllm")
+DISTRIBUTE = ("local", "ray")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -45,10 +53,7 @@ class Loaded:
         Raises:
             ConfigError: naming the option.
         """
-        default = Sampling()
-        for name, cure in self.cannot.items():
-            if getattr(sampling, name) != getattr(default, name):
-                raise ConfigError(f"generate: this engine has no {name}. {cure}")
+        refuse(sampling, self.cannot)
 
 
 class PromptTokenizer:
@@ -84,6 +89,8 @@ def load_engine(
     if engine not in ENGINES:
         raise ConfigError(f"generate: no engine named {engine!r}; there are {', '.join(ENGINES)}.")
     path, place = Path(model), pick_device(device)
+    if engine != "native":
+        return _load_foreign(path, engine=engine, dtype=dtype, device=place, batch_size=batch_size)
     runner, tokenizer, prefix, eos_ids = _load_runner(path, dtype=dtype, device=place, rows=batch_size)
     return Loaded(
         engine=Engine(runner, tokenizer.token_bytes(), eos_ids=eos_ids, batch_size=batch_size, stats=stats),
@@ -93,6 +100,120 @@ def load_engine(
         dtype=str(runner.dtype).removeprefix("torch."),
         cannot={},
     )
+
+
+def _load_foreign(path: Path, *, engine: str, dtype: str, device: torch.device, batch_size: int) -> Loaded:
+    """An engine of another library, which reads Hugging Face directories only."""
+    about = read_config(path)
+    if about is None:
+        raise ConfigError(
+            f"{path}: engine {engine} reads Hugging Face directories (config.json), and this is none. "
+            f"Use engine native, or headrace export."
+        )
+    prompts, eos_ids = load_prompts(path)
+    table = prompts.tokenizer.token_bytes()
+    stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)
+    kind = pick_dtype(dtype, stored=stored, device=device)
+    made: TransformersEngine | VLLMEngine
+    if engine == "transformers":
+        from headrace.generate.hf_batching import CANNOT, TransformersEngine
+
+        made = TransformersEngine(
+            path, dtype=kind, device=device, table=table, eos_ids=eos_ids, batch_size=batch_size
+        )
+        fingerprint, cannot = made.fingerprint, CANNOT
+    else:
+        from headrace.generate.fingerprint import fingerprint_of_files
+        from headrace.generate.vllm import CANNOT, VLLMEngine
+
+        made = VLLMEngine(path, dtype=dtype, table=table, eos_ids=eos_ids, batch_size=batch_size)
+        fingerprint, cannot = fingerprint_of_files(path), CANNOT
+    return Loaded(
+        engine=made,
+        prompts=prompts,
+        fingerprint=fingerprint,
+        tokenizer_fingerprint=prompts.tokenizer.fingerprint,
+        dtype=str(made.dtype).removeprefix("torch."),
+        cannot=cannot,
+    )
+
+
+@contextmanager
+def load_workers(
+    model: str | os.PathLike[str],
+    *,
+    engine: str,
+    dtype: str,
+    device: str,
+    batch_size: int,
+    workers: int,
+    distribute: str,
+) -> Iterator[Loaded]:
+    """The same model in several workers, as one engine; they are stopped at the end.
+
+    Raises:
+        ConfigError: no such way to distribute, or what `load_engine` refuses.
+        WorkerError: workers die.
+    """
+    if distribute not in DISTRIBUTE:
+        raise ConfigError(
+            f"generate: no way to distribute named {distribute!r}; there are {', '.join(DISTRIBUTE)}."
+        )
+    if engine not in ENGINES:
+        raise ConfigError(f"generate: no engine named {engine!r}; there are {', '.join(ENGINES)}.")
+    prompts, _ = load_prompts(Path(model))
+    local = distribute == "local"
+    gpus = torch.cuda.device_count() if local and device in ("auto", "cuda") else 0
+    setups = [
+        Setup(
+            model=os.path.abspath(model),  # noqa: PTH100  # resolve() would follow links that only this node has
+            engine=engine,
+            dtype=dtype,
+            device=f"cuda:{number % gpus}" if gpus else device,
+            batch_size=batch_size,
+            threads=max(1, torch.get_num_threads() // workers) if local else None,
+        )
+        for number in range(workers)
+    ]
+    crew: Crew = LocalCrew(setups) if local else RayCrew(setups)
+    try:
+        fleet = Fleet(crew, workers=workers, batch_size=batch_size)
+        assert fleet.about is not None
+        yield Loaded(
+            engine=fleet,
+            prompts=prompts,
+            fingerprint=fleet.about.fingerprint,
+            tokenizer_fingerprint=fleet.about.tokenizer_fingerprint,
+            dtype=fleet.about.dtype,
+            cannot=fleet.about.cannot,
+        )
+    finally:
+        crew.close()
+
+
+def load_prompts(path: Path) -> tuple[PromptTokenizer, tuple[int, ...]]:
+    """The tokenizer of a model directory for prompts, and the ids that end a row.
+
+    Raises:
+        ConfigError: neither a run nor a Hugging Face directory.
+    """
+    from headrace.tokens import load_tokenizer
+
+    if (path / "run.json").is_file():
+        tokenizer = load_tokenizer(path / "tokenizer")
+        return PromptTokenizer(tokenizer), (tokenizer.eos_id,)
+    about = read_config(path)
+    if about is None:
+        raise ConfigError(
+            f"{path}: neither a run (run.json) nor a Hugging Face directory (config.json) is there. "
+            f"Give the --out of headrace train, or a Hugging Face directory."
+        )
+    tokenizer = load_tokenizer(path)
+    if about.get("model_type") == "gpt2":
+        return PromptTokenizer(tokenizer), (tokenizer.eos_id,)
+    from headrace.generate.hf import eos_ids_of, prefix_ids_of
+
+    return PromptTokenizer(tokenizer, prefix=prefix_ids_of(path)), eos_ids_of(path) or (tokenizer.eos_id,)
 
 
 def _load_runner(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 from headrace.errors import ConfigError
 from headrace.generate.job import GenerateSummary, Progress, run_job
-from headrace.generate.models import load_engine
+from headrace.generate.models import load_engine, load_workers
 from headrace.generate.prompts import PromptSource, read_prompts, survey_prompts
 from headrace.generate.sampling import Sampling
 from headrace.sink import open_sink
@@ -39,6 +40,8 @@ def generate(
     dtype: str = "auto",
     device: str = "auto",
     batch_size: int = 32,
+    workers: int = 1,
+    distribute: Literal["local", "ray"] = "local",
     form: Literal["parquet", "jsonl"] = "parquet",
     retry_errors: bool = False,
     progress: Progress | None = None,
@@ -67,10 +70,12 @@ def generate(
         prompt_logprobs: store that of each prompt token.
         seed: with the prompt's id and the sample's index it fixes the sample.
         num_samples: of each prompt.
-        engine: what runs the model.
+        engine: what runs the model: "native", "transformers" (its continuous batching) or "vllm".
         dtype: "float32", "bfloat16", or "auto": as the weights are stored, float32 on a CPU.
         device: "cpu", "cuda", or "auto": a GPU where there is one.
-        batch_size: rows decoded at once; may change when a job goes on.
+        batch_size: rows decoded at once by each worker; may change when a job goes on.
+        workers: copies of the model that share the prompts; may change when a job goes on.
+        distribute: where workers are: "local" processes, or "ray" actors.
         form: of the parts: "parquet" or "jsonl".
         retry_errors: make samples again whose stored row is an error.
         progress: progress(done, total, note).
@@ -87,6 +92,8 @@ def generate(
         raise ConfigError(f"generate: num_samples is {num_samples}; it must be at least 1.")
     if batch_size < 1:
         raise ConfigError(f"generate: batch_size is {batch_size}; it must be at least 1.")
+    if workers < 1:
+        raise ConfigError(f"generate: workers is {workers}; it must be at least 1.")
     sampling = Sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -104,36 +111,41 @@ def generate(
     )
     survey = survey_prompts(prompts)
     stats = Stats()
-    loaded = load_engine(model, engine=engine, dtype=dtype, device=device, batch_size=batch_size, stats=stats)
-    loaded.refuse(sampling)
-    request: dict[str, Any] = {
-        "engine": engine,
-        "model": loaded.fingerprint,
-        "dtype": loaded.dtype,
-        "tokenizer": loaded.tokenizer_fingerprint,
-        "prompts": survey.digest,
-        "num_prompts": survey.num_prompts,
-        "num_samples": num_samples,
-        "sampling": sampling.to_json(),
-        "form": form,
-    }
-    load_s = time.perf_counter() - started
-    with open_sink(out, request=request, form=form, retry_errors=retry_errors) as sink:
-        started = time.perf_counter()
-        made, prompt_tokens, completion_tokens = run_job(
-            read_prompts(prompts),
-            loaded.engine,
-            sink,
-            tokenizer=loaded.prompts,
-            sampling=sampling,
-            num_samples=num_samples,
-            num_prompts=survey.num_prompts,
-            progress=progress,
-            stats=stats,
-        )
-        num_predictions, num_errors = sink.counts()
-        wall_s = time.perf_counter() - started
-        run_id = sink.run_id
+    with ExitStack() as stack:
+        how: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "batch_size": batch_size}
+        if workers > 1 or distribute != "local":
+            loaded = stack.enter_context(load_workers(model, workers=workers, distribute=distribute, **how))
+        else:
+            loaded = load_engine(model, stats=stats, **how)
+        loaded.refuse(sampling)
+        request: dict[str, Any] = {
+            "engine": engine,
+            "model": loaded.fingerprint,
+            "dtype": loaded.dtype,
+            "tokenizer": loaded.tokenizer_fingerprint,
+            "prompts": survey.digest,
+            "num_prompts": survey.num_prompts,
+            "num_samples": num_samples,
+            "sampling": sampling.to_json(),
+            "form": form,
+        }
+        load_s = time.perf_counter() - started
+        with open_sink(out, request=request, form=form, retry_errors=retry_errors) as sink:
+            started = time.perf_counter()
+            made, prompt_tokens, completion_tokens = run_job(
+                read_prompts(prompts),
+                loaded.engine,
+                sink,
+                tokenizer=loaded.prompts,
+                sampling=sampling,
+                num_samples=num_samples,
+                num_prompts=survey.num_prompts,
+                progress=progress,
+                stats=stats,
+            )
+            num_predictions, num_errors = sink.counts()
+            wall_s = time.perf_counter() - started
+            run_id = sink.run_id
     return GenerateSummary(
         out=os.fspath(out),
         run_id=run_id,
