@@ -60,7 +60,9 @@ def _no_text(record: Any, value: Any, name: str) -> str:
     if value is not None:
         return f"the text field {name!r} is no string but {_kind(value)}"
     names = ", ".join(sorted(map(str, record))[:12]) or "none"
-    return f"no text field {name!r}; the fields are: {names}. Name the right one with text_field"
+    return (
+        f"no text field {name!r}; the fields are: {names}. Name the right one with text_field (--text-field)"
+    )
 
 
 def _kind(value: Any) -> str:

@@ -40,7 +40,7 @@ class DelimitedRows:
         if missing:
             raise SourceError(
                 f"{url}: no column {missing[0]!r}; the columns are: {', '.join(self._names) or 'none'}. "
-                f"Name the right one with text_field"
+                f"Name the right one with text_field (--text-field)"
             )
         self._text_at = self._names.index(fields.text)
         self._keep_at = {name: self._names.index(name) for name in fields.keep}

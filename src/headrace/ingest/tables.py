@@ -238,7 +238,7 @@ def _check_columns(reader: ParquetGroups | ArrowBatches, url: str, schema: pa.Sc
             reader.close()
             raise SourceError(
                 f"{url}: no column {name!r}; the columns are: {', '.join(schema.names) or 'none'}. "
-                f"Name the right one with text_field"
+                f"Name the right one with text_field (--text-field)"
             )
     kind = schema.field(fields.text).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
