@@ -229,9 +229,16 @@ def tiny_model():
 
 def main():
     parser = measure.options(__doc__, repeats=3)
-    parser.add_argument("--model", required=True, help="a Hugging Face directory with a chat template")
+    parser.add_argument(
+        "--model",
+        default=os.environ.get("HEADRACE_BENCH_MODEL"),
+        help="a Hugging Face directory with a chat template (default: $HEADRACE_BENCH_MODEL)",
+    )
     parser.add_argument("--tokens", type=int, default=64)
     options = parser.parse_args()
+    if options.model is None:
+        measure.say("serve: not measured: no model; give --model, or set HEADRACE_BENCH_MODEL")
+        return
     rounds = 1 if options.quick else options.repeats
     tables, goals = {}, []
     cpu = overhead(tiny_model(), tokens=64 if options.quick else 256, rounds=rounds)
