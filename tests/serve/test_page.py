@@ -738,6 +738,12 @@ def real(new_server, hostile_model):
     return new_server(hostile_model, "--api-key", "sk-real", "--predictions", out)
 
 
+def without_end(route):
+    """The page's request, with an answer that ends only at its limit: there must be time to stop it."""
+    body = json.loads(route.request.post_data)
+    route.continue_(post_data=json.dumps({**body, "ignore_eos": True}))
+
+
 def enter_key(page):
     page.get_by_role("alert").get_by_role("button", name="Enter API key").click()
     page.get_by_role("dialog").get_by_label("API key").fill("sk-real")
@@ -768,6 +774,7 @@ def test_the_real_server_streams_a_hostile_models_text_and_is_stopped(real, open
     page.locator("#temperature").fill("2")
     page.locator("#n").fill("8")
     page.locator("#max_tokens").fill("2000")
+    page.route("**/v1/completions", without_end)
     write(page, "Something else")
     expect(page.locator("#outputs .t").nth(8)).to_be_visible()
     page.keyboard.press("Escape")
