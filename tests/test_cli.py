@@ -51,8 +51,12 @@ def test_flags_change_only_on_purpose():
         "tokenizer train": ["--json", "--out", "--text-field", "--vocab-size"],
         "inspect": ["--json", "--samples", "--verify"],
         "train": [
-            "--accumulate", "--banded", "--batch-size", "--checkpoint-every", "--compile", "--dtype", "--eval-store",
-            "--json", "--keep", "--lr", "--max-seconds", "--model", "--out", "--seed", "--seq-len", "--steps",
+            "--accumulate", "--banded", "--batch-size", "--checkpoint-every", "--checkpoint-seconds", "--clip",
+            "--compile", "--decay-steps", "--device", "--dp", "--dtype", "--embeddings", "--eval-every",
+            "--eval-rows", "--eval-store", "--floor", "--from", "--json", "--keep", "--lr", "--max-seconds",
+            "--microbatches", "--mirror", "--model", "--out", "--packing", "--pipeline", "--pp", "--ramp-from",
+            "--ramp-steps", "--recompute", "--seed", "--seq-len", "--shard", "--steps", "--tensorboard", "--tp",
+            "--warmup-steps", "--weight-decay",
         ],
         "generate": [
             "--batch-size", "--device", "--distribute", "--dtype", "--engine", "--form", "--frequency-penalty",
@@ -66,6 +70,7 @@ def test_flags_change_only_on_purpose():
         ],
         "report": ["--json"],
         "export": ["--json", "--to"],
+        "import": ["--json", "--to"],
     }  # fmt: skip
 
 

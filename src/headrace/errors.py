@@ -24,6 +24,8 @@ class HeadraceError(Exception):
     """Root of all errors that headrace raises on purpose."""
 
     exit_code: int = 1
+    shared: bool = False
+    """Rank 0 of a distributed run raises the same, so that telling it is left to it."""
 
 
 class InputError(HeadraceError, ValueError):

@@ -8,7 +8,7 @@ import orjson
 import pytest
 import torch
 
-from headrace.errors import CheckpointError, ConfigError
+from headrace.errors import CheckpointError, ConfigError, TokenizerError
 from headrace.model import GPT, GPTConfig, from_hf, load_model, load_weights, save_weights, to_hf
 from headrace.tokens import Tokenizer, load_tokenizer, tokenizer_from_files, train_tokenizer
 from headrace.tokens.byte import ByteTokenizer
@@ -146,3 +146,26 @@ def test_weights_of_another_shape_than_the_config_are_refused(tmp_path: Path) ->
 def test_a_directory_that_is_neither_run_nor_export_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"neither a run \(run.json\) nor a Hugging Face directory"):
         load_model(tmp_path)
+
+
+def test_a_tokenizer_of_vocab_and_merges_alone_gives_gpt2s_ids(tmp_path: Path) -> None:
+    from tokenizers import ByteLevelBPETokenizer
+
+    from headrace.model.hf_tokenizer import load_hf_tokenizer
+
+    theirs = ByteLevelBPETokenizer()
+    theirs.train_from_iterator(
+        [*TEXTS, "it's 1234 things"] * 20,
+        vocab_size=320,
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
+    )
+    theirs.save_model(str(tmp_path))
+    ours = load_hf_tokenizer(tmp_path)
+    assert ours.eos_id == theirs.token_to_id("<|endoftext|>")
+    for text in [*TEXTS, "it's  12 they'll\n\n x", " lead", "trail  "]:
+        if "<|endoftext|>" not in text:
+            assert ours.encode(text).tolist() == theirs.encode(text).ids
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b c\n")
+    with pytest.raises(TokenizerError):
+        load_hf_tokenizer(tmp_path).encode("x")

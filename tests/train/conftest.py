@@ -86,7 +86,8 @@ def child(asked, said, stop_at):
     os.dup2(os.open(said, os.O_WRONLY), 1)
     try:
         torch.set_num_threads(1)
-        asked["model"] = GPTConfig(**asked["model"])
+        if asked["model"] is not None:
+            asked["model"] = GPTConfig(**asked["model"])
         def told(done, total, note):
             print(done, flush=True)
             if done == stop_at:

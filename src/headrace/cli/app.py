@@ -33,6 +33,7 @@ app.command("generate", epilog=output.GENERATE_EXAMPLES)(output.generate)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("report", epilog=output.REPORT_EXAMPLES)(output.report)
 app.command("export", epilog=output.EXPORT_EXAMPLES)(output.export)
+app.command("import", epilog=learn.IMPORT_EXAMPLES)(learn.import_)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,17 +1,48 @@
-"""A tokenizer -> the files from which transformers' AutoTokenizer makes the same ids."""
+"""A tokenizer <-> the files from which transformers' AutoTokenizer makes the same ids."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import orjson
 
-from headrace.tokens import Tokenizer
+from headrace.errors import TokenizerError
+from headrace.tokens import Tokenizer, load_tokenizer, tokenizer_from_files
 from headrace.tokens.bytelevel import char_of_byte
 
 END = "<|endoftext|>"
+
+
+# GPT-2's own (encoder.py of openai/gpt-2): what vocab.json and merges.txt leave unsaid.
+_GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def load_hf_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a Hugging Face directory, also of one that has vocab.json and merges.txt alone.
+
+    Raises:
+        TokenizerError: there is none, or its files are damaged.
+    """
+    vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
+    if (directory / "tokenizer.json").is_file() or not (vocabulary.is_file() and merges.is_file()):
+        return load_tokenizer(directory)
+    try:
+        ids = orjson.loads(vocabulary.read_bytes())
+        lines = merges.read_text(encoding="utf-8").splitlines()
+        pairs = [line.split() for line in lines if line and not line.startswith("#version")]
+        definition = _definition(ids, pairs, pattern=_GPT2_PATTERN)
+        about = {"kind": "huggingface", "name": directory.name, "eos_id": ids[END]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise TokenizerError(
+            f"{directory}: vocab.json and merges.txt are not GPT-2's ({error!r})."
+        ) from error
+    definition["added_tokens"] = [_special(END, ids[END])]
+    return tokenizer_from_files(
+        {"headrace-tokenizer.json": orjson.dumps(about), "tokenizer.json": orjson.dumps(definition)}
+    )
 
 
 def hf_tokenizer_files(tokenizer: Tokenizer, *, context: int) -> dict[str, bytes]:
@@ -41,18 +72,20 @@ def hf_tokenizer_files(tokenizer: Tokenizer, *, context: int) -> dict[str, bytes
         ends = [token for token, number in vocabulary.items() if number == tokenizer.eos_id]
     if not ends:
         ends = [END]
-        added.append(
-            {
-                "id": tokenizer.eos_id, "content": END, "special": True, "single_word": False,
-                "lstrip": False, "rstrip": False, "normalized": False,
-            }
-        )  # fmt: skip
+        added.append(_special(END, tokenizer.eos_id))
     about |= {"eos_token": ends[0], "bos_token": ends[0], "pad_token": ends[0]}
     if "tokenizer_config.json" in files:  # what the tokenizer's maker said stands
         about = {**about, **orjson.loads(files["tokenizer_config.json"])}
     files["tokenizer.json"] = orjson.dumps(definition)
     files["tokenizer_config.json"] = orjson.dumps(about, option=orjson.OPT_INDENT_2)
     return files
+
+
+def _special(content: str, number: int) -> dict[str, Any]:
+    return {
+        "id": number, "content": content, "special": True, "single_word": False,
+        "lstrip": False, "rstrip": False, "normalized": False,
+    }  # fmt: skip
 
 
 def _definition(

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model.checkpoint import latest_checkpoint, read_tensors
 from headrace.model.gpt import GPT, GPTConfig
-from headrace.model.hf_tokenizer import hf_tokenizer_files
+from headrace.model.hf_tokenizer import hf_tokenizer_files, load_hf_tokenizer
 from headrace.tokens import Tokenizer, load_tokenizer
 
 RUN = "run.json"
 HF_CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
 _SHARD_INDEX = "model.safetensors.index.json"
-# What GPT-2's format can ask for and this decoder does not have; a file that asks for it is refused.
+# What GPT-2's format can ask for; a file that asks for what this decoder does not have is refused.
 _WANTED = {
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
@@ -31,6 +32,9 @@ _WANTED = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
+_SAME = {"gelu_pytorch_tanh": "gelu_new"}  # two names of one function
+# What a config that leaves a key out means: GPT-2's smallest.
+_SIZES = {"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
 
 
 def load_model(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> tuple[GPT, Tokenizer]:
@@ -47,7 +51,7 @@ def load_model(path: str | os.PathLike[str], *, device: str | torch.device = "cp
     if (path / RUN).is_file():
         model, tokenizer = load_run(path), load_tokenizer(path / "tokenizer")
     elif (path / HF_CONFIG).is_file():
-        model, tokenizer = from_hf(path), load_tokenizer(path)
+        model, tokenizer = from_hf(path), load_hf_tokenizer(path)
     else:
         raise ConfigError(
             f"{path}: neither a run ({RUN}) nor a Hugging Face directory ({HF_CONFIG}) is there. "
@@ -55,7 +59,8 @@ def load_model(path: str | os.PathLike[str], *, device: str | torch.device = "cp
         )
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ConfigError(
-            f"{path}: its tokenizer has {tokenizer.vocab_size} ids, its model {model.config.vocab_size}."
+            f"{path}: its tokenizer has {tokenizer.vocab_size} ids, its model {model.config.vocab_size}. "
+            f"Ids above would have no embedding; the two do not belong together."
         )
     return model.to(device).eval(), tokenizer
 
@@ -145,7 +150,7 @@ def to_hf(model: GPT, tokenizer: Tokenizer, out: str | os.PathLike[str]) -> Path
         **ends,
     }
     (out / "generation_config.json").write_bytes(orjson.dumps(ends, option=orjson.OPT_INDENT_2))
-    save_file(_to_gpt2(model), out / "model.safetensors", metadata={"format": "pt"})
+    save_file(_to_gpt2(model), out / _WEIGHTS, metadata={"format": "pt"})
     (out / HF_CONFIG).write_bytes(orjson.dumps(about, option=orjson.OPT_INDENT_2))
     return out
 
@@ -158,43 +163,85 @@ def from_hf(directory: str | os.PathLike[str]) -> GPT:
         CheckpointError: weights are missing or of other shapes.
     """
     directory = Path(directory)
-    about: dict[str, Any] = orjson.loads((directory / HF_CONFIG).read_bytes())
-    if about.get("model_type") != "gpt2":
-        raise ConfigError(
-            f"{directory}: a {about.get('model_type')!r} model; this decoder reads GPT-2's format. "
-            f"To generate from others, choose the transformers engine."
-        )
-    for key, wanted in _WANTED.items():
-        if about.get(key, wanted) != wanted:
-            raise ConfigError(f"{directory}: {key} is {about[key]!r}; this decoder has {wanted!r} only.")
-    width = about["n_embd"]
-    if about.get("n_inner") not in {None, 4 * width}:
-        raise ConfigError(f"{directory}: n_inner is {about['n_inner']}; this decoder has 4 x {width} only.")
-    model = empty_model(
-        GPTConfig(
-            num_layers=about["n_layer"],
-            width=width,
-            num_heads=about["n_head"],
-            vocab_size=about["vocab_size"],
-            context=about["n_positions"],
-        )
-    )
-    _fill(model, _from_gpt2(_read_hf_tensors(directory), model.config, directory), directory)
+    model = empty_model(hf_config(directory))
+    tensors: dict[str, Tensor] = {}
+    for path in hf_weight_files(directory):
+        try:
+            tensors |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    _fill(model, _from_gpt2(tensors, model.config, directory), directory)
     return model
 
 
-def _read_hf_tensors(directory: Path) -> dict[str, Tensor]:
-    if (directory / _SHARD_INDEX).is_file():
-        names = sorted(set(orjson.loads((directory / _SHARD_INDEX).read_bytes())["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
-    tensors: dict[str, Tensor] = {}
-    for name in names:
+def hf_config(directory: Path) -> GPTConfig:
+    """The shape that a config.json in GPT-2's format asks for.
+
+    Raises:
+        ConfigError: none there, not JSON, not GPT-2's format, or an option that this decoder does not have.
+    """
+    path = directory / HF_CONFIG
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file. A Hugging Face directory in GPT-2's format has one.")
+    try:
+        about: Any = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not JSON ({error}).") from error
+    if not isinstance(about, dict) or about.get("model_type") != "gpt2":
+        kind = about.get("model_type") if isinstance(about, dict) else type(about).__name__
+        raise ConfigError(
+            f"{directory}: a {kind!r} model; this decoder reads GPT-2's format. "
+            f"To generate from others, choose the transformers engine."
+        )
+    for key, wanted in _WANTED.items():
+        got = about.get(key, wanted)
+        if _SAME.get(got, got) != wanted:
+            raise ConfigError(f"{directory}: {key} is {got!r}; this decoder has {wanted!r} only.")
+    sizes = {key: about.get(key, usual) for key, usual in _SIZES.items()}
+    for key, number in sizes.items():
+        if not isinstance(number, int) or number < 1:
+            raise ConfigError(f"{path}: {key} is {number!r}; wanted a whole number of at least 1.")
+    width = sizes["n_embd"]
+    if about.get("n_inner") not in {None, 4 * width}:
+        raise ConfigError(f"{directory}: n_inner is {about['n_inner']}; this decoder has 4 x {width} only.")
+    return GPTConfig(
+        num_layers=sizes["n_layer"],
+        width=width,
+        num_heads=sizes["n_head"],
+        vocab_size=sizes["vocab_size"],
+        context=sizes["n_positions"],
+    )
+
+
+def hf_weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a Hugging Face directory, one or as its index names them.
+
+    Raises:
+        CheckpointError: there are none, or the index names one that is not there.
+    """
+    index = directory / _SHARD_INDEX
+    if index.is_file():
         try:
-            tensors |= load_file(directory / name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{directory / name}: not a whole safetensors file: {error}") from error
-    return {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+            names = sorted(set(orjson.loads(index.read_bytes())["weight_map"].values()))
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index}: not an index of safetensors files ({error!r}).") from error
+    else:
+        names = [_WEIGHTS]
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(f"{index}: names {name!r}; wanted a file beside it.")
+        if not (directory / name).is_file():
+            told = f"{_SHARD_INDEX} names it" if index.is_file() else f"and no {_SHARD_INDEX}"
+            pickled = sorted(path.name for path in directory.glob("*.bin"))
+            cure = (
+                f" There is {pickled[0]}, a pickle, which is not opened: load it with transformers and "
+                f"call save_pretrained."
+                if pickled
+                else " Copied only in part?"
+            )
+            raise CheckpointError(f"{directory / name}: no such file, {told}.{cure}")
+    return [directory / name for name in names]
 
 
 # Ours -> GPT-2's, below a block.

@@ -2,5 +2,6 @@
 
 from headrace.train.launch import train
 from headrace.train.loop import RunSummary
+from headrace.train.origin import ImportSummary, import_model
 
-__all__ = ["RunSummary", "train"]
+__all__ = ["ImportSummary", "RunSummary", "import_model", "train"]

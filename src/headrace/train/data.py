@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike, fspath
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -50,12 +49,6 @@ class Data:
             "tokenizer": self.source.tokenizer_fingerprint,
             "loader_options": dict(sorted(self.loader_options.items())),
         }
-
-    def save_tokenizer(self, directory: Path) -> None:
-        """Copy the tokenizer's own files: a run can be used without its store."""
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, content in self.source.tokenizer.files().items():
-            (directory / name).write_bytes(content)
 
     def loader(self, *, seq_len: int, batch_size: int, seed: int, rank: int, world_size: int) -> Loader:
         """This rank's batches, without end."""

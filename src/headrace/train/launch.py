@@ -16,15 +16,18 @@ from typing import Any
 import torch
 
 from headrace.errors import ConfigError
-from headrace.model.embed import TokenTable, WordVectors, read_vectors, token_table
-from headrace.model.gpt import GPTConfig, fresh_weight
+from headrace.model.checkpoint import step_dir
+from headrace.model.embed import read_vectors
+from headrace.model.gpt import GPTConfig
 from headrace.store import open_blob
-from headrace.train.data import Data, open_data, open_held
+from headrace.train.data import open_data, open_held
 from headrace.train.layout import Layout
 from headrace.train.loop import Progress, RunSummary, Settings, run
 from headrace.train.mirror import Mirror
-from headrace.train.recipe import Asked, Recipe, read_run, refuse_other, write_run
-from headrace.train.step import Learner, resolve_dtype
+from headrace.train.origin import is_untrained, origin_of, refuse_tokenizer
+from headrace.train.recipe import Asked, read_run
+from headrace.train.start import begin, first_table, settle
+from headrace.train.step import Learner
 from headrace.train.world import open_world
 
 
@@ -32,7 +35,8 @@ def train(
     stores: Any,
     *,
     out: str | Path,
-    model: str | GPTConfig = "tiny",
+    model: str | GPTConfig | None = None,
+    init_from: str | PathLike[str] | None = None,
     seq_len: int | None = None,
     batch_size: int | None = None,
     steps: int | None = None,
@@ -78,7 +82,9 @@ def train(
     Args:
         stores: a store, its path or URL, several of them, {store: weight}, or a mixture.
         out: run directory (see docs/path.md).
-        model: a name of SIZES, or a shape.
+        model: a name of SIZES, or a shape; default tiny, or the shape of init_from.
+        init_from: a Hugging Face directory in GPT-2's format, or a run, whose weights the run begins with; its
+            tokenizer must be the stores'. An out that `import_model` made begins with what it holds.
         seq_len: tokens of a row; default the size's context.
         batch_size: global rows of an optimizer step; default the paper's tokens.
         steps: optimizer steps in all.
@@ -136,9 +142,8 @@ def train(
     """
     out = Path(out)
     target = own_device(device)
-    vectors = None if embeddings is None else read_vectors(embeddings)
-    asked = Asked(
-        model=model,
+    asking = functools.partial(
+        Asked,
         seq_len=seq_len,
         batch_size=batch_size,
         accumulate=accumulate,
@@ -154,18 +159,19 @@ def train(
         ramp_from=ramp_from,
         ramp_steps=ramp_steps,
         banded=banded,
-        init_from=None if vectors is None else vectors.source,
-    )
-    settings = Settings(
-        eval_every=eval_every,
-        checkpoint_every=checkpoint_every,
-        checkpoint_seconds=checkpoint_seconds,
-        keep=keep,
-        tensorboard=tensorboard,
     )
     with ExitStack() as opened:
         world = opened.enter_context(open_world(target))
-        layout = Layout(
+        settings = world.agreed(
+            lambda: Settings(
+                eval_every=eval_every,
+                checkpoint_every=checkpoint_every,
+                checkpoint_seconds=checkpoint_seconds,
+                keep=keep,
+                tensorboard=tensorboard,
+            )
+        )
+        asked_layout = Layout(
             dp=dp,
             tp=tp,
             pp=pp,
@@ -174,24 +180,40 @@ def train(
             microbatches=microbatches,
             recompute=recompute,
             compile=compile,
-        ).over(world.size)
-        copy = None if mirror is None else Mirror(open_blob(mirror), out, warn=warn or _warn)
+        )
+        layout = world.agreed(lambda: asked_layout.over(world.size))
+        copy = None
+        if mirror is not None:
+            copy = Mirror(world.agreed(lambda: open_blob(mirror)), out, warn=warn or _warn)
         if copy is not None:
             world.led(copy.fetch_run)
         found = world.led(lambda: read_run(out))
-        places = () if found is None else found["stores"]
+        fresh = is_untrained(found)
+        origin = world.led(
+            lambda: origin_of(out, found, init_from, alone=model is None and embeddings is None)
+        )
+        vectors = None if embeddings is None else world.agreed(lambda: read_vectors(embeddings))
+        places = () if found is None or fresh else found["stores"]
         data = opened.enter_context(
             world.agreed(lambda: open_data(stores, loader_options=loader_options or {}, places=places))
         )
-        if found is None:
-            recipe = first_recipe(
-                asked, data, steps=steps, max_seconds=max_seconds, dtype=dtype, device=target
-            )
-        else:
-            recipe = again(
-                asked, data, found, out=out, steps=steps, max_seconds=max_seconds, dtype=dtype, device=target
-            )
-        layout.check(recipe)
+        if origin is not None:
+            world.led(lambda: refuse_tokenizer(origin, out, data.source.tokenizer))
+        first = origin.identity if origin is not None else None if vectors is None else vectors.source
+        asked = asking(model=model or ("tiny" if origin is None else origin.config), init_from=first)
+        settled = functools.partial(
+            settle,
+            asked,
+            data,
+            found,
+            out=out,
+            steps=steps,
+            max_seconds=max_seconds,
+            dtype=dtype,
+            device=target,
+        )
+        recipe = world.agreed(settled)
+        world.agreed(lambda: layout.check(recipe))
         mesh = layout.mesh(target)
         rank = 0 if mesh is None else mesh.get_local_rank("dp")
         held = None
@@ -201,7 +223,7 @@ def train(
                     eval_stores, seq_len=recipe.seq_len, rows=eval_rows, rank=rank, world_size=layout.dp
                 )
             )
-        table = None if vectors is None else first_table(recipe, vectors, data)
+        table = None if vectors is None else world.agreed(lambda: first_table(recipe, vectors, data))
         build = functools.partial(
             Learner,
             device=target,
@@ -210,7 +232,7 @@ def train(
             token_table_VW=None if table is None else table.table_VW,
         )
         torch.manual_seed(seed)
-        if found is None and max_seconds is not None:
+        if fresh and max_seconds is not None:
             fitted = fit_steps(build(recipe), max_seconds)
             fitted = world.led(lambda: fitted)
             recipe = asked.resolve(
@@ -219,10 +241,16 @@ def train(
                 steps=fitted if steps is None else min(steps, fitted),
                 dtype=recipe.dtype,
             )
-        if found is None:
-            world.led(lambda: begin(out, recipe, data, max_seconds=max_seconds, device=target, table=table))
+        if fresh:
+            world.led(
+                lambda: begin(
+                    out, recipe, data, max_seconds=max_seconds, device=target, table=table, origin=origin
+                )
+            )
         if copy is not None:
             world.led(copy.send_run)
+            if fresh and origin is not None:
+                world.led(lambda: copy.send_checkpoint(step_dir(out / "checkpoints", 0), keep=keep))
             world.led(copy.fetch_checkpoint)
         learner = build(recipe)
         loader = opened.enter_context(
@@ -252,106 +280,26 @@ def _warn(message: str) -> None:
 
 
 def own_device(asked: str | None) -> torch.device:
-    """This process's device: on a machine of several GPUs, the one of its local rank."""
-    if asked is None and torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    """This process's device: on a machine of several GPUs, the one of its local rank.
+
+    Raises:
+        ConfigError: no such device, or not here.
+    """
+    wanted = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise ConfigError(f"train: no device named {wanted!r}. Give cpu or cuda, or leave it out.") from error
+    if device.type == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"train: device {wanted!r}, number {local}, but torch sees {torch.cuda.device_count()} GPUs "
+                f"here. Start at most that many processes a machine, or give cpu."
+            )
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-        return device
-    return torch.device(asked or "cpu")
-
-
-def first_recipe(
-    asked: Asked,
-    data: Data,
-    *,
-    steps: int | None,
-    max_seconds: float | None,
-    dtype: str,
-    device: torch.device,
-) -> Recipe:
-    """The recipe of a fresh run; with max_seconds its steps are still to be measured.
-
-    Raises:
-        ConfigError: neither steps nor max_seconds, or options that make no sense.
-    """
-    if steps is None and max_seconds is None:
-        raise ConfigError("train: neither steps nor max_seconds is given; one of them must end the run.")
-    return asked.resolve(
-        vocab_size=data.source.vocab_size,
-        data=data.describe(),
-        steps=1 if steps is None else steps,
-        dtype=resolve_dtype(dtype, device),
-    )
-
-
-def first_table(recipe: Recipe, vectors: WordVectors, data: Data) -> TokenTable:
-    """The token table that a run with embeddings starts from."""
-    shape = (recipe.model.vocab_size, recipe.model.width)
-    fresh = fresh_weight("tok.weight", shape, num_layers=recipe.model.num_layers, seed=recipe.seed)
-    return token_table(vectors, data.source.tokenizer, fresh)
-
-
-def begin(
-    out: Path,
-    recipe: Recipe,
-    data: Data,
-    *,
-    max_seconds: float | None,
-    device: torch.device,
-    table: TokenTable | None,
-) -> None:
-    """Make the run directory: tokenizer, run.json."""
-    out.mkdir(parents=True, exist_ok=True)
-    data.save_tokenizer(out / "tokenizer")
-    write_run(
-        out,
-        {
-            "recipe": recipe.to_json(),
-            "max_seconds": max_seconds,
-            "parameters": recipe.model.num_parameters,
-            "flops_per_token": recipe.model.flops_per_token(recipe.seq_len),
-            "embeddings": None
-            if table is None
-            else {"found": int(table.hit.sum()), "tokens": len(table.hit), "hit_rate": table.hit_rate},
-            "stores": data.places,
-            "device": str(device),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-        },
-    )
-
-
-def again(
-    asked: Asked,
-    data: Data,
-    found: Mapping[str, Any],
-    *,
-    out: Path,
-    steps: int | None,
-    max_seconds: float | None,
-    dtype: str,
-    device: torch.device,
-) -> Recipe:
-    """The recipe of a run that was started before, if the same is asked for now.
-
-    What the machine decided at the first start (steps that fit a time, the dtype of auto) stays decided.
-
-    Raises:
-        ResumeError: something else is asked for; says what differs.
-    """
-    was = found["recipe"]
-    recipe = asked.resolve(
-        vocab_size=data.source.vocab_size,
-        data=data.describe(),
-        steps=was["steps"] if steps is None or max_seconds is not None else steps,
-        dtype=was["dtype"] if dtype == "auto" else resolve_dtype(dtype, device),
-    )
-    refuse_other(
-        out,
-        {**was, "max_seconds": found["max_seconds"]},
-        {**recipe.to_json(), "max_seconds": max_seconds},
-    )
-    return recipe
+    return device
 
 
 def fit_steps(learner: Learner, max_seconds: float, *, clock: Callable[[], float] = time.perf_counter) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from headrace.errors import ConfigError
+from headrace.errors import CheckpointError, ConfigError
 from headrace.model.checkpoint import latest_checkpoint, read_tensors
 from headrace.model.loss import IGNORED
 from headrace.stats import StageCount
@@ -23,7 +23,7 @@ from headrace.train.data import Held
 from headrace.train.metrics import MetricsLog
 from headrace.train.mfu import device_peak
 from headrace.train.mirror import Mirror
-from headrace.train.recipe import Recipe, refuse_other
+from headrace.train.recipe import Recipe, read_run, refuse_other
 from headrace.train.step import Learner
 from headrace.train.stop import StopSignal
 from headrace.train.world import World
@@ -128,12 +128,21 @@ def reopen(
 
     Raises:
         ResumeError: the checkpoint is of another recipe, or the loader's state of another order.
-        CheckpointError: tensors that do not fit the model.
+        CheckpointError: tensors that do not fit the model, or no checkpoint of a run that did not begin fresh.
     """
     latest = world.led(lambda: latest_checkpoint(out / "checkpoints", warn=warn))
     if latest is None:
+        if world.led(lambda: (read_run(out) or {}).get("imported")):
+            raise CheckpointError(
+                f"{out}: the weights that it begins with are gone or damaged, and no later checkpoint is whole. "
+                f"Delete the directory and run the same command again."
+            )
         return Standing()
     directory, state = latest
+    if "imported" in state:  # weights alone
+        tensors = {name: tensor for name, tensor in learner.tensors().items() if name.startswith("model.")}
+        read_tensors(directory, tensors)
+        return Standing()
     refuse_other(directory, state["recipe"], learner.recipe.to_json())
     read_tensors(directory, learner.tensors())
     learner.set_step(state["step"])

@@ -40,7 +40,7 @@ class Mirror:
     def fetch_checkpoint(self) -> None:
         """Where the copy has a newer checkpoint than the newest whole one here: bring it, verified."""
         here = latest_checkpoint(self._run / _CHECKPOINTS, warn=self._warn)
-        step_here = 0 if here is None else int(here[1]["step"])
+        step_here = -1 if here is None else int(here[1]["step"])  # an imported model's is 0
         for step, name in reversed(self._steps()):
             if step <= step_here:
                 return
@@ -59,7 +59,8 @@ class Mirror:
     def send_checkpoint(self, directory: Path, *, keep: int) -> None:
         """A finished checkpoint and the metrics up to it; then forget all but the newest copies."""
         files = sorted(directory.iterdir(), key=lambda path: path.name == MANIFEST)
-        if self._send([self._run / "metrics.jsonl", *files]):
+        metrics = self._run / "metrics.jsonl"  # an imported model has none yet
+        if self._send([*([metrics] if metrics.exists() else []), *files]):
             for _, name in self._steps()[:-keep]:
                 self._forget(name)
 

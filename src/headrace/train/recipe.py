@@ -107,7 +107,8 @@ class Asked:
             ConfigError: options that make no sense, alone or together.
         """
         size = size_of(self.model)
-        seq_len = size.context if self.seq_len is None else self.seq_len
+        context = size.context if isinstance(self.model, str) else self.model.context
+        seq_len = context if self.seq_len is None else self.seq_len
         batch_size = max(
             1, round(size.batch_tokens / max(1, seq_len)) if self.batch_size is None else self.batch_size
         )

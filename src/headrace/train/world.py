@@ -51,6 +51,7 @@ class World:
                 box = [None, error]
         dist.broadcast_object_list(box, src=0, group=self.group)
         if box[1] is not None:
+            box[1].shared = not self.leads
             raise box[1]
         result: T = box[0]
         return result
@@ -68,7 +69,9 @@ class World:
         dist.all_gather_object(errors, error, group=self.group)
         for rank, found in enumerate(errors):
             if found is not None:
-                raise found if rank == self.rank else type(found)(f"rank {rank}: {found}")
+                told = found if rank in {0, self.rank} else type(found)(f"rank {rank}: {found}")
+                told.shared = not self.leads
+                raise told
         return result  # type: ignore[return-value]  # no error, so there is a result
 
     def gather(self, values: Sequence[float]) -> torch.Tensor:
@@ -76,9 +79,9 @@ class World:
         mine = torch.tensor([values], dtype=torch.float64)
         if self.size == 1:
             return mine
-        found = mine.new_empty(self.size, mine.shape[1])
-        dist.all_gather_into_tensor(found, mine, group=self.group)
-        return found
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(found, mine, group=self.group)
+        return torch.cat(found)
 
 
 @contextmanager
@@ -100,7 +103,7 @@ def open_world(device: torch.device, *, timeout_s: float = COLLECTIVE_S) -> Iter
         return
     rank = int(os.environ["RANK"])
     store = _rendezvous(rank, size)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "cpu:gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
