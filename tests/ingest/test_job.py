@@ -1,6 +1,5 @@
 """A job that is killed, repeated, resumed, refused: the same bytes, or one clear line."""
 
-import contextlib
 import errno
 import gzip
 import json
@@ -14,7 +13,7 @@ import sys
 import pytest
 
 from headrace.errors import ConfigError, DocumentError, ResumeError, SourceError, SpaceError, TokenizerError
-from headrace.ingest import ingest
+from headrace.ingest import conduct, ingest
 from headrace.store import Store
 from headrace.store.blob import LocalBlob
 
@@ -110,7 +109,7 @@ def test_a_job_killed_at_any_write_gives_the_same_bytes_when_run_again(tmp_path,
 
 CHILD = """
 import sys
-from headrace.ingest import ingest
+from headrace.ingest import conduct, ingest
 def progress(done, total, note):
     print(done, flush=True)
 ingest(sys.argv[2:], sys.argv[1], workers=2, shard_text_bytes=20_000, progress=progress)
@@ -151,7 +150,7 @@ def _killed(*_):
 
 def _half_done(monkeypatch, corpus, out, **options):
     with monkeypatch.context() as patched:
-        patched.setattr(sys.modules["headrace.ingest.run"], "commit", _killed)
+        patched.setattr(conduct, "commit", _killed)
         with pytest.raises(Killed):
             ingest(corpus, out, workers=1, **SMALL, **options)
 
@@ -232,34 +231,6 @@ def test_two_jobs_at_one_place_exclude_each_other_and_leave_no_lock(tmp_path, co
     ingest(corpus, tmp_path / "store", workers=1, progress=progress, **SMALL)
     assert seen
     assert not (tmp_path / "store" / ".ingest").exists()
-
-
-def test_a_worker_that_dies_is_replaced_and_its_unit_done_again(tmp_path, corpus, tree):
-    """Killed from outside while the job runs: the result is the same."""
-    ingest(corpus, tmp_path / "one", workers=1, **SMALL)
-    killed = []
-
-    def progress(done, total, note):
-        children = _children()
-        if children and not killed and done:
-            os.kill(children[0], signal.SIGKILL)
-            killed.append(children[0])
-
-    ingest(corpus, tmp_path / "two", workers=2, progress=progress, **SMALL)
-    assert killed
-    assert tree(tmp_path / "one") == tree(tmp_path / "two")
-    assert not _children()
-
-
-def _children():
-    import psutil
-
-    found = []
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):
-            if any("worker_main" in word for word in child.cmdline()):
-                found.append(child.pid)
-    return found
 
 
 def test_a_full_device_is_one_clear_line_and_going_on_works(tmp_path, corpus, tree, monkeypatch):

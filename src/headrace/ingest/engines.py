@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import functools
-import pickle
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from headrace.errors import TokenizerError
 from headrace.ingest.cluster import run_on_ray
 from headrace.ingest.job import Job, Place
+from headrace.ingest.nursery import Beside, Nursery, Nurture, open_nursery
 from headrace.ingest.options import Options
-from headrace.ingest.pool import worker_pool
-from headrace.ingest.prove import engine_mismatch
+from headrace.ingest.pool import Pool, serve
+from headrace.ingest.prove import engine_mismatch, receive_proof, send_proof
 from headrace.ingest.schedule import Schedule
 from headrace.ingest.sketching import Sketching
 from headrace.ingest.sources import Source
 from headrace.ingest.work import Work
 from headrace.store import open_blob
-from headrace.tokens import Mismatch, tokenizer_from_files
+from headrace.tokens import Mismatch, Tokenizer, tokenizer_from_files
+from headrace.tokens.gigatoken import slim_results
+from headrace.tokens.probe import tricky_texts
 
 
 class EngineMismatchError(TokenizerError):
@@ -58,12 +62,12 @@ def setup_of(job: Job, place: Place, *, strict: bool) -> Setup:
     )
 
 
-def make_work(setup: Setup) -> Work:
-    """A worker's work."""
+def make_work(setup: Setup, tokenizer: Tokenizer | None = None) -> Work:
+    """A worker's work; its tokenizer may be one that is loaded already."""
     return Work(
         sources=setup.sources,
         options=setup.options,
-        tokenizer=tokenizer_from_files(setup.tokenizer_files, engine=setup.engine),
+        tokenizer=tokenizer or tokenizer_from_files(setup.tokenizer_files, engine=setup.engine),
         blob=open_blob(setup.url),
         validation=None if setup.validation_url is None else open_blob(setup.validation_url),
         generation=setup.generation,
@@ -78,6 +82,57 @@ def make_sketching(setup: Setup) -> Sketching:
     )
 
 
+class Tokenizing:
+    """A nursery's charge: the tokenizer, loaded while another process makes the proof of its engine."""
+
+    def __init__(self, setup: Setup, beside: Beside) -> None:
+        slim_results()
+        self._setup = setup
+        self._tokenizer = tokenizer_from_files(setup.tokenizer_files, engine=setup.engine)
+        self._proof = beside(
+            functools.partial(
+                send_proof,
+                reference=self._tokenizer.as_reference(),
+                sources=setup.sources,
+                options=setup.options,
+            )
+        )
+        # The first batch builds more than loading did.
+        self._tokenizer.encode_batch(tricky_texts())
+
+    def pipes(self) -> list[Connection]:
+        """See `Charge`."""
+        return [self._proof]
+
+    def hear(self, pipe: Connection) -> Mismatch | str:
+        """Does the engine give the reference's ids? Its name, or the first text on which it does not."""
+        return receive_proof(pipe).mismatch(self._tokenizer) or self._tokenizer.engine
+
+    def work(self, pipe: Connection) -> None:
+        """See `Charge`."""
+        serve(functools.partial(make_work, self._setup, self._tokenizer), pipe)
+
+
+class Comparing:
+    """A nursery's charge in dedup's first pass: there is nothing to load but code."""
+
+    def __init__(self, setup: Setup, beside: Beside) -> None:
+        del beside
+        self._setup = setup
+
+    def pipes(self) -> list[Connection]:
+        """See `Charge`."""
+        return []
+
+    def hear(self, pipe: Connection) -> None:
+        """Never asked for."""
+        raise AssertionError(pipe)
+
+    def work(self, pipe: Connection) -> None:
+        """See `Charge`."""
+        serve(functools.partial(make_sketching, self._setup), pipe)
+
+
 def run_units(
     job: Job,
     place: Place,
@@ -87,6 +142,7 @@ def run_units(
     engine: str,
     strict: bool,
     heard: Callable[[str, Any], None],
+    nursery: Nursery | None = None,
 ) -> None:
     """Do all units that are left.
 
@@ -99,6 +155,7 @@ def run_units(
         strict: stop at the first bad document.
         heard: called with ("progress", Progress), ("done", UnitRecord), and ("proven", name) when the
             engine has been found exact.
+        nursery: one that was started before, and has loaded nothing yet.
 
     Raises:
         EngineMismatchError: the fast engine is not exact on this corpus; nothing that was done counts.
@@ -131,9 +188,9 @@ def run_units(
             listen("answer", question(work))
             _one_by_one(work, schedule, heard)
     else:
-        started = pickle.dumps((make_work, setup_of(job, place, strict=strict)))
-        with worker_pool(workers, started) as pool:
-            pool.run(schedule, listen, question=question)
+        with open_nursery() if nursery is None else nullcontext(nursery) as home:
+            home.load(Nurture(load=Tokenizing, argument=setup_of(job, place, strict=strict)))
+            Pool(home, workers).run(schedule, listen, answers=True)
 
 
 def sketch_units(
@@ -156,9 +213,9 @@ def sketch_units(
         ) as sketching:
             _one_by_one(sketching, schedule, heard)
     else:
-        started = pickle.dumps((make_sketching, setup_of(job, place, strict=strict)))
-        with worker_pool(workers, started) as pool:
-            pool.run(schedule, heard, question=nothing)
+        with open_nursery() as home:
+            home.load(Nurture(load=Comparing, argument=setup_of(job, place, strict=strict)))
+            Pool(home, workers).run(schedule, heard, answers=False)
 
 
 def _one_by_one(work: Work | Sketching, schedule: Schedule, heard: Callable[[str, Any], None]) -> None:

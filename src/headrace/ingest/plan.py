@@ -15,9 +15,6 @@ from headrace.ingest.options import SHARD_TEXT_BYTES, Options
 from headrace.ingest.reader import is_seekable
 from headrace.ingest.sources import Source
 
-# Text is at most this many times as long as its compressed form, nearly always; only balance depends on it.
-_COMPRESSION_RATIO = 4
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
@@ -84,14 +81,9 @@ class Track:
         return Unit(track=self.number, part=part, pieces=pieces)
 
 
-def text_bytes_of(source: Source) -> int:
-    """About how much text a source holds."""
-    return source.nbytes * (1 if source.compression == "none" else _COMPRESSION_RATIO)
-
-
 def shard_bytes_for(sources: Sequence[Source]) -> int:
     """Text in a shard: less of a small corpus, so that there are units enough for several workers."""
-    total = sum(map(text_bytes_of, sources))
+    total = sum(source.text_bytes for source in sources)
     return SHARD_TEXT_BYTES // (4 if total < 256 << 20 else 2 if total < 1 << 30 else 1)
 
 
@@ -112,7 +104,7 @@ def plan_tracks(sources: Sequence[Source], options: Options) -> list[Track]:
         group_from, group_bytes = None, 0
 
     for i, source in enumerate(sources):
-        size = text_bytes_of(source)
+        size = source.text_bytes
         cut = _cut_up(source, size, options)
         if cut is not None:
             close_group(i)

@@ -45,6 +45,8 @@ _MARKS = {  # UTF-32's little-endian mark begins with UTF-16's
 }
 _GLOB = frozenset("*?[")
 _HEAD_BYTES = 4096
+# Text is at most this many times as long as its compressed form, nearly always; only balance depends on it.
+_COMPRESSION_RATIO = 4
 _SAMPLE_BYTES = 64 << 10
 _SAMPLES = 16
 
@@ -63,6 +65,11 @@ class Source:
     """32 hex digits of size and of bytes from its start, its end and 16 places between."""
     modified_ns: int = 0
     """Time of the last change, where known: guards a half-done job, does not tell files apart."""
+
+    @property
+    def text_bytes(self) -> int:
+        """About how much text it holds."""
+        return self.nbytes * (1 if self.compression == "none" else _COMPRESSION_RATIO)
 
     def to_json(self) -> dict[str, Any]:
         """As a mapping of plain values."""
