@@ -22,6 +22,7 @@ from headrace.errors import ConfigError
 from headrace.generate.attend import Step, attend, plan_step
 from headrace.generate.fingerprint import fingerprint_of
 from headrace.generate.lean import Lean
+from headrace.generate.onerow import library_for
 from headrace.model.kv import KVCache
 
 ATTENTION = "headrace"
@@ -60,6 +61,8 @@ class HFRunner:
         self.fingerprint = fingerprint_of(self.model.state_dict())
         self._own_head = False
         self._lean: Lean | None = None
+        self.one_row = "torch"
+        """What decodes where one row is alone: "compiled C", or "torch" and why."""
         self._adopt(directory, rows)
 
     def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
@@ -100,7 +103,7 @@ class HFRunner:
         if self._own_head:
             return x_KW
         if self._lean is not None:
-            return self._lean.head(x_KW)
+            return self._lean.logits(x_KW)
         out: Tensor = self.model.get_output_embeddings()(x_KW)
         return out
 
@@ -132,24 +135,29 @@ class HFRunner:
         """Run the model in fewer steps where its logits stay what they were."""
         if self._own_head:
             return
-        self._lean = Lean.of(self.model, rows=rows)
+        library, self.one_row = library_for(rows=rows, dtype=self.dtype, device=self.device)
+        self._lean = Lean.of(self.model, rows=rows, library=library)
         if self._lean is None:
-            return
-        if _distance(self._probe(tokens), wanted_TV) <= allowed:
+            self.one_row = "torch: not of the Llama family"
+        elif (
+            max(_distance(self._probe(tokens, alone=alone), wanted_TV) for alone in (False, True)) <= allowed
+        ):
             self.model.base_model.layers = torch.nn.ModuleList()  # their weights were laid out anew
         else:
-            self._lean = None
+            self._lean, self.one_row = None, "torch: logits differ in fewer steps"
 
-    def _probe(self, tokens: list[int]) -> Tensor:
-        """Logits of a short text in the second of two rows: half of it a prompt, half token by token."""
-        half = len(tokens) // 2
-        kv = self.new_cache(num_rows=2, capacity=len(tokens))
-        step = plan_step([], [(0, tokens[: half - 3], True), (1, tokens[:half], True)], device=self.device)
-        got = [self.logits(self.hidden(step, kv))[half - 3 :]]
+    def _probe(self, tokens: list[int], *, alone: bool = False) -> Tensor:
+        """Logits of a short text, half of it a prompt, half token by token: of two rows the second, or alone."""
+        half, before = len(tokens) // 2, 0 if alone else 1
+        kv = self.new_cache(num_rows=1 + before, capacity=len(tokens))
+        prompts = [(0, tokens[: half - 3], True)] * before + [(before, tokens[:half], True)]
+        step = plan_step([], prompts, device=self.device)
+        got = [self.logits(self.hidden(step, kv))[-half:]]
         for i in range(half, len(tokens)):
-            step = plan_step([(tokens[i - 3], i - 3), (tokens[i], i)], [], device=self.device)
-            got.append(self.logits(self.hidden(step, kv))[1:])
-        return torch.cat(got).float()
+            rows = [(tokens[i - 3], i - 3)] * before + [(tokens[i], i)]
+            step = plan_step(rows, [], device=self.device)
+            got.append(self.logits(self.hidden(step, kv))[before:])
+        return torch.cat([logits.float() for logits in got])
 
 
 @contextmanager

@@ -1,15 +1,16 @@
 """A transformers model of the Llama family -> the same arithmetic in fewer steps, or nothing.
 
-Decoding one row is a read of the weights with Python between the reads: transformers takes some fifty small
-operations a layer, this takes twenty. Queries, keys and values are one product, and so are the gate and the feed-
-forward's first layer. What a layer has is looked up by name, and anything not expected gives None; whoever
-calls this compares logits with the model's own before using it.
+Decoding few rows is a read of the weights with Python between the reads: transformers takes some fifty small
+operations a layer, this takes twenty, and where one row is decoded, onerow.c takes none. Queries, keys and values
+are one product, and so are the gate and the feed-forward's first layer. What a layer has is looked up by name, and
+anything not expected gives None; whoever calls this compares logits with the model's own before using it.
 
 Shapes: N tokens, W width, H query heads, G key/value heads, D head width.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812  # the name that every reader of t
 from torch import Tensor
 
 from headrace.generate.attend import Step, attend
+from headrace.generate.onerow import HugePages, LayerWeights, OneRow, Shape
 from headrace.generate.pack import Packed
 from headrace.model.kv import KVCache
 
@@ -46,7 +48,7 @@ class Layer:
 class Lean:
     """The decoder of a Llama-like model, from ids to last hidden states."""
 
-    def __init__(self, model: Any, *, rows: int) -> None:
+    def __init__(self, model: Any, *, rows: int, library: ctypes.CDLL | None) -> None:
         base = model.base_model
         self._config = config = model.config
         first = base.layers[0].self_attn
@@ -58,16 +60,26 @@ class Lean:
         )
         self.embed, self.rotary = base.embed_tokens, base.rotary_emb
         # In float32 a norm's weight goes into the product behind it: one operation less, and as exact.
-        self._folds = first.q_proj.weight.dtype == torch.float32
+        self._folds = first.q_proj.weight.dtype == torch.float32 and library is None
+        self._pages = None if library is None else HugePages()
         self.norm_W = None if self._folds else base.norm.weight.detach()
         self.layers = [self._layer(layer, rows) for layer in base.layers]
         self.num_heads = first.q_proj.out_features // self.head_width
         self.num_groups = first.k_proj.out_features // self.head_width
-        self.head = Packed.of(model.get_output_embeddings(), rows=rows, scale_I=self._fold(base.norm))
+        self.head = Packed.of(
+            model.get_output_embeddings(), rows=rows, scale_I=self._fold(base.norm), pages=self._pages
+        )
+        self._one_row = None if library is None else self._compiled(library)
 
     @classmethod
-    def of(cls, model: Any, *, rows: int) -> Lean | None:
-        """The lean form of a model, or None where it has other parts than are known here."""
+    def of(cls, model: Any, *, rows: int, library: ctypes.CDLL | None = None) -> Lean | None:
+        """The lean form of a model, or None where it has other parts than are known here.
+
+        Args:
+            model: of transformers, with its head.
+            rows: rows that will be decoded at once.
+            library: onerow.c for the model's type, where one row will be.
+        """
         base = model.base_model
         if model.config.model_type not in FAMILIES or model.config.hidden_act != "silu":
             return None
@@ -87,10 +99,17 @@ class Lean:
                 != {"gate_proj", "up_proj", "down_proj", "act_fn"}
             ):
                 return None
-        return cls(model, rows=rows)
+        return cls(model, rows=rows, library=library)
 
     def __call__(self, step: Step, kv: KVCache) -> Tensor:
         """Last hidden states of the wanted tokens, [K, W]."""
+        if self._one_row is not None and step.alone is not None:
+            slot, position = step.alone
+            x_1W = self.embed(step.ids_N).float()
+            cos_11D, sin_11D = self.rotary(x_1W[None], step.position_N[None])
+            return self._one_row.hidden(
+                x_1W[0], kv, slot=slot, position=position, rotation=(cos_11D[0, 0], sin_11D[0, 0])
+            )
         H, G, D = self.num_heads, self.num_groups, self.head_width
         x_NW = self.embed(step.ids_N)
         cos_1ND, sin_1ND = self.rotary(x_NW[None], step.position_N[None])
@@ -112,6 +131,12 @@ class Lean:
             gate_NI, up_NI = layer.gate_up(self._normalised(x_NW, layer.norm2_W)).chunk(2, dim=1)
             x_NW = x_NW + layer.down(F.silu(gate_NI).mul_(up_NI))
         return self._normalised(x_NW if step.keeps_all else x_NW[step.keep_K], self.norm_W)
+
+    def logits(self, x_KW: Tensor) -> Tensor:
+        """Next-token logits, [K, V]."""
+        if self._one_row is not None and len(x_KW) == 1:
+            return self._one_row.logits(x_KW)
+        return self.head(x_KW)
 
     def _normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
         """Root mean square norm; without a weight, sqrt(W) smaller, which the product behind it knows."""
@@ -138,14 +163,45 @@ class Lean:
                 attention.v_proj,
                 rows=rows,
                 scale_I=self._fold(layer.input_layernorm),
+                pages=self._pages,
             ),
             q_norm_D=None if norms[0] is None else norms[0].weight.detach(),
             k_norm_D=None if norms[1] is None else norms[1].weight.detach(),
-            out=Packed.of(attention.o_proj, rows=rows),
+            out=Packed.of(attention.o_proj, rows=rows, pages=self._pages),
             norm2_W=None if self._folds else layer.post_attention_layernorm.weight.detach(),
             gate_up=Packed.of(
-                mlp.gate_proj, mlp.up_proj, rows=rows, scale_I=self._fold(layer.post_attention_layernorm)
+                mlp.gate_proj,
+                mlp.up_proj,
+                rows=rows,
+                scale_I=self._fold(layer.post_attention_layernorm),
+                pages=self._pages,
             ),
-            down=Packed.of(mlp.down_proj, rows=rows),
+            down=Packed.of(mlp.down_proj, rows=rows, pages=self._pages),
             window=window,
+        )
+
+    def _compiled(self, library: ctypes.CDLL) -> OneRow:
+        layers = [
+            LayerWeights(
+                qkv=layer.qkv.weight, out=layer.out.weight, up=layer.gate_up.weight, down=layer.down.weight,
+                qkv_bias=layer.qkv.bias, out_bias=layer.out.bias,
+                up_bias=layer.gate_up.bias, down_bias=layer.down.bias,
+                norm1=layer.norm1_W, norm2=layer.norm2_W, q_norm=layer.q_norm_D, k_norm=layer.k_norm_D,
+                window=layer.window,
+            )
+            for layer in self.layers
+        ]  # fmt: skip
+        assert self.norm_W is not None
+        shape = Shape(
+            width=len(self.norm_W), heads=self.num_heads, groups=self.num_groups, head_width=self.head_width,
+            inner=layers[0].down.shape[1], gated=True, centred=False, eps=self.eps, scale=self.scale,
+        )  # fmt: skip
+        return OneRow(
+            library,
+            shape,
+            layers,
+            norm=self.norm_W,
+            norm_bias=None,
+            head=self.head.weight,
+            head_bias=self.head.bias,
         )

@@ -6,6 +6,8 @@ N tokens of the step, K of them wanted, W width, V vocabulary.
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -16,8 +18,9 @@ from torch import Tensor
 
 from headrace.generate.attend import Step, attend
 from headrace.generate.fingerprint import fingerprint_of
+from headrace.generate.onerow import HugePages, LayerWeights, OneRow, Shape, library_for
 from headrace.generate.pack import Packed
-from headrace.model.gpt import GPT, Block
+from headrace.model.gpt import GPT, Attention, Block
 from headrace.model.kv import KVCache
 
 
@@ -49,17 +52,20 @@ class GPTRunner:
         self.fingerprint = fingerprint_of(model.state_dict())
         weight = model.tok.weight.detach()
         self.dtype, self.device = weight.dtype, weight.device
+        library, self.one_row = library_for(rows=rows, dtype=self.dtype, device=self.device)
+        pages = None if library is None else HugePages()
         self._layers = [
             Layer(
                 block=block,
-                qkv=Packed.of(block.attn.qkv, rows=rows),
-                out=Packed.of(block.attn.out, rows=rows),
-                up=Packed.of(block.mlp.up, rows=rows),
-                down=Packed.of(block.mlp.down, rows=rows),
+                qkv=_heads_together(block.attn, rows=rows, pages=pages),
+                out=Packed.of(block.attn.out, rows=rows, pages=pages),
+                up=Packed.of(block.mlp.up, rows=rows, pages=pages),
+                down=Packed.of(block.mlp.down, rows=rows, pages=pages),
             )
             for block in cast("Iterable[Block]", model.blocks)
         ]
-        self._head = Packed(weight, rows=rows)
+        self._head = Packed(weight, rows=rows, pages=pages)
+        self._one_row = None if library is None else self._compiled(library)
 
     def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
         """An empty cache that fits this model."""
@@ -78,12 +84,16 @@ class GPTRunner:
     def hidden(self, step: Step, kv: KVCache) -> Tensor:
         """Normalised hidden states of the wanted tokens, [K, W]."""
         model = self.model
+        if self._one_row is not None and step.alone is not None:
+            slot, position = step.alone
+            x_1W = model.tok(step.ids_N) + model.pos(step.position_N)
+            return self._one_row.hidden(x_1W[0], kv, slot=slot, position=position, rotation=None)
         x_NW = model.tok(step.ids_N) + model.pos(step.position_N)
         N, W = x_NW.shape
         for number, layer in enumerate(self._layers):
             block = layer.block
-            qkv = layer.qkv(block.norm1(x_NW)).view(N, -1, 3, block.attn.head_width)
-            y_NHD = attend(kv, step, number, *qkv.unbind(2), window=block.attn.band_width)
+            qkv = layer.qkv(block.norm1(x_NW)).view(N, 3, -1, block.attn.head_width)
+            y_NHD = attend(kv, step, number, *qkv.unbind(1), window=block.attn.band_width)
             x_NW = x_NW + layer.out(y_NHD.view(N, W))
             inner = F.gelu(layer.up(block.norm2(x_NW)), approximate="tanh")
             x_NW = x_NW + layer.down(inner)
@@ -93,4 +103,45 @@ class GPTRunner:
     @torch.inference_mode()
     def logits(self, x_KW: Tensor) -> Tensor:
         """Next-token logits, [K, V]."""
+        if self._one_row is not None and len(x_KW) == 1:
+            return self._one_row.logits(x_KW)
         return self._head(x_KW)
+
+    def _compiled(self, library: ctypes.CDLL) -> OneRow:
+        config, norm = self.model.config, self.model.norm
+        layers = [
+            LayerWeights(
+                qkv=one.qkv.weight, out=one.out.weight, up=one.up.weight, down=one.down.weight,
+                qkv_bias=one.qkv.bias, out_bias=one.out.bias, up_bias=one.up.bias, down_bias=one.down.bias,
+                norm1=one.block.norm1.weight, norm1_bias=one.block.norm1.bias,
+                norm2=one.block.norm2.weight, norm2_bias=one.block.norm2.bias,
+                window=one.block.attn.band_width,
+            )
+            for one in self._layers
+        ]  # fmt: skip
+        shape = Shape(
+            width=config.width, heads=config.num_heads, groups=config.num_heads, head_width=config.head_width,
+            inner=layers[0].down.shape[1], gated=False, centred=True, eps=norm.eps,
+            scale=1 / math.sqrt(config.head_width),
+        )  # fmt: skip
+        return OneRow(
+            library,
+            shape,
+            layers,
+            norm=norm.weight,
+            norm_bias=norm.bias,
+            head=self._head.weight,
+            head_bias=None,
+        )
+
+
+def _heads_together(attention: Attention, *, rows: int, pages: HugePages | None) -> Packed:
+    """The product for queries, keys and values; heads of each side by side, where training mixes the three."""
+    D = attention.head_width
+    weight_OW, bias_O = attention.qkv.weight.detach(), attention.qkv.bias.detach()
+    return Packed(
+        weight_OW.view(-1, 3, D, weight_OW.shape[1]).transpose(0, 1).reshape(weight_OW.shape),
+        bias_O.view(-1, 3, D).transpose(0, 1).reshape(-1),
+        rows=rows,
+        pages=pages,
+    )

@@ -1,0 +1,155 @@
+"""The decoder in C beside torch's: the same numbers, on whatever this machine compiles."""
+
+import pytest
+import torch
+
+from headrace.generate import Engine, compiled, onerow
+from headrace.generate.attend import plan_step
+from headrace.generate.compiled import NotCompiledError, compile_c
+from headrace.generate.native import GPTRunner
+from headrace.model import GPT, GPTConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    """Skips where there is none: then torch decodes, which every other test covers."""
+    library, decoder = onerow.library_for(rows=1, dtype=torch.float32, device=CPU)
+    if library is None:
+        pytest.skip(decoder)
+
+
+@pytest.fixture
+def no_library():
+    """The library is asked for anew, and again by the tests that follow."""
+    onerow._compiled.cache_clear()
+    yield
+    onerow._compiled.cache_clear()
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def logits_token_by_token(runner, ids, *, prompt=1, slot=0):
+    """Next-token logits after each token behind the prompt, the row standing in any slot of the cache."""
+    kv = runner.new_cache(num_rows=slot + 1, capacity=len(ids))
+    got = [runner.hidden(plan_step([], [(slot, ids[:prompt], False)]), kv)]
+    for position in range(prompt, len(ids)):
+        step = plan_step([], [(slot, [ids[position]], False)])
+        step.position_N.fill_(position)
+        object.__setattr__(step, "alone", (slot, position))
+        got.append(runner.hidden(step, kv))
+    return torch.cat([runner.logits(x).float() for x in got])
+
+
+@pytest.mark.parametrize("prompt", [1, 7])
+@pytest.mark.parametrize("slot", [0, 2])
+@pytest.mark.parametrize("banded", [False, True])
+def test_logits_equal_a_full_forward_pass(compiler, threads, prompt, slot, banded):
+    """Odd sizes: 3 heads and 101 tokens are not to be divided evenly among threads."""
+    config = GPTConfig(
+        num_layers=2, width=42, num_heads=3, vocab_size=101, context=40, banded=banded, band_width=5
+    )
+    model = GPT(config, seed=3).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)  # biases and norms that are not 0 and 1
+    runner = GPTRunner(model, rows=1)
+    assert runner.one_row == "compiled C"
+    ids = [i * 37 % 101 for i in range(30)]
+    with torch.inference_mode():
+        wanted = model(torch.tensor([ids]))[0, prompt - 1 :]
+    torch.testing.assert_close(
+        logits_token_by_token(runner, ids, prompt=prompt, slot=slot), wanted, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_bfloat16_is_nearer_to_float32_than_torchs_bfloat16(compiler):
+    """Weights and cache are rounded, what is computed is not."""
+    config = GPTConfig(num_layers=4, width=128, num_heads=4, vocab_size=300, context=64)
+    whole = GPT(config, seed=5).eval()
+    half = GPT(config, seed=5).eval().bfloat16()
+    whole.load_state_dict(half.state_dict())  # the same rounded weights
+    ids = [i * 37 % 300 for i in range(48)]
+    with torch.inference_mode():
+        wanted, torchs = whole(torch.tensor([ids]))[0], half(torch.tensor([ids]))[0].float()
+    got = logits_token_by_token(GPTRunner(half, rows=1), ids)
+    assert (got - wanted).square().mean() < (torchs - wanted).square().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_not_numbers_give_logits_that_are_not(compiler, dtype):
+    """Fast math may not hide them: the engine makes an error row of such logits."""
+    config = GPTConfig(num_layers=1, width=8, num_heads=1, vocab_size=257, context=96)
+    model = GPT(config).eval().to(dtype)
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight[3, 5] = torch.nan
+    assert logits_token_by_token(GPTRunner(model, rows=1), [1, 2, 3]).isnan().all()
+
+
+@pytest.mark.parametrize("broken", ["absent", "fails", "links_nothing"])
+def test_without_a_compiler_torch_decodes_the_same_tokens_and_says_why(
+    gpt, table, make_requests, monkeypatch, tmp_path, no_library, broken
+):
+    requests = make_requests(6)
+    wanted = {
+        row.prompt_id: row.token_ids
+        for row in Engine(GPTRunner(gpt, rows=1), table, batch_size=1).run(requests)
+    }
+    onerow._compiled.cache_clear()
+    script = {"fails": "echo it broke >&2; exit 3", "links_nothing": 'for last; do :; done; echo > "$last"'}
+    compiler = tmp_path / "compiler"
+    if broken != "absent":
+        compiler.write_text(f"#!/bin/sh\n{script[broken]}\n")
+        compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    runner = GPTRunner(gpt, rows=1)
+    reason = {"absent": "no C compiler", "fails": "exit 3: it broke", "links_nothing": "cannot be loaded"}
+    assert runner.one_row.startswith("torch: ")
+    assert reason[broken] in runner.one_row
+    got = {row.prompt_id: row.token_ids for row in Engine(runner, table, batch_size=1).run(requests)}
+    assert got == wanted
+
+
+def test_a_compiler_that_hangs_is_given_up(monkeypatch, tmp_path):
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 30\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("CC", str(slow))
+    monkeypatch.setattr(compiled, "TIMEOUT_S", 0.1)
+    with pytest.raises(NotCompiledError, match="timed out"):
+        compile_c(onerow.SOURCE)
+
+
+def test_loading_changes_no_rounding_of_the_process(compiler):
+    """Fast math at the link would flush tiny numbers to zero everywhere."""
+    tiny = torch.tensor([1e-40])
+    assert float(tiny * 1) > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "why"), [(2, torch.float32, "2 rows"), (1, torch.float16, "float16")]
+)
+def test_many_rows_and_other_types_are_torchs(rows, dtype, why):
+    library, decoder = onerow.library_for(rows=rows, dtype=dtype, device=CPU)
+    assert library is None
+    assert why in decoder
+
+
+def test_tensors_in_huge_pages_are_copies_side_by_side():
+    pages = onerow.HugePages()
+    given = [torch.randn(3, 5), torch.randn(7, 9).bfloat16(), torch.randn(9 << 20)]
+    held = [pages.hold(one) for one in given]
+    for one, copy in zip(given, held, strict=True):
+        assert torch.equal(one, copy)
+        assert copy.is_contiguous()
+        assert copy.data_ptr() % onerow.ALIGNED == 0
+    held[0].zero_()
+    assert given[0].any()
+    assert torch.equal(held[1], given[1])
