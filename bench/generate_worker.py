@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,41 +93,65 @@ def stored(job: Job) -> dict[str, Any]:
     return {"sink_s": busy.get("sink", 0.0), "work_s": busy["forward"] + busy["sample"], "stages": busy}
 
 
-def bandwidth(job: Job) -> dict[str, Any]:
-    """Decoding one row: bytes of weights a second, beside a plain read of as many bytes."""
+def one_row(job: Job) -> tuple[Any, int]:
+    """An engine for one row, and the bytes of weights that each token reads."""
     import torch
 
+    from headrace.generate.engine import Engine
     from headrace.generate.models import load_engine
+    from headrace.generate.native import GPTRunner
+    from headrace.model.gpt import GPT
+    from headrace.model.sizes import gpt_config
 
-    loaded = load_engine(job["model"], dtype=job["dtype"], device="cpu", batch_size=1)
+    dtype = getattr(torch, job["dtype"])
+    if "size" in job:  # random weights: what they are does not change how fast they are read
+        config = gpt_config(job["size"], vocab_size=50_257)
+        runner = GPTRunner(GPT(config).to(dtype), rows=1)
+        read = config.num_parameters - config.context * config.width  # one position is looked up, not read
+        return Engine(runner, [b"x"] * 50_257, batch_size=1), read * dtype.itemsize
     from transformers import AutoModelForCausalLM
 
-    weights = sum(
-        p.numel() for p in AutoModelForCausalLM.from_pretrained(job["model"]).parameters()
-    ) * torch.finfo(getattr(torch, job["dtype"])).bits // 8  # fmt: skip
-    prompt = job["prompts"][0][:16]
-    list(loaded.engine.run(requests(job, [prompt], new=8)))
-    took = []
-    loaded.engine.add(requests({**job, "stop": []}, [prompt], new=job["new"])[0])
-    loaded.engine.step()
-    while loaded.engine.running:
-        begun = time.perf_counter()
-        loaded.engine.step()
-        took.append(time.perf_counter() - begun)
-    step_s = sorted(took)[len(took) // 2]
+    loaded = load_engine(job["model"], dtype=job["dtype"], device="cpu", batch_size=1)
+    model = AutoModelForCausalLM.from_pretrained(job["model"])
+    return loaded.engine, sum(p.numel() for p in model.parameters()) * dtype.itemsize
+
+
+def bandwidth(job: Job) -> dict[str, Any]:
+    """Decoding one row: bytes of weights a second, beside a plain read of as many bytes before and after it."""
+    import torch
+
+    if not job["compiled"]:
+        os.environ["CC"] = "none"
+    made, weights = one_row(job)
+    prompt = [i % 50_000 for i in job["prompts"][0][:16]]
+    list(made.run(requests(job, [prompt], new=8)))
     plain = torch.ones(weights // 4, dtype=torch.float32)
-    reads = []
-    for _ in range(7):
-        begun = time.perf_counter()
-        plain.sum()
-        reads.append(time.perf_counter() - begun)
-    read_s = sorted(reads)[3]
+
+    def reads() -> list[float]:
+        return [measured(plain.sum) for _ in range(9)]
+
+    took, read = [], reads()
+    made.add(requests({**job, "stop": []}, [prompt], new=job["new"])[0])
+    made.step()
+    while made.running:
+        took.append(measured(made.step))
+    read += reads()
+    step_s, read_s = statistics.median(took), statistics.median(read)
     return {
         "decode": weights / step_s,
         "read": weights / read_s,
+        "step_ms": 1e3 * step_s,
         "tokens_per_s": 1 / step_s,
         "bytes": weights,
+        "decoder": made.runner.one_row,
     }
+
+
+def measured(call: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
 
 
 WAYS = {f.__name__: f for f in (native, continuous, generate, stored, bandwidth)}

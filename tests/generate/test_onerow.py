@@ -70,9 +70,12 @@ def test_logits_equal_a_full_forward_pass(compiler, threads, prompt, slot, bande
     )
 
 
-def test_bfloat16_is_nearer_to_float32_than_torchs_bfloat16(compiler):
-    """Weights and cache are rounded, what is computed is not."""
-    config = GPTConfig(num_layers=4, width=128, num_heads=4, vocab_size=300, context=64)
+@pytest.mark.parametrize("width", [128, 84, 63])
+def test_bfloat16_is_nearer_to_float32_than_torchs_bfloat16(compiler, width):
+    """Weights and cache are rounded, what is computed is not; heads of 21, and a width of 63, are odd."""
+    config = GPTConfig(
+        num_layers=4, width=width, num_heads=7 if width == 63 else 4, vocab_size=300, context=64
+    )
     whole = GPT(config, seed=5).eval()
     half = GPT(config, seed=5).eval().bfloat16()
     whole.load_state_dict(half.state_dict())  # the same rounded weights

@@ -61,13 +61,14 @@ static Span share(int64_t count, int part, int parts) {
 }
 
 /* Inputs of a product in the order in which weights are read. A word of 32 bits holds two bfloat16 numbers, and each is
-   a float after one operation: so inputs at even places come first, then those at odd ones. */
+   a float after one operation: so inputs at even places come first, then those at odd ones, then one left over. */
 static const float *ordered(const float *x, float *room, int64_t count) {
 #ifdef BFLOAT16
   for (int64_t i = 0; i < count / 2; i++) {
     room[i] = x[2 * i];
     room[count / 2 + i] = x[2 * i + 1];
   }
+  if (count % 2) room[count - 1] = x[count - 1];
   return room;
 #else
   (void)room, (void)count;
@@ -78,15 +79,17 @@ static const float *ordered(const float *x, float *room, int64_t count) {
 static float dot(const Number *restrict weight, const float *restrict x, int64_t count) {
   float sum = 0;
 #ifdef BFLOAT16
-  const uint32_t *restrict pairs = (const uint32_t *)weight;
   const float *restrict even = x, *restrict odd = x + count / 2;
   float other = 0;
 #pragma omp simd reduction(+ : sum, other)
   for (int64_t i = 0; i < count / 2; i++) {
-    sum += from_bits(pairs[i] << 16) * even[i];
-    other += from_bits(pairs[i] & 0xffff0000u) * odd[i];
+    uint32_t pair;
+    memcpy(&pair, weight + 2 * i, 4);
+    sum += from_bits(pair << 16) * even[i];
+    other += from_bits(pair & 0xffff0000u) * odd[i];
   }
   sum += other;
+  if (count % 2) sum += wide(weight[count - 1]) * x[count - 1];
 #else
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < count; i++) sum += weight[i] * x[i];
