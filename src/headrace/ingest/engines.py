@@ -191,6 +191,7 @@ def run_units(
         with open_nursery() if nursery is None else nullcontext(nursery) as home:
             home.load(Nurture(load=Tokenizing, argument=setup_of(job, place, strict=strict)))
             Pool(home, workers).run(schedule, listen, answers=True)
+            home.dismiss()  # they free their memory while the store is committed
 
 
 def sketch_units(

@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Protocol, TypeAlias
 
@@ -32,6 +33,7 @@ _BOOT = (
     "import json, os, sys; sys.path[:] = json.loads(os.environ.pop('HEADRACE_SYS_PATH')); "
     "from headrace.ingest.nursery import main; main(*map(int, sys.argv[1:]))"
 )
+_AHEAD = ("headrace.ingest.engines", "gigatoken.gigatoken_rs", "isal.igzip", "simdjson")
 _END_S = 10.0
 
 
@@ -123,11 +125,16 @@ class Nursery:
                 f"Use fewer workers. What is done is kept: run the same command again"
             ) from None
 
+    def dismiss(self) -> None:
+        """Let the nursery and all its workers go, whatever they are at, and do not wait."""
+        if self._socket.fileno() >= 0:
+            os.close(self._life)  # each worker leaves when it sees this
+            self._pipe.close()
+            self._socket.close()  # and the nursery kills those that have not, and leaves
+
     def close(self) -> None:
         """Stop the nursery and all its workers, whatever they are at."""
-        os.close(self._life)  # each worker leaves when it sees this
-        self._pipe.close()
-        self._socket.close()  # and the nursery kills those that have not, and leaves
+        self.dismiss()
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -154,7 +161,8 @@ def main(socket_fd: int, life_fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=socket_fd)
     pipe = Connection(os.dup(socket_fd))
-    import headrace.ingest.engines  # noqa: F401 - while the parent makes up its mind
+    for module in _AHEAD:  # while the parent makes up its mind
+        import_module(module)
 
     workers: list[int] = []
     helpers: list[int] = []
