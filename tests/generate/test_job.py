@@ -66,7 +66,9 @@ def test_a_bad_prompt_is_one_error_row_and_the_others_are_made(tmp_path, echo_en
     unencodable = Prompt(prompt_id="refused", text="refused")
     wrong = Prompt(prompt_id="wrong", text="x", sampling={"temperature": -1})
     unknown = Prompt(prompt_id="unknown", text="x", sampling={"temprature": 1})
-    job(tmp_path, [*prompts_of(3), bad, unencodable, wrong, unknown, *prompts_of(6)[3:]], echo_engine())
+    others = [*prompts_of(3), bad, unencodable, wrong, unknown, *prompts_of(6)[3:]]
+    made, _, _ = job(tmp_path, others, echo_engine())
+    assert made == 10, "an error row is a row that was made"
     rows = {row["prompt_id"]: row for row in read_predictions(tmp_path).to_pylist()}
     assert len(rows) == 10
     assert count_predictions(tmp_path) == (10, 4)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from headrace.errors import ConfigError, SourceError
+from headrace.generate import twins
 from headrace.generate.prompts import Prompt, read_prompts, survey_prompts
 
 TEXTS = ["one", 'zwei, "quoted"', "три", "四", "  five "]
@@ -87,9 +88,9 @@ def test_blank_lines_are_no_prompts_and_do_not_change_the_other_lines_ids(tmp_pa
         (b'{"prompt": "\xff"}', "line 2: not JSON"),
         (b"[1, 2]", "a JSON list, wanted an object or a string"),
         (b'{"txet": "x"}', "no field prompt or text"),
-        (b'{"prompt": {"a": 1}}', "neither text nor a list of token ids"),
-        (b'{"prompt": [1, "2"]}', "neither text nor a list of token ids"),
-        (b'{"prompt": [true]}', "neither text nor a list of token ids"),
+        (b'{"prompt": {"a": 1}}', "the prompt is a dict; wanted text, a list of token ids, or messages"),
+        (b'{"prompt": [1, "2"]}', "the prompt is a list; wanted text"),
+        (b'{"prompt": [true]}', "the prompt is a list; wanted text"),
     ],
 )
 def test_a_bad_line_is_one_bad_prompt_and_the_others_are_read(tmp_path, line, message):
@@ -159,6 +160,40 @@ def test_an_id_given_twice_is_refused_before_any_work(tmp_path):
     path.write_text("".join(json.dumps({"id": i % 900, "prompt": "x"}) + "\n" for i in range(901)))
     with pytest.raises(ConfigError, match="id '0' of row 900 was given to row 0"):
         survey_prompts(path)
+
+
+def test_ids_given_twice_are_found_over_many_buffers(monkeypatch):
+    """Buffers go to disk; whatever their size and the number of ids, exactly the twins are found."""
+    monkeypatch.setattr(twins, "BUFFER", 64)
+    for count in (1, 63, 64, 65, 1000):
+        with twins.Twins() as found:
+            for i in [*range(count), *range(0, count, 7)]:
+                found.add(f"id {i}")
+            assert found.found() == {twins.hash_of(f"id {i}") for i in range(0, count, 7)}
+    with pytest.raises(ConfigError, match="id 'x' of row 500 was given to row 3"):
+        survey_prompts([{"id": "x" if i in (3, 500) else i, "prompt": "p"} for i in range(600)])
+
+
+def test_a_conversation_is_a_prompt_in_rows_and_in_lines_of_a_batch_file(tmp_path):
+    path = tmp_path / "p.jsonl"
+    turns = [{"role": "user", "content": "hi"}]
+    body = {"messages": turns, "max_completion_tokens": 7, "temperature": 0}
+    lines = [
+        {"messages": turns},
+        {"prompt": turns},
+        {"custom_id": "c", "url": "/v1/chat/completions", "body": body},
+        {"custom_id": "d", "url": "/v1/chat/completions", "body": {"messages": turns}},
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    row, by_prompt, limited, free = read_prompts(path)
+    assert row.messages == by_prompt.messages == limited.messages == free.messages == tuple(turns)
+    assert row.sampling == {}
+    assert limited.sampling == {"max_new_tokens": 7, "temperature": 0}
+    assert free.sampling == {"max_new_tokens": 1024, "temperature": 1.0}
+    parquet = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"messages": [turns]}), parquet)
+    assert [prompt.messages for prompt in read_prompts(parquet)] == [tuple(turns)]
+    assert survey_prompts(path).digest != survey_prompts(parquet).digest
 
 
 def test_no_prompt_at_all_is_refused(tmp_path):

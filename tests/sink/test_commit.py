@@ -107,9 +107,16 @@ def test_an_error_in_the_job_keeps_its_finished_rows(tmp_path, make_row, request
 def test_another_request_is_refused_and_the_difference_is_named(tmp_path, make_row, request_json):
     with Sink(tmp_path, request=request_json) as sink:
         sink.put(make_row(0))
-    with pytest.raises(ResumeError, match=r"sampling: stored \{'seed': 1\}, asked for \{'seed': 2\}"):
+    with pytest.raises(ResumeError, match="; seed: stored 1, asked for 2"):
         Sink(tmp_path, request=request_json | {"sampling": {"seed": 2}})
     assert keys(tmp_path) == wanted(1)
+
+
+def test_a_file_where_the_directory_should_be_is_refused(tmp_path, request_json):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(SinkError, match="is a file"):
+        Sink(tmp_path / "out", request=request_json)
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_a_second_coordinator_is_refused_and_the_first_goes_on(

@@ -1,7 +1,11 @@
 import random
+import secrets
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import integers, lists, text
 
 from headrace.errors import ConfigError, SinkError
 from headrace.sink import SCHEMA, Sink, count_predictions, read_predictions, scan_predictions
@@ -65,6 +69,43 @@ def test_sorted_rows_come_in_the_order_of_their_keys(out):
     assert read_predictions(out, sort=True, columns=["text"])["text"].to_pylist() == [
         f"t{i}" for i in range(25)
     ]
+
+
+@given(
+    ids=lists(text(alphabet="ab\u00e9\U0001f600", max_size=4), unique=True, max_size=60),
+    part_rows=integers(1, 9),
+    held=integers(1, 5),
+    retried=integers(0, 9),
+)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_parts_merge_in_the_order_of_their_keys(tmp_path, request_json, ids, part_rows, held, retried):
+    """Overlapping or not, with replaced rows, in batches of any size: as sorting all of them."""
+    out = tmp_path / f"{secrets.token_hex(8)}"
+    for turn in (0, 1):
+        with Sink(out, request=request_json, part_rows=part_rows, retry_errors=True) as sink:
+            for i, name in enumerate(ids):
+                error = {"type": "E", "message": "m"} if i < retried and turn == 0 else None
+                row = {"prompt": "", "text": f"{i} {turn}", "token_ids": (i,), "finish_reason": "stop"}
+                sink.put(Prediction(prompt_id=name, sample_index=i % 3, error=error, **row))
+    with patch("headrace.sink.read.HELD_ROWS", held):
+        got = read_predictions(out, sort=True)
+    texts = {name: f"{i} {int(i < retried)}" for i, name in enumerate(ids)}
+    assert got["prompt_id"].to_pylist() == sorted(ids)
+    assert got["text"].to_pylist() == [texts[name] for name in sorted(ids)]
+
+
+def test_a_sorted_scan_opens_a_part_only_when_its_rows_are_due(tmp_path, make_row, request_json):
+    """Memory of a sorted scan does not grow with the number of parts that do not overlap."""
+    with Sink(tmp_path, request=request_json, part_rows=5) as sink:
+        for i in range(50):
+            sink.put(make_row(i))
+    reader = scan_predictions(tmp_path, sort=True)
+    reader.read_next_batch()
+    for name in range(3, 10):
+        (tmp_path / "parts" / f"part-{name:05d}.parquet").unlink()
+    reader.read_next_batch()
+    with pytest.raises(SinkError, match=r"part-00003.parquet: a committed part is missing"):
+        reader.read_all()
 
 
 def test_columns_come_in_the_order_that_was_asked_for(out):

@@ -1,6 +1,8 @@
 """Prompts and a model -> predictions.
 
 prompts     files or lists -> prompts
+twins       ids -> those that came twice
+chat        messages -> a prompt, by the model's own template
 sampling    what is asked of each sample
 chance      (seed, prompt, sample), index -> a uniform number
 sample      logits -> tokens

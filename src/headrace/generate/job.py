@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from headrace.errors import HeadraceError
+from headrace.errors import ConfigError, HeadraceError
 from headrace.generate.prompts import Prompt
 from headrace.generate.request import Request, failed
 from headrace.generate.sampling import Sampling
@@ -74,6 +74,7 @@ def run_job(
     *,
     tokenizer: Encode,
     sampling: Sampling,
+    chat: Callable[[tuple[Any, ...]], list[int]] | None = None,
     num_samples: int = 1,
     num_prompts: int | None = None,
     progress: Progress | None = None,
@@ -88,6 +89,7 @@ def run_job(
         sink: open; it is not closed here.
         tokenizer: for the prompts.
         sampling: for all prompts; a prompt's own fields come first.
+        chat: messages to ids; without it a prompt of messages is an error row.
         num_samples: of each prompt that does not say itself.
         num_prompts: for progress only.
         progress: progress(done, total, note), samples that are stored.
@@ -102,7 +104,7 @@ def run_job(
     started = shown = clock()
 
     def requests() -> Iterator[Request]:
-        nonlocal skipped
+        nonlocal skipped, made
         for prompt in prompts:
             wanted = prompt.num_samples or num_samples
             missing = [i for i in range(wanted) if not sink.done(prompt.prompt_id, i)]
@@ -110,11 +112,11 @@ def run_job(
             if not missing:
                 continue
             with stats.busy("prompts", items=1):
-                first = _request(prompt, tokenizer, sampling)
+                first = _request(prompt, tokenizer, sampling, chat)
             for i in missing:
                 if isinstance(first, Prediction):
                     sink.put(replace(first, sample_index=i))
-                    skipped += 1
+                    made += 1
                 else:
                     yield replace(first, sample_index=i)
 
@@ -139,7 +141,12 @@ def run_job(
     return made, prompt_tokens, completion_tokens
 
 
-def _request(prompt: Prompt, tokenizer: Encode, sampling: Sampling) -> Request | Prediction:
+def _request(
+    prompt: Prompt,
+    tokenizer: Encode,
+    sampling: Sampling,
+    chat: Callable[[tuple[Any, ...]], list[int]] | None,
+) -> Request | Prediction:
     """The prompt's first sample as a request, or as the error row that stands for all its samples."""
     bare = Request(prompt_id=prompt.prompt_id, token_ids=(), prompt=prompt.text or "")
     if prompt.error is not None:
@@ -147,11 +154,23 @@ def _request(prompt: Prompt, tokenizer: Encode, sampling: Sampling) -> Request |
     try:
         own: dict[str, Any] = dict(prompt.sampling)
         merged = replace(sampling, **own) if own else sampling
-        if prompt.token_ids is not None:
-            return replace(
-                bare, token_ids=prompt.token_ids, prompt=tokenizer.decode(prompt.token_ids), sampling=merged
-            )
+        ids = prompt.token_ids
+        if prompt.messages is not None:
+            if chat is None:
+                raise ConfigError("messages: not taken here; give prompt instead.")
+            ids = tuple(chat(prompt.messages))
+        if ids is not None:
+            return replace(bare, token_ids=ids, prompt=_text_of(ids, tokenizer), sampling=merged)
         return replace(bare, token_ids=tuple(tokenizer.encode(prompt.text or "")), sampling=merged)
     except (HeadraceError, TypeError, ValueError, IndexError, OverflowError) as error:
         # One bad prompt is one error row; nothing else of the job is touched.
         return failed(bare, error)
+
+
+def _text_of(ids: tuple[int, ...], tokenizer: Encode) -> str:
+    try:
+        return tokenizer.decode(ids)
+    except (IndexError, OverflowError) as error:
+        raise ConfigError(
+            f"prompt: token ids from {min(ids)} to {max(ids)}; the tokenizer does not have all of them."
+        ) from error

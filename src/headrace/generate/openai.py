@@ -1,6 +1,7 @@
 """A line of an OpenAI batch file -> a prompt with its own sampling.
 
     {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "A", "max_tokens": 9}}
+    {"custom_id": "b", "url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content": "B"}]}}
 
 Source: OpenAI's batch API; fields that would change the answer and that are not known here make the row an
 error row, never a silently different answer.
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.errors import ConfigError
+from headrace.generate.chat import DEFAULT_TOKENS
 from headrace.generate.prompts import Prompt
 
 RENAMED = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
@@ -42,6 +44,11 @@ def prompt_of_batch_line(prompt_id: str, line: Mapping[str, Any]) -> Prompt:
         if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], (str, list)):
             prompt = prompt[0]
         sampling, num_samples = sampling_of_body(body)
+        messages = body.get("messages")
+        if prompt is None and isinstance(messages, list) and messages:
+            return Prompt(
+                prompt_id=prompt_id, messages=tuple(messages), sampling=sampling, num_samples=num_samples
+            )
         if isinstance(prompt, str):
             return Prompt(prompt_id=prompt_id, text=prompt, sampling=sampling, num_samples=num_samples)
         if isinstance(prompt, list) and all(isinstance(i, int) and not isinstance(i, bool) for i in prompt):
@@ -50,7 +57,7 @@ def prompt_of_batch_line(prompt_id: str, line: Mapping[str, Any]) -> Prompt:
             )
         message = (
             f"request to {line.get('url', 'no url')}: fields {', '.join(body)}; "
-            f"wanted one text or one list of token ids in body.prompt."
+            f"wanted one text or one list of token ids in body.prompt, or a list in body.messages."
         )
         kind = ConfigError.__name__
     except (ConfigError, TypeError) as error:
@@ -64,7 +71,8 @@ def sampling_of_body(body: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     Raises:
         ConfigError: a field that is not known, or that has a value of the wrong kind.
     """
-    sampling: dict[str, Any] = {"max_new_tokens": DEFAULT_MAX_TOKENS, "temperature": 1.0}
+    limit = DEFAULT_MAX_TOKENS if body.get("messages") is None else DEFAULT_TOKENS
+    sampling: dict[str, Any] = {"max_new_tokens": limit, "temperature": 1.0}
     num_samples = 1
     for name, value in body.items():
         if value is None or name in PASSED_OVER or name in ("prompt", "messages"):

@@ -18,17 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
-import numpy as np
 import orjson
 import xxhash
 
 from headrace.errors import ConfigError, DocumentError, SourceError
+from headrace.generate.twins import Twins, hash_of
 
 PromptSource: TypeAlias = "str | os.PathLike[str] | Sequence[str | Mapping[str, Any] | Prompt]"
 
 ID_FIELDS = ("id", "prompt_id", "custom_id")
 TEXT_FIELDS = ("prompt", "text")
 IDS_FIELDS = ("prompt_token_ids", "token_ids")
+CONTENT_FIELDS = (*TEXT_FIELDS, *IDS_FIELDS, "messages")
 # OpenAI's batch format: the request stands in "body".
 BATCH_FIELDS = ("custom_id", "body", "url")
 FORMATS = (".txt", ".jsonl", ".ndjson", ".csv", ".parquet")
@@ -38,11 +39,13 @@ BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RuntimeErro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One prompt: text, or token ids, or why it is neither."""
+    """One prompt: text, token ids, or messages, or why it is none of them."""
 
     prompt_id: str
     text: str | None = None
     token_ids: tuple[int, ...] | None = None
+    messages: tuple[Any, ...] | None = None
+    """A conversation, for the model's chat template."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `Sampling` that this prompt sets for itself."""
     num_samples: int | None = None
@@ -63,7 +66,8 @@ def read_prompts(source: PromptSource) -> Iterator[Prompt]:
 
     Ids are those given (columns id, prompt_id or custom_id), else the number of the line or row,
     from 0, with nine digits. Text stands in `prompt` or `text`, ids in `prompt_token_ids`,
-    `token_ids`, or as a list in `prompt`.
+    `token_ids`, or as a list in `prompt`, a conversation in `messages`
+    or as a list in `prompt`.
 
     Args:
         source: path of a file, or a sequence of texts, mappings or prompts.
@@ -100,28 +104,27 @@ def read_prompts(source: PromptSource) -> Iterator[Prompt]:
 def survey_prompts(source: PromptSource) -> Survey:
     """Read all prompts once: count them, and refuse ids that are given twice.
 
-    Memory: 8 bytes a prompt, and only where ids are given.
+    Memory does not grow with their number; 8 bytes each go to a temporary file.
 
     Raises:
         ConfigError: two prompts have the same id, or there is no prompt.
     """
     digest = xxhash.xxh3_128()
-    hashes = np.empty(1024, dtype=np.uint64)
-    count, given = 0, False
-    for prompt in read_prompts(source):
-        given = given or prompt.prompt_id != f"{count:09d}"
-        if count == len(hashes):
-            hashes = np.concatenate([hashes, np.empty_like(hashes)])
-        hashes[count] = xxhash.xxh3_64_intdigest(prompt.prompt_id.encode("utf-8", "surrogatepass"))
-        count += 1
-        content = [prompt.prompt_id, prompt.text, prompt.token_ids, dict(prompt.sampling), prompt.num_samples]
-        digest.update(repr(content).encode("utf-8", "surrogatepass"))
-    if count == 0:
-        where = f"{source}" if isinstance(source, (str, os.PathLike)) else "the list"
-        raise ConfigError(f"prompts: {where} holds no prompt.")
-    if given:
-        seen = np.sort(hashes[:count])
-        _refuse_twins(source, set(seen[:-1][seen[1:] == seen[:-1]].tolist()))
+    count = 0
+    with Twins() as twins:
+        for prompt in read_prompts(source):
+            twins.add(prompt.prompt_id)
+            count += 1
+            content = [
+                prompt.prompt_id, prompt.text, prompt.token_ids, dict(prompt.sampling), prompt.num_samples,
+            ]  # fmt: skip
+            if prompt.messages is not None:
+                content.append(prompt.messages)
+            digest.update(repr(content).encode("utf-8", "surrogatepass"))
+        if count == 0:
+            where = f"{source}" if isinstance(source, (str, os.PathLike)) else "the list"
+            raise ConfigError(f"prompts: {where} holds no prompt.")
+        _refuse_twins(source, twins.found())
     return Survey(num_prompts=count, digest=digest.hexdigest())
 
 
@@ -131,7 +134,7 @@ def _refuse_twins(source: PromptSource, suspects: set[int]) -> None:
         return
     first: dict[str, int] = {}
     for number, prompt in enumerate(read_prompts(source)):
-        if xxhash.xxh3_64_intdigest(prompt.prompt_id.encode("utf-8", "surrogatepass")) in suspects:
+        if hash_of(prompt.prompt_id) in suspects:
             before = first.setdefault(prompt.prompt_id, number)
             if before != number:
                 raise ConfigError(
@@ -231,7 +234,7 @@ def _from_parquet(path: Path, file: IO[bytes]) -> Iterator[Prompt]:
     # Parquet is read from its end: a compressed file has to be unpacked as a whole.
     source = file if path.suffix.lower() not in COMPRESSIONS else pa.BufferReader(file.read())
     table = pq.ParquetFile(source)
-    known = {*ID_FIELDS, *TEXT_FIELDS, *IDS_FIELDS}
+    known = {*ID_FIELDS, *CONTENT_FIELDS}
     columns = [name for name in table.schema_arrow.names if name in known]
     _require_text(path, table.schema_arrow.names)
     number = 0
@@ -242,10 +245,10 @@ def _from_parquet(path: Path, file: IO[bytes]) -> Iterator[Prompt]:
 
 
 def _require_text(path: Path, columns: Iterable[str]) -> None:
-    if not {*TEXT_FIELDS, *IDS_FIELDS} & {*columns}:
+    if not {*CONTENT_FIELDS} & {*columns}:
         raise SourceError(
             f"{path}: columns {', '.join(columns) or 'none'}; a prompt stands in one of "
-            f"{', '.join((*TEXT_FIELDS, *IDS_FIELDS))}."
+            f"{', '.join(CONTENT_FIELDS)}."
         )
 
 
@@ -263,15 +266,10 @@ def _from_item(number: int, item: object) -> Prompt:
         from headrace.generate.openai import prompt_of_batch_line
 
         return prompt_of_batch_line(str(prompt_id), item)
-    value = next((item[name] for name in (*TEXT_FIELDS, *IDS_FIELDS) if item.get(name) is not None), None)
-    if value is None:
-        return _bad(
-            number,
-            f"row {number + 1}: no field {' or '.join((*TEXT_FIELDS, *IDS_FIELDS))}",
-            "",
-            str(prompt_id),
-        )
-    return _checked(number, str(prompt_id), value)
+    name = next((name for name in CONTENT_FIELDS if item.get(name) is not None), None)
+    if name is None:
+        return _bad(number, f"row {number + 1}: no field {' or '.join(CONTENT_FIELDS)}", "", str(prompt_id))
+    return _checked(number, str(prompt_id), item[name])
 
 
 def _checked(number: int, prompt_id: str, value: object) -> Prompt:
@@ -284,12 +282,17 @@ def _checked(number: int, prompt_id: str, value: object) -> Prompt:
             message = f"row {number + 1}: character {error.start} is not UTF-8"
             return _bad(number, message, shown, prompt_id)
         return Prompt(prompt_id=prompt_id, text=value)
+    if isinstance(value, (list, tuple)) and value and all(isinstance(one, Mapping) for one in value):
+        return Prompt(prompt_id=prompt_id, messages=tuple(value))
     if isinstance(value, (list, tuple)) and all(
         isinstance(i, int) and not isinstance(i, bool) for i in value
     ):
         return Prompt(prompt_id=prompt_id, token_ids=tuple(value))
     return _bad(
-        number, f"row {number + 1}: the prompt is neither text nor a list of token ids", str(value), prompt_id
+        number,
+        f"row {number + 1}: the prompt is a {type(value).__name__}; wanted text, a list of token ids, or messages",
+        str(value),
+        prompt_id,
     )
 
 

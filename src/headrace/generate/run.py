@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any, Literal
 
 from headrace.errors import ConfigError
+from headrace.generate.chat import Conversations
 from headrace.generate.job import GenerateSummary, Progress, run_job
 from headrace.generate.models import load_engine, load_workers
 from headrace.generate.prompts import PromptSource, read_prompts, survey_prompts
@@ -54,7 +55,7 @@ def generate(
     Args:
         model: a run directory, or a Hugging Face directory.
         prompts: path of a .txt, .jsonl, .csv or .parquet file, plain or compressed, or a sequence
-            of texts or mappings.
+            of texts or mappings; a row is a text, token ids, or messages for the model's chat template.
         out: directory of the predictions, or an s3://, gs:// or az:// URL.
         max_new_tokens: tokens to generate at most for each sample.
         temperature: 0 is greedy.
@@ -138,6 +139,7 @@ def generate(
                 sink,
                 tokenizer=loaded.prompts,
                 sampling=sampling,
+                chat=Conversations(model),
                 num_samples=num_samples,
                 num_prompts=survey.num_prompts,
                 progress=progress,

@@ -10,10 +10,11 @@ from typing import cast
 
 from headrace.errors import ConfigError
 from headrace.generate import Request, Sampling
+from headrace.generate.chat import DEFAULT_TOKENS
 from headrace.serve.bodies import ChatBody, CompletionBody, sampling_of
 from headrace.serve.drive import Call
 from headrace.serve.refusal import Refusal, invalid
-from headrace.serve.served import CHAT_DEFAULT_TOKENS, Served, refusal_of
+from headrace.serve.served import Served, refusal_of
 
 MAX_SAMPLES = 4096
 """Of one request: prompts times n."""
@@ -59,9 +60,7 @@ def ask(body: CompletionBody | ChatBody, served: Served) -> Asked:
         if limit == 0:
             raise invalid("max_completion_tokens: 0; at least 1.", "max_completion_tokens")
         room = max(1, served.context - len(prompts[0][0]))
-        sampling = sampling_of(
-            body, max_new_tokens=min(CHAT_DEFAULT_TOKENS, room) if limit is None else limit
-        )
+        sampling = sampling_of(body, max_new_tokens=min(DEFAULT_TOKENS, room) if limit is None else limit)
     else:
         if body.max_tokens == 0 and not body.echo:
             raise invalid("max_tokens: 0 makes nothing unless echo is true.", "max_tokens")

@@ -6,18 +6,15 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from headrace.errors import ConfigError, HeadraceError
+from headrace.generate.chat import load_chat_template
 from headrace.generate.engine import Engine
 from headrace.generate.models import Loaded, load_engine
 from headrace.serve.bodies import Message
 from headrace.serve.refusal import Refusal, invalid
-
-CHAT_DEFAULT_TOKENS = 1024
-"""Of an answer to messages when the request names no limit; a cache row is as long as its limit."""
 
 
 class Served:
@@ -59,7 +56,7 @@ class Served:
         self._special.setdefault(self.tokenizer.eos_id, "<|endoftext|>")
         self._bytes = self.tokenizer.token_bytes()
         self._names = [self._name_of(i) for i in range(self.vocab_size)]
-        self._chat: Any = _chat_tokenizer(path)
+        self._chat = load_chat_template(path)
 
     @property
     def chat(self) -> bool:
@@ -69,7 +66,7 @@ class Served:
     @property
     def chat_template(self) -> str | None:
         """The template's source, where there is one."""
-        return None if self._chat is None else str(self._chat.chat_template)
+        return None if self._chat is None else self._chat.source
 
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
         """Ids of a prompt; with what the model expects in front, unless told otherwise."""
@@ -109,12 +106,9 @@ class Served:
             _refuse_surrogates(message.text)
             turns.append({"role": message.role, "content": message.text})
         try:
-            text = self._chat.apply_chat_template(
-                turns, add_generation_prompt=generation_prompt, tokenize=False
-            )
-            return tuple(self._chat.encode(text, add_special_tokens=False))
-        except Exception as error:  # a template raises whatever its author chose
-            raise invalid(f"messages: the model's chat template refuses them: {error}", "messages") from error
+            return tuple(self._chat.encode(turns, generation_prompt=generation_prompt))
+        except ConfigError as error:
+            raise invalid(str(error), "messages") from error
 
     def token_name(self, token_id: int) -> str:
         r"""A token as answers with log-probabilities show it: text, or `bytes:\xe2` for part of a character."""
@@ -141,24 +135,6 @@ def _special_names(path: Path) -> dict[int, str]:
     with suppress(ValueError, KeyError, TypeError):
         return {entry["id"]: entry["content"] for entry in orjson.loads(file.read_bytes())["added_tokens"]}
     return {}
-
-
-def _chat_tokenizer(path: Path) -> Any:
-    """The tokenizer as transformers loads it, where the directory has a chat template; else None."""
-    about = path / "tokenizer_config.json"
-    has_file = (path / "chat_template.jinja").is_file() or (path / "chat_template.json").is_file()
-    if not has_file and not (about.is_file() and b'"chat_template"' in about.read_bytes()):
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: has a chat template, but transformers cannot read its tokenizer ({error})."
-        ) from error
-    tokenizer.model_max_length = 1 << 60  # a prompt that is too long is refused by us, not warned about
-    return tokenizer if getattr(tokenizer, "chat_template", None) else None
 
 
 def _refuse_surrogates(text: str) -> None:

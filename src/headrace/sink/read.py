@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.errors import ConfigError
 from headrace.sink import commit, remote
@@ -16,7 +18,8 @@ from headrace.sink.remote import is_url
 from headrace.sink.schema import SCHEMA
 
 KEY = ["prompt_id", "sample_index"]
-MERGE_ROWS = 1024
+HELD_ROWS = 256
+"""Of each part that is being merged."""
 
 
 def read_predictions(
@@ -39,12 +42,15 @@ def read_predictions(
 def scan_predictions(
     out: str | os.PathLike[str], *, columns: Sequence[str] | None = None, sort: bool = False
 ) -> pa.RecordBatchReader:
-    """Everything committed at the time of the call, in batches: one part in memory, sorted all of them."""
+    """Everything committed at the time of the call, in batches.
+
+    Memory: a row group of a part; sorted, a small batch of each part whose keys overlap.
+    """
     wanted = SCHEMA.names if columns is None else list(columns)
     for name in wanted:
         if name not in SCHEMA.names:
             raise ConfigError(f"predictions: no column named {name!r}; there are {', '.join(SCHEMA.names)}.")
-    parts = committed_parts(out)
+    parts = committed_parts(out, first_ids=sort)
     schema = pa.schema([SCHEMA.field(name) for name in wanted], metadata=SCHEMA.metadata)
     needed = list(dict.fromkeys([*wanted, *KEY]))
     in_order = (batch for part in parts for batch in decode_part(part, columns=needed))
@@ -63,29 +69,79 @@ def count_predictions(out: str | os.PathLike[str]) -> tuple[int, int]:
     return remote.read_counts(os.fspath(out)) if is_url(out) else commit.read_counts(Path(out))
 
 
-def committed_parts(out: str | os.PathLike[str]) -> list[Part]:
+def committed_parts(out: str | os.PathLike[str], *, first_ids: bool = False) -> list[Part]:
     """The parts that the commits name, in their order.
+
+    Args:
+        out: the job's output.
+        first_ids: find each part's smallest id.
 
     Raises:
         SinkError: not a job's output.
     """
-    return remote.read_parts(os.fspath(out)) if is_url(out) else commit.read_parts(Path(out))
+    return (
+        remote.read_parts(os.fspath(out))
+        if is_url(out)
+        else commit.read_parts(Path(out), first_ids=first_ids)
+    )
 
 
 def _merged(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Rows of all parts in the order of their keys; each part is sorted already."""
+    """Rows of all parts in the order of their keys; each part is sorted already.
 
-    def rows(part: Part) -> Iterator[tuple[str, int, pa.RecordBatch, int]]:
-        for batch in decode_part(part, columns=columns):
-            ids, samples = batch.column("prompt_id").to_pylist(), batch.column("sample_index").to_pylist()
-            for i, key in enumerate(zip(ids, samples, strict=True)):
-                yield *key, batch, i
+    A part is opened when the rows before it are through. Of each open part one small batch is held: all of them
+    together are about a batch, however many overlap.
+    """
+    ahead = sorted(parts, key=lambda part: part.first_id, reverse=True)
+    held: list[_Held] = []
+    while ahead or held:
+        # Up to this key nothing can come any more but what is held.
+        bound = min(one.last for one in held) if held else (ahead[-1].first_id, -1)
+        opened = 0
+        while ahead and (ahead[-1].first_id, -1) <= bound:
+            batches = decode_part(ahead.pop(), columns=columns, batch_rows=HELD_ROWS)
+            held += [one] if (one := _Held.next(batches)) is not None else []
+            opened += 1
+        if opened:
+            continue
+        yield _in_order(pa.Table.from_batches([one.take(bound) for one in held]))
+        held = [one for old in held if (one := old if old.rows else _Held.next(old.batches)) is not None]
 
-    held: list[pa.RecordBatch] = []
-    for _, _, batch, i in heapq.merge(*(rows(part) for part in parts), key=lambda row: row[:2]):
-        held.append(batch.slice(i, 1))
-        if len(held) == MERGE_ROWS:
-            yield pa.concat_batches(held)
-            held = []
-    if held:
-        yield pa.concat_batches(held)
+
+class _Held:
+    """What is held of one part."""
+
+    def __init__(self, batch: pa.RecordBatch, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batch, self.batches = batch, batches
+        ids, samples = (batch.column(name).to_pylist() for name in KEY)
+        self._keys = list(zip(ids, samples, strict=True))
+
+    @classmethod
+    def next(cls, batches: Iterator[pa.RecordBatch]) -> Self | None:
+        """The next batch that is not empty; None at the end."""
+        batch = next((batch for batch in batches if batch.num_rows), None)
+        return None if batch is None else cls(batch, batches)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are held."""
+        return len(self._keys)
+
+    @property
+    def last(self) -> tuple[str, int]:
+        """The key of the last row that is held."""
+        return self._keys[-1]
+
+    def take(self, bound: tuple[str, int]) -> pa.RecordBatch:
+        """Rows up to a key, which are held no longer."""
+        count = bisect_right(self._keys, bound)
+        taken, self._batch = self._batch.slice(0, count), self._batch.slice(count)
+        del self._keys[:count]
+        return taken
+
+
+def _in_order(table: pa.Table) -> pa.RecordBatch:
+    """A table's rows by key."""
+    order = pc.sort_indices(table.select(KEY), sort_keys=[(name, "ascending") for name in KEY])
+    (batch,) = table.take(order).combine_chunks().to_batches()
+    return batch

@@ -129,7 +129,7 @@ class RemoteSink:
         """Write the part that is being filled and let readers see it; nothing to do when it is empty."""
         if not self._open or not self._pending:
             return
-        part = encode_part((payload for payload, _ in self._pending.values()), form=self._form)
+        part = encode_part([self._pending[key][0] for key in sorted(self._pending)], form=self._form)
         name = f"parts/part-{self._part:08d}-{self._writer}{FORMATS[self._form].SUFFIX}"
         self._blob.put(name, bytes(part.data))
         self._step("part written")
@@ -235,6 +235,7 @@ def read_parts(url: str) -> list[Part]:
             rows=commit["rows"],
             nbytes=commit["nbytes"],
             crc32c=commit["crc32c"],
+            first_id=min((prompt_id for prompt_id, *_ in commit["keys"]), default=""),
             read=partial(_get, blob, commit["name"]),
             superseded=frozenset(replaced.get(number, ())),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -62,11 +62,19 @@ def check_job(data: bytes, request: Mapping[str, Any], *, where: str) -> None:
         return
     was, now = stored["request"], orjson.loads(orjson.dumps(dict(request)))
     differs = [
-        f"{name}: stored {was.get(name)!r}, asked for {now.get(name)!r}"
-        for name in sorted(was.keys() | now.keys())
-        if was.get(name) != now.get(name)
+        f"{name}: stored {before!r}, asked for {after!r}" for name, before, after in _differences(was, now)
     ]
     raise ResumeError(
         f"{where}: holds the output of another request; {'; '.join(differs)}. "
         f"Ask for the same again, or give another output directory."
     )
+
+
+def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Fields that differ, those of an object inside by their own names."""
+    for name in sorted(was.keys() | now.keys()):
+        before, after = was.get(name), now.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after)
+        elif before != after:
+            yield name, before, after

@@ -28,6 +28,7 @@ _PERMANENT = re.compile(
 )
 _PAST_THE_END = re.compile(r"\b416\b")
 _THROTTLED = re.compile(r"\b(429|503)\b|SlowDown|Too Many Requests|ServerBusy")
+_ANSWER = re.compile(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,13 @@ class Retry:
         raise AssertionError("attempts >= 1")
 
 
+def _in_words(text: str) -> str:
+    """The first line of a client's error, and what the server said in its XML."""
+    first = text.splitlines()[0].partition(": <?xml")[0][:400]
+    said = _ANSWER.search(text)
+    return first if said is None else f"{first}: {said[1]}: {said[2] or ''}".rstrip(": ")
+
+
 class RemoteBlob:
     """An object store or HTTP server under a URL; every call is one try."""
 
@@ -105,13 +113,13 @@ class RemoteBlob:
             raise StoreError(
                 f"{where}: access denied; check the credentials in the environment ({error})"
             ) from error
-        except exceptions.NotSupportedError as error:
+        except (exceptions.NotSupportedError, NotImplementedError) as error:
             # A server without ranges never learns them; asked again and again it took 50 s to say so.
             raise StoreError(f"{where}: the server cannot do this: {str(error).splitlines()[0]}") from error
         except exceptions.BaseError as error:
             text = str(error)
             if _PERMANENT.search(text):
-                raise StoreError(f"{where}: the server refuses: {text.splitlines()[0][:400]}") from error
+                raise StoreError(f"{where}: the server refuses: {_in_words(text)}") from error
             raise Unavailable(f"{where}: {text[:400]}", throttled=bool(_THROTTLED.search(text))) from error
 
     def size(self, path: str) -> int:
