@@ -181,3 +181,13 @@ def test_a_report_leaves_nothing_half_written(made):
     before = {path.name for path in made.path.iterdir()}
     report(made.path)
     assert {path.name for path in made.path.iterdir()} - before == {"report.html", "plots"}
+
+
+def test_a_report_says_the_mfu_or_that_the_hardware_is_unknown_and_names_stores_by_their_place(made):
+    made.write("run.json", {"stores": [{"url": "s3://bucket/store", "snapshot": 3}]})
+    text = "".join(page_of(made).text)
+    assert "unknown hardware" in text
+    assert "s3://bucket/store" in text
+    assert "{'url'" not in text.partition("Everything that was asked for")[0]
+    made.steps([{"step": i, "loss": 2.0, "step_s": 1.0, "mfu": 0.4 + i / 1000} for i in range(1, 4)])
+    assert "40.2 % of the devices" in "".join(page_of(made).text)

@@ -123,15 +123,20 @@ def test_vectors_from_elsewhere_fill_the_token_table_on_every_layout(
     run = orjson.loads((tmp_path / "0" / "run.json").read_bytes())
     # 26 letters, and 26 capitals that found their letter.
     assert run["embeddings"] == {"found": 52, "tokens": 257, "hit_rate": 52 / 257}
+    again = train(model=SHAPE, out=tmp_path / "0", **{key: asked[key] for key in asked if key != "model"})
+    assert again.hit_rate == 52 / 257
     assert start_run(out=tmp_path / "plain", **{**asked, "embeddings": None}).wait() == 0
     assert losses(tmp_path / "plain") != losses(tmp_path / "0")
 
 
-@pytest.mark.parametrize("dead", [0, 1])
+@pytest.mark.parametrize(("dead", "checkpoint_every"), [(0, 100), (1, 1)])
 def test_a_dead_rank_ends_the_run_with_an_error_that_names_it(
-    dead: int, store: Path, tmp_path: Path, start_run: Any
+    dead: int, checkpoint_every: int, store: Path, tmp_path: Path, start_run: Any
 ) -> None:
-    asked = {**FORKED, "steps": 100_000, "stores": store, "out": tmp_path / "run"}
+    """Also when its death meets a save: that the save failed too is not what is told."""
+    asked = {
+        **FORKED, "steps": 100_000, "stores": store, "out": tmp_path / "run", "checkpoint_every": checkpoint_every,
+    }  # fmt: skip
     run = start_run(world=2, dp=2, **asked)
     run.wait_for_step(3)
     os.kill(run.pids[dead], signal.SIGKILL)

@@ -177,6 +177,23 @@ def test_another_store_is_refused_and_a_moved_one_is_not(
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"keep": 0}, "keep is 0"),
         ({"steps": 0}, "steps is 0"),
+        ({"lr": -1.0}, "lr is -1.0; wanted at least 0"),
+        ({"lr": math.nan}, "lr is nan; wanted at least 0"),
+        ({"floor": 2.0}, "floor is 2.0; wanted from 0 to 1"),
+        ({"clip": -1.0}, "clip is -1.0"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"ramp_steps": -1}, "ramp_steps is -1"),
+        ({"betas": (0.9, 1.5)}, r"betas\[1\] is 1.5; wanted from 0 to 1"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; wanted from"),
+        ({"max_seconds": 0.0}, "max_seconds is 0.0; wanted more than 0"),
+        ({"checkpoint_seconds": -1.0}, "checkpoint_seconds is -1.0"),
+        ({"eval_rows": 0}, "eval_rows is 0"),
+        ({"device": "tpu"}, "no device named 'tpu'"),
+        (
+            {"model": dataclasses.replace(TINY, context=10**6), "seq_len": 10**6},
+            "hold no row of seq_len=1000000",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_anything_is_written(

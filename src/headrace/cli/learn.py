@@ -249,6 +249,8 @@ def train(
             soft_wrap=True,
         )
         return
+    if summary.hit_rate is not None:
+        rows.insert(2, ("embeddings", f"{100 * summary.hit_rate:.1f} % of the tokens found a vector"))
     if summary.resumed_from:
         rows.append(("went on from", f"step {count(summary.resumed_from)}"))
     if summary.stopped_by:

@@ -83,6 +83,7 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
         ("store", _store(run)),
         ("ingest", _ingest(ingest)),
         ("training", _training(run)),
+        ("MFU", _mfu(run)),
         ("predictions", _predictions(predictions)),
         ("machine", _machine(run)),
         ("software", str(about.get("software", ""))),
@@ -137,7 +138,21 @@ def _tokenizer(run: RunFiles) -> str:
 
 def _store(run: RunFiles) -> str:
     given = run.about.get("store")
-    return str(given) if given else ", ".join(str(url) for url in run.run.get("stores") or ())
+    stores = run.run.get("stores") or ()
+    return str(given) if given else ", ".join(str(_place(store)) for store in stores)
+
+
+def _place(store: object) -> object:
+    return store.get("url", store) if isinstance(store, Mapping) else store
+
+
+def _mfu(run: RunFiles) -> str:
+    known = [step.mfu for step in run.steps if step.mfu is not None]
+    if known:
+        return (
+            f"{100 * statistics.median(known):.1f} % of the devices' peak, the median of {len(known):,} steps"
+        )
+    return "unknown hardware; its peak is not guessed" if run.steps else ""
 
 
 def _ingest(ingest: Mapping[str, Any]) -> str:

@@ -50,6 +50,8 @@ class Step:
     decoding_s: float = 0.0
     learning_rate: float | None = None
     tokens_per_s: float | None = None
+    mfu: float | None = None
+    """Share of the devices' peak; None where the hardware is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,7 @@ def _step(row: Json) -> Step:
         decoding_s=_seconds(row, "decoding_s"),
         learning_rate=_finite(row.get("lr")),
         tokens_per_s=_finite(row.get("tokens_per_s")),
+        mfu=_finite(row.get("mfu")),
     )
 
 

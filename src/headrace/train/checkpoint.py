@@ -17,6 +17,7 @@ import orjson
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -105,6 +106,8 @@ class CheckpointWriter:
                     f"{self._checkpoints}: no room left for a checkpoint. The older ones are whole. "
                     f"Free some space and run the same command again."
                 ) from error
+            if self._group is not None and _is_of_network(error):
+                raise error  # no fault of the checkpoint: a rank is gone, and the world knows which
             cause = next((line for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
             raise CheckpointError(
                 f"{self._checkpoints}: a checkpoint could not be written: {cause.strip()}"
@@ -122,7 +125,12 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except (CheckpointError, SpaceError, RuntimeError):
+            if error is None:
+                raise
+            # What is on its way is the cause; a save that fails with it is not.
 
     def close(self) -> None:
         """Wait, then let go of the copy.
@@ -178,6 +186,13 @@ class CheckpointWriter:
             shutil.rmtree(aside)
         if self._mirror is not None:
             self._mirror.send_checkpoint(final, keep=self._keep)
+
+
+def _is_of_network(error: BaseException) -> bool:
+    """Whether a collective failed for want of a peer; torch's gloo says so in words only."""
+    failures = error.failures.values() if isinstance(error, CheckpointException) else ()
+    causes = [error, *(found[0] for found in failures)]
+    return any(isinstance(cause, dist.DistError) or "/gloo/" in str(cause) for cause in causes)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

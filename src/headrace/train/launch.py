@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import statistics
@@ -168,6 +169,7 @@ def train(
                 checkpoint_every=checkpoint_every,
                 checkpoint_seconds=checkpoint_seconds,
                 keep=keep,
+                eval_rows=eval_rows,
                 tensorboard=tensorboard,
             )
         )
@@ -216,11 +218,27 @@ def train(
         world.agreed(lambda: layout.check(recipe))
         mesh = layout.mesh(target)
         rank = 0 if mesh is None else mesh.get_local_rank("dp")
+        # Before anything is written: a store may have no row of this length.
+        loader = opened.enter_context(
+            world.agreed(
+                lambda: data.loader(
+                    seq_len=recipe.seq_len,
+                    batch_size=recipe.schedule.unit_rows,
+                    seed=seed,
+                    rank=rank,
+                    world_size=layout.dp,
+                )
+            )
+        )
         held = None
         if eval_stores is not None:
             held = world.agreed(
                 lambda: open_held(
-                    eval_stores, seq_len=recipe.seq_len, rows=eval_rows, rank=rank, world_size=layout.dp
+                    eval_stores,
+                    seq_len=recipe.seq_len,
+                    rows=settings.eval_rows,
+                    rank=rank,
+                    world_size=layout.dp,
                 )
             )
         table = None if vectors is None else world.agreed(lambda: first_table(recipe, vectors, data))
@@ -253,16 +271,7 @@ def train(
                 world.led(lambda: copy.send_checkpoint(step_dir(out / "checkpoints", 0), keep=keep))
             world.led(copy.fetch_checkpoint)
         learner = build(recipe)
-        loader = opened.enter_context(
-            data.loader(
-                seq_len=recipe.seq_len,
-                batch_size=recipe.schedule.unit_rows,
-                seed=seed,
-                rank=rank,
-                world_size=layout.dp,
-            )
-        )
-        return run(
+        summary = run(
             learner,
             loader,
             out=out,
@@ -273,6 +282,7 @@ def train(
             progress=progress,
             warn=warn,
         )
+    return summary if table is None else dataclasses.replace(summary, hit_rate=table.hit_rate)
 
 
 def _warn(message: str) -> None:

@@ -55,6 +55,8 @@ class RunSummary:
     """Share of the devices' peak that the last step used; None: hardware that the table does not know."""
     stopped_by: str | None
     """Signal that ended it early, after a checkpoint; None when all steps are done."""
+    hit_rate: float | None = None
+    """Share of the vocabulary that found a vector in `embeddings`; None without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +70,18 @@ class Settings:
     checkpoint_seconds: float = 600.0
     keep: int = 3
     """Checkpoints to retain."""
+    eval_rows: int = 64
     tensorboard: bool = False
     """Write RUN/tensorboard too."""
 
     def __post_init__(self) -> None:
         """Refuse settings that would never save or never end."""
-        for name in ("eval_every", "checkpoint_every", "keep"):
+        for name in ("eval_rows", "eval_every", "checkpoint_every", "keep"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"train: {name} is {value}; it must be at least 1.")
+        if not self.checkpoint_seconds >= 0:
+            raise ConfigError(f"train: checkpoint_seconds is {self.checkpoint_seconds}; wanted at least 0.")
 
 
 class Batches(Protocol):
@@ -285,17 +290,17 @@ def say(line: Mapping[str, Any]) -> str:
     """One step in a few words, for a terminal.
 
     >>> say({"loss": 4.5, "tokens_per_s": 12345.6, "data_wait_s": 0.001, "checkpoint_s": 0.02, "step_s": 0.5})
-    'loss 4.500 · 12,346 tokens/s · 0.2 % waiting for data · saved in 20 ms'
+    'loss 4.500 · 12,346 tok/s · data wait 0.2 % · save 20 ms'
     """
     words = [
         f"loss {line['loss']:.3f}",
-        f"{line['tokens_per_s']:,.0f} tokens/s",
-        f"{line['data_wait_s'] / line['step_s']:.1%} waiting for data".replace("%", " %"),
+        f"{line['tokens_per_s']:,.0f} tok/s",
+        f"data wait {100 * line['data_wait_s'] / line['step_s']:.1f} %",
     ]
     if "mfu" in line:
-        words.append(f"MFU {line['mfu']:.1%}".replace("%", " %"))
+        words.append(f"MFU {100 * line['mfu']:.1f} %")
     if line["checkpoint_s"]:
-        words.append(f"saved in {1000 * line['checkpoint_s']:.0f} ms")
+        words.append(f"save {1000 * line['checkpoint_s']:.0f} ms")
     return " · ".join(words)
 
 

@@ -56,7 +56,8 @@ class Stage(nn.Module):
         for layer, block in self.blocks.items():
             x = block(x, mask=masks[self.config.is_banded(int(layer))])
         if self.last:
-            return linear_cross_entropy(self.norm(x), self.tok.weight, labels_BT)[None]
+            loss = linear_cross_entropy(self.norm(x), self.tok.weight, labels_BT)
+            return torch.stack([loss])  # not a view: FSDP hangs hooks on what comes out
         return x
 
 

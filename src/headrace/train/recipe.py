@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ class Asked:
         ):
             if value is not None and value < 1:
                 raise ConfigError(f"train: {name} is {value}; it must be at least 1.")
+        self._refuse_out_of_range()
         if batch_size % self.accumulate:
             raise ConfigError(
                 f"train: batch_size {batch_size} is not divisible by accumulate {self.accumulate}."
@@ -153,6 +155,25 @@ class Asked:
         )
         _ = recipe.schedule  # refuses what does not fit together
         return recipe
+
+    def _refuse_out_of_range(self) -> None:
+        """What cannot be wanted, by name: none of these would fail by itself, or only after hours."""
+        ranges: list[tuple[str, float | None, float, float]] = [
+            ("seed", self.seed, -(2**63), 2**63 - 1),
+            ("lr", self.lr, 0, math.inf),
+            ("warmup_steps", self.warmup_steps, 0, math.inf),
+            ("decay_steps", self.decay_steps, 1, math.inf),
+            ("floor", self.floor, 0, 1),
+            ("weight_decay", self.weight_decay, 0, math.inf),
+            ("eps", self.eps, 0, math.inf),
+            ("clip", self.clip, 0, math.inf),
+            ("ramp_steps", self.ramp_steps, 0, math.inf),
+            *((f"betas[{i}]", beta, 0, 1) for i, beta in enumerate(self.betas)),
+        ]
+        for name, value, low, high in ranges:
+            if value is not None and not low <= value <= high:  # not a number is in no range
+                wanted = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise ConfigError(f"train: {name} is {value}; wanted {wanted}.")
 
     def _config(self, vocab_size: int, seq_len: int) -> GPTConfig:
         if isinstance(self.model, str):

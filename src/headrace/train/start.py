@@ -38,6 +38,8 @@ def settle(
         ConfigError: neither steps nor max_seconds, or options that make no sense.
         ResumeError: something else is asked for; says what differs.
     """
+    if max_seconds is not None and not max_seconds > 0:
+        raise ConfigError(f"train: max_seconds is {max_seconds}; wanted more than 0.")
     resolve = functools.partial(asked.resolve, vocab_size=data.source.vocab_size, data=data.describe())
     if found is None or is_untrained(found):
         if steps is None and max_seconds is None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed re-exports them without saying so
+from torch.distributed.checkpoint.api import CheckpointException
 
 from headrace.errors import HeadraceError, WorkerError
 
@@ -114,12 +118,26 @@ def open_world(device: torch.device, *, timeout_s: float = COLLECTIVE_S) -> Iter
             saving=dist.new_group(backend="gloo", timeout=timeout),
         )
         dist.barrier()
-    except (dist.DistError, RuntimeError) as error:
+    except (dist.DistError, RuntimeError, CheckpointException) as error:
         if isinstance(error, HeadraceError):
             raise
-        raise WorkerError(_who_died(store, rank, size, error)) from error
+        with _deaf_to(signal.SIGTERM):  # torchrun sends it as soon as one rank is dead: first say which
+            told = _who_died(store, rank, size, error)
+        raise WorkerError(told) from error
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _deaf_to(number: signal.Signals) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _rendezvous(rank: int, size: int) -> Store:
@@ -128,10 +146,12 @@ def _rendezvous(rank: int, size: int) -> Store:
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     wait_s = float(os.environ.get("HEADRACE_RENDEZVOUS_S", RENDEZVOUS_S))
     try:
+        if rank or by_agent:
+            _reach(host, port, wait_s)
         return TCPStore(
             host, port, size, is_master=rank == 0 and not by_agent, timeout=timedelta(seconds=wait_s)
         )
-    except (dist.DistError, RuntimeError, ValueError) as error:
+    except (dist.DistError, RuntimeError, ValueError, OSError) as error:
         raise WorkerError(
             f"rank {rank} of {size}: cannot meet the others at {host or 'an unset MASTER_ADDR'}:{port} within "
             f"{wait_s:.0f} s ({str(error).splitlines()[0]}). Is rank 0 running, and can {socket.gethostname()} "
@@ -139,9 +159,28 @@ def _rendezvous(rank: int, size: int) -> Store:
         ) from error
 
 
+def _reach(host: str, port: int, wait_s: float) -> None:
+    """Until somebody listens there; torch's own waiting prints a C++ stack for every attempt.
+
+    Raises:
+        OSError: nobody did.
+    """
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(0.1, until - time.monotonic())).close()
+        except OSError:
+            if time.monotonic() + 0.2 > until:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
 def _who_died(store: Store, rank: int, size: int, error: BaseException) -> str:
     """After a failed collective every living rank signs; who has not signed after a while is dead."""
-    said = str(error).splitlines()[0][:200]
+    # Gloo begins with the place in its source and ends with advice; what happened stands between.
+    said = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[0][:200]
     try:
         store.set(f"headrace/alive/{rank}", "1")
         until = time.monotonic() + _ROLL_CALL_S
