@@ -3,9 +3,10 @@
 Claim     Peak memory of a job of 10^6 short prompts equals that of 10^4 within 5 %; so does that of reading what it
           stored, sorted and not.
 Run       python bench/generate_memory.py
-Compares  `headrace generate` as a user starts it, in a process of its own: prompts from a .jsonl with ids, the native
-          engine with a model of one small layer (so that a million prompts take minutes), the local sink, Parquet.
-          Then the same command again, which finds every row stored; then a scan in a process of its own.
+Compares  `headrace generate` as a user starts it, in a process of its own: prompts from a .jsonl with ids, of one
+          length (a step of another shape has buffers of its own), the native engine with a model of one small layer
+          (so that a million prompts take minutes), the local sink, Parquet. Then the same command again, which finds
+          every row stored; then a scan in a process of its own.
 Ceiling   The peak of the small job: interpreter, torch, one batch and one part.
 Reports   Peak resident memory (the kernel's mark of the process), wall time; of one run each.
 Cause     {cause}
@@ -70,7 +71,7 @@ def prepare(folder: Path, counts: tuple[int, int]) -> None:
     for count in counts:
         with (folder / f"{count}.jsonl").open("w", encoding="utf-8") as file:
             for i in range(count):
-                file.write(f'{{"id": "prompt-{i:08d}", "prompt": "Row {i}:"}}\n')
+                file.write(f'{{"id": "prompt-{i:08d}", "prompt": "Row {i:07d}:"}}\n')
 
 
 def main() -> None:

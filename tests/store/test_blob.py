@@ -12,7 +12,7 @@ from store_fakes import FakeClock, FlakyBlob, cut, make_store, sample_tokens
 from headrace.errors import ConfigError, StoreError
 from headrace.store import Store
 from headrace.store.blob import LocalBlob, MemoryBlob, Unavailable, open_blob
-from headrace.store.remote import RemoteBlob, Retry, RetryingBlob
+from headrace.store.remote import RemoteBlob, Retry, RetryingBlob, _in_words
 
 
 @pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.s3)])
@@ -248,3 +248,15 @@ def test_a_request_that_is_wrong_is_not_asked_again(http, status):
     with pytest.raises(StoreError, match=r"refuses|denied"):
         open_blob(url).get("manifest.json")
     assert len(server.requests) == 1
+
+
+def test_a_refusal_is_in_the_servers_own_words(http):
+    """An HTTP server has no create-if-absent; an object store says what it refuses in XML."""
+    url, _, _ = http
+    with pytest.raises(StoreError, match="the server cannot do this"):
+        open_blob(url).put_if_absent("job.json", b"{}")
+    said = "PUT http://x/b - 400 Bad Request: <?xml version='1.0'?>\n<Error><Code>InvalidBucketName</Code>"
+    assert _in_words(f"{said}<Message>Too short.</Message></Error>") == (
+        "PUT http://x/b - 400 Bad Request: InvalidBucketName: Too short."
+    )
+    assert _in_words("plain\nDebug source: many lines") == "plain"

@@ -40,7 +40,7 @@ LOWEST_LOGPROB = -9999.0  # stands for minus infinity, which JSON cannot say
 
 def to_payload(row: Prediction) -> bytes:
     """One prediction as a JSON object, the payload of a log frame and a line of a .jsonl part."""
-    return orjson.dumps(
+    written = orjson.dumps(
         {
             "prompt_id": row.prompt_id,
             "sample_index": row.sample_index,
@@ -55,6 +55,8 @@ def to_payload(row: Prediction) -> bytes:
             "error": None if row.error is None else dict(row.error),
         }
     )
+    # orjson leaves its buffer behind the bytes, 3 to 4 KB a row: a part of short rows held 14 MB of nothing.
+    return bytes(memoryview(written))
 
 
 def to_batches(payloads: Sequence[bytes]) -> Iterator[pa.RecordBatch]:
