@@ -77,6 +77,8 @@ def files_of(corpus: list[str]) -> list[Path]:
 
 def tokens_for_loading(corpus: list[str], tokenizer: str | None, *, num_tokens: int) -> Tokens:
     """The first GPT-2 tokens of a corpus, or as many synthetic ones; made once, then found again."""
+    if tokenizer:
+        os.environ["HEADRACE_BENCH_TOKENIZER"] = tokenizer  # where the making of stores looks for it
     files = files_of(corpus)
     label = "+".join(dict.fromkeys(path.parent.name for path in files)) if files else "zipf"
     key = hashlib.blake2b(

@@ -4,7 +4,7 @@ Claim     Tokens/s >= 1.0 x nanoGPT's training loop and >= 1.2 x transformers.Tr
           data; a checkpoint stalls training <= 1/10 of a synchronous torch.save; a killed run goes on with the
           same loss to the last printed digit.
 Run       git clone https://github.com/karpathy/nanoGPT .venv-rivals/nanoGPT; python bench/train.py --corpus DIR
-          --tokenizer tokenizer.json [--compile] [--dtype float32|bfloat16]
+          --tokenizer tokenizer.json [--compile] [--dtype float32|bfloat16] [--steps 10]
 Compares  The same shape (GPT-2's vocabulary; see the title of the table), tokens, batch, dtype and optimizer
           (AdamW, fused where the contestant has it), each contestant in a fresh process with all cores, taking
           turns; compile is on or off for all. nanoGPT's model is imported from its clone and its train.py's step
@@ -106,6 +106,7 @@ def main() -> None:
     parser = options(__doc__, repeats=3)
     add_corpus_options(parser)
     parser.add_argument("--compile", action="store_true", help="torch.compile for all contestants")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps of each contestant and round")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: what `auto` takes here")
     parser.add_argument(
         "--nanogpt", type=Path, default=CHECKOUT / ".venv-rivals" / "nanoGPT", help="a clone of nanoGPT"
@@ -121,7 +122,7 @@ def main() -> None:
     )
     shape = {**SHAPE, "num_layers": 1, "width": 64, "num_heads": 2} if chosen.quick else SHAPE
     job = {
-        "shape": shape, "B": B, "T": T, "warm": 2 if chosen.quick else 3, "steps": 4 if chosen.quick else 10,
+        "shape": shape, "B": B, "T": T, "warm": 2 if chosen.quick else 3, "steps": 4 if chosen.quick else chosen.steps,
         "dtype": dtype, "device": "cpu", "compile": chosen.compile, "nanogpt": str(chosen.nanogpt),
         "store": ours_store(corpus.folder, "none"), "tokens": str(raw_file(corpus.folder)),
         "files": [str(path) for path in files_of(chosen.corpus)[:2]], "tokenizer": chosen.tokenizer,
