@@ -253,7 +253,7 @@ def ours_run(files: list[str], out: Path, workers: int) -> dict[str, Any]:
     import headrace as hr
 
     told = hr.ingest(files, str(out / "store"), tokenizer=TOKENIZER, workers=workers)
-    return json.loads(json.dumps(dataclasses.asdict(told), default=str))
+    return json.loads(json.dumps(dataclasses.asdict(told) | {"out": "store"}, default=str))
 
 
 def ours_read(out: Path) -> Iterator[np.ndarray]:
