@@ -102,10 +102,30 @@ def same_after_a_kill(job: dict[str, Any]) -> bool:
     return bool(whole == again)
 
 
+def saving(job: dict[str, Any], repeats: int) -> tuple[list[Goal], dict[str, Any]]:
+    """What a checkpoint costs beside torch.save, and whether a killed run goes on: goals, and their figures."""
+    saved = ask({**job, "way": "save"})
+    stalls = [ask({**job, "way": "headrace", "checkpoint_every": 3})["stall_s"] for _ in range(repeats)]
+    same = same_after_a_kill(job)
+    goals = [
+        at_most(
+            "stall of a checkpoint, against torch.save", float(np.median(stalls)) / saved["save_s"], 0.1, "x",
+            f"{number(1e3 * float(np.median(stalls)))} ms, torch.save {number(1e3 * saved['save_s'])} ms, "
+            f"{saved['bytes'] / 1e6:.0f} MB",
+        ),
+        Goal(
+            claim="losses after a kill", wanted="the same to the last digit", got=float(same), unit="",
+            met=same, note="steps 5 and 6 of 6",
+        ),
+    ]  # fmt: skip
+    return goals, {"stall_s": stalls, "save": saved}
+
+
 def main() -> None:
     parser = options(__doc__, repeats=3)
     add_corpus_options(parser)
     parser.add_argument("--compile", action="store_true", help="torch.compile for all contestants")
+    parser.add_argument("--speed-only", action="store_true", help="leave out saves and the kill")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of each contestant and round")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: what `auto` takes here")
     parser.add_argument(
@@ -143,12 +163,7 @@ def main() -> None:
         {label: (lambda name=label: measured(name)) for label in ways},  # type: ignore[misc]
         1 if chosen.quick else chosen.repeats,
     )
-    saved = ask({**job, "way": "save"})
-    stalls = [
-        ask({**job, "way": "headrace", "checkpoint_every": 3})["stall_s"]
-        for _ in range(1 if chosen.quick else chosen.repeats)
-    ]
-    same = same_after_a_kill(job)
+    safety, kept = ([], {}) if chosen.speed_only else saving(job, 1 if chosen.quick else chosen.repeats)
     ceiling = products_per_s(shape, dtype)
     m = {label: float(np.median(values)) for label, values in rounds.items()}
     waits = {
@@ -165,15 +180,7 @@ def main() -> None:
             "waiting for data", 100 * (waits["headrace"] or 0.0), 1, "% of a step",
             f"naive loader: {number(100 * naive)} %" if (naive := waits.get("naive loader, our model")) else "",
         ),
-        at_most(
-            "stall of a checkpoint, against torch.save", float(np.median(stalls)) / saved["save_s"], 0.1, "x",
-            f"{number(1e3 * float(np.median(stalls)))} ms, torch.save {number(1e3 * saved['save_s'])} ms, "
-            f"{saved['bytes'] / 1e6:.0f} MB",
-        ),
-        Goal(
-            claim="losses after a kill", wanted="the same to the last digit", got=float(same), unit="",
-            met=same, note="steps 5 and 6 of 6",
-        ),
+        *safety,
     ]  # fmt: skip
     lines = [
         [label, number(m[label]), spread(rounds[label]), f"{number(100 * m[label] / ceiling)} %",
@@ -192,8 +199,7 @@ def main() -> None:
         goals=goals,
         data={
             "tokens_per_s": {k: summary(v) for k, v in rounds.items()},
-            "stall_s": stalls,
-            "save": saved,
+            **kept,
             "versions": versions("torch", "transformers"),
         },
         quick=chosen.quick,

@@ -156,8 +156,11 @@ def naive(job: Job) -> dict[str, Any]:
 
     from headrace.demo.naive import naive_batches
     from headrace.model import GPT
+    from headrace.train.parallel import compile_blocks
 
     model = GPT(shape_of(job))
+    if job["compile"]:
+        compile_blocks(model)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
