@@ -52,10 +52,9 @@ from measure import (
 CAUSE = """The matrix products of the output head over 50,257 ids are most of a step at this size, and all
           contestants make the same ones; what differs is the loss (ours makes logits in pieces and never holds
           them all) and what stands around the products."""
-COMPILED = """Read from the code, not profiled: compiled, both rivals gain what ours has without it; their compiler sees the whole model with
-          its loss and fuses the logits' softmax. Ours compiles blocks only (one compilation for all layers, and for
-          all layouts); its loss is a function of its own, and the blocks' small operations are a small part of a
-          step on a CPU."""
+COMPILED = """Read from the code, not profiled: compiled, both rivals gain what ours has without it. Their compiler sees the
+          whole model with its loss and fuses the logits' softmax; ours compiles blocks only (one compilation for all
+          layers and layouts), whose small operations are a small part of a step on a CPU."""
 SHAPE = {"num_layers": 6, "width": 384, "num_heads": 6, "vocab_size": 50257, "context": 256}
 B, T = 8, 256
 
