@@ -454,6 +454,17 @@ def test_an_option_that_makes_no_sense_is_named(tmp_path, corpus, options, says)
     assert not (tmp_path / "store").exists()
 
 
+def test_units_that_lay_behind_a_file_s_end_are_not_counted_as_gone_on_with(tmp_path, corpus, monkeypatch):
+    """A second worker on one packed file looks behind its end, and writes that down as well."""
+    with monkeypatch.context() as patched:
+        patched.setattr(conduct, "commit", _killed)
+        with pytest.raises(Killed):
+            ingest(corpus[:1], tmp_path / "store", workers=2, **SMALL)
+    summary = ingest(corpus[:1], tmp_path / "store", workers=2, **SMALL)
+    assert summary.units_resumed == summary.units
+    assert summary.notes == (f"went on after {summary.units} units of an earlier run",)
+
+
 def test_progress_ends_at_the_total_and_never_goes_back(tmp_path, corpus):
     seen = []
     ingest(corpus, tmp_path / "store", workers=1, progress=lambda *event: seen.append(event), **SMALL)

@@ -17,17 +17,37 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 stdout = Console()
 stderr = Console(stderr=True)
 
 ProgressFunction: TypeAlias = Callable[[int, int | None, str], None]
+
+
+def _whole() -> Column:
+    """A column that a narrow terminal does not cut."""
+    return Column(no_wrap=True)
+
+
+_COLUMNS = 60
+"""Characters that the bar, the counts, the speed and the times take."""
+
+
+class _Note(TextColumn):
+    """What is cut on a narrow terminal, so that the bar stays one line."""
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.truncate(max(stderr.width - len(task.description) - _COLUMNS, 8), overflow="ellipsis")
+        return text
 
 
 @contextmanager
@@ -43,15 +63,17 @@ def progress_bar(title: str, *, unit: str = "items", quiet: bool = False) -> Ite
         progress(done, total, note): total None while unknown.
     """
     counts: list[ProgressColumn] = (
-        [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [MofNCompleteColumn()]
+        [DownloadColumn(table_column=_whole()), TransferSpeedColumn(table_column=_whole())]
+        if unit == "bytes"
+        else [MofNCompleteColumn(table_column=_whole())]
     )
     bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description}", table_column=_whole()),
+        BarColumn(bar_width=12, table_column=_whole()),
         *counts,
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
+        TimeElapsedColumn(table_column=_whole()),
+        TimeRemainingColumn(table_column=_whole()),
+        _Note("[dim]{task.fields[note]}"),
         console=stderr,
         disable=quiet or not stderr.is_terminal,
     )

@@ -125,7 +125,7 @@ def ingest(
             f"{size(summary.bytes_in)} from {size(summary.source_bytes)}, now {size(summary.store_bytes)}",
         ),
         ("speed", f"{size(summary.bytes_per_s)}/s with {summary.workers} workers in {summary.wall_s:.1f} s"),
-        ("tokenizer", f"{summary.tokenizer} by {summary.tokenizer_engine}"),
+        ("tokenizer", " by ".join(filter(None, (summary.tokenizer, summary.tokenizer_engine)))),
     ]
     busy = sum(summary.stages.values())
     if busy:

@@ -99,15 +99,16 @@ class Conduct:
         else:
             check_same_job(self.blob, half_done, job.to_json())
         records = journal.records()
-        resumed = len(records)
-        if resumed:
-            self.notes.append(f"went on after {resumed} units of an earlier run")
+        before = {record.key for record in records}
         if workers >= seekpoints.MIN_WORKERS:
             self._find_seek_points(job)
         if job.options.dedup is not None and not journal.is_marked:
             self._mark_repeated(job, past, workers)
         schedule, records = self._units(job, records, workers)
         records = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
+        resumed = sum(record.key in before for record in records)
+        if resumed:
+            self.notes.append(f"went on after {resumed} units of an earlier run")
         check_documents(job, self.blob, records, max_reject_share)
         snapshot = commit(job, self.place, records)
         journal.clear()

@@ -40,11 +40,10 @@ class Meter:
         self._tokens += passed.tokens
         if self._progress is not None:
             seconds = max(time.perf_counter() - self._start, 1e-9)
-            note = (
-                self._doing
-                if not self._documents
-                else f"{self._text / 1e6 / seconds:.0f} MB/s, {self._documents:,} documents, {self._tokens:,} tokens"
-            )
+            note = self._doing
+            if self._documents:
+                speed, tokens = self._text / 1e6 / seconds, self._tokens / 1e6
+                note = f"{speed:.0f} MB/s, {self._documents:,} documents, {tokens:.1f} M tokens"
             self._progress(min(self._stored, self._total), self._total, note)
 
     def finish(self) -> None:
