@@ -52,9 +52,12 @@ from measure import (
 CAUSE = """The matrix products of the output head over 50,257 ids are most of a step at this size, and all
           contestants make the same ones; what differs is the loss (ours makes logits in pieces and never holds
           them all) and what stands around the products."""
-COMPILED = """Read from the code, not profiled: compiled, both rivals gain what ours has without it. Their compiler sees the
-          whole model with its loss and fuses the logits' softmax; ours compiles blocks only (one compilation for all
-          layers and layouts), whose small operations are a small part of a step on a CPU."""
+COMPILED = """Read from the code, not profiled: compiled, rivals gain what ours has without it. Their compiler sees
+          the whole model with its loss and fuses the logits' softmax; ours compiles blocks only (one compilation for
+          all layers and layouts), whose small operations are a small part of a step on a CPU."""
+FLOAT32 = """In float32 a step is its matrix products: Trainer runs at 96 % of what they alone allow, so that 1.2 times
+          its speed is more than the machine has. Ours passes 100 % because its loss makes logits in pieces that stay
+          in cache, where the ceiling's products are whole."""
 SHAPE = {"num_layers": 6, "width": 384, "num_heads": 6, "vocab_size": 50257, "context": 256}
 B, T = 8, 256
 
@@ -197,7 +200,9 @@ def main() -> None:
     )
     report(
         "train" + ("_compiled" if chosen.compile else "") + ("" if chosen.dtype is None else f"_{dtype}"),
-        doc=__doc__.replace("{cause}", COMPILED if chosen.compile else CAUSE),
+        doc=__doc__.replace(
+            "{cause}", COMPILED if chosen.compile else FLOAT32 if dtype == "float32" else CAUSE
+        ),
         tables={title: table(["contestant", "tokens/s", "spread", "of the ceiling", "waiting"], lines)},
         goals=goals,
         data={
