@@ -36,6 +36,15 @@ def test_a_run_goes_on_on_a_machine_that_has_nothing(store: Path, tmp_path: Path
     assert (tmp_path / "there" / "run.json").read_bytes() == (tmp_path / "here" / "run.json").read_bytes()
 
 
+def test_a_directory_is_a_mirror_too(store: Path, tmp_path: Path, losses: Any) -> None:
+    """Its listing leaves out files whose names begin with a dot, and a checkpoint has one."""
+    mirror = str(tmp_path / "mirror")
+    train(store, out=tmp_path / "here", mirror=mirror, **OPTIONS)
+    summary = train(store, out=tmp_path / "there", mirror=mirror, **OPTIONS)
+    assert summary.resumed_from == 10
+    assert losses(tmp_path / "there") == losses(tmp_path / "here")
+
+
 def test_steps_that_were_fitted_to_one_machine_stay_on_another(store: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, "steps": None, "max_seconds": 0.1, "mirror": "memory://fitted"}
     first = train(store, out=tmp_path / "here", **options)

@@ -75,6 +75,19 @@ def verify_checkpoint(directory: Path) -> dict[str, Any]:
     return state
 
 
+def manifest_files(directory: Path) -> list[str]:
+    """Names of the files that a checkpoint's manifest lists.
+
+    Raises:
+        CheckpointError: it cannot be read, or names something that is no file beside it.
+    """
+    names = sorted(_read_manifest(directory / MANIFEST)["files"])
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(f"{directory / MANIFEST}: lists {name!r}; wanted a file beside it.")
+    return names
+
+
 def encode_manifest(manifest: dict[str, Any]) -> bytes:
     """A manifest with its own hash, as it stands on disk."""
     digest = xxhash.xxh3_128(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -11,7 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from headrace.errors import CheckpointError
-from headrace.model.checkpoint import MANIFEST, latest_checkpoint, list_checkpoints, verify_checkpoint
+from headrace.model.checkpoint import (
+    MANIFEST,
+    latest_checkpoint,
+    list_checkpoints,
+    manifest_files,
+    verify_checkpoint,
+)
 from headrace.store.blob import Blob, Unavailable
 from headrace.train.recipe import RUN
 
@@ -75,8 +81,10 @@ class Mirror:
         final = self._run / name
         staging = checkpoints / f".staging-fetched-{final.name}"
         shutil.rmtree(staging, ignore_errors=True)
-        for path in self._blob.list(f"{name}/"):
-            self._get(path, staging / path.rsplit("/", 1)[1])
+        # By the manifest, not by a listing: that of a local directory leaves out .metadata.
+        self._get(f"{name}/{MANIFEST}", staging / MANIFEST)
+        for file in manifest_files(staging):
+            self._get(f"{name}/{file}", staging / file)
         verify_checkpoint(staging)
         if final in dict(list_checkpoints(checkpoints)).values():  # here, but damaged: it was passed over
             shutil.rmtree(final)
