@@ -1,4 +1,4 @@
-"""A process that loads what workers need once, and then forks them: a job's start costs one start, not many.
+"""What all workers need -> a process that loads it once, and forks them: one start for all of them.
 
 It is started by the interpreter alone, not by multiprocessing: a script that calls `ingest` needs no
 `if __name__ == "__main__"`, and threads or locks of the parent are not copied. It has one thread itself, so
@@ -118,12 +118,13 @@ class Nursery:
             WorkerError: it is gone.
         """
         try:
-            return pickle.loads(self._pipe.recv_bytes())  # type: ignore[no-any-return]  # noqa: S301 - ours
+            said: tuple[str, Any] = pickle.loads(self._pipe.recv_bytes())  # noqa: S301 - ours
         except (EOFError, ConnectionError):
             raise WorkerError(
                 f"the process that starts the workers died with {exit_words(self._process.wait())}. Out of memory? "
                 f"Use fewer workers. What is done is kept: run the same command again"
             ) from None
+        return said
 
     def dismiss(self) -> None:
         """Let the nursery and all its workers go, whatever they are at, and do not wait."""

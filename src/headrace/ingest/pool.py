@@ -144,6 +144,7 @@ def serve(make: Callable[[], AbstractContextManager[Works]], pipe: Connection) -
 
 def _next(pipe: Connection) -> Unit | None:
     try:
-        return pickle.loads(pipe.recv_bytes())  # type: ignore[no-any-return]  # noqa: S301 - from our parent
+        unit: Unit = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our parent
     except (EOFError, ConnectionError):
         return None
+    return unit

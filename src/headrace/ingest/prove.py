@@ -98,11 +98,11 @@ def receive_proof(pipe: Connection) -> Proof:
         WorkerError: that process died.
     """
     try:
-        found = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own fork
+        found: Proof | Exception = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own fork
     except EOFError:
         raise WorkerError(
             "the process that computes the reference's ids died. Out of memory? Run the same command again"
         ) from None
     if isinstance(found, Exception):
         raise found
-    return found  # type: ignore[no-any-return]
+    return found
