@@ -60,7 +60,13 @@ class FakeStore:
         out[...] = found
         return out
 
-    def prefetch(self, starts, length):
+    def find(self, starts, length):
+        return None
+
+    def cache_rows(self, seq_len):
+        return self.num_tokens // seq_len
+
+    def prefetch(self, starts, length, *, ordered=True):
         assert len(starts) == 0 or (min(starts) >= 0 and max(starts) + length <= self.num_tokens)
         self.hinted.append(np.asarray(starts))
         self.hinted_lengths.append(length)

@@ -79,7 +79,10 @@ class BatchMaker:
         start = time.perf_counter()
         count = len(index.rows)
         out = self._place.buffer(count or 1)
-        if index.sources is None and count:
+        found = index.found.read(index.number) if index.found is not None else None
+        if found is not None:
+            tokens = found
+        elif index.sources is None and count:
             tokens = self._rows[0].read(index.rows, out)
         else:
             tokens = np.empty((count or 1, self._width), self._dtype) if out is None else out

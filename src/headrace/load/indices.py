@@ -9,17 +9,18 @@ import numpy as np
 from headrace.order.ranks import rank_slice
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from headrace.order.mix import QuotaTable
     from headrace.order.stream import RowOrder
+    from headrace.store.found import FoundRows
 
 # Positions per chunk: the first are few, so that a first batch does not wait for the rest; then doubled,
 # because the arithmetic is vectorised and costs 100 calls into NumPy however few the positions are.
 _FIRST_CHUNK = 256
-_MAX_CHUNK = 1 << 15
+_MAX_CHUNK = 1 << 13
 
 Last = Literal["keep", "drop", "repeat"]
 
@@ -37,6 +38,10 @@ class BatchIndex(NamedTuple):
     """int64 [b]: which source; None where there is one."""
     epoch: int
     """Epoch of the global batch's first row."""
+    found: FoundRows | None = None
+    """Rows of many batches, looked up ahead; None where each batch is looked up by itself."""
+    number: int = 0
+    """Which of `found`'s batches this one is."""
 
 
 class IndexStream:
@@ -52,6 +57,7 @@ class IndexStream:
         world_size: int,
         end: int | None,
         last: Last,
+        find: Callable[[NDArray[np.int64]], FoundRows | None] | None = None,
     ) -> None:
         self._orders = orders
         self._table = table
@@ -60,6 +66,8 @@ class IndexStream:
         self._world_size = world_size
         self._end = end
         self._last = last
+        self._find = find
+        self._found: FoundRows | None = None
         self._epoch_rows = sum(order.rows for order in orders)
         self._chunk_batches = max(1, _FIRST_CHUNK // batch_size)
         self._begin = 0
@@ -81,7 +89,8 @@ class IndexStream:
         # Most calls end here: chunks hold only whole batches.
         if 0 <= number < self._batches and not off:
             sources = None if self._sources is None else self._sources[number]
-            return BatchIndex(position, rows, self._rows[number], sources, position // self._epoch_rows)
+            epoch = position // self._epoch_rows
+            return BatchIndex(position, rows, self._rows[number], sources, epoch, self._found, number)
         if self._end is not None and position + rows > self._end and self._last != "repeat":
             rows = max(0, self._end - position) if self._last == "keep" else 0
         if rows == 0 or (self._end is not None and position >= self._end):
@@ -89,9 +98,10 @@ class IndexStream:
         if rows < self._batch_size:
             begin, end = rank_slice(rows, rank=self._rank, world_size=self._world_size)
             picked, sources = self._locate(np.arange(position + begin, position + end, dtype=np.int64))
+            found = None
         else:
             self._refill(position)
-            picked = self._rows[0]
+            picked, found = self._rows[0], self._found
             sources = None if self._sources is None else self._sources[0]
         return BatchIndex(
             position=position,
@@ -99,6 +109,7 @@ class IndexStream:
             rows=picked,
             sources=sources,
             epoch=position // self._epoch_rows,
+            found=found,
         )
 
     def _refill(self, position: int) -> None:
@@ -111,6 +122,7 @@ class IndexStream:
         rows, sources = self._locate(positions)
         self._rows = rows.reshape(batches, end - begin)
         self._sources = None if sources is None else sources.reshape(batches, end - begin)
+        self._found = None if self._find is None else self._find(self._rows)
         self._begin, self._batches = position, batches
         self._chunk_batches = min(2 * self._chunk_batches, max(1, _MAX_CHUNK // max(1, end - begin)))
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headrace.store import Store
+    from headrace.store.found import FoundRows
     from headrace.types import Batch
 
 
@@ -55,7 +56,7 @@ class Loader:
             of blocks, so that each block is fetched and decoded once per epoch; "none" is the store's order;
             "auto" is global where the store is mapped, blocks where it is compressed or remote. True is
             "auto", False "none".
-        window: blocks per window, for "blocks"; by default as many as hold 32 Mi tokens.
+        window: blocks per window, for "blocks"; by default as many as decode to 64 MiB.
         packing: None cuts the stream every seq_len tokens; "best_fit" puts whole documents side by side.
         packing_dir: where packing plans are kept; by default in the store, in packing/.
         last: the run's last, partial batch: "keep" splits what is left over the ranks (a rank for which no
@@ -323,7 +324,7 @@ class Loader:
         )
         self._restart()
 
-    def _indices(self) -> IndexStream:
+    def _indices(self, find: Callable[[NDArray[np.int64]], FoundRows | None] | None = None) -> IndexStream:
         return IndexStream(
             self._orders,
             self._table,
@@ -332,6 +333,7 @@ class Loader:
             world_size=self.world_size,
             end=self._end,
             last=self._last,
+            find=find,
         )
 
     def _restart(self) -> None:
@@ -339,16 +341,17 @@ class Loader:
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
             pipeline.close()
-        self._index = self._indices()
+        self._index = self._indices(
+            self._rows[0].find if self._table is None and self._device is None else None
+        )
         self._hints = None
         if self._hinted:
-            ahead = max(order.lookahead for order in self._orders)
             self._hints = Hints(
                 self._indices(),
                 self._rows,
+                self._orders,
                 position=self._position,
-                ahead=max(ahead, self._prefetch * self._batch_size),
-                at_once=all(order.shuffle == "blocks" for order in self._orders),
+                at_least=self._prefetch * self._batch_size,
             )
 
     # --- its life ---

@@ -69,11 +69,14 @@ class PackedRows:
             out[np.arange(out.shape[1]) < used[:, None]] = values
         return out
 
+    def find(self, rows: NDArray[np.int64]) -> None:
+        """Nothing: pieces of documents are looked up when they are read."""
+
     def hint(self, rows: NDArray[np.int64]) -> None:
         """Tell the store which rows come soon."""
         starts, lengths, _ = self.plan.pieces(rows)
         blocks = np.concatenate((starts, starts + lengths - 1)) // self.store.block_tokens
-        self.store.prefetch(np.unique(blocks) * self.store.block_tokens, 1)
+        self.store.prefetch(np.unique(blocks) * self.store.block_tokens, 1, ordered=False)
 
     @property
     def block_rows(self) -> int:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headrace.store import Store
+    from headrace.store.found import FoundRows
 
 
 GROUP_BLOCKS = 32
@@ -46,6 +47,10 @@ class ConcatenatedRows:
             [B, T + 1] in the stored type, C order.
         """
         return self.store.gather(rows * self.seq_len, self.seq_len + 1, out=out)
+
+    def find(self, rows: NDArray[np.int64]) -> FoundRows | None:
+        """Look up rows of many batches, int64 [batches, B], ahead of their reading; see `Store.find`."""
+        return self.store.find(rows * self.seq_len, self.seq_len + 1)
 
     def hint(self, rows: NDArray[np.int64]) -> None:
         """Tell the store which rows come soon, in order of use."""

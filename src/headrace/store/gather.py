@@ -14,6 +14,7 @@ from headrace.errors import ConfigError, OrderError
 from headrace.stats import Stats
 from headrace.store.blob import LocalBlob
 from headrace.store.fetch import FetchedBlocks
+from headrace.store.found import FoundRows
 from headrace.store.local import NOT_READY, LocalBlocks
 from headrace.store.nodecache import NodeCache
 from headrace.store.remote import Retry, RetryingBlob
@@ -46,6 +47,12 @@ class _Plan:
     pool_rows: NDArray[np.void]
     """What begins at each token of the pool."""
     itemtype: np.dtype[np.void]
+
+    def places(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which element of `rows` begins at each start; outside of it where that row needs a closer look."""
+        places: NDArray[np.int64] = self.shift[self.bounds.searchsorted(starts, "right")]
+        places += starts
+        return places
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,9 @@ class Gather:
         self._tokens = int(source.token_starts[-1])
         self._num_blocks = int(source.block_starts[-1])
         self._plans: OrderedDict[int, _Plan] = OrderedDict()
+        self._ready_shards = [
+            0
+        ]  # how often a shard became ready: rows that were not found are looked for again
         self._local: LocalBlocks | None = None
         self._blocks: LocalBlocks | FetchedBlocks
         if isinstance(source.blob, LocalBlob):
@@ -128,9 +138,15 @@ class Gather:
         assert isinstance(blocks, FetchedBlocks)
         return {blocks.block_key(block): use for block, use in self._pool.upcoming().items()}
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of decoded blocks that the pool holds."""
+        return self._pool.slots * self._source.block_tokens
+
     def close(self) -> None:
         """Nothing is used afterwards."""
         self._plans.clear()
+        self._ready_shards.clear()
         self._blocks.close()
 
     def gather(
@@ -166,6 +182,15 @@ class Gather:
             self._gather_slowly(where, length, out, plan)
         return out
 
+    def find(self, starts: NDArray[np.int64], length: int) -> FoundRows | None:
+        """See `Store.find`."""
+        if not self._some_direct:
+            return None
+        plan = self._plans.get(length) or self._plan(length)
+        return FoundRows(
+            starts, length, rows=plan.rows, dtype=self._dtype, locate=plan.places, versions=self._ready_shards
+        )
+
     def _gather_pooled(
         self, where: NDArray[np.int64], between: NDArray[np.intp], length: int, out: NDArray[Any], plan: _Plan
     ) -> bool:
@@ -194,7 +219,7 @@ class Gather:
         self._copy(start, out)
         return out
 
-    def prefetch(self, starts: NDArray[np.int64] | Sequence[int], length: int) -> None:
+    def prefetch(self, starts: NDArray[np.int64] | Sequence[int], length: int, *, ordered: bool) -> None:
         """See `Store.prefetch`."""
         where = np.asarray(starts, np.int64)
         self._check_range(where, length)
@@ -202,7 +227,7 @@ class Gather:
             return
         rows = self._sort_out(where, length)
         blocks = rows.blocks[rows.pooled]
-        if len(blocks):
+        if ordered and len(blocks):
             self._pool.announce(blocks)
         if self._local is None:
             self._pool.prefetch(self._blocks_of_rows(where, rows, length))
@@ -285,6 +310,7 @@ class Gather:
             if local.ready[shard]:
                 for plan in list(self._plans.values()):
                     plan.shift[2 * shard + 1] = local.shift[shard]
+                self._ready_shards[0] += 1
 
     def _blocks_of_rows(self, where: NDArray[np.int64], rows: _Rows, length: int) -> list[int]:
         """Blocks that rows touch, each once, in order of first use."""

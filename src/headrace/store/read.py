@@ -16,6 +16,7 @@ from headrace.stats import Stats
 from headrace.store.blob import Blob, LocalBlob, open_blob
 from headrace.store.commit import current_manifest, read_table
 from headrace.store.format import CODECS, MANIFEST, ShardEntry, snapshot_path, tokenizer_path
+from headrace.store.found import FoundRows
 from headrace.store.gather import Gather
 from headrace.store.manifest import FileSum, Manifest, fingerprint_of
 from headrace.store.megatron import MegatronSource, find_pairs
@@ -345,12 +346,34 @@ class Store:
         """
         return self._reader().gather(starts, length, out)
 
-    def prefetch(self, starts: NDArray[np.int64] | Sequence[int], length: int) -> None:
-        """Announce rows that `gather` will be asked for after those announced before.
+    def find(self, starts: NDArray[np.int64], length: int) -> FoundRows | None:
+        """Look up rows of many batches ahead; None where the store's tokens are not mapped.
 
-        Remote blocks begin to be fetched; of decoded blocks, those needed last give way first.
+        Args:
+            starts: int64 [batches, B], each in [0, num_tokens - length].
+            length: tokens in a row; >= 1.
+
+        Returns:
+            What reads a batch in one step where all its rows are mapped and checked; `gather` reads the others.
         """
-        self._reader().prefetch(starts, length)
+        return self._reader().find(starts, length)
+
+    def prefetch(
+        self, starts: NDArray[np.int64] | Sequence[int], length: int, *, ordered: bool = True
+    ) -> None:
+        """Begin to fetch remote blocks of rows that `gather` will be asked for.
+
+        Args:
+            starts: int64 [N], each in [0, num_tokens - length].
+            length: tokens in a row; >= 1.
+            ordered: `gather` will be asked for these very rows, in this order, after those announced before: of
+                decoded blocks, those needed last give way first. Otherwise those used least recently do.
+        """
+        self._reader().prefetch(starts, length, ordered=ordered)
+
+    def cache_rows(self, seq_len: int) -> int:
+        """Rows of seq_len tokens that its cache of fetched and decoded blocks holds."""
+        return self._reader().cached_tokens // seq_len
 
     def document_ends(self, start: int, stop: int) -> NDArray[np.int64]:
         """Where documents end inside (start, stop]: positions one past each end-of-document token.

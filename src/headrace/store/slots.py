@@ -18,13 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.store.mapped import reserved
+from headrace.store.upcoming import Upcoming
 
 _NEVER: Final = 1 << 62
 """Score of a block without announced use, less its last use: above the score of every announced one."""
-_MAX_ANNOUNCED: Final = 1 << 17
-"""Uses that can be announced ahead; the oldest are forgotten."""
-_LOOKED_AHEAD: Final = 1 << 13
-"""Announced uses that decide what gives way."""
 TAIL_TOKENS: Final = 8192
 """Room after each block for the beginning of the next one, so that rows across both need no second look."""
 _ALIGNMENT: Final = 32
@@ -79,10 +76,10 @@ class BlockPool:
         self._free = list(range(slots - 1, -1, -1))
         self._loading: dict[int, int] = {}
         self._failed: dict[int, Exception] = {}
+        self._awaited: list[set[int]] = []
+        """For each thread that waits for blocks under way: those that have not come. Only the last one wakes it."""
         self._clock = 0
-        self._future = np.empty(0, np.int64)
-        """Blocks of the announced rows, in order; those before `_next` have been taken."""
-        self._next = 0
+        self._upcoming = Upcoming(blocks)
         self.loads = 0
         """Blocks loaded so far."""
 
@@ -108,8 +105,10 @@ class BlockPool:
         Raises:
             Exception: what the load of a block raised.
         """
-        if self._next < len(self._future):
-            self._took(blocks)
+        if self._upcoming:
+            with self._changed:
+                if self._upcoming:
+                    self._upcoming.took(blocks)
         tags = self._tag_of[blocks]
         if np.minimum.reduce(tags) > 0:
             slots = tags & _SLOT
@@ -130,8 +129,7 @@ class BlockPool:
             blocks: int64 [N]: one element for each row.
         """
         with self._changed:
-            self._future = np.concatenate((self._future[self._next :], blocks))[-_MAX_ANNOUNCED:]
-            self._next = 0
+            self._upcoming.announce(blocks)
 
     def prefetch(self, blocks: Sequence[int]) -> None:
         """Begin to load blocks that are missing, as far as no announced block gives way for it."""
@@ -144,8 +142,7 @@ class BlockPool:
     def upcoming(self) -> dict[int, int]:
         """Announced blocks and the rank of their next use."""
         with self._changed:
-            blocks, uses = np.unique(self._future[self._next :], return_index=True)
-        return dict(zip(blocks.tolist(), uses.tolist(), strict=True))
+            return self._upcoming.first_uses()
 
     # --- reading without the lock ---
 
@@ -222,7 +219,8 @@ class BlockPool:
                 # Others load what we need, or hold every slot while they copy. Nothing is held while waiting,
                 # so nobody waits for us.
                 self._let_go(held)
-                self._changed.wait()
+                if not self._await(missing):
+                    self._changed.wait()
         if taken:
             try:
                 self._start(taken, keep=True)
@@ -248,9 +246,10 @@ class BlockPool:
 
     def _evict(self, *, only_unannounced: bool) -> None:
         score = _NEVER - self._used
-        ahead = self._future[self._next : self._next + _LOOKED_AHEAD]
-        if len(ahead):
-            tags = self._tag_of[ahead]
+        if self._upcoming:
+            last = self._upcoming.last_uses(self._block_of)
+            score = np.where(last >= 0, last, score)
+            tags = self._tag_of[self._upcoming.soon()]
             uses = np.flatnonzero(tags)[::-1]
             score[tags[uses] & _SLOT] = uses  # from the last use to the first: the first one stays
         score[self._busy > 0] = -1
@@ -286,12 +285,25 @@ class BlockPool:
 
     def _wait(self, blocks: list[int]) -> None:
         with self._changed:
-            while any(block in self._loading for block in blocks):
-                self._changed.wait()
+            self._await(blocks)
             failures = [self._failed.pop(block) for block in blocks if block in self._failed]
         if failures:
             self._release([block for block in blocks if self._tag_of[block]])
             raise failures[0]
+
+    def _await(self, blocks: Sequence[int]) -> bool:
+        """Wait until none of the blocks is being loaded; False if none was."""
+        left = {block for block in blocks if block in self._loading}
+        if not left:
+            return False
+        self._awaited.append(left)
+        try:
+            while left:
+                self._changed.wait()
+        finally:
+            # By identity: another thread's set may be equal.
+            self._awaited = [other for other in self._awaited if other is not left]
+        return True
 
     def _finished(self, block: int, error: Exception | None, *, keep: bool) -> None:
         with self._changed:
@@ -312,7 +324,10 @@ class BlockPool:
                 self._free.append(slot)
                 if keep:  # who merely waits for it, or comes later, will try for himself
                     self._failed[block] = error
-            self._changed.notify_all()
+            for left in self._awaited:
+                left.discard(block)
+            if not all(self._awaited):
+                self._changed.notify_all()
 
     def _join(self, first: int) -> None:
         """Where two neighbours are there, the second one's beginning goes behind the first one's end."""
@@ -334,15 +349,6 @@ class BlockPool:
     def _let_go(self, blocks: Sequence[int]) -> None:
         for block in blocks:
             self._busy[self._tag_of[block] & _SLOT] -= 1
-
-    def _took(self, blocks: NDArray[np.int64]) -> None:
-        with self._changed:
-            ahead = self._future[self._next : self._next + _LOOKED_AHEAD]
-            if len(ahead) and ahead[0] != blocks[0]:
-                # The reader went elsewhere, or threads overtook each other: go on where this row was announced.
-                found = np.flatnonzero(ahead == blocks[0])
-                self._next += int(found[0]) if len(found) else 0
-            self._next = min(self._next + len(blocks), len(self._future))
 
 
 def slot_stride(block_tokens: int) -> int:
