@@ -326,8 +326,8 @@ class BlockPool:
                     self._failed[block] = error
             for left in self._awaited:
                 left.discard(block)
-            if not all(self._awaited):
-                self._changed.notify_all()
+            # All of them: others wait for a slot, which this block may have given back.
+            self._changed.notify_all()
 
     def _join(self, first: int) -> None:
         """Where two neighbours are there, the second one's beginning goes behind the first one's end."""
