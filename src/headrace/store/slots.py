@@ -77,7 +77,7 @@ class BlockPool:
         self._loading: dict[int, int] = {}
         self._failed: dict[int, Exception] = {}
         self._awaited: list[set[int]] = []
-        """For each thread that waits for blocks under way: those that have not come. Only the last one wakes it."""
+        """For each thread that waits for blocks under way: those that have not come."""
         self._clock = 0
         self._upcoming = Upcoming(blocks)
         self.loads = 0
