@@ -66,15 +66,16 @@ def test_a_client_that_leaves_while_it_still_sends_is_forgotten(narrow):
 def test_a_client_that_reads_a_byte_a_second_does_not_hold_up_the_others(server):
     body = LONG | {"stream": True, "logprobs": 20, "n": 4}
     slow = [raw_request(server, body, receive_buffer=2048) for _ in range(3)]
-    over, dripped = threading.Event(), []
+    over, reading, dripped = threading.Event(), threading.Event(), []
 
     def drip():
         while not over.wait(1.0):
             dripped.extend(client.recv(1) for client in slow)
+            reading.set()
 
     dripping = threading.Thread(target=drip)
     dripping.start()
-    time.sleep(1.5)
+    assert reading.wait(30)
     began = time.monotonic()
     fast = [server.post("/v1/completions", LONG) for _ in range(3)]
     took = time.monotonic() - began

@@ -137,6 +137,33 @@ def test_what_is_prefetched_pushes_out_nothing_that_was_announced():
     assert blocks.loaded[4:] == [7]
 
 
+@pytest.mark.parametrize("failure", [None, ValueError("damaged")])
+def test_who_waits_for_a_slot_goes_on_when_blocks_that_nobody_awaits_are_done(failure):
+    """Once only the threads that awaited a block were woken by it, and this one hung."""
+    late = []
+
+    def load(blocks, outs, done):
+        for block, out in zip(blocks, outs, strict=True):
+            np.frombuffer(out, np.uint32)[:SIZE] = np.arange(SIZE * block, SIZE * block + SIZE)
+            if block < 2:
+                late.append(lambda block=block: done(block, failure))
+            else:
+                done(block, None)
+
+    pool = pool_of(2, load)
+    pool.prefetch([0])
+    pool.prefetch([1])
+    got = []
+    reader = threading.Thread(target=lambda: got.append(gather(pool, [5]).tolist()), daemon=True)
+    reader.start()
+    reader.join(0.2)
+    assert not got  # both slots are being loaded
+    for finish in late:
+        finish()
+    reader.join(10)
+    assert got == [[[5 * SIZE]]]
+
+
 def test_a_block_that_fails_is_said_and_tried_again_later():
     blocks = Blocks()
     pool = pool_of(4, blocks.load)

@@ -145,12 +145,6 @@ class Conduct:
         for record in records:
             meter.done(record)
 
-        def heard(kind: str, value: Any) -> None:
-            if kind == "progress":
-                meter.passed(value)
-            elif kind == "done":
-                records.append(value)
-
         self._strictly(
             lambda: sketch_units(
                 job,
@@ -159,13 +153,27 @@ class Conduct:
                 workers=workers,
                 engine=self.engine,
                 strict=self.strict,
-                heard=heard,
+                heard=self._listen(meter, records),
             ),
             records,
         )
         ordered = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
         mark_repeated(job, self.blob, ordered, past)
         journal.mark()
+
+    def _listen(self, meter: Meter, records: list[UnitRecord]) -> Callable[[str, Any], None]:
+        """What workers say -> the meter, the records of what is done, and which engine was proven."""
+
+        def heard(kind: str, value: Any) -> None:
+            if kind == "progress":
+                meter.passed(value)
+            elif kind == "done":
+                records.append(value)
+            elif kind == "proven":
+                self.computed_by = value
+                Journal(self.blob).prove()
+
+        return heard
 
     def _strictly(self, do: Callable[[], None], records: Sequence[UnitRecord]) -> None:
         """Do it; a bad document that stops the job is named by its place in the whole file."""
@@ -185,15 +193,6 @@ class Conduct:
         for record in records:
             meter.done(record)
 
-        def heard(kind: str, value: Any) -> None:
-            if kind == "progress":
-                meter.passed(value)
-            elif kind == "done":
-                records.append(value)
-            elif kind == "proven":
-                self.computed_by = value
-                journal.prove()
-
         try:
             self._strictly(
                 lambda: run_units(
@@ -203,7 +202,7 @@ class Conduct:
                     workers=workers,
                     engine=self.engine,
                     strict=self.strict,
-                    heard=heard,
+                    heard=self._listen(meter, records),
                     nursery=nursery,
                 ),
                 records,

@@ -1,4 +1,4 @@
-"""What a store is -> how its rows are best shuffled and read."""
+"""What was asked for and what a store is -> how its rows are shuffled and read."""
 
 from __future__ import annotations
 
@@ -20,6 +20,34 @@ ShuffleChoice = Shuffle | Literal["auto"] | bool
 WINDOW_BYTES = 64 << 20
 """Decoded bytes of a default window: 32 Mi tokens of uint16, 16 Mi of uint32. A store's cache of 256 MiB holds
 the one that is read and the one that is fetched meanwhile, tails and edges of blocks included."""
+
+
+def check_options(
+    *,
+    seq_len: int,
+    batch_size: int,
+    prefetch: int,
+    threads: int | None,
+    epochs: int | None,
+    last: str,
+    packing: str | None,
+) -> None:
+    """Refuse options of a loader that are wrong whatever the store is; see `Loader`.
+
+    Raises:
+        ConfigError: out of range, or an unknown name.
+    """
+    if seq_len < 1 or batch_size < 1 or prefetch < 1 or (threads is not None and threads < 0):
+        raise ConfigError(
+            f"seq_len={seq_len}, batch_size={batch_size}, prefetch={prefetch}: each must be at least 1, "
+            f"and threads={threads} at least 0"
+        )
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"epochs={epochs}: at least 1, or None for an endless run")
+    if last not in ("keep", "drop", "repeat"):
+        raise ConfigError(f'last={last!r}: use "keep", "drop" or "repeat"')
+    if packing not in (None, "none", "best_fit"):
+        raise ConfigError(f'packing={packing!r}: use None or "best_fit"')
 
 
 def is_remote(store: Store) -> bool:

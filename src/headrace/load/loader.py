@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from headrace.errors import ConfigError, OrderError, WorkerError
 from headrace.load.batches import BatchMaker, Wanted
-from headrace.load.choose import ShuffleChoice, cores, is_mapped, is_remote, order_name, row_order
+from headrace.load.choose import (
+    ShuffleChoice,
+    check_options,
+    cores,
+    is_mapped,
+    is_remote,
+    order_name,
+    row_order,
+)
 from headrace.load.device import DevicePlace
 from headrace.load.forks import generation
 from headrace.load.hints import Hints
@@ -107,17 +115,15 @@ class Loader:
         stats: Stats | None = None,
     ) -> None:
         self._options = {name: value for name, value in locals().items() if name not in ("self", "stats")}
-        if seq_len < 1 or batch_size < 1 or prefetch < 1 or (threads is not None and threads < 0):
-            raise ConfigError(
-                f"seq_len={seq_len}, batch_size={batch_size}, prefetch={prefetch}: each must be at least 1, "
-                f"and threads={threads} at least 0"
-            )
-        if epochs is not None and epochs < 1:
-            raise ConfigError(f"epochs={epochs}: at least 1, or None for an endless run")
-        if last not in ("keep", "drop", "repeat"):
-            raise ConfigError(f'last={last!r}: use "keep", "drop" or "repeat"')
-        if packing not in (None, "none", "best_fit"):
-            raise ConfigError(f'packing={packing!r}: use None or "best_fit"')
+        check_options(
+            seq_len=seq_len,
+            batch_size=batch_size,
+            prefetch=prefetch,
+            threads=threads,
+            epochs=epochs,
+            last=last,
+            packing=packing,
+        )
         self.source = source
         self.seq_len = seq_len
         self.seed = seed

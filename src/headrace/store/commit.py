@@ -184,3 +184,21 @@ def _json_values(extra: Mapping[str, Any], *, where: str) -> dict[str, Any]:
         return dict(json.loads(json.dumps(dict(extra), sort_keys=True)))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: extra holds what JSON cannot: {error}") from error
+
+
+def read_tokenizer_files(blob: Blob, manifest: Manifest) -> dict[str, bytes]:
+    """Names and contents of the tokenizer's files, checked.
+
+    Raises:
+        ManifestError: missing or damaged.
+    """
+    files = {}
+    for file in manifest.tokenizer_files:
+        path = tokenizer_path(file.name)
+        try:
+            data = bytes(blob.get_range(path, 0, file.nbytes + 1))
+        except FileNotFoundError as error:
+            raise ManifestError(f"{blob.url}/{path}: missing, and the manifest names it") from error
+        file.check(data, where=f"{blob.url}/tokenizer")
+        files[file.name] = data
+    return files

@@ -28,10 +28,12 @@ from headrace.errors import ConfigError, ManifestError, ShardError
 from headrace.store.blob import LocalBlob, fsync_directory, space_errors
 from headrace.store.format import BLOCK_TOKENS, ShardEntry
 from headrace.store.index import BlockIndex
+from headrace.store.manifest import FileSum, Manifest, fingerprint_of
 from headrace.store.recent import Recent
 
 if TYPE_CHECKING:
     from headrace.store.read import Store
+    from headrace.tokens import Tokenizer
 
 _MAGIC: Final = b"MMIDIDX\x00\x00"
 _HEADER: Final = struct.Struct("<9sQBQQ")
@@ -287,3 +289,28 @@ def _write_index(store: Store, path: Path, code: int, itemsize: int) -> None:
             file.write(np.arange(low, min(low + _CHUNK_TOKENS, documents + 1), dtype="<i8").tobytes())
         file.flush()
         os.fsync(file.fileno())
+
+
+def megatron_manifest(source: MegatronSource, tokenizer: Tokenizer | None) -> Manifest:
+    """What Megatron files say of themselves, in a manifest's words."""
+    fingerprint = "" if tokenizer is None else tokenizer.fingerprint
+    return Manifest(
+        snapshot=1,
+        fingerprint=fingerprint_of(
+            bytes.fromhex(source.fingerprint()), tokenizer_fingerprint=fingerprint, dtype=source.dtype.name
+        ),
+        dtype=source.dtype.name,
+        vocab_size=(1 << 16 if source.dtype.itemsize == 2 else 1 << 31)
+        if tokenizer is None
+        else tokenizer.vocab_size,
+        eos_id=-1 if tokenizer is None else tokenizer.eos_id,
+        block_tokens=source.block_tokens,
+        tokens=int(source.token_starts[-1]),
+        documents=source.documents,
+        num_shards=len(source.table),
+        nbytes=sum(entry.nbytes for entry in source.table),
+        table=FileSum(name="", nbytes=0, xxh3_128=""),
+        tokenizer_name="" if tokenizer is None else tokenizer.name,
+        tokenizer_fingerprint=fingerprint,
+        tokenizer_files=(),
+    )

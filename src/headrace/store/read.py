@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from headrace.errors import ConfigError, ManifestError, OrderError, StoreError
 from headrace.stats import Stats
 from headrace.store.blob import Blob, LocalBlob, open_blob
-from headrace.store.commit import current_manifest, read_table
-from headrace.store.format import CODECS, MANIFEST, ShardEntry, snapshot_path, tokenizer_path
+from headrace.store.commit import current_manifest, read_table, read_tokenizer_files
+from headrace.store.format import CODECS, MANIFEST, ShardEntry, snapshot_path
 from headrace.store.found import FoundRows
 from headrace.store.gather import Gather
-from headrace.store.manifest import FileSum, Manifest, fingerprint_of
-from headrace.store.megatron import MegatronSource, find_pairs
-from headrace.store.source import Source, StoreSource
+from headrace.store.manifest import Manifest
+from headrace.store.megatron import MegatronSource, find_pairs, megatron_manifest
+from headrace.store.source import Source, StoreSource, ends_between
 
 if TYPE_CHECKING:
     from headrace.tokens import Tokenizer
@@ -152,7 +152,7 @@ class Store:
             from headrace.tokens import load_tokenizer
 
             own = load_tokenizer(tokenizer)
-        return cls(source.blob, _megatron_manifest(source, own), source, options=options, tokenizer=own)
+        return cls(source.blob, megatron_manifest(source, own), source, options=options, tokenizer=own)
 
     def _new_gather(self) -> Gather:
         return Gather(
@@ -292,16 +292,7 @@ class Store:
         Raises:
             ManifestError: missing or damaged.
         """
-        files = {}
-        for file in self._manifest.tokenizer_files:
-            path = tokenizer_path(file.name)
-            try:
-                data = bytes(self._blob.get_range(path, 0, file.nbytes + 1))
-            except FileNotFoundError as error:
-                raise ManifestError(f"{self.url}/{path}: missing, and the manifest names it") from error
-            file.check(data, where=f"{self.url}/tokenizer")
-            files[file.name] = data
-        return files
+        return read_tokenizer_files(self._blob, self._manifest)
 
     def num_rows(self, seq_len: int) -> int:
         """Rows of seq_len inputs and one token of lookahead: (num_tokens - 1) // seq_len.
@@ -388,19 +379,7 @@ class Store:
         self._reader()
         if not 0 <= start <= stop <= self.num_tokens:
             raise OrderError(f"{self.url}: ends in ({start}, {stop}], the store has {self.num_tokens} tokens")
-        starts = self._source.token_starts
-        first = int(starts.searchsorted(start, "right")) - 1
-        last = int(starts.searchsorted(stop, "left"))
-        found = []
-        for shard in range(max(0, first), min(last, self.num_shards)):
-            ends = self._source.ends(shard)
-            base = int(starts[shard])
-            low = int(ends.searchsorted(start - base, "right"))
-            high = int(ends.searchsorted(stop - base, "right"))
-            found.append(ends[low:high] + base)
-        if len(found) == 1:
-            return found[0]
-        return np.concatenate(found) if found else np.empty(0, np.int64)
+        return ends_between(self._source, start, stop)
 
     def verify(self, progress: Callable[[int, int | None, str], None] | None = None) -> int:
         """Read and check every byte of the snapshot.
@@ -449,28 +428,3 @@ class Store:
 
 def _open(cls: type[Store], options: dict[str, Any]) -> Store:
     return cls.open(options.pop("url"), **options)
-
-
-def _megatron_manifest(source: MegatronSource, tokenizer: Tokenizer | None) -> Manifest:
-    """What Megatron files say of themselves, in a manifest's words."""
-    fingerprint = "" if tokenizer is None else tokenizer.fingerprint
-    return Manifest(
-        snapshot=1,
-        fingerprint=fingerprint_of(
-            bytes.fromhex(source.fingerprint()), tokenizer_fingerprint=fingerprint, dtype=source.dtype.name
-        ),
-        dtype=source.dtype.name,
-        vocab_size=(1 << 16 if source.dtype.itemsize == 2 else 1 << 31)
-        if tokenizer is None
-        else tokenizer.vocab_size,
-        eos_id=-1 if tokenizer is None else tokenizer.eos_id,
-        block_tokens=source.block_tokens,
-        tokens=int(source.token_starts[-1]),
-        documents=source.documents,
-        num_shards=len(source.table),
-        nbytes=sum(entry.nbytes for entry in source.table),
-        table=FileSum(name="", nbytes=0, xxh3_128=""),
-        tokenizer_name="" if tokenizer is None else tokenizer.name,
-        tokenizer_fingerprint=fingerprint,
-        tokenizer_files=(),
-    )

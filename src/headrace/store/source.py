@@ -99,3 +99,18 @@ class StoreSource:
         if len(ends) and (ends[0] < 1 or ends[-1] > entry.tokens or bool((np.diff(ends) < 1).any())):
             raise ShardError(f"{where}: document ends do not ascend within 1 to {entry.tokens}. Forged?")
         return ends
+
+
+def ends_between(source: Source, start: int, stop: int) -> NDArray[np.int64]:
+    """int64 [n], ascending: where documents end inside (start, stop] of the stream; reads those shards' ends."""
+    starts = source.token_starts
+    first = int(starts.searchsorted(start, "right")) - 1
+    last = int(starts.searchsorted(stop, "left"))
+    found = []
+    for shard in range(max(0, first), min(last, len(starts) - 1)):
+        ends, base = source.ends(shard), int(starts[shard])
+        low, high = ends.searchsorted((start - base, stop - base), "right").tolist()
+        found.append(ends[low:high] + base)
+    if len(found) == 1:
+        return found[0]
+    return np.concatenate(found) if found else np.empty(0, np.int64)
