@@ -38,9 +38,11 @@ class DelimitedRows:
             )
         missing = [name for name in (fields.text, *fields.keep) if name not in self._names]
         if missing:
+            cure = "Name the right one with text_field (--text-field)"
+            if f'"{missing[0]}"' in self._names:
+                cure = "Its values are in quotes, which TSV does not know: write it as .csv"
             raise SourceError(
-                f"{url}: no column {missing[0]!r}; the columns are: {', '.join(self._names) or 'none'}. "
-                f"Name the right one with text_field (--text-field)"
+                f"{url}: no column {missing[0]!r}; the columns are: {', '.join(self._names) or 'none'}. {cure}"
             )
         self._text_at = self._names.index(fields.text)
         self._keep_at = {name: self._names.index(name) for name in fields.keep}
