@@ -40,10 +40,10 @@ from measure import (
 )
 from rivals import OURS, Worker, WorkerError, opened
 
-CAUSE = """Of 19 us for a batch on the quiet machine, 10 to 12 go by in the one index that copies 32 shuffled rows
-          (timed alone; the same index over rows in order: 4.7, so half is the memory's answer to 64 pages that
-          no prefetcher foresees: touching them beforehand did not help), and
-          8 in Python and NumPy calls (the loader timed with rows of 8 tokens): 1.3 of them the permutation."""
+CAUSE = """Of 16 us for a batch, 8.9 go by in the one index that copies 32 shuffled rows (timed alone in the same run; in
+          order it takes half: 64 pages that no prefetcher foresees are fetched one line after the other, and touching
+          them beforehand, or mapping them as huge pages, did not help), about 1 in the permutation, and the rest in
+          Python and NumPy calls: the loader timed with rows of 8 tokens takes 5 us a batch."""
 
 # label -> (environment, contestant, workers, what a batch is)
 CONTESTANTS = {

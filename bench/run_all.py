@@ -58,10 +58,8 @@ def run(name: str, *, quick: bool, variables: dict[str, str], limit_s: float) ->
 def page(folder: Path, failed: dict[str, str]) -> str:
     """All goals of the results in a folder, as one Markdown page."""
     rows, about = [], []
-    for name in SCRIPTS:
-        path = folder / f"{name}.json"
-        if not path.exists():
-            continue
+    for path in sorted(folder.glob("*.json")):
+        name = path.stem
         told = json.loads(path.read_text(encoding="utf-8"))
         machine = told["machine"]
         about.append(
