@@ -42,12 +42,12 @@ from measure import (
 )
 from rivals import OURS, Worker, opened
 
-CAUSE = """zstd, block-shuffled, without threads: 125 us a batch, which is one block: 82 are its decompression (78 into
-          one buffer that stays in cache, the ceiling), 10 the rows' copy out of the pool, the rest order, index, checks and
-          the pool's bookkeeping in Python (profiled; a faster look-up of blocks and cheaper counters changed nothing).
-          With threads on one core 18 more: batches are handed from thread to thread. Checks: XXH3 reads each block
-          once; beside decompression that is little, beside a mapped store's first epoch, which reads each byte once,
-          a third. Later epochs of a mapped store check nothing again."""
+CAUSE = """zstd, block-shuffled, without threads: 125 us a batch, which is one block: 82 are its decompression (78
+          into one buffer that stays in cache, the ceiling), 10 the rows' copy out of the pool, the rest order,
+          index, checks and the pool's bookkeeping in Python (profiled; a faster look-up of blocks and cheaper
+          counters changed nothing). With threads on one core 18 more: batches are handed from thread to thread.
+          Checks: XXH3 reads each block once; beside decompression that is little, beside a mapped store's first
+          epoch, which reads each byte once, a third. Later epochs of a mapped store check nothing again."""
 CEILING = "zstd decompression alone"
 
 CONTESTANTS = {

@@ -40,10 +40,10 @@ from measure import (
 )
 from rivals import OURS, Worker, WorkerError, opened
 
-CAUSE = """Of 16 us for a batch, 8.9 go by in the one index that copies 32 shuffled rows (timed alone in the same run;
-          in order it takes half: 64 pages that no prefetcher foresees are fetched one line after the other, and touching
-          them beforehand, or mapping them as huge pages, did not help), about 1 in the permutation, and the rest in
-          Python and NumPy calls: the loader timed with rows of 8 tokens takes 5 us a batch."""
+CAUSE = """Of 16 us for a batch, 8.9 go by in the one index that copies 32 shuffled rows (timed alone in the same
+          run; in order it takes half: 64 pages that no prefetcher foresees are fetched one line after the other,
+          and touching them beforehand, or mapping them as huge pages, did not help), about 1 in the permutation,
+          and the rest in Python and NumPy calls: the loader timed with rows of 8 tokens takes 5 us a batch."""
 
 # label -> (environment, contestant, workers, what a batch is)
 CONTESTANTS = {

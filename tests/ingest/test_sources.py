@@ -146,7 +146,7 @@ def _cut_stream():
         ("x.arrow", _cut_stream, "no end mark: truncated"),
         ("x.csv", lambda: b'id,text\n1,fine\n2,"never closed\n3,lost\n', "byte 15 has no end.*Is a quote"),
         ("x.csv", lambda: b"id,text\r1,old\r2,mac\r", "lone carriage returns"),
-        ("x.tsv", lambda: b'"id"\t"text"\n"1"\t"a"\n', 'in quotes, which TSV does not know'),
+        ("x.tsv", lambda: b'"id"\t"text"\n"1"\t"a"\n', "in quotes, which TSV does not know"),
         ("x.csv", lambda: b"text,text\na,b\n", "2 columns are named 'text'"),
         ("x.txt", lambda: "text".encode("utf-16"), "its text is UTF-16; wanted UTF-8.*iconv"),
         ("x.csv", lambda: "id,text\n1,a\n".encode("utf-16-le"), "its text is UTF-16LE"),
