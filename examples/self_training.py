@@ -1,0 +1,60 @@
+"""A model -> its own words, chosen by their likelihood -> a store to train on: the two halves in a ring.
+
+    python examples/self_training.py --model run --prompts prompts.txt --out ring
+
+Every step can be killed and run again: predictions are stored once, the store is the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import headrace as hr
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="a run, or a Hugging Face directory")
+    parser.add_argument("--prompts", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--keep", type=float, default=0.5, help="share of the samples that is kept")
+    parser.add_argument("--max-new-tokens", type=int, default=32)
+    asked = parser.parse_args()
+
+    hr.generate(
+        asked.model,
+        asked.prompts,
+        asked.out / "samples",
+        num_samples=asked.samples,
+        temperature=0.8,
+        top_p=0.95,
+        max_new_tokens=asked.max_new_tokens,
+        logprobs=True,
+    )
+    table = hr.read_predictions(asked.out / "samples", sort=True)
+    table = table.filter(pc.is_null(table["error"]))
+
+    mean = pa.array([sum(values) / max(len(values), 1) for values in table["logprobs"].to_pylist()])
+    best_first = pc.sort_indices(pc.negate(mean))
+    kept = table.take(best_first[: int(len(table) * asked.keep)])
+    texts = pc.binary_join_element_wise(kept["prompt"], kept["text"], "")
+    pq.write_table(pa.table({"text": texts}), asked.out / "kept.parquet")
+
+    own = Path(asked.model) / "tokenizer"  # a run has one; a Hugging Face directory is one
+    tokenizer = own if own.exists() else asked.model
+    summary = hr.ingest(asked.out / "kept.parquet", asked.out / "store", tokenizer=tokenizer)
+    print(
+        f"{len(table)} samples, {summary.documents} kept, {summary.tokens:,} tokens: train on {asked.out / 'store'}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Every example runs as its own first lines say, is stopped or run again where it says it can be, and ends well."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import headrace as hr
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(
+    name: str, *arguments: object, cwd: Path, before: tuple[str, ...] = (), said: str | None = None
+) -> str:
+    command = [*before, str(EXAMPLES / name)] if before else [sys.executable, str(EXAMPLES / name)]
+    done = subprocess.run(
+        [*command, *map(str, arguments)],
+        cwd=cwd,
+        input=said,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A store, another one, and a model directory with the tokenizer of both."""
+    from headrace.model import GPT, to_hf
+
+    home = tmp_path_factory.mktemp("examples")
+    for name, word in (("easy", "water"), ("hard", "thermodynamics")):
+        texts = [f"{n} turns of the wheel, {word} runs on to the mill of {n % 7}" for n in range(3000)]
+        if name == "easy":
+            hr.train_tokenizer(texts, vocab_size=320, out=home / "tokenizer.json")
+        (home / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        hr.ingest(home / f"{name}.jsonl", home / name, tokenizer=home / "tokenizer.json")
+    shape = hr.GPTConfig(num_layers=1, width=32, num_heads=2, vocab_size=320, context=128)
+    to_hf(GPT(shape), hr.load_tokenizer(home / "tokenizer.json"), home / "model")
+    (home / "model" / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
+    )
+    return home
+
+
+def rows_of(told: str) -> list[str]:
+    """What each step said of its rows."""
+    return [line.split("rows")[1] for line in told.splitlines() if line.startswith("step")]
+
+
+def test_your_own_loop_goes_on_with_two_processes_where_one_stopped(place):
+    whole = run("own_loop.py", "--store", "easy", "--steps", 8, "--checkpoint", "whole.pt", cwd=place)
+    first = run("own_loop.py", "--store", "easy", "--steps", 4, cwd=place)
+    torchrun = str(Path(sys.executable).with_name("torchrun"))
+    second = run(
+        "own_loop.py", "--store", "easy", "--steps", 8, cwd=place,
+        before=(torchrun, "--standalone", "--nproc-per-node", "2"),
+    )  # fmt: skip
+    assert rows_of(first) == rows_of(whole)[:4]
+    assert rows_of(second) == rows_of(whole)[4:]
+
+
+def test_a_hugging_face_model_is_finetuned_and_goes_on(place):
+    import transformers
+
+    for steps in (2, 4):
+        run(
+            "finetune_trainer.py", "--model", "model", "--texts", "easy.jsonl", "--out", "tuned", "--steps", steps,
+            cwd=place,
+        )  # fmt: skip
+    state = json.loads((place / "tuned" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"]["LoaderState"]["attributes"]["loader"]["position"] == 4 * 8
+    assert (
+        transformers.AutoModelForCausalLM.from_pretrained(place / "tuned" / "final").config.vocab_size == 320
+    )
+
+
+def test_a_curriculum_is_the_same_order_read_in_parts_and_in_one(place):
+    told = run("curriculum.py", "--easy", "easy", "--hard", "hard", "--steps", 10, cwd=place)
+    shares = [float(line.split(": ")[1].split("%")[0]) for line in told.splitlines()]
+    assert shares == pytest.approx([10, 50, 90], abs=3)
+
+
+def test_a_model_trains_on_the_better_half_of_its_own_words(place):
+    (place / "prompts.txt").write_text("\n".join(f"{n} turns of" for n in range(10)))
+    told = run(
+        "self_training.py", "--model", "model", "--prompts", "prompts.txt", "--out", "ring", "--max-new-tokens", 8,
+        cwd=place,
+    )  # fmt: skip
+    assert "40 samples, 20 kept" in told
+    assert hr.Store.open(place / "ring" / "store").num_documents == 20
+
+
+def test_jax_learns_and_goes_on(place):
+    first = run("jax_loop.py", "--store", "easy", "--steps", 20, cwd=place)
+    second = run("jax_loop.py", "--store", "easy", "--steps", 40, cwd=place)
+    losses = [float(line.split("loss ")[1]) for line in (first + second).splitlines()]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+
+
+def test_a_conversation_streams_from_a_server(place):
+    served = [
+        sys.executable,
+        "-m",
+        "headrace",
+        "serve",
+        "--model",
+        "model",
+        "--port",
+        "0",
+        "--state",
+        "state",
+        "--json",
+    ]
+    with subprocess.Popen(served, cwd=place, stdout=subprocess.PIPE, text=True) as server:
+        url = json.loads(server.stdout.readline())["url"]
+        told = run("stream_chat.py", "--url", url, "--max-tokens", 8, cwd=place, said="hello\nand again\n")
+        server.terminate()
+    assert server.returncode == 0
+    assert told.count("> ") == 3
+    assert len(told) > 12
+
+
+def test_every_example_says_how_it_is_run():
+    for path in EXAMPLES.glob("*.py"):
+        assert f"python examples/{path.name} --" in path.read_text().split('"""')[1], path
