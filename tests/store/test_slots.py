@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from headrace.store.gather import pool_rows
 from headrace.store.slots import BlockPool
 
 SIZE = 8
@@ -38,8 +37,7 @@ def pool_of(slots, load):
 
 def gather(pool, blocks, place=0, length=1):
     out = np.zeros((len(blocks), length), np.uint32)
-    target = np.ndarray((len(blocks),), f"V{4 * length}", out)
-    pool.gather(np.array(blocks), np.full(len(blocks), place), length, pool_rows(pool, length), target, None)
+    pool.gather(np.array(blocks), np.full(len(blocks), place), length, pool.rows(length), out, None)
     return out
 
 

@@ -18,6 +18,7 @@ from headrace.store.found import FoundRows
 from headrace.store.local import NOT_READY, LocalBlocks
 from headrace.store.nodecache import NodeCache
 from headrace.store.remote import Retry, RetryingBlob
+from headrace.store.rowcopy import Rows
 from headrace.store.slots import BlockPool, slot_stride
 from headrace.store.source import Source
 
@@ -42,11 +43,10 @@ class _Plan:
     shift: NDArray[np.int64]
     pool_shift: NDArray[np.int64]
     """The same for blocks of the pool: what to add for block * block_tokens + token inside the block."""
-    rows: NDArray[np.void]
+    rows: Rows
     """What begins at each token of the mapping."""
-    pool_rows: NDArray[np.void]
+    pool_rows: Rows
     """What begins at each token of the pool."""
-    itemtype: np.dtype[np.void]
 
     def places(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which element of `rows` begins at each start; outside of it where that row needs a closer look."""
@@ -168,13 +168,12 @@ class Gather:
             places = plan.shift[between]
             places += where
             try:
-                rows = plan.rows[places]
-            except IndexError:
-                pass  # NOT_READY lies outside of every array: some row needs a closer look
-            else:
                 if out is None:
-                    return rows.view(self._dtype).reshape(len(where), length)
-                np.ndarray((len(where),), plan.itemtype, out)[...] = rows
+                    return plan.rows.take(places)
+                plan.rows.take_into(places, out)
+            except IndexError:
+                pass  # NOT_READY lies outside of every memory: some row needs a closer look
+            else:
                 return out
         if out is None:
             out = np.empty((len(where), length), self._dtype)
@@ -187,9 +186,7 @@ class Gather:
         if not self._some_direct:
             return None
         plan = self._plans.get(length) or self._plan(length)
-        return FoundRows(
-            starts, length, rows=plan.rows, dtype=self._dtype, locate=plan.places, versions=self._ready_shards
-        )
+        return FoundRows(starts, rows=plan.rows, locate=plan.places, versions=self._ready_shards)
 
     def _gather_pooled(
         self, where: NDArray[np.int64], between: NDArray[np.intp], length: int, out: NDArray[Any], plan: _Plan
@@ -205,8 +202,7 @@ class Gather:
             return False
         if np.maximum.reduce(places) > size + self._pool.tail - length:
             return False
-        target = np.ndarray((len(where),), plan.itemtype, out)
-        self._pool.gather(blocks, places, length, plan.pool_rows, target, None)
+        self._pool.gather(blocks, places, length, plan.pool_rows, out, None)
         return True
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -240,16 +236,15 @@ class Gather:
         bounds[0::2] = starts[:-1]
         bounds[1::2] = np.maximum(starts[:-1], starts[1:] - length + 1)
         shift = np.full(len(bounds) + 1, NOT_READY)
-        if self._local is None:
-            rows = np.empty(0, f"V{length * self._dtype.itemsize}")
-        else:
+        rows = pooled = self._pool.rows(length)
+        if self._local is not None:
             shift[1::2] = np.where(self._local.ready, self._local.shift, NOT_READY)
             rows = self._local.rows(length)
         pool_shift = np.full(len(bounds) + 1, NOT_READY)
         first_blocks = self._source.block_starts[:-1] * self._source.block_tokens
         shift[0] = pool_shift[0] = -NOT_READY
         pool_shift[1::2] = np.where(self._direct, NOT_READY, first_blocks - starts[:-1])
-        plan = _Plan(bounds, shift, pool_shift, rows, pool_rows(self._pool, length), rows.dtype)
+        plan = _Plan(bounds, shift, pool_shift, rows, pooled)
         self._plans[length] = plan
         while len(self._plans) > _MAX_PLANS:
             self._plans.popitem(last=False)
@@ -278,12 +273,11 @@ class Gather:
     def _gather_slowly(self, where: NDArray[np.int64], length: int, out: NDArray[Any], plan: _Plan) -> None:
         self._check_range(where, length)
         rows = self._sort_out(where, length)
-        target = np.ndarray((len(where),), plan.itemtype, out)
         if self._local is not None and rows.direct.any():
             picked = np.flatnonzero(rows.direct)
             shards = rows.shards[picked]
             self._touch(self._local, shards, rows.first[picked], rows.last[picked])
-            target[picked] = plan.rows[where[picked] + self._local.shift[shards]]
+            out[picked] = plan.rows.take(where[picked] + self._local.shift[shards])
         split = np.flatnonzero(rows.split).tolist()
         if split and self._local is None:
             # All at once, and together with the others': each may be a request.
@@ -291,9 +285,7 @@ class Gather:
             self._pool.prefetch(list(dict.fromkeys(needed)))
         if rows.pooled.any():
             picked = np.flatnonzero(rows.pooled)
-            self._pool.gather(
-                rows.blocks[picked], rows.places[picked], length, plan.pool_rows, target, picked
-            )
+            self._pool.gather(rows.blocks[picked], rows.places[picked], length, plan.pool_rows, out, picked)
         for row in split:
             self._copy(int(where[row]), out[row])
 
@@ -349,8 +341,7 @@ class Gather:
             first, last = inside // size, (inside + count - 1) // size
             if self._local is not None and self._direct[shard]:
                 self._touch(self._local, np.array([shard]), np.array([first]), np.array([last]))
-                place = int(self._starts[shard]) + inside + int(self._local.shift[shard])
-                out[done : done + count] = self._local.rows(1)[place : place + count].view(self._dtype)
+                out[done : done + count] = self._local.tokens(shard, inside, inside + count)
                 done += count
                 continue
             base = int(source.block_starts[shard])
@@ -361,24 +352,6 @@ class Gather:
                 if self._local is None and (block - first) % _READ_AHEAD == 0:
                     ahead = range(base + block, base + min(last + 1, block + 2 * _READ_AHEAD))
                     self._pool.prefetch(ahead)
-                itemtype = np.dtype(f"V{part.nbytes}")
-                self._pool.gather(
-                    np.array([base + block]),
-                    np.array([low - block * size]),
-                    high - low,
-                    pool_rows(self._pool, high - low),
-                    np.ndarray((1,), itemtype, part),
-                    None,
-                )
+                where = np.array([base + block]), np.array([low - block * size])
+                self._pool.gather(*where, high - low, self._pool.rows(high - low), part[None], None)
                 done += high - low
-
-
-def pool_rows(pool: BlockPool, length: int) -> NDArray[np.void]:
-    """The row that begins at each token of the pool, as one opaque value; none where it would leave the pool."""
-    tokens = pool.tokens
-    return np.ndarray(
-        (max(0, len(tokens) - length + 1),),
-        f"V{length * tokens.itemsize}",
-        tokens,
-        strides=(tokens.itemsize,),
-    )

@@ -16,6 +16,7 @@ from headrace.store.blob import LocalBlob
 from headrace.store.format import CODECS
 from headrace.store.index import BlockIndex, check_block
 from headrace.store.mapped import MappedFiles, reserved
+from headrace.store.rowcopy import Rows
 from headrace.store.slots import Done
 from headrace.store.source import Source
 from headrace.store.unpack import locate, unpack
@@ -66,11 +67,17 @@ class LocalBlocks:
         """bool [blocks]: checked since the store was opened."""
         self._unchecked = np.diff(source.block_starts)
 
-    def rows(self, length: int) -> NDArray[np.void]:
-        """See `MappedFiles.rows`; empty where nothing can be mapped."""
+    def rows(self, length: int) -> Rows:
+        """See `MappedFiles.rows`; none where nothing can be mapped."""
         if self._files is None:
-            return np.empty(0, f"V{length * self._dtype.itemsize}")
+            return Rows(b"", tokens=0, length=length, dtype=self._dtype)
         return self._files.rows(length, self._dtype)
+
+    def tokens(self, shard: int, start: int, stop: int) -> NDArray[Any]:
+        """Tokens [start, stop) of an open uncompressed shard, not copied."""
+        assert self._files is not None
+        body, size = int(self._source.index(shard).offset[0]), self._dtype.itemsize
+        return np.frombuffer(self._files.bytes(shard, body + start * size, body + stop * size), self._dtype)
 
     def open_direct(self, shard: int) -> None:
         """Map an uncompressed shard.

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.store.mapped import reserved
+from headrace.store.rowcopy import Rows
 from headrace.store.upcoming import Upcoming
 
 _NEVER: Final = 1 << 62
@@ -88,8 +89,8 @@ class BlockPool:
         blocks: NDArray[np.int64],
         places: NDArray[np.int64],
         length: int,
-        rows: NDArray[np.void],
-        target: NDArray[np.void],
+        rows: Rows,
+        out: NDArray[Any],
         picked: NDArray[np.int64] | None,
     ) -> None:
         """Copy rows, loading the blocks that are missing.
@@ -98,9 +99,9 @@ class BlockPool:
             blocks: int64 [N]: block in which each row begins.
             places: int64 [N]: first token of each row inside its block, at most block_tokens + tail - length.
             length: tokens of a row.
-            rows: void [slots * stride - length + 1]: the row that begins at each token of the pool.
-            target: void: where rows go.
-            picked: int64 [N]: which elements of target; None for all, in order.
+            rows: what `rows` says of this length; a caller that asks often keeps it.
+            out: [M, length] in C order: where rows go.
+            picked: int64 [N]: which rows of `out`; None for all, in order.
 
         Raises:
             Exception: what the load of a block raised.
@@ -116,11 +117,15 @@ class BlockPool:
             tailed = np.maximum.reduce(places) <= inside or bool(
                 (self._tailed[slots] | (places <= inside)).all()
             )
-            if tailed and self._copy(tags, slots, places, rows, target, picked):
+            if tailed and self._copy(tags, slots, places, rows, out, picked):
                 return
         self._gather_missing(
-            blocks, places, length, rows, target, np.arange(len(blocks)) if picked is None else picked
+            blocks, places, length, rows, out, np.arange(len(blocks)) if picked is None else picked
         )
+
+    def rows(self, length: int) -> Rows:
+        """The row that begins at each token of the pool; none where it would leave it."""
+        return Rows(self.tokens, tokens=len(self.tokens), length=length, dtype=self.tokens.dtype)
 
     def announce(self, blocks: NDArray[np.int64]) -> None:
         """Say that `gather` will be asked for rows of these blocks, in order, after those announced before.
@@ -151,14 +156,17 @@ class BlockPool:
         tags: NDArray[np.int64],
         slots: NDArray[np.int64],
         places: NDArray[np.int64],
-        rows: NDArray[np.void],
-        target: NDArray[np.void],
+        rows: Rows,
+        out: NDArray[Any],
         picked: NDArray[np.int64] | None,
     ) -> bool:
         """Copy rows of blocks that should be there; False if one of them went away meanwhile."""
         where = slots * self.stride
         where += places
-        target[... if picked is None else picked] = rows[where]
+        if picked is None:
+            rows.take_into(where, out)
+        else:
+            out[picked] = rows.take(where)
         self._clock += 1
         self._used[slots] = self._clock
         # A slot's tag is cleared before other bytes come into it: what has its tag now had it all along.
@@ -169,8 +177,8 @@ class BlockPool:
         blocks: NDArray[np.int64],
         places: NDArray[np.int64],
         length: int,
-        rows: NDArray[np.void],
-        target: NDArray[np.void],
+        rows: Rows,
+        out: NDArray[Any],
         picked: NDArray[np.int64],
     ) -> None:
         across = places > self.block_tokens + 1 - length
@@ -181,7 +189,7 @@ class BlockPool:
                 slots = tags & _SLOT
                 there = (tags > 0) & (~across | self._tailed[slots])
                 if there.any() and not self._copy(
-                    tags[there], slots[there], places[there], rows, target, picked[there]
+                    tags[there], slots[there], places[there], rows, out, picked[there]
                 ):
                     continue  # one was taken away while it was copied: all of them again
             finally:
