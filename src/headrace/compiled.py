@@ -11,8 +11,10 @@ import os
 import shlex
 import shutil
 import subprocess
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _FLAGS: Final = ("-std=c11", "-O3", "-march=native", "-fPIC")
 _TIMEOUT_S: Final = 60
@@ -52,6 +54,47 @@ def compile_c(source: Path, *flags: str) -> ctypes.CDLL:
         raise
     finally:
         os.close(made)
+
+
+class Beside:
+    """One function of a page of C, compiled in a thread of its own while the work goes on without it.
+
+    It begins when so much work was done that it will be worth it: nothing that is short, and no first batch, waits for
+    a compiler. Where it cannot be compiled the work goes on as it is.
+    """
+
+    def __init__(self, source: Path, name: str, types: Sequence[Any], *, after: int) -> None:
+        """Nothing is compiled yet.
+
+        Args:
+            source: the page.
+            name: of the function.
+            types: ctypes of its arguments; it returns an int, or nothing.
+            after: how much is to be `done` without it before it is compiled.
+        """
+        self.function: Callable[..., int] | None = None
+        """None until it can be called."""
+        self._source = source
+        self._name = name
+        self._types = types
+        self._after = after
+        self._done = 0
+
+    def done(self, amount: int) -> None:
+        """So much was done without it."""
+        before, self._done = self._done, self._done + amount
+        if before < self._after <= self._done:
+            threading.Thread(target=self.compile, name=f"headrace-{self._name}", daemon=True).start()
+
+    def compile(self) -> bool:
+        """Compile it now; False where that cannot be done."""
+        try:
+            function = compile_c(self._source)[self._name]
+        except NotCompiledError:
+            return False
+        function.argtypes = list(self._types)
+        self.function = function
+        return True
 
 
 def _name(file: int) -> str:

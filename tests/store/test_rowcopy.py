@@ -15,29 +15,26 @@ needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C com
 
 @pytest.fixture(params=["numpy", pytest.param("C", marks=needs_compiler)])
 def way(request, monkeypatch):
-    monkeypatch.setattr(rowcopy, "_reads", rowcopy._WORTH_IT)  # no compiling beside the test
-    monkeypatch.setattr(rowcopy, "_copy_rows", None)
+    monkeypatch.setattr(rowcopy._copy_rows, "function", None)
+    monkeypatch.setattr(rowcopy._copy_rows, "done", lambda amount: None)
     if request.param == "C":
-        assert rowcopy.use_compiled()
+        assert rowcopy._copy_rows.compile()
     return request.param
 
 
 @pytest.fixture(scope="module")
-def copy_rows():
-    before = rowcopy._copy_rows
-    if not rowcopy.use_compiled():
+def in_c():
+    if not rowcopy._copy_rows.compile():
         pytest.skip("no C compiler (cc)")
-    yield rowcopy._copy_rows
-    rowcopy._copy_rows = before
 
 
 @given(data=st.data(), dtype=st.sampled_from([np.uint16, np.uint32]), length=st.integers(1, 700))
-def test_rows_of_any_length_at_any_places_are_those_that_numpy_slices(copy_rows, data, dtype, length):
+def test_rows_of_any_length_at_any_places_are_those_that_numpy_slices(in_c, data, dtype, length):
     tokens = np.random.default_rng(length).integers(0, 2**16, length + 300).astype(dtype)
     places = np.array(data.draw(st.lists(st.integers(0, 300), min_size=1, max_size=40)))
     rows = Rows(tokens, tokens=len(tokens), length=length, dtype=tokens.dtype)
     wanted = tokens[places[:, None] + np.arange(length)]
-    assert rowcopy._copy_rows is copy_rows
+    assert rowcopy._copy_rows.function is not None
     assert np.array_equal(rows.take(places), wanted)
     room = np.full((len(places) + 2, length), 7, dtype)
     rows.take_into(places, room[1:-1])
@@ -61,35 +58,3 @@ def test_a_memory_shorter_than_a_row_has_none(way):
     rows = Rows(b"", tokens=0, length=10, dtype=np.dtype(np.uint16))
     with pytest.raises(IndexError):
         rows.take(np.array([0]))
-
-
-def test_without_a_compiler_numpy_goes_on(monkeypatch):
-    monkeypatch.setenv("CC", "no-such-compiler")
-    monkeypatch.setattr(rowcopy, "_copy_rows", None)
-    assert not rowcopy.use_compiled()
-    tokens = np.arange(100, dtype=np.uint16)
-    rows = Rows(tokens, tokens=100, length=10, dtype=tokens.dtype)
-    for _ in range(2 * rowcopy._WORTH_IT):
-        assert rows.take(np.array([5]))[0, 0] == 5
-
-
-@needs_compiler
-def test_a_process_that_reads_on_reads_by_c(monkeypatch):
-    monkeypatch.setattr(rowcopy, "_copy_rows", None)
-    monkeypatch.setattr(rowcopy, "_reads", 0)
-    started = []
-
-    class Thread:
-        def __init__(self, *, target, name, daemon):
-            started.append(target)
-
-        def start(self):
-            started[-1]()
-
-    monkeypatch.setattr(rowcopy.threading, "Thread", Thread)
-    tokens = np.arange(100, dtype=np.uint16)
-    rows = Rows(tokens, tokens=100, length=10, dtype=tokens.dtype)
-    for _ in range(2 * rowcopy._WORTH_IT):
-        assert rows.take(np.array([5]))[0, 0] == 5
-    assert len(started) == 1
-    assert rowcopy._copy_rows is not None
