@@ -48,8 +48,30 @@ def test_a_loader_stops_at_the_first_batch_after_its_store_was_closed(store):
         next(loader)
 
 
-def test_a_compressed_store_has_nothing_to_find(store, tmp_path):
-    text = tmp_path / "text.txt"
-    hr.ingest([text], tmp_path / "zstd", tokenizer="byte", codec="zstd")
-    with hr.Store.open(tmp_path / "zstd") as other:
-        assert other.find(np.zeros((1, 1), np.int64), 10) is None
+@pytest.fixture
+def zstd(store, tmp_path):
+    """The same text, compressed, with a cache of a few blocks."""
+    hr.ingest([tmp_path / "text.txt"], tmp_path / "zstd", tokenizer="byte", codec="zstd")
+    with hr.Store.open(tmp_path / "zstd", cache_bytes=1) as opened:
+        yield opened
+
+
+def test_rows_found_in_blocks_are_those_that_gather_reads(store, zstd):
+    rng = np.random.default_rng(0)
+    starts = rng.integers(0, zstd.num_tokens - 100, (40, 8))
+    found = zstd.find(starts, 100)
+    for number, batch in enumerate(starts):
+        assert np.array_equal(found.read(number), store.gather(batch, 100))
+
+
+def test_a_row_that_needs_more_than_a_block_is_left_to_gather(zstd):
+    length = zstd.block_tokens + 8193  # a block and its tail hold less
+    found = zstd.find(np.array([[0, 1], [2, 3]]), length)
+    assert found.read(0) is None
+    assert zstd.find(np.array([[0, 1]]), 100).read(0) is not None
+
+
+def test_blocks_of_a_closed_store_are_not_read_from_what_was_found(zstd):
+    found = zstd.find(np.zeros((1, 1), np.int64), 10)
+    zstd.close()
+    assert found.read(0) is None

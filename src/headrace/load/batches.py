@@ -78,18 +78,9 @@ class BatchMaker:
         """The batch of these rows, and what its place must hear of when it is taken (None on the host)."""
         start = time.perf_counter()
         count = len(index.rows)
-        out = self._place.buffer(count or 1)
-        found = index.found.read(index.number) if index.found is not None else None
-        if found is not None:
-            tokens = found
-        elif index.sources is None and count:
-            tokens = self._rows[0].read(index.rows, out)
-        else:
-            tokens = np.empty((count or 1, self._width), self._dtype) if out is None else out
-            if index.sources is None or not count:
-                tokens.fill(self._eos_id)
-            else:
-                self._read_mixed(index.rows, index.sources, tokens)
+        tokens = None if index.found is None else index.found.read(index.number)
+        if tokens is None:
+            tokens = self._read(index)
         self._stats.add("gather", items=count, nbytes=tokens.nbytes, busy_s=time.perf_counter() - start)
         if self._plain and count:
             return self._batch(index, tokens)
@@ -97,6 +88,18 @@ class BatchMaker:
         made = self._with_segments(index, tokens)
         self._stats.add("mask", items=count, busy_s=time.perf_counter() - start)
         return made
+
+    def _read(self, index: BatchIndex) -> NDArray[Any]:
+        count = len(index.rows)
+        out = self._place.buffer(count or 1)
+        if index.sources is None and count:
+            return self._rows[0].read(index.rows, out)
+        tokens = np.empty((count or 1, self._width), self._dtype) if out is None else out
+        if index.sources is None or not count:
+            tokens.fill(self._eos_id)
+        else:
+            self._read_mixed(index.rows, index.sources, tokens)
+        return tokens
 
     def _batch(
         self,
@@ -120,8 +123,9 @@ class BatchMaker:
             sources=index.sources,
             masked=masked,
             widen=place.widen if masked is None else partial(place.widen, masked=masked, keep=keep),
-            **({name: place.array(values) for name, values in extra.items()} if extra else extra),
         )
+        for name, values in extra.items():
+            setattr(batch, name, place.array(values))
         return batch, ready
 
     def _with_segments(self, index: BatchIndex, tokens: NDArray[Any]) -> tuple[Batch, Any]:

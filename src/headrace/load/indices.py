@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from headrace.order.mix import QuotaTable
     from headrace.order.stream import RowOrder
-    from headrace.store.found import FoundRows
+    from headrace.store.found import Found
 
 # Positions per chunk: the first are few, so that a first batch does not wait for the rest; then doubled,
 # because the arithmetic is vectorised and costs 100 calls into NumPy however few the positions are.
@@ -38,7 +38,7 @@ class BatchIndex(NamedTuple):
     """int64 [b]: which source; None where there is one."""
     epoch: int
     """Epoch of the global batch's first row."""
-    found: FoundRows | None = None
+    found: Found | None = None
     """Rows of many batches, looked up ahead; None where each batch is looked up by itself."""
     number: int = 0
     """Which of `found`'s batches this one is."""
@@ -57,7 +57,7 @@ class IndexStream:
         world_size: int,
         end: int | None,
         last: Last,
-        find: Callable[[NDArray[np.int64]], FoundRows | None] | None = None,
+        find: Callable[[NDArray[np.int64]], Found | None] | None = None,
     ) -> None:
         self._orders = orders
         self._table = table
@@ -67,7 +67,7 @@ class IndexStream:
         self._end = end
         self._last = last
         self._find = find
-        self._found: FoundRows | None = None
+        self._found: Found | None = None
         self._epoch_rows = sum(order.rows for order in orders)
         self._chunk_batches = max(1, _FIRST_CHUNK // batch_size)
         self._begin = 0

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headrace.store import Store
-    from headrace.store.found import FoundRows
+    from headrace.store.found import Found
     from headrace.types import Batch
 
 
@@ -330,7 +330,7 @@ class Loader:
         )
         self._restart()
 
-    def _indices(self, find: Callable[[NDArray[np.int64]], FoundRows | None] | None = None) -> IndexStream:
+    def _indices(self, find: Callable[[NDArray[np.int64]], Found | None] | None = None) -> IndexStream:
         return IndexStream(
             self._orders,
             self._table,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headrace.store import Store
-    from headrace.store.found import FoundRows
+    from headrace.store.found import Found
 
 
 GROUP_BLOCKS = 32
@@ -48,7 +48,7 @@ class ConcatenatedRows:
         """
         return self.store.gather(rows * self.seq_len, self.seq_len + 1, out=out)
 
-    def find(self, rows: NDArray[np.int64]) -> FoundRows | None:
+    def find(self, rows: NDArray[np.int64]) -> Found:
         """Look up rows of many batches, int64 [batches, B], ahead of their reading; see `Store.find`."""
         return self.store.find(rows * self.seq_len, self.seq_len + 1)
 

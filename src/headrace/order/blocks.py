@@ -14,6 +14,7 @@ chooses, so that it is not always the last to be read.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,10 +89,12 @@ class BlockWindow:
         windows = np.where(
             indices < short_end, np.minimum(indices // window_rows, short), (indices - rest) // window_rows
         )
+        # Neighbours that share a window together: of a reader's indices these are few long runs.
+        cuts = [0, *(np.flatnonzero(np.diff(windows)) + 1).tolist(), indices.size]
         rows = np.empty_like(indices)
-        for window in np.unique(windows):
-            chosen = windows == window
-            rows[chosen] = self._window_rows(indices[chosen], int(window), short, rest)
+        for begin, end in itertools.pairwise(cuts):
+            if begin < end:
+                rows[begin:end] = self._window_rows(indices[begin:end], int(windows[begin]), short, rest)
         return rows
 
     def _window_rows(

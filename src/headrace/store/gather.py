@@ -14,7 +14,7 @@ from headrace.errors import ConfigError, OrderError
 from headrace.stats import Stats
 from headrace.store.blob import LocalBlob
 from headrace.store.fetch import FetchedBlocks
-from headrace.store.found import FoundRows
+from headrace.store.found import Found, FoundBlocks, FoundRows
 from headrace.store.local import NOT_READY, LocalBlocks
 from headrace.store.nodecache import NodeCache
 from headrace.store.remote import Retry, RetryingBlob
@@ -181,29 +181,42 @@ class Gather:
             self._gather_slowly(where, length, out, plan)
         return out
 
-    def find(self, starts: NDArray[np.int64], length: int) -> FoundRows | None:
+    def find(self, starts: NDArray[np.int64], length: int) -> Found:
         """See `Store.find`."""
-        if not self._some_direct:
-            return None
         plan = self._plans.get(length) or self._plan(length)
+        if not self._some_direct:
+            blocks, places = self._pooled_places(starts, plan.bounds.searchsorted(starts, "right"), plan)
+            known = self._inside_pool(blocks, places, length, axis=1)
+            return FoundBlocks(blocks, places, known, length, self._pool, plan.pool_rows, self._ready_shards)
         return FoundRows(starts, rows=plan.rows, locate=plan.places, versions=self._ready_shards)
 
     def _gather_pooled(
         self, where: NDArray[np.int64], between: NDArray[np.intp], length: int, out: NDArray[Any], plan: _Plan
     ) -> bool:
         """Gather rows that all lie inside single blocks of the pool; False, and nothing done, if some do not."""
-        size = self._source.block_tokens
-        places = plan.pool_shift[between]
-        places += where
-        blocks = places // size
-        places -= blocks * size
-        # As unsigned numbers those below 0 are the greatest.
-        if np.maximum.reduce(blocks.view(np.uint64)) >= self._num_blocks:
-            return False
-        if np.maximum.reduce(places) > size + self._pool.tail - length:
+        blocks, places = self._pooled_places(where, between, plan)
+        if not self._inside_pool(blocks, places, length, axis=0):
             return False
         self._pool.gather(blocks, places, length, plan.pool_rows, out, None)
         return True
+
+    def _pooled_places(
+        self, where: NDArray[np.int64], between: NDArray[np.intp], plan: _Plan
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        places = plan.pool_shift[between]
+        places += where
+        blocks = places // self._source.block_tokens
+        places -= blocks * self._source.block_tokens
+        return blocks, places
+
+    def _inside_pool(
+        self, blocks: NDArray[np.int64], places: NDArray[np.int64], length: int, *, axis: int
+    ) -> Any:
+        """Whether all rows along an axis lie in one block of the pool each, or in it and its tail."""
+        # As unsigned numbers those below 0 are the greatest.
+        real = np.maximum.reduce(blocks.view(np.uint64), axis=axis) < self._num_blocks
+        most = self._source.block_tokens + self._pool.tail - length
+        return real & (np.maximum.reduce(places, axis=axis) <= most)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """See `Store.read`."""

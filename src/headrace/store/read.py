@@ -16,7 +16,7 @@ from headrace.stats import Stats
 from headrace.store.blob import Blob, LocalBlob, open_blob
 from headrace.store.commit import current_manifest, read_table, read_tokenizer_files
 from headrace.store.format import CODECS, MANIFEST, ShardEntry, snapshot_path
-from headrace.store.found import FoundRows
+from headrace.store.found import Found
 from headrace.store.gather import Gather
 from headrace.store.manifest import Manifest
 from headrace.store.megatron import MegatronSource, find_pairs, megatron_manifest
@@ -337,15 +337,16 @@ class Store:
         """
         return self._reader().gather(starts, length, out)
 
-    def find(self, starts: NDArray[np.int64], length: int) -> FoundRows | None:
-        """Look up rows of many batches ahead; None where the store's tokens are not mapped.
+    def find(self, starts: NDArray[np.int64], length: int) -> Found:
+        """Look up rows of many batches ahead.
 
         Args:
             starts: int64 [batches, B], each in [0, num_tokens - length].
             length: tokens in a row; >= 1.
 
         Returns:
-            What reads a batch in one step where all its rows are mapped and checked; `gather` reads the others.
+            What reads a batch in one step where all its rows are mapped and checked, or each of them lies in
+            one decoded block; `gather` reads the others.
         """
         return self._reader().find(starts, length)
 
