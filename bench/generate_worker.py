@@ -106,7 +106,7 @@ def one_row(job: Job) -> tuple[Any, int]:
     dtype = getattr(torch, job["dtype"])
     if "size" in job:  # random weights: what they are does not change how fast they are read
         config = gpt_config(job["size"], vocab_size=50_257)
-        runner = GPTRunner(GPT(config).to(dtype), rows=1)
+        runner = GPTRunner(GPT(config).to(dtype))
         read = config.num_parameters - config.context * config.width  # one position is looked up, not read
         return Engine(runner, [b"x"] * 50_257, batch_size=1), read * dtype.itemsize
     from transformers import AutoModelForCausalLM

@@ -8,7 +8,6 @@ import torch
 from headrace.errors import ConfigError
 from headrace.generate import Engine, lean
 from headrace.generate.hf import HFRunner, eos_ids_of, prefix_ids_of
-from headrace.generate.onerow import library_for
 
 SHAPE = {
     "vocab_size": 128,
@@ -55,11 +54,10 @@ def test_greedy_tokens_equal_transformers_generate(directory, make_requests, bat
     from transformers import AutoModelForCausalLM
 
     reference = AutoModelForCausalLM.from_pretrained(directory).eval()
-    runner = HFRunner(directory, dtype=torch.float32, device=torch.device("cpu"), rows=batch_size)
+    runner = HFRunner(directory, dtype=torch.float32, device=torch.device("cpu"))
     assert (runner._lean is not None) == (reference.config.model_type in lean.FAMILIES)
     if runner._lean is not None:
-        _, decoder = library_for(rows=batch_size, dtype=torch.float32, device=torch.device("cpu"))
-        assert runner.one_row == decoder
+        assert runner.one_row == runner._lean.one_row
     requests = [
         replace(request, token_ids=tuple(i % 128 for i in request.token_ids))
         for request in make_requests(12, own=lambda _: {"max_new_tokens": 16})

@@ -1,11 +1,13 @@
 """The decoder in C beside torch's: the same numbers, on whatever this machine compiles."""
 
+import copy
 import shutil
 
 import pytest
 import torch
 
-from headrace.generate import Engine, compiled, onerow
+from headrace import compiled
+from headrace.generate import Engine, onerow, pack
 from headrace.generate.attend import plan_step
 from headrace.generate.compiled import NotCompiledError, compile_c
 from headrace.generate.native import GPTRunner
@@ -19,8 +21,7 @@ def compiler():
     """Skips where there is none: then torch decodes, which every other test covers."""
     if shutil.which("cc") is None:
         pytest.skip("no C compiler (cc)")
-    library, decoder = onerow.library_for(rows=1, dtype=torch.float32, device=CPU)
-    assert library is not None, decoder
+    compile_c(onerow.SOURCE)
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_logits_equal_a_full_forward_pass(compiler, threads, prompt, slot, bande
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)  # biases and norms that are not 0 and 1
-    runner = GPTRunner(model, rows=1)
+    runner = GPTRunner(model)
     assert runner.one_row == "compiled C"
     ids = [i * 37 % 101 for i in range(30)]
     with torch.inference_mode():
@@ -85,7 +86,7 @@ def test_bfloat16_is_nearer_to_float32_than_torchs_bfloat16(compiler, width):
     ids = [i * 37 % 300 for i in range(48)]
     with torch.inference_mode():
         wanted, torchs = whole(torch.tensor([ids]))[0], half(torch.tensor([ids]))[0].float()
-    got = logits_token_by_token(GPTRunner(half, rows=1), ids)
+    got = logits_token_by_token(GPTRunner(half), ids)
     assert (got - wanted).square().mean() < (torchs - wanted).square().mean()
 
 
@@ -96,7 +97,7 @@ def test_weights_that_are_not_numbers_give_logits_that_are_not(compiler, dtype):
     model = GPT(config).eval().to(dtype)
     with torch.no_grad():
         model.blocks[0].attn.qkv.weight[3, 5] = torch.nan
-    assert logits_token_by_token(GPTRunner(model, rows=1), [1, 2, 3]).isnan().all()
+    assert logits_token_by_token(GPTRunner(model), [1, 2, 3]).isnan().all()
 
 
 @pytest.mark.parametrize("broken", ["absent", "fails", "links_nothing"])
@@ -105,8 +106,7 @@ def test_without_a_compiler_torch_decodes_the_same_tokens_and_says_why(
 ):
     requests = make_requests(6)
     wanted = {
-        row.prompt_id: row.token_ids
-        for row in Engine(GPTRunner(gpt, rows=1), table, batch_size=1).run(requests)
+        row.prompt_id: row.token_ids for row in Engine(GPTRunner(gpt), table, batch_size=1).run(requests)
     }
     onerow._compiled.cache_clear()
     script = {"fails": "echo it broke >&2; exit 3", "links_nothing": 'for last; do :; done; echo > "$last"'}
@@ -115,7 +115,7 @@ def test_without_a_compiler_torch_decodes_the_same_tokens_and_says_why(
         compiler.write_text(f"#!/bin/sh\n{script[broken]}\n")
         compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
-    runner = GPTRunner(gpt, rows=1)
+    runner = GPTRunner(gpt)
     reason = {"absent": "no C compiler", "fails": "exit 3: it broke", "links_nothing": "cannot be loaded"}
     assert runner.one_row.startswith("torch: ")
     assert reason[broken] in runner.one_row
@@ -128,7 +128,7 @@ def test_a_compiler_that_hangs_is_given_up(monkeypatch, tmp_path):
     slow.write_text("#!/bin/sh\nexec sleep 30\n")
     slow.chmod(0o755)
     monkeypatch.setenv("CC", str(slow))
-    monkeypatch.setattr(compiled, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(compiled, "_TIMEOUT_S", 0.1)
     with pytest.raises(NotCompiledError, match="timed out"):
         compile_c(onerow.SOURCE)
 
@@ -139,23 +139,44 @@ def test_loading_changes_no_rounding_of_the_process(compiler):
     assert float(tiny * 1) > 0
 
 
-@pytest.mark.parametrize(
-    ("rows", "dtype", "why"), [(2, torch.float32, "2 rows"), (1, torch.float16, "float16")]
-)
-def test_many_rows_and_other_types_are_torchs(rows, dtype, why):
-    library, decoder = onerow.library_for(rows=rows, dtype=dtype, device=CPU)
-    assert library is None
-    assert why in decoder
+def test_a_type_that_c_does_not_have_is_torchs(gpt):
+    runner = GPTRunner(copy.deepcopy(gpt).half())
+    assert runner.one_row == "torch: torch.float16 on cpu"
 
 
-def test_tensors_in_huge_pages_are_copies_side_by_side():
-    pages = onerow.HugePages()
-    given = [torch.randn(3, 5), torch.randn(7, 9).bfloat16(), torch.randn(9 << 20)]
-    held = [pages.hold(one) for one in given]
-    for one, copy in zip(given, held, strict=True):
-        assert torch.equal(one, copy)
-        assert copy.is_contiguous()
-        assert copy.data_ptr() % onerow.ALIGNED == 0
-    held[0].zero_()
-    assert given[0].any()
-    assert torch.equal(held[1], given[1])
+def test_a_layout_that_is_not_known_is_torchs(gpt, monkeypatch):
+    monkeypatch.setattr(pack, "_in_blocks", lambda *_: False)
+    assert GPTRunner(gpt).one_row == "torch: oneDNN lays out weights in a way that is not known here"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_in_rows_and_in_blocks_give_the_same_logits(compiler, monkeypatch, dtype):
+    """The form for CPUs whose oneDNN has no instructions for the type."""
+    config = GPTConfig(num_layers=2, width=63, num_heads=7, vocab_size=101, context=40)
+    model = GPT(config, seed=3).eval().to(dtype)
+    ids = [i * 37 % 101 for i in range(20)]
+    blocks = logits_token_by_token(GPTRunner(model), ids)
+    monkeypatch.setattr(pack, "_lay_out", None)
+    in_rows = GPTRunner(model)
+    assert in_rows._head.layout == "rows"
+    assert in_rows.one_row == "compiled C"
+    close = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
+    torch.testing.assert_close(logits_token_by_token(in_rows, ids), blocks, **close)
+
+
+def test_a_row_that_is_left_alone_goes_on_in_c_and_back_when_others_come(compiler, gpt, table, make_requests):
+    """Same cache, same greedy text, whoever is beside it and when."""
+    requests = make_requests(5, own=lambda i: {"max_new_tokens": 12 + 4 * i})
+    wanted = {r.prompt_id: r.token_ids for r in Engine(GPTRunner(gpt), table, batch_size=1).run(requests)}
+    engine = Engine(GPTRunner(gpt), table, batch_size=4)
+    got, steps, alone = {}, 0, 0
+    while len(got) < len(requests):
+        if steps in (0, 5, 9, 12, 30):  # one after another, some while one is alone
+            engine.add(requests[(0, 5, 9, 12, 30).index(steps)])
+        alone += engine.running == 1 and not engine.waiting
+        for token in engine.step():
+            if token.prediction is not None:
+                got[token.prediction.prompt_id] = token.prediction.token_ids
+        steps += 1
+    assert got == wanted
+    assert alone

@@ -22,7 +22,6 @@ from headrace.errors import ConfigError
 from headrace.generate.attend import Step, attend, plan_step
 from headrace.generate.fingerprint import fingerprint_of
 from headrace.generate.lean import Lean
-from headrace.generate.onerow import library_for
 from headrace.model.kv import KVCache
 
 ATTENTION = "headrace"
@@ -39,7 +38,7 @@ class HFRunner:
 
     name = "native"
 
-    def __init__(self, directory: Path, *, dtype: torch.dtype, device: torch.device, rows: int = 32) -> None:
+    def __init__(self, directory: Path, *, dtype: torch.dtype, device: torch.device) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
@@ -63,7 +62,7 @@ class HFRunner:
         self._lean: Lean | None = None
         self.one_row = "torch"
         """What decodes where one row is alone: "compiled C", or "torch" and why."""
-        self._adopt(directory, rows)
+        self._adopt(directory)
 
     def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
         """An empty cache that fits this model."""
@@ -108,7 +107,7 @@ class HFRunner:
         return out
 
     @torch.inference_mode()
-    def _adopt(self, directory: Path, rows: int) -> None:
+    def _adopt(self, directory: Path) -> None:
         """Give the model our attention, and see that its logits stay what they were."""
         from transformers import AttentionInterface
 
@@ -123,7 +122,7 @@ class HFRunner:
             for self._own_head in (False, True):
                 differs = _distance(self._probe(ids.tolist()), wanted_TV)
                 if differs <= allowed:
-                    self._make_lean(ids.tolist(), wanted_TV, allowed=allowed, rows=rows)
+                    self._make_lean(ids.tolist(), wanted_TV, allowed=allowed)
                     return
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
             raise _refused(directory, f"its attention cannot be replaced ({error})") from error
@@ -131,17 +130,17 @@ class HFRunner:
             directory, f"its logits differ by {differs:.2g} of their spread, {allowed:g} is rounding"
         )
 
-    def _make_lean(self, tokens: list[int], wanted_TV: Tensor, *, allowed: float, rows: int) -> None:
+    def _make_lean(self, tokens: list[int], wanted_TV: Tensor, *, allowed: float) -> None:
         """Run the model in fewer steps where its logits stay what they were."""
         if self._own_head:
             return
-        library, self.one_row = library_for(rows=rows, dtype=self.dtype, device=self.device)
-        self._lean = Lean.of(self.model, rows=rows, library=library)
+        self._lean = Lean.of(self.model)
         if self._lean is None:
             self.one_row = "torch: not of the Llama family"
         elif (
             max(_distance(self._probe(tokens, alone=alone), wanted_TV) for alone in (False, True)) <= allowed
         ):
+            self.one_row = self._lean.one_row
             self.model.base_model.layers = torch.nn.ModuleList()  # their weights were laid out anew
         else:
             self._lean, self.one_row = None, "torch: logits differ in fewer steps"

@@ -10,7 +10,6 @@ Shapes: N tokens, W width, H query heads, G key/value heads, D head width.
 
 from __future__ import annotations
 
-import ctypes
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812  # the name that every reader of t
 from torch import Tensor
 
 from headrace.generate.attend import Step, attend
-from headrace.generate.onerow import HugePages, LayerWeights, OneRow, Shape
+from headrace.generate.onerow import LayerWeights, OneRow, Shape, decoder_for
 from headrace.generate.pack import Packed
 from headrace.model.kv import KVCache
 
@@ -48,7 +47,7 @@ class Layer:
 class Lean:
     """The decoder of a Llama-like model, from ids to last hidden states."""
 
-    def __init__(self, model: Any, *, rows: int, library: ctypes.CDLL | None) -> None:
+    def __init__(self, model: Any) -> None:
         base = model.base_model
         self._config = config = model.config
         first = base.layers[0].self_attn
@@ -60,25 +59,20 @@ class Lean:
         self._root_eps = torch.tensor(math.sqrt(self.eps), device=device)
         self.embed, self.rotary = base.embed_tokens, base.rotary_emb
         # In float32 a norm's weight goes into the product behind it: one operation less, and as exact.
-        self._folds = first.q_proj.weight.dtype == torch.float32 and library is None
-        self._pages = None if library is None else HugePages()
+        self._folds = first.q_proj.weight.dtype == torch.float32
         self.norm_W = None if self._folds else base.norm.weight.detach()
-        self.layers = [self._layer(layer, rows) for layer in base.layers]
+        self.layers = [self._layer(layer) for layer in base.layers]
         self.num_heads = first.q_proj.out_features // self.head_width
         self.num_groups = first.k_proj.out_features // self.head_width
-        self.head = Packed.of(
-            model.get_output_embeddings(), rows=rows, scale_I=self._fold(base.norm), pages=self._pages
-        )
-        self._one_row = None if library is None else self._compiled(library)
+        self.head = Packed.of(model.get_output_embeddings(), scale_I=self._fold(base.norm))
+        self._one_row, self.one_row = self._decoder(first.q_proj.weight)
 
     @classmethod
-    def of(cls, model: Any, *, rows: int, library: ctypes.CDLL | None = None) -> Lean | None:
+    def of(cls, model: Any) -> Lean | None:
         """The lean form of a model, or None where it has other parts than are known here.
 
         Args:
             model: of transformers, with its head.
-            rows: rows that will be decoded at once.
-            library: onerow.c for the model's type, where one row will be.
         """
         base = model.base_model
         if model.config.model_type not in FAMILIES or model.config.hidden_act != "silu":
@@ -99,7 +93,7 @@ class Lean:
                 != {"gate_proj", "up_proj", "down_proj", "act_fn"}
             ):
                 return None
-        return cls(model, rows=rows, library=library)
+        return cls(model)
 
     def __call__(self, step: Step, kv: KVCache) -> Tensor:
         """Last hidden states of the wanted tokens, [K, W]."""
@@ -154,7 +148,7 @@ class Lean:
         weight: Tensor = norm.weight.detach()
         return weight * math.sqrt(len(weight)) if self._folds else None
 
-    def _layer(self, layer: Any, rows: int) -> Layer:
+    def _layer(self, layer: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
         # Mistral's window stands in its config, Qwen's in each layer.
         window = getattr(attention, "sliding_window", getattr(self._config, "sliding_window", None))
@@ -165,47 +159,44 @@ class Lean:
                 attention.q_proj,
                 attention.k_proj,
                 attention.v_proj,
-                rows=rows,
                 scale_I=self._fold(layer.input_layernorm),
-                pages=self._pages,
             ),
             q_norm_D=None if norms[0] is None else norms[0].weight.detach(),
             k_norm_D=None if norms[1] is None else norms[1].weight.detach(),
-            out=Packed.of(attention.o_proj, rows=rows, pages=self._pages),
+            out=Packed.of(attention.o_proj),
             norm2_W=None if self._folds else layer.post_attention_layernorm.weight.detach(),
             gate_up=Packed.of(
                 mlp.gate_proj,
                 mlp.up_proj,
-                rows=rows,
                 scale_I=self._fold(layer.post_attention_layernorm),
-                pages=self._pages,
             ),
-            down=Packed.of(mlp.down_proj, rows=rows, pages=self._pages),
+            down=Packed.of(mlp.down_proj),
             window=window,
         )
 
-    def _compiled(self, library: ctypes.CDLL) -> OneRow:
+    def _decoder(self, weight: Tensor) -> tuple[OneRow | None, str]:
         layers = [
             LayerWeights(
-                qkv=layer.qkv.weight, out=layer.out.weight, up=layer.gate_up.weight, down=layer.down.weight,
-                qkv_bias=layer.qkv.bias, out_bias=layer.out.bias,
-                up_bias=layer.gate_up.bias, down_bias=layer.down.bias,
-                norm1=layer.norm1_W, norm2=layer.norm2_W, q_norm=layer.q_norm_D, k_norm=layer.k_norm_D,
-                window=layer.window,
+                qkv=layer.qkv, out=layer.out, up=layer.gate_up, down=layer.down,
+                norm1=self._unfolded(layer.norm1_W), norm2=self._unfolded(layer.norm2_W),
+                q_norm=layer.q_norm_D, k_norm=layer.k_norm_D, window=layer.window,
             )
             for layer in self.layers
         ]  # fmt: skip
-        assert self.norm_W is not None
         shape = Shape(
-            width=len(self.norm_W), heads=self.num_heads, groups=self.num_groups, head_width=self.head_width,
-            inner=layers[0].down.shape[1], gated=True, centred=False, eps=self.eps, scale=self.scale,
+            width=self.head.ins, heads=self.num_heads, groups=self.num_groups, head_width=self.head_width,
+            inner=layers[0].down.ins, gated=True, centred=False, eps=self.eps, scale=self.scale,
         )  # fmt: skip
-        return OneRow(
-            library,
+        return decoder_for(
             shape,
             layers,
-            norm=self.norm_W,
+            norm=self._unfolded(self.norm_W),
             norm_bias=None,
-            head=self.head.weight,
-            head_bias=self.head.bias,
+            head=self.head,
+            dtype=weight.dtype,
+            device=weight.device,
         )
+
+    def _unfolded(self, weight: Tensor | None) -> Tensor:
+        """A norm's weight where the product behind it does not take its place."""
+        return torch.full((self.head.ins,), 1 / math.sqrt(self.head.ins)) if weight is None else weight

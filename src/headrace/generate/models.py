@@ -91,7 +91,7 @@ def load_engine(
     path, place = Path(model), pick_device(device)
     if engine != "native":
         return _load_foreign(path, engine=engine, dtype=dtype, device=place, batch_size=batch_size)
-    runner, tokenizer, prefix, eos_ids = _load_runner(path, dtype=dtype, device=place, rows=batch_size)
+    runner, tokenizer, prefix, eos_ids = _load_runner(path, dtype=dtype, device=place)
     return Loaded(
         engine=Engine(runner, tokenizer.token_bytes(), eos_ids=eos_ids, batch_size=batch_size, stats=stats),
         prompts=PromptTokenizer(tokenizer, prefix=prefix),
@@ -217,7 +217,7 @@ def load_prompts(path: Path) -> tuple[PromptTokenizer, tuple[int, ...]]:
 
 
 def _load_runner(
-    path: Path, *, dtype: str, device: torch.device, rows: int
+    path: Path, *, dtype: str, device: torch.device
 ) -> tuple[GPTRunner | HFRunner, Tokenizer, tuple[int, ...], tuple[int, ...]]:
     """The model, its tokenizer, what stands in front of a prompt, and what ends a row."""
     about = read_config(path)
@@ -226,13 +226,13 @@ def _load_runner(
 
         gpt, tokenizer = load_model(path)
         gpt = gpt.to(device=device, dtype=pick_dtype(dtype, stored=gpt.tok.weight.dtype, device=device))
-        return GPTRunner(gpt, rows=rows), tokenizer, (), (tokenizer.eos_id,)
+        return GPTRunner(gpt), tokenizer, (), (tokenizer.eos_id,)
     from headrace.generate.hf import HFRunner, eos_ids_of, prefix_ids_of
     from headrace.tokens import load_tokenizer
 
     stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)
     kind = pick_dtype(dtype, stored=stored, device=device)
-    runner = HFRunner(path, dtype=kind, device=device, rows=rows)
+    runner = HFRunner(path, dtype=kind, device=device)
     tokenizer = load_tokenizer(path)
     return runner, tokenizer, prefix_ids_of(path), eos_ids_of(path) or (tokenizer.eos_id,)
 

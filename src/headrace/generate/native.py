@@ -6,7 +6,6 @@ N tokens of the step, K of them wanted, W width, V vocabulary.
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from headrace.generate.attend import Step, attend
 from headrace.generate.fingerprint import fingerprint_of
-from headrace.generate.onerow import HugePages, LayerWeights, OneRow, Shape, library_for
+from headrace.generate.onerow import LayerWeights, OneRow, Shape, decoder_for
 from headrace.generate.pack import Packed
 from headrace.model.gpt import GPT, Attention, Block
 from headrace.model.kv import KVCache
@@ -26,7 +25,7 @@ from headrace.model.kv import KVCache
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One block's products, laid out for the number of rows."""
+    """One block and its products."""
 
     block: Block
     qkv: Packed
@@ -40,32 +39,29 @@ class GPTRunner:
 
     Args:
         model: its weights are read, not changed.
-        rows: rows that will be decoded at once; the weights are laid out for them.
     """
 
     name = "native"
 
-    def __init__(self, model: GPT, *, rows: int = 32) -> None:
+    def __init__(self, model: GPT) -> None:
         self.model = model.eval()
         self.vocab_size = model.config.vocab_size
         self.context = model.config.context
         self.fingerprint = fingerprint_of(model.state_dict())
         weight = model.tok.weight.detach()
         self.dtype, self.device = weight.dtype, weight.device
-        library, self.one_row = library_for(rows=rows, dtype=self.dtype, device=self.device)
-        pages = None if library is None else HugePages()
         self._layers = [
             Layer(
                 block=block,
-                qkv=_heads_together(block.attn, rows=rows, pages=pages),
-                out=Packed.of(block.attn.out, rows=rows, pages=pages),
-                up=Packed.of(block.mlp.up, rows=rows, pages=pages),
-                down=Packed.of(block.mlp.down, rows=rows, pages=pages),
+                qkv=_heads_together(block.attn),
+                out=Packed.of(block.attn.out),
+                up=Packed.of(block.mlp.up),
+                down=Packed.of(block.mlp.down),
             )
             for block in cast("Iterable[Block]", model.blocks)
         ]
-        self._head = Packed(weight, rows=rows, pages=pages)
-        self._one_row = None if library is None else self._compiled(library)
+        self._head = Packed(weight)
+        self._one_row, self.one_row = self._decoder()
 
     def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
         """An empty cache that fits this model."""
@@ -107,12 +103,11 @@ class GPTRunner:
             return self._one_row.logits(x_KW)
         return self._head(x_KW)
 
-    def _compiled(self, library: ctypes.CDLL) -> OneRow:
+    def _decoder(self) -> tuple[OneRow | None, str]:
         config, norm = self.model.config, self.model.norm
         layers = [
             LayerWeights(
-                qkv=one.qkv.weight, out=one.out.weight, up=one.up.weight, down=one.down.weight,
-                qkv_bias=one.qkv.bias, out_bias=one.out.bias, up_bias=one.up.bias, down_bias=one.down.bias,
+                qkv=one.qkv, out=one.out, up=one.up, down=one.down,
                 norm1=one.block.norm1.weight, norm1_bias=one.block.norm1.bias,
                 norm2=one.block.norm2.weight, norm2_bias=one.block.norm2.bias,
                 window=one.block.attn.band_width,
@@ -121,27 +116,25 @@ class GPTRunner:
         ]  # fmt: skip
         shape = Shape(
             width=config.width, heads=config.num_heads, groups=config.num_heads, head_width=config.head_width,
-            inner=layers[0].down.shape[1], gated=False, centred=True, eps=norm.eps,
+            inner=layers[0].down.ins, gated=False, centred=True, eps=norm.eps,
             scale=1 / math.sqrt(config.head_width),
         )  # fmt: skip
-        return OneRow(
-            library,
+        return decoder_for(
             shape,
             layers,
             norm=norm.weight,
             norm_bias=norm.bias,
-            head=self._head.weight,
-            head_bias=None,
+            head=self._head,
+            dtype=self.dtype,
+            device=self.device,
         )
 
 
-def _heads_together(attention: Attention, *, rows: int, pages: HugePages | None) -> Packed:
+def _heads_together(attention: Attention) -> Packed:
     """The product for queries, keys and values; heads of each side by side, where training mixes the three."""
     D = attention.head_width
     weight_OW, bias_O = attention.qkv.weight.detach(), attention.qkv.bias.detach()
     return Packed(
         weight_OW.view(-1, 3, D, weight_OW.shape[1]).transpose(0, 1).reshape(weight_OW.shape),
         bias_O.view(-1, 3, D).transpose(0, 1).reshape(-1),
-        rows=rows,
-        pages=pages,
     )

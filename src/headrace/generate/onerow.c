@@ -2,7 +2,8 @@
 
    Decoding one row is a read of every weight; anything else is waste. Between the products there is no allocation, no
    dispatch and no interpreter, and each product is cut into one span of outputs a thread. Weights and cache are float32
-   or, with -DBFLOAT16, bfloat16; what is computed stays float32.
+   or, with -DBFLOAT16, bfloat16; what is computed stays float32. Weights lie as oneDNN lays them out for torch's own
+   products, so that one copy serves one row and many; with -DROWS they are [out, in].
 
    W width, H query heads, G key/value heads, D head width, I inner width, S slots of the cache.
    Without omp.h and libgomp of our own: the OpenMP symbols are torch's, and so is its pool of threads. */
@@ -38,11 +39,18 @@ typedef struct {
 } Shape;
 
 typedef struct {
-  const Number *qkv, *out, *up, *down;                             /* [out, in] */
-  const float *qkv_bias, *out_bias, *up_bias, *down_bias;          /* or NULL */
-  const float *norm1, *norm1_bias, *norm2, *norm2_bias;            /* or NULL */
-  const float *q_norm, *k_norm;                                    /* [D], or NULL */
-  int64_t window;                                                  /* tokens seen, itself counted; 0: all */
+  const Number *weight;
+  const float *bias; /* or NULL */
+  int64_t outs, ins;
+  int64_t block;     /* outputs side by side, a multiple of 16; with -DROWS 1 */
+  int64_t stride;    /* numbers from one block to the next */
+} Product;
+
+typedef struct {
+  Product qkv, out, up, down;
+  const float *norm1, *norm1_bias, *norm2, *norm2_bias; /* or NULL */
+  const float *q_norm, *k_norm;                         /* [D], or NULL */
+  int64_t window;                                       /* tokens seen, itself counted; 0: all */
 } Layer;
 
 typedef struct {
@@ -54,55 +62,72 @@ typedef struct {
 
 static int64_t lines(int64_t count) { return (count + 15) / 16 * 16; } /* floats, in whole cache lines */
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 typedef struct { int64_t first, last; } Span;
 static Span share(int64_t count, int part, int parts) {
   return (Span){count * part / parts, count * (part + 1) / parts};
 }
 
-/* Inputs of a product in the order in which weights are read. A word of 32 bits holds two bfloat16 numbers, and each is
-   a float after one operation: so inputs at even places come first, then those at odd ones, then one left over. */
-static const float *ordered(const float *x, float *room, int64_t count) {
-#ifdef BFLOAT16
-  for (int64_t i = 0; i < count / 2; i++) {
-    room[i] = x[2 * i];
-    room[count / 2 + i] = x[2 * i + 1];
-  }
-  if (count % 2) room[count - 1] = x[count - 1];
-  return room;
+#ifdef ROWS
+enum { LANES = 1 };
+typedef float Lanes[1];
+
+static inline void sums(const Product *p, const float *x, int64_t group, int count, Lanes *sum) {
+  const Number *const weight = p->weight + group * p->stride;
+  float total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < p->ins; i++) total += wide(weight[i]) * x[i];
+  (void)count, sum[0][0] = total;
+}
 #else
-  (void)room, (void)count;
-  return x;
+#ifdef __AVX512F__
+enum { LANES = 16 };
+#else
+enum { LANES = 8 };
+#endif
+typedef float Lanes __attribute__((vector_size(4 * LANES), may_alias));
+
+/* `count` groups of outputs of one block. A block of 64 has 64 numbers for each input; in bfloat16, 64 pairs for each
+   two. */
+static inline __attribute__((always_inline)) void sums(const Product *p, const float *x, int64_t group, int count,
+                                                       Lanes *sum) {
+  const int64_t groups = p->block / LANES;
+  const Number *const block = p->weight + group / groups * p->stride;
+  for (int g = 0; g < count; g++) sum[g] = (Lanes){0};
+#ifdef BFLOAT16
+  typedef uint32_t Words __attribute__((vector_size(4 * LANES), may_alias));
+  const Words *words = (const Words *)block + group % groups;
+  int64_t i = 0;
+  for (; i + 1 < p->ins; i += 2, words += groups)
+    for (int g = 0; g < count; g++)
+      sum[g] += (Lanes)(words[g] << 16) * x[i] + (Lanes)(words[g] & 0xffff0000u) * x[i + 1];
+  for (int g = 0; i < p->ins && g < count; g++) sum[g] += (Lanes)(words[g] << 16) * x[i];
+#else
+  const Lanes *lanes = (const Lanes *)block + group % groups;
+  for (int64_t i = 0; i < p->ins; i++, lanes += groups)
+    for (int g = 0; g < count; g++) sum[g] += lanes[g] * x[i];
 #endif
 }
-
-static float dot(const Number *restrict weight, const float *restrict x, int64_t count) {
-  float sum = 0;
-#ifdef BFLOAT16
-  const float *restrict even = x, *restrict odd = x + count / 2;
-  float other = 0;
-#pragma omp simd reduction(+ : sum, other)
-  for (int64_t i = 0; i < count / 2; i++) {
-    uint32_t pair;
-    memcpy(&pair, weight + 2 * i, 4);
-    sum += from_bits(pair << 16) * even[i];
-    other += from_bits(pair & 0xffff0000u) * odd[i];
-  }
-  sum += other;
-  if (count % 2) sum += wide(weight[count - 1]) * x[count - 1];
-#else
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; i++) sum += weight[i] * x[i];
 #endif
-  return sum;
+
+static inline void store(const Product *p, const Lanes *sum, float *out, int64_t first, Span span, int added) {
+  for (int64_t o = most(first, span.first); o < least(first + LANES, span.last); o++)
+    out[o] = (*sum)[o - first] + (p->bias ? p->bias[o] : 0) + (added ? out[o] : 0);
 }
 
-static void multiply(const Number *weight, const float *bias, const float *x, float *out, int64_t ins, Span span) {
-  for (int64_t o = span.first; o < span.last; o++) out[o] = dot(weight + o * ins, x, ins) + (bias ? bias[o] : 0);
-}
-
-static void add_product(const Number *weight, const float *bias, const float *x, float *out, int64_t ins, Span span) {
-  for (int64_t o = span.first; o < span.last; o++) out[o] += dot(weight + o * ins, x, ins) + (bias ? bias[o] : 0);
+/* Outputs of a span, which need not begin or end with a group; `added` to what is there. */
+static void multiply(const Product *p, const float *x, float *out, Span span, int added) {
+  const int64_t groups = p->block / LANES;
+  Lanes sum[4];
+  for (int64_t group = span.first / LANES, count; group * LANES < span.last; group += count) {
+    const int64_t left = least(groups - group % groups, (span.last + LANES - 1) / LANES - group);
+    count = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    if (count == 4) sums(p, x, group, 4, sum); /* a number, so that the sums stay in registers */
+    else if (count == 2) sums(p, x, group, 2, sum);
+    else sums(p, x, group, 1, sum);
+    for (int g = 0; g < count; g++) store(p, sum + g, out, (group + g) * LANES, span, added);
+  }
 }
 
 static void normalise(const float *x, const float *weight, const float *bias, float *out, int64_t count, float eps,
@@ -143,22 +168,24 @@ static void attend(const float *query, const Number *keys, const Number *values,
   }
 }
 
-static void activate(float *up, const float *gate, int64_t gated, Span span) {
-  if (gated)
-    for (int64_t i = span.first; i < span.last; i++) up[i] *= gate[i] / (1 + expf(-gate[i]));
+/* gate *= up, and through silu before; without ups, gelu in its tanh form. */
+static void activate(float *gate, const float *up, Span span) {
+  if (up)
+    for (int64_t i = span.first; i < span.last; i++) gate[i] *= up[i] / (1 + expf(-gate[i]));
   else /* 0.5 (1 + tanh(z)) = 1 / (1 + exp(-2 z)) */
     for (int64_t i = span.first; i < span.last; i++)
-      up[i] /= 1 + expf(-1.5957691216f * (up[i] + 0.044715f * up[i] * up[i] * up[i]));
+      gate[i] /= 1 + expf(-1.5957691216f * (gate[i] + 0.044715f * gate[i] * gate[i] * gate[i]));
 }
 
 static int64_t widest(const Shape *shape) {
-  return lines(most(most(shape->width, shape->inner), shape->heads * shape->head_width));
+  return lines(most(shape->width, shape->heads * shape->head_width));
 }
 
 /* Floats that `decode` wants as scratch. */
 int64_t scratch_size(const Shape *shape, int64_t capacity, int threads) {
   const int64_t heads = shape->heads + 2 * shape->groups;
-  return lines(heads * shape->head_width) + 3 * widest(shape) + threads * (2 * widest(shape) + lines(capacity));
+  const int64_t inner = lines(shape->gated ? 2 * shape->inner : shape->inner);
+  return lines(heads * shape->head_width) + widest(shape) + inner + threads * (widest(shape) + lines(capacity));
 }
 
 /* x: [W], the token's embedding, and then its normalised last hidden state. cos, sin: [D], or NULL. */
@@ -167,18 +194,17 @@ void decode(const Shape *shape, const Layer *layers, const Cache *cache, const f
   const int64_t W = shape->width, H = shape->heads, G = shape->groups, D = shape->head_width, I = shape->inner;
   const int64_t wide_room = widest(shape);
   float *const qkv = scratch, *const mixed = qkv + lines((H + 2 * G) * D);
-  float *const gate = mixed + wide_room, *const up = gate + wide_room, *const rooms = up + wide_room;
+  float *const inner = mixed + wide_room, *const rooms = inner + lines(shape->gated ? 2 * I : I);
 #pragma omp parallel num_threads(threads)
   {
     const int me = omp_get_thread_num(), parts = omp_get_num_threads();
-    float *const normed = rooms + me * (2 * wide_room + lines(cache->capacity));
-    float *const room = normed + wide_room, *const scores = room + wide_room;
+    float *const normed = rooms + me * (wide_room + lines(cache->capacity)), *const scores = normed + wide_room;
     for (int64_t l = 0; l < shape->layers; l++) {
       const Layer *layer = layers + l;
       Number *const keys = cache->keys + l * cache->layer_stride, *const values = cache->values + l * cache->layer_stride;
 
       normalise(x, layer->norm1, layer->norm1_bias, normed, W, shape->eps, shape->centred);
-      multiply(layer->qkv, layer->qkv_bias, ordered(normed, room, W), qkv, W, share((H + 2 * G) * D, me, parts));
+      multiply(&layer->qkv, normed, qkv, share((H + 2 * G) * D, me, parts), 0);
 #pragma omp barrier
       const Span made = share(H + 2 * G, me, parts);
       for (int64_t h = made.first; h < made.last; h++) {
@@ -202,32 +228,23 @@ void decode(const Shape *shape, const Layer *layers, const Cache *cache, const f
                shape->scale);
       }
 #pragma omp barrier
-      add_product(layer->out, layer->out_bias, ordered(mixed, room, H * D), x, H * D, share(W, me, parts));
+      multiply(&layer->out, mixed, x, share(W, me, parts), 1);
 #pragma omp barrier
-      const Span inner = share(I, me, parts);
+      const Span mine = share(I, me, parts);
       normalise(x, layer->norm2, layer->norm2_bias, normed, W, shape->eps, shape->centred);
-      const float *const inputs = ordered(normed, room, W);
-      if (shape->gated) {
-        multiply(layer->up, layer->up_bias, inputs, gate, W, inner);
-        multiply(layer->up + I * W, layer->up_bias ? layer->up_bias + I : NULL, inputs, up, W, inner);
-      } else {
-        multiply(layer->up, layer->up_bias, inputs, up, W, inner);
-      }
-      activate(up, gate, shape->gated, inner);
+      multiply(&layer->up, normed, inner, mine, 0);
+      if (shape->gated) multiply(&layer->up, normed, inner, (Span){I + mine.first, I + mine.last}, 0);
+      activate(inner, shape->gated ? inner + I : NULL, mine);
 #pragma omp barrier
-      add_product(layer->down, layer->down_bias, ordered(up, room, I), x, I, share(W, me, parts));
+      multiply(&layer->down, inner, x, share(W, me, parts), 1);
 #pragma omp barrier
     }
   }
   normalise(x, norm, norm_bias, x, W, shape->eps, shape->centred);
 }
 
-/* out = weight @ x + bias; the head. scratch: [threads, ins], each in whole cache lines. */
-void product(const Number *weight, const float *bias, const float *x, float *out, int64_t outs, int64_t ins,
-             float *scratch, int threads) {
+/* out = weight @ x + bias; the head. */
+void product(const Product *head, const float *x, float *out, int threads) {
 #pragma omp parallel num_threads(threads)
-  {
-    const int me = omp_get_thread_num(), parts = omp_get_num_threads();
-    multiply(weight, bias, ordered(x, scratch + me * lines(ins), ins), out, ins, share(outs, me, parts));
-  }
+  multiply(head, x, out, share(head->outs, omp_get_thread_num(), omp_get_num_threads()), 0);
 }

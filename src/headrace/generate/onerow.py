@@ -1,7 +1,7 @@
 """The weights of a decoder, and one token of one row -> its last hidden state and its logits: onerow.c from Python.
 
 Decoding one row through torch costs as much between the products as in them, and torch reads the small weights of
-one layer at half the speed of memory. This is for a CPU with a C compiler; elsewhere `library_for` gives a reason, and
+one layer at half the speed of memory. This is for a CPU with a C compiler; elsewhere `decoder_for` gives a reason, and
 torch decodes.
 
 Shapes: W width, H query heads, G key/value heads, D head width, I inner width, V vocabulary.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,37 +19,11 @@ import torch
 from torch import Tensor
 
 from headrace.generate.compiled import NotCompiledError, compile_c
+from headrace.generate.pack import Layout, Packed
 from headrace.model.kv import KVCache
 
 SOURCE = Path(__file__).with_suffix(".c")
 DEFINES = {torch.float32: (), torch.bfloat16: ("BFLOAT16",)}
-CHUNK_BYTES = 32 << 20
-ALIGNED = 64  # bytes of a cache line, as torch aligns its own memory
-
-
-class HugePages:
-    """Tensors in 2 MiB pages where the system has them: a long read is 10 to 40 % faster."""
-
-    def __init__(self) -> None:
-        self._chunk = torch.empty(0, dtype=torch.uint8)
-        self._used = 0
-
-    def hold(self, tensor: Tensor) -> Tensor:
-        """A contiguous copy, behind the one before it in memory."""
-        if self._used + tensor.nbytes > self._chunk.nbytes:
-            self._chunk, self._used = _huge_empty(max(tensor.nbytes, CHUNK_BYTES)), 0
-        place = self._chunk[self._used : self._used + tensor.nbytes]
-        self._used += -(-tensor.nbytes // ALIGNED) * ALIGNED
-        held = place.view(tensor.dtype).view(tensor.shape)
-        held.copy_(tensor)
-        return held
-
-
-def _huge_empty(num_bytes: int) -> Tensor:
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,21 +47,16 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerWeights:
-    """One layer. Matrices are [out, in] in the model's type, contiguous, and are not copied."""
+    """One layer. Weights and biases are in the model's type, and are not copied."""
 
-    qkv: Tensor
+    qkv: Packed
     """Heads of queries, then of keys, then of values: [(H + 2G) D, W]."""
-    out: Tensor
-    up: Tensor
+    out: Packed
+    up: Packed
     """[I, W]; gated [2I, W], gates first."""
-    down: Tensor
-    norm1: Tensor | None
-    """None is all ones; so norm2."""
-    norm2: Tensor | None
-    qkv_bias: Tensor | None = None
-    out_bias: Tensor | None = None
-    up_bias: Tensor | None = None
-    down_bias: Tensor | None = None
+    down: Packed
+    norm1: Tensor
+    norm2: Tensor
     norm1_bias: Tensor | None = None
     norm2_bias: Tensor | None = None
     q_norm: Tensor | None = None
@@ -98,10 +66,8 @@ class LayerWeights:
     """Tokens seen, the token itself counted; None sees all."""
 
 
-MATRICES = ("qkv", "out", "up", "down")
-VECTORS = (
-    "qkv_bias", "out_bias", "up_bias", "down_bias", "norm1", "norm1_bias", "norm2", "norm2_bias", "q_norm", "k_norm",
-)  # fmt: skip
+PRODUCTS = ("qkv", "out", "up", "down")
+VECTORS = ("norm1", "norm1_bias", "norm2", "norm2_bias", "q_norm", "k_norm")
 
 
 class _Shape(ctypes.Structure):
@@ -112,9 +78,17 @@ class _Shape(ctypes.Structure):
     )
 
 
+class _Product(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
+        *((name, ctypes.c_int64) for name in ("outs", "ins", "block", "stride")),
+    )
+
+
 class _Layer(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in (*MATRICES, *VECTORS)),
+        *((name, _Product) for name in PRODUCTS),
+        *((name, ctypes.c_void_p) for name in VECTORS),
         ("window", ctypes.c_int64),
     )
 
@@ -130,13 +104,12 @@ class OneRow:
     """A decoder for one token of one row at a time; not for several threads.
 
     Args:
-        library: onerow.c, compiled for the weights' type.
+        library: onerow.c, compiled for the weights' type and layout.
         shape: of every layer.
         layers: their weights.
         norm: the last normalisation, [W].
         norm_bias: [W], or None.
-        head: [V, W], contiguous, in the model's type.
-        head_bias: [V], or None.
+        head: [V, W].
     """
 
     def __init__(
@@ -147,22 +120,20 @@ class OneRow:
         *,
         norm: Tensor,
         norm_bias: Tensor | None,
-        head: Tensor,
-        head_bias: Tensor | None,
+        head: Packed,
     ) -> None:
         self._decode, self._product = library.decode, library.product
         self._decode.restype = self._product.restype = None
         library.scratch_size.restype = ctypes.c_int64
         self._scratch_size = library.scratch_size
-        self._held: list[Tensor] = []
+        self._held: list[Tensor | Packed] = []
         """Whatever C has the address of."""
         self._shape = _Shape(
             layers=len(layers), **{name: getattr(shape, name) for name in Shape.__dataclass_fields__}
         )
         self._layers = (_Layer * len(layers))(*map(self._pointers, layers))
         self._norm, self._norm_bias = self._floats(norm), self._floats(norm_bias)
-        self._head, self._head_bias = self._address(head), self._floats(head_bias)
-        self._vocab_size = len(head)
+        self._head = self._product_of(head)
         self._threads = torch.get_num_threads()
         self._scratch = torch.empty(0)
 
@@ -193,11 +164,8 @@ class OneRow:
     def logits(self, x_1W: Tensor) -> Tensor:
         """Next-token logits of a hidden state, [1, V] float32."""
         x_1W = x_1W.float().contiguous()
-        out_1V = torch.empty(1, self._vocab_size)
-        self._product(
-            self._head, self._head_bias, _pointer(x_1W), _pointer(out_1V), ctypes.c_int64(self._vocab_size),
-            ctypes.c_int64(self._shape.width), self._scratch_for(1), self._threads,
-        )  # fmt: skip
+        out_1V = torch.empty(1, self._head.outs)
+        self._product(ctypes.byref(self._head), _pointer(x_1W), _pointer(out_1V), self._threads)
         return out_1V
 
     def _scratch_for(self, capacity: int) -> ctypes.c_void_p:
@@ -209,35 +177,54 @@ class OneRow:
         return ctypes.c_void_p(self._scratch.data_ptr())
 
     def _pointers(self, layer: LayerWeights) -> _Layer:
-        matrices = {name: self._address(getattr(layer, name)) for name in MATRICES}
+        products = {name: self._product_of(getattr(layer, name)) for name in PRODUCTS}
         vectors = {name: self._floats(getattr(layer, name)) for name in VECTORS}
-        return _Layer(**matrices, **vectors, window=layer.window or 0)
+        return _Layer(**products, **vectors, window=layer.window or 0)
 
-    def _address(self, matrix: Tensor) -> ctypes.c_void_p:
-        assert matrix.is_contiguous()
-        self._held.append(matrix)
-        return ctypes.c_void_p(matrix.data_ptr())
+    def _product_of(self, one: Packed) -> _Product:
+        self._held.append(one)
+        bias = self._floats(one.bias)
+        return _Product(
+            weight=one.address, bias=bias, outs=one.outs, ins=one.ins, block=one.block, stride=one.stride
+        )
 
     def _floats(self, vector: Tensor | None) -> ctypes.c_void_p | None:
-        return None if vector is None else self._address(vector.detach().float().contiguous())
+        if vector is None:
+            return None
+        held = vector.detach().float().contiguous()
+        self._held.append(held)
+        return _pointer(held)
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
     return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
 
 
-def library_for(*, rows: int, dtype: torch.dtype, device: torch.device) -> tuple[ctypes.CDLL | None, str]:
-    """onerow.c, compiled once a process and type; or None where torch is to decode; and what decodes, in words."""
-    if rows > 1:
-        return None, f"torch: weights laid out for {rows} rows"
+def decoder_for(
+    shape: Shape,
+    layers: Sequence[LayerWeights],
+    *,
+    norm: Tensor,
+    norm_bias: Tensor | None,
+    head: Packed,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[OneRow | None, str]:
+    """A decoder in C, or None where torch is to decode; and what decodes, in words."""
     if device.type != "cpu" or dtype not in DEFINES:
         return None, f"torch: {dtype} on {device.type}"
+    layouts = {head.layout, *(getattr(layer, name).layout for layer in layers for name in PRODUCTS)}
+    layout = layouts.pop()
+    if layouts or layout == "unknown":
+        return None, "torch: oneDNN lays out weights in a way that is not known here"
     try:
-        return _compiled(dtype), "compiled C"
+        library = _compiled(dtype, layout)
     except NotCompiledError as error:
         return None, f"torch: {error}"
+    return OneRow(library, shape, layers, norm=norm, norm_bias=norm_bias, head=head), "compiled C"
 
 
 @functools.cache
-def _compiled(dtype: torch.dtype) -> ctypes.CDLL:
-    return compile_c(SOURCE, *DEFINES[dtype])
+def _compiled(dtype: torch.dtype, layout: Layout) -> ctypes.CDLL:
+    """onerow.c, compiled once a process, type and layout."""
+    return compile_c(SOURCE, *DEFINES[dtype], *(("ROWS",) if layout == "rows" else ()))
