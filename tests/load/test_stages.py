@@ -2,6 +2,7 @@
 
 import gc
 import multiprocessing
+import os
 import signal
 import threading
 import weakref
@@ -26,6 +27,15 @@ def nothing_is_left():
     assert loading_threads() == []
     # Others use /dev/shm at the same time: what is new must not be ours.
     assert [new for new in set(Path("/dev/shm").iterdir()) - shared if "headrace" in new.name] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this kernel has no batch threads")
+def test_threads_that_work_ahead_do_not_interrupt_whoever_wakes_them():
+    pipeline = Pipeline(lambda _: os.sched_getscheduler(0), threads=1)
+    pipeline.submit(None)
+    assert pipeline.take() == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    pipeline.close()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

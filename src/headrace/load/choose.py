@@ -121,6 +121,20 @@ def order_name(orders: Sequence[RowOrder]) -> str:
     return names[0] if len(set(names)) == 1 else ",".join(names)
 
 
+def threads_for(stores: Sequence[Store], threads: int | None, *, on_device: bool) -> tuple[int, bool]:
+    """Threads that make batches ahead, and whether they do so only while steps are long.
+
+    A mapped batch costs less than handing it over, and on one core decoding gains nothing by it, unless a step would
+    wait for them. Remote blocks are always fetched ahead, and copies to a device are always under way ahead.
+    """
+    if threads is not None:
+        return threads, False
+    local = not on_device and not any(is_remote(store) for store in stores)
+    if local and (cores() == 1 or all(is_mapped(store) for store in stores)):
+        return 1, True
+    return min(4, cores()), False
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -11,11 +12,10 @@ from headrace.load.batches import BatchMaker, Wanted
 from headrace.load.choose import (
     ShuffleChoice,
     check_options,
-    cores,
-    is_mapped,
     is_remote,
     order_name,
     row_order,
+    threads_for,
 )
 from headrace.load.device import DevicePlace
 from headrace.load.forks import generation
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from headrace.store import Store
     from headrace.store.found import Found
     from headrace.types import Batch
+
+LONG_STEP_S = 1e-3
+"""Between two batches: ten times what handing a batch over takes when it finds none of its memory in a cache."""
 
 
 class Loader:
@@ -77,8 +80,9 @@ class Loader:
         label_mask: from tokens [B, T + 1] to bool [B, T], True where a label is not to be learnt.
         framework: "torch", "numpy", or "auto": torch where it is installed.
         device: a torch device to deliver to; pinned memory, a stream of its own and widening there for CUDA.
-        threads: that make batches ahead; 0 makes them when they are asked for. By default 0 for mapped stores
-            (a batch costs less than handing it over), else up to 4.
+        threads: that make batches ahead; 0 makes them when they are asked for. By default up to 4; for mapped
+            stores, and on one core for compressed ones, one, and only while steps last longer than handing a
+            batch over (20 us).
         prefetch: batches made ahead by threads; bounds memory.
         stats: counters to add to; by default the loader's own.
 
@@ -157,15 +161,13 @@ class Loader:
         )
         self._torch = use_torch("torch" if device is not None else framework)
         self._device = device
-        if threads is None:
-            mapped = all(is_mapped(store) for store in stores) and device is None
-            threads = 0 if mapped else min(4, cores())
-        self._threads = threads
-        self._prefetch = prefetch
         self._hinted = any(is_remote(store) for store in stores)
+        self._threads, self._by_steps = threads_for(stores, threads, on_device=device is not None)
+        self._prefetch = prefetch
         self._position = 0
         self._closed = False
         self._begun: int | None = None
+        self._taken_s = math.inf
         self._pipeline: Pipeline[BatchIndex, tuple[Batch, Any]] | None = None
         self._set_batch_size(batch_size)
 
@@ -254,7 +256,7 @@ class Loader:
         """
         if self._begun != generation():
             self._begin()
-        if self._threads:
+        if self._threads and (not self._by_steps or self._long_step()):
             batch, ready = self._take()
         else:
             index = self._index.at(self._position)
@@ -264,14 +266,25 @@ class Loader:
         if ready is not None:  # the event is between the loader and its batches
             self._place.arrive(batch.tokens, ready)
         self._position = batch.position + batch.global_rows
+        if self._by_steps:
+            self._taken_s = time.perf_counter()
         return batch
+
+    def _long_step(self) -> bool:
+        """Whether what was done with the last batch took so long that the next ones should be made meanwhile."""
+        if time.perf_counter() - self._taken_s > LONG_STEP_S:
+            return True
+        # What is under way is taken in its turn, and nothing more begun.
+        self._ahead = 0
+        return self._pipeline is not None and self._pipeline.pending > 0
 
     def _take(self) -> tuple[Batch, Any]:
         if self._pipeline is None:
             self._pipeline = Pipeline(self._maker.make, threads=self._threads)
-            self._submitted = self._position
             self._ahead = 0
         pipeline = self._pipeline
+        if not pipeline.pending:
+            self._submitted = self._position
         # The first batch is made alone: it comes sooner, and with less memory, than as one of several.
         self._ahead = min(self._ahead + 1, self._prefetch)
         while pipeline.pending < self._ahead:

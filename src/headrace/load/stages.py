@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ class Pipeline(Generic[Work, Result]):
 
 
 def _run(line: _Line, make: Callable[[Any], Any]) -> None:
+    _never_first()
     while True:
         with line.changed:
             while not line.waiting and not line.closed:
@@ -106,6 +109,17 @@ def _run(line: _Line, make: Callable[[Any], Any]) -> None:
             slot.done = True
             line.changed.notify_all()
         del slot  # or the last batch stays alive until the next one comes
+
+
+def _never_first() -> None:
+    """Let this thread not interrupt another when it is woken; its share of the processor stays the same.
+
+    Woken by whoever takes a batch, it would run before that one goes on, and on a busy core the step would wait in
+    next() for the making of a batch that it does not need yet.
+    """
+    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with suppress(OSError):  # a sandbox may forbid it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _stop(line: _Line, threads: list[threading.Thread]) -> None:
