@@ -18,7 +18,7 @@ Job = dict[str, Any]
 def requests(job: Job, prompts: list[list[int]], *, new: int) -> list[Any]:
     """Greedy requests."""
     from headrace.generate.request import Request
-    from headrace.generate.sampling import Sampling
+    from headrace.generate.sample.sampling import Sampling
 
     sampling = Sampling(max_new_tokens=new, stop=tuple(job["stop"]))
     return [
@@ -97,9 +97,9 @@ def one_row(job: Job) -> tuple[Any, int]:
     """An engine for one row, and the bytes of weights that each token reads."""
     import torch
 
+    from headrace.generate.decode.native import GPTRunner
     from headrace.generate.engine import Engine
     from headrace.generate.models import load_engine
-    from headrace.generate.native import GPTRunner
     from headrace.model.gpt import GPT
     from headrace.model.sizes import gpt_config
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headrace.generate import Request, Sampling
-from headrace.generate.native import GPTRunner
+from headrace.generate.decode.native import GPTRunner
 from headrace.model import GPT, GPTConfig
 from headrace.types import Prediction
 

@@ -6,7 +6,7 @@ import torch
 
 from headrace.errors import ConfigError
 from headrace.generate import Engine, Request, Sampling
-from headrace.generate.native import GPTRunner
+from headrace.generate.decode.native import GPTRunner
 
 
 @torch.inference_mode()

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from headrace.errors import ConfigError
-from headrace.generate.attend import Step, plan_step
-from headrace.generate.chance import stream_key
+from headrace.generate.decode.attend import Step, plan_step
 from headrace.generate.request import Request, Token, failed
-from headrace.generate.sample import Drawing, Drawn, draw
+from headrace.generate.sample.chance import stream_key
+from headrace.generate.sample.draw import Drawing, Drawn, draw
 from headrace.generate.text import TextStream
 from headrace.model.kv import KVCache
 from headrace.sink.schema import LOWEST_LOGPROB

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from headrace.errors import ConfigError, HeadraceError
-from headrace.generate.prompts import Prompt
+from headrace.generate.read.prompts import Prompt
 from headrace.generate.request import Request, failed
-from headrace.generate.sampling import Sampling
+from headrace.generate.sample.sampling import Sampling
 from headrace.sink import RemoteSink, Sink
 from headrace.stats import StageCount, Stats
 from headrace.types import Prediction

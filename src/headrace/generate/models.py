@@ -13,20 +13,20 @@ import orjson
 import torch
 
 from headrace.errors import ConfigError
-from headrace.generate.adapt import refuse
-from headrace.generate.crew import Crew, LocalCrew, RayCrew
+from headrace.generate.adapt.rules import refuse
+from headrace.generate.decode.native import GPTRunner
 from headrace.generate.engine import Engine
-from headrace.generate.exchange import Setup
-from headrace.generate.fleet import Fleet
 from headrace.generate.job import BatchEngine
-from headrace.generate.native import GPTRunner
-from headrace.generate.sampling import Sampling
+from headrace.generate.sample.sampling import Sampling
+from headrace.generate.share.crew import Crew, LocalCrew, RayCrew
+from headrace.generate.share.exchange import Setup
+from headrace.generate.share.fleet import Fleet
 from headrace.stats import Stats
 
 if TYPE_CHECKING:
-    from headrace.generate.hf import HFRunner
-    from headrace.generate.hf_batching import TransformersEngine
-    from headrace.generate.vllm import VLLMEngine
+    from headrace.generate.adapt.hf_batching import TransformersEngine
+    from headrace.generate.adapt.vllm import VLLMEngine
+    from headrace.generate.decode.hf import HFRunner
     from headrace.tokens import Tokenizer
 
 ENGINES = ("native", "transformers", "vllm")
@@ -116,15 +116,15 @@ def _load_foreign(path: Path, *, engine: str, dtype: str, device: torch.device, 
     kind = pick_dtype(dtype, stored=stored, device=device)
     made: TransformersEngine | VLLMEngine
     if engine == "transformers":
-        from headrace.generate.hf_batching import CANNOT, TransformersEngine
+        from headrace.generate.adapt.hf_batching import CANNOT, TransformersEngine
 
         made = TransformersEngine(
             path, dtype=kind, device=device, table=table, eos_ids=eos_ids, batch_size=batch_size
         )
         fingerprint, cannot = made.fingerprint, CANNOT
     else:
-        from headrace.generate.fingerprint import fingerprint_of_files
-        from headrace.generate.vllm import CANNOT, VLLMEngine
+        from headrace.generate.adapt.vllm import CANNOT, VLLMEngine
+        from headrace.generate.decode.fingerprint import fingerprint_of_files
 
         made = VLLMEngine(path, dtype=dtype, table=table, eos_ids=eos_ids, batch_size=batch_size)
         fingerprint, cannot = fingerprint_of_files(path), CANNOT
@@ -211,7 +211,7 @@ def load_prompts(path: Path) -> tuple[PromptTokenizer, tuple[int, ...]]:
     tokenizer = load_tokenizer(path)
     if about.get("model_type") == "gpt2":
         return PromptTokenizer(tokenizer), (tokenizer.eos_id,)
-    from headrace.generate.hf import eos_ids_of, prefix_ids_of
+    from headrace.generate.decode.hf import eos_ids_of, prefix_ids_of
 
     return PromptTokenizer(tokenizer, prefix=prefix_ids_of(path)), eos_ids_of(path) or (tokenizer.eos_id,)
 
@@ -227,7 +227,7 @@ def _load_runner(
         gpt, tokenizer = load_model(path)
         gpt = gpt.to(device=device, dtype=pick_dtype(dtype, stored=gpt.tok.weight.dtype, device=device))
         return GPTRunner(gpt), tokenizer, (), (tokenizer.eos_id,)
-    from headrace.generate.hf import HFRunner, eos_ids_of, prefix_ids_of
+    from headrace.generate.decode.hf import HFRunner, eos_ids_of, prefix_ids_of
     from headrace.tokens import load_tokenizer
 
     stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from headrace.generate.sampling import Sampling
+from headrace.generate.sample.sampling import Sampling
 from headrace.types import Prediction
 
 

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from typing import Any, Literal
 
 from headrace.errors import ConfigError
-from headrace.generate.chat import Conversations
 from headrace.generate.job import GenerateSummary, Progress, run_job
 from headrace.generate.models import load_engine, load_workers
-from headrace.generate.prompts import PromptSource, read_prompts, survey_prompts
-from headrace.generate.sampling import Sampling
+from headrace.generate.read.chat import Conversations
+from headrace.generate.read.prompts import PromptSource, read_prompts, survey_prompts
+from headrace.generate.sample.sampling import Sampling
 from headrace.sink import open_sink
 from headrace.stats import Stats
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import ConfigError
-from headrace.generate.adapt import check_prompt, finished, refuse
-from headrace.generate.chance import stream_key
+from headrace.generate.adapt.rules import check_prompt, finished, refuse
 from headrace.generate.request import Request, failed
+from headrace.generate.sample.chance import stream_key
 from headrace.types import Prediction
 
 CANNOT: Mapping[str, str] = {"top_logprobs": "Use engine native."}

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from headrace.errors import ConfigError, WorkerError
-from headrace.generate.adapt import check_prompt, finished, refuse
-from headrace.generate.fingerprint import fingerprint_of
-from headrace.generate.hf import quiet
+from headrace.generate.adapt.rules import check_prompt, finished, refuse
+from headrace.generate.decode.fingerprint import fingerprint_of
+from headrace.generate.decode.hf import quiet
 from headrace.generate.request import Request, failed
-from headrace.generate.sampling import Sampling
+from headrace.generate.sample.sampling import Sampling
 from headrace.generate.text import TextStream
 from headrace.types import Prediction
 

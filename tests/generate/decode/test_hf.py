@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from headrace.errors import ConfigError
-from headrace.generate import Engine, lean
-from headrace.generate.hf import HFRunner, eos_ids_of, prefix_ids_of
+from headrace.generate import Engine
+from headrace.generate.decode import lean
+from headrace.generate.decode.hf import HFRunner, eos_ids_of, prefix_ids_of
 
 SHAPE = {
     "vocab_size": 128,

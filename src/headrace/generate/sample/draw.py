@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from headrace.generate.chance import uniforms
-from headrace.generate.sampling import Sampling
+from headrace.generate.sample.chance import uniforms
+from headrace.generate.sample.sampling import Sampling
 
 CANDIDATES = 256
 """Enough for nearly every top-p: a full sort of the vocabulary is made only for the rows that need more."""

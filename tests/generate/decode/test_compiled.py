@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 
-from headrace.generate.compiled import NotCompiledError, compile_c
+from headrace.generate.decode.compiled import NotCompiledError, compile_c
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc)")
 

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name that every reader of torch code knows
 from torch import Tensor
 
-from headrace.generate.attend import Step, attend
-from headrace.generate.onerow import LayerWeights, OneRow, Shape, decoder_for
-from headrace.generate.pack import Packed
+from headrace.generate.decode.attend import Step, attend
+from headrace.generate.decode.onerow import LayerWeights, OneRow, Shape, decoder_for
+from headrace.generate.decode.pack import Packed
 from headrace.model.kv import KVCache
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from headrace.generate.compiled import NotCompiledError, compile_c
-from headrace.generate.pack import Layout, Packed
+from headrace.generate.decode.compiled import NotCompiledError, compile_c
+from headrace.generate.decode.pack import Layout, Packed
 from headrace.model.kv import KVCache
 
 SOURCE = Path(__file__).with_suffix(".c")

@@ -12,9 +12,9 @@ from itertools import islice
 from typing import Self
 
 from headrace.errors import HeadraceError, WorkerError
-from headrace.generate.crew import Crew, Died
-from headrace.generate.exchange import About, Answer
 from headrace.generate.request import Request
+from headrace.generate.share.crew import Crew, Died
+from headrace.generate.share.exchange import About, Answer
 from headrace.types import Prediction
 
 MAX_DEATHS = 3

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from headrace.errors import ConfigError
 from headrace.generate.request import Request
-from headrace.generate.sampling import Sampling
+from headrace.generate.sample.sampling import Sampling
 from headrace.generate.text import TextStream
 from headrace.sink.schema import LOWEST_LOGPROB
 from headrace.types import Prediction

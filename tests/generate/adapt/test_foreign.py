@@ -9,9 +9,9 @@ import torch
 
 from headrace.errors import ConfigError
 from headrace.generate import Engine, Request, Sampling, generate
-from headrace.generate.hf import HFRunner
-from headrace.generate.hf_batching import TransformersEngine
-from headrace.generate.vllm import VLLMEngine
+from headrace.generate.adapt.hf_batching import TransformersEngine
+from headrace.generate.adapt.vllm import VLLMEngine
+from headrace.generate.decode.hf import HFRunner
 from headrace.sink import read_predictions
 from headrace.tokens import load_tokenizer
 

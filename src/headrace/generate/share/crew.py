@@ -19,12 +19,12 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from headrace.errors import ConfigError, HeadraceError, WorkerError
-from headrace.generate.exchange import About, Answer, Exchange, Setup
 from headrace.generate.request import Request
+from headrace.generate.share.exchange import About, Answer, Exchange, Setup
 
 _BOOT = (
     "import json, os, sys; sys.path[:] = json.loads(os.environ.pop('HEADRACE_SYS_PATH')); "
-    "from headrace.generate.exchange import worker_main; worker_main(int(sys.argv[1]))"
+    "from headrace.generate.share.exchange import worker_main; worker_main(int(sys.argv[1]))"
 )
 
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from headrace.errors import ConfigError, SourceError
-from headrace.generate import twins
-from headrace.generate.prompts import Prompt, read_prompts, survey_prompts
+from headrace.generate.read import twins
+from headrace.generate.read.prompts import Prompt, read_prompts, survey_prompts
 
 TEXTS = ["one", 'zwei, "quoted"', "три", "四", "  five "]
 

@@ -6,8 +6,8 @@ import torch
 
 from headrace.errors import ConfigError
 from headrace.generate import Sampling
-from headrace.generate import sample as sampling_module
-from headrace.generate.sample import Drawing, draw
+from headrace.generate.sample import draw as sampling_module
+from headrace.generate.sample.draw import Drawing, draw
 
 
 def rows(sampling, count=1, **more):

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.errors import ConfigError
-from headrace.generate.chat import DEFAULT_TOKENS
-from headrace.generate.prompts import Prompt
+from headrace.generate.read.chat import DEFAULT_TOKENS
+from headrace.generate.read.prompts import Prompt
 
 RENAMED = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
 TAKEN = (

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from headrace import compiled
-from headrace.generate import Engine, onerow, pack
-from headrace.generate.attend import plan_step
-from headrace.generate.compiled import NotCompiledError, compile_c
-from headrace.generate.native import GPTRunner
+from headrace.generate import Engine
+from headrace.generate.decode import onerow, pack
+from headrace.generate.decode.attend import plan_step
+from headrace.generate.decode.compiled import NotCompiledError, compile_c
+from headrace.generate.decode.native import GPTRunner
 from headrace.model import GPT, GPTConfig
 
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ import pytest
 import headrace
 from headrace.errors import ConfigError, WorkerError
 from headrace.generate import Request, Sampling, generate
-from headrace.generate.crew import LocalCrew
-from headrace.generate.exchange import Setup
-from headrace.generate.fleet import Fleet
+from headrace.generate.share.crew import LocalCrew
+from headrace.generate.share.exchange import Setup
+from headrace.generate.share.fleet import Fleet
 from headrace.sink import read_predictions
 from headrace.tokens import load_tokenizer
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from headrace.generate import twins
-from headrace.generate.twins import Twins, hash_of
+from headrace.generate.read import twins
+from headrace.generate.read.twins import Twins, hash_of
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 
 from headrace.errors import ConfigError
 from headrace.generate import generate
-from headrace.generate.chat import Conversations, load_chat_template
+from headrace.generate.read.chat import Conversations, load_chat_template
 from headrace.model import to_hf
 from headrace.sink import read_predictions
 from headrace.tokens import load_tokenizer

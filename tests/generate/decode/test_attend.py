@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.generate.attend import attend, plan_step
+from headrace.generate.decode.attend import attend, plan_step
 from headrace.model.kv import KVCache
 
 

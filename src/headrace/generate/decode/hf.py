@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from headrace.errors import ConfigError
-from headrace.generate.attend import Step, attend, plan_step
-from headrace.generate.fingerprint import fingerprint_of
-from headrace.generate.lean import Lean
+from headrace.generate.decode.attend import Step, attend, plan_step
+from headrace.generate.decode.fingerprint import fingerprint_of
+from headrace.generate.decode.lean import Lean
 from headrace.model.kv import KVCache
 
 ATTENTION = "headrace"

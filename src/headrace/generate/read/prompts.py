@@ -22,7 +22,7 @@ import orjson
 import xxhash
 
 from headrace.errors import ConfigError, DocumentError, SourceError
-from headrace.generate.twins import Twins, hash_of
+from headrace.generate.read.twins import Twins, hash_of
 
 PromptSource: TypeAlias = "str | os.PathLike[str] | Sequence[str | Mapping[str, Any] | Prompt]"
 
@@ -263,7 +263,7 @@ def _from_item(number: int, item: object) -> Prompt:
         )
     prompt_id = next((item[name] for name in ID_FIELDS if item.get(name) is not None), f"{number:09d}")
     if isinstance(item.get("body"), Mapping):
-        from headrace.generate.openai import prompt_of_batch_line
+        from headrace.generate.read.batch_lines import prompt_of_batch_line
 
         return prompt_of_batch_line(str(prompt_id), item)
     name = next((name for name in CONTENT_FIELDS if item.get(name) is not None), None)

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.generate.chance import stream_key, uniforms
+from headrace.generate.sample.chance import stream_key, uniforms
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**20))

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name that every reader of torch knows
 from torch import nn
 
-from headrace.generate import pack
-from headrace.generate.pack import Packed
+from headrace.generate.decode import pack
+from headrace.generate.decode.pack import Packed
 
 
 @pytest.fixture(params=[1, 2, 3])

@@ -1,0 +1,1 @@
+"""Another library's engine -> finished rows by our rules."""

@@ -1,0 +1,1 @@
+"""Files, lists, batch lines, conversations -> prompts."""

@@ -1,0 +1,1 @@
+"""Logits of a row -> its next token."""

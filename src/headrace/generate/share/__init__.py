@@ -1,0 +1,1 @@
+"""Requests -> rows, by several workers with an engine each."""
