@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from headrace.errors import ConfigError
 from headrace.model.loss import linear_cross_entropy
+from headrace.model.products import Linear
 
 INIT_STD = 0.02  # GPT-1, 2 and 3: all weights and embeddings
 
@@ -220,8 +221,8 @@ class Attention(nn.Module):
         self.band_width = config.band_width if config.is_banded(layer) else None
         # Rows are ordered head, then q/k/v, then channel: any contiguous slice of whole heads is a
         # smaller attention, which is what tensor parallelism needs.
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.out = nn.Linear(config.width, config.width)
+        self.qkv = Linear(config.width, 3 * config.width)
+        self.out = Linear(config.width, config.width)
 
     def forward(
         self,
@@ -255,8 +256,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.width, 4 * config.width)
-        self.down = nn.Linear(4 * config.width, config.width)
+        self.up = Linear(config.width, 4 * config.width)
+        self.down = Linear(4 * config.width, config.width)
 
     def forward(self, x_BTW: Tensor) -> Tensor:
         """[B, T, W] -> [B, T, W]."""

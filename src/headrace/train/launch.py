@@ -24,6 +24,7 @@ from headrace.store import open_blob
 from headrace.train.data import open_data, open_held
 from headrace.train.layout import Layout
 from headrace.train.loop import Progress, RunSummary, Settings, run
+from headrace.train.memory import freed_memory_kept
 from headrace.train.mirror import Mirror
 from headrace.train.origin import is_untrained, origin_of, refuse_tokenizer
 from headrace.train.recipe import Asked, read_run
@@ -161,7 +162,7 @@ def train(
         ramp_steps=ramp_steps,
         banded=banded,
     )
-    with ExitStack() as opened:
+    with freed_memory_kept(target), ExitStack() as opened:
         world = opened.enter_context(open_world(target))
         settings = world.agreed(
             lambda: Settings(
