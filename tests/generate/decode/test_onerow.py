@@ -101,6 +101,17 @@ def test_weights_that_are_not_numbers_give_logits_that_are_not(compiler, dtype):
     assert logits_token_by_token(GPTRunner(model), [1, 2, 3]).isnan().all()
 
 
+def test_activations_far_from_zero_are_those_of_torch(compiler):
+    """gelu of -1000 is 0: fast math's reciprocal of infinity is not a number."""
+    model = GPT(GPTConfig(num_layers=1, width=32, num_heads=2, vocab_size=257, context=16), seed=1).eval()
+    with torch.no_grad():
+        model.blocks[0].mlp.up.weight.mul_(2000)
+    ids = [3, 1, 4, 1, 5, 9]
+    with torch.inference_mode():
+        wanted = model(torch.tensor([ids]))[0]
+    torch.testing.assert_close(logits_token_by_token(GPTRunner(model), ids), wanted, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("broken", ["absent", "fails", "links_nothing"])
 def test_without_a_compiler_torch_decodes_the_same_tokens_and_says_why(
     gpt, table, make_requests, monkeypatch, tmp_path, no_library, broken

@@ -168,13 +168,16 @@ static void attend(const float *query, const Number *keys, const Number *values,
   }
 }
 
+/* 1 + e^x, kept so small that fast math's reciprocal of it is a number: that of infinity is not. */
+static inline float one_and_exp(float x) { return 1 + expf(fminf(x, 60)); }
+
 /* gate *= up, and through silu before; without ups, gelu in its tanh form. */
 static void activate(float *gate, const float *up, Span span) {
   if (up)
-    for (int64_t i = span.first; i < span.last; i++) gate[i] *= up[i] / (1 + expf(-gate[i]));
+    for (int64_t i = span.first; i < span.last; i++) gate[i] *= up[i] / one_and_exp(-gate[i]);
   else /* 0.5 (1 + tanh(z)) = 1 / (1 + exp(-2 z)) */
     for (int64_t i = span.first; i < span.last; i++)
-      gate[i] /= 1 + expf(-1.5957691216f * (gate[i] + 0.044715f * gate[i] * gate[i] * gate[i]));
+      gate[i] /= one_and_exp(-1.5957691216f * (gate[i] + 0.044715f * gate[i] * gate[i] * gate[i]));
 }
 
 static int64_t widest(const Shape *shape) {
