@@ -102,7 +102,7 @@ def test_weights_that_are_not_numbers_give_logits_that_are_not(compiler, dtype):
 
 
 def test_activations_far_from_zero_are_those_of_torch(compiler):
-    """gelu of -1000 is 0: fast math's reciprocal of infinity is not a number."""
+    """Gelu of -1000 is 0: fast math's reciprocal of infinity is not a number."""
     model = GPT(GPTConfig(num_layers=1, width=32, num_heads=2, vocab_size=257, context=16), seed=1).eval()
     with torch.no_grad():
         model.blocks[0].mlp.up.weight.mul_(2000)

@@ -18,7 +18,7 @@ import torch
 from headrace.errors import ConfigError, WorkerError
 from headrace.generate.adapt.rules import check_prompt, finished, refuse
 from headrace.generate.decode.fingerprint import fingerprint_of
-from headrace.generate.decode.hf import quiet
+from headrace.generate.decode.hf import KNOWN_LAYERS, context_of, quiet
 from headrace.generate.request import Request, failed
 from headrace.generate.sample.sampling import Sampling
 from headrace.generate.text import TextStream
@@ -75,17 +75,27 @@ class TransformersEngine:
         eos_ids: Collection[int],
         batch_size: int,
     ) -> None:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
-        with quiet():
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                directory, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
-            )
+        refused = (
+            f"{directory}: transformers has no continuous batching for this model: {{}}. "
+            f"Use engine native, or vllm, which has code of its own for most families."
+        )
+        about = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
+        if not set(getattr(about, "layer_types", None) or ()) <= KNOWN_LAYERS:
+            raise ConfigError(refused.format("it has layers that are not plain or sliding attention"))
+        try:
+            with quiet():
+                model: Any = AutoModelForCausalLM.from_pretrained(
+                    directory, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
+                )
+        except ValueError as error:
+            raise ConfigError(refused.format(error)) from error
         self.model: Any = model.to(device).eval()
         self.dtype, self.fingerprint = dtype, fingerprint_of(self.model.state_dict())
         config = self.model.config.get_text_config()
         self.vocab_size = int(self.model.get_output_embeddings().weight.shape[0])
-        self.context = int(getattr(config, "max_position_embeddings", 0) or 1 << 20)
+        self.context = context_of(config)
         self._table, self._eos, self._batch_size = table, frozenset(eos_ids), batch_size
 
     def check(self, request: Request) -> None:

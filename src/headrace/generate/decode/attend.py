@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name that every reader of torch code knows
@@ -100,6 +101,7 @@ def attend(
     *,
     scale: float | None = None,
     window: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Store the step's keys and values, and attend: [N, H, D].
 
@@ -112,6 +114,7 @@ def attend(
         v_NGD: values.
         scale: of the products; default 1/sqrt(D).
         window: see only this many tokens, the token itself counted; None sees all.
+        softcap: scores become softcap * tanh(score / softcap), as in Gemma 2.
     """
     k_BGSD, v_BGSD = kv.layers[layer]
     if step.alone is None:
@@ -123,9 +126,10 @@ def attend(
         v_BGSD.select(0, slot).select(1, position).copy_(v_NGD[0])
     N, H, D = q_NHD.shape
     G, n = k_NGD.shape[1], step.decoded
+    product = F.scaled_dot_product_attention if softcap is None else partial(_capped, softcap=softcap)
     if n:
         # The query heads of one key head stand where tokens would: grouped queries copy no keys.
-        out_nHD = F.scaled_dot_product_attention(
+        out_nHD = product(
             q_NHD[:n].reshape(n, G, H // G, D),
             k_BGSD[:n].narrow(2, 0, step.seen),
             v_BGSD[:n].narrow(2, 0, step.seen),
@@ -140,7 +144,7 @@ def attend(
     for start, stop in step.prompts:
         T = stop - start
         banded = window is not None and window < T
-        out = F.scaled_dot_product_attention(
+        out = product(
             q_NHD[start:stop].transpose(0, 1)[None],
             k_NGD[start:stop].transpose(0, 1)[None],
             v_NGD[start:stop].transpose(0, 1)[None],
@@ -151,6 +155,32 @@ def attend(
         )
         out_NHD[start:stop] = out[0].transpose(0, 1)
     return out_NHD
+
+
+def _capped(
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSD: Tensor,
+    *,
+    softcap: float,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`scaled_dot_product_attention`, which has no cap for scores."""
+    if enable_gqa:
+        each = q_BHTD.shape[1] // k_BGSD.shape[1]
+        k_BGSD, v_BGSD = (x.repeat_interleave(each, dim=1) for x in (k_BGSD, v_BGSD))
+    scores_BHTS = q_BHTD @ k_BGSD.transpose(-1, -2) * (scale or q_BHTD.shape[-1] ** -0.5)
+    scores_BHTS = softcap * torch.tanh(scores_BHTS / softcap)
+    if is_causal:
+        attn_mask = _band(q_BHTD.shape[2], q_BHTD.shape[2], q_BHTD.device)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores_BHTS = scores_BHTS.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores_BHTS = scores_BHTS + attn_mask
+    return torch.softmax(scores_BHTS.float(), dim=-1).to(v_BGSD.dtype) @ v_BGSD
 
 
 def _decode_mask(step: Step, window: int | None, dtype: torch.dtype) -> Tensor | None:

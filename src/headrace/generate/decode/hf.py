@@ -30,7 +30,7 @@ PROBE_TOKENS = 24
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 _running = threading.local()
-"""The cache and the step of the forward pass that runs on this thread."""
+"""`now`: cache and step of the forward pass that runs on this thread; `asked`: whether it came to our attention."""
 
 
 class HFRunner:
@@ -51,7 +51,7 @@ class HFRunner:
         self.model: Any = model.to(device).eval().requires_grad_(requires_grad=False)
         self.dtype, self.device = dtype, device
         self.vocab_size = int(self.model.get_output_embeddings().weight.shape[0])
-        self.context = int(getattr(text, "max_position_embeddings", 0) or 1 << 20)
+        self.context = context_of(text)
         self._layers = int(text.num_hidden_layers)
         self._kv_heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
         self._head_width = int(
@@ -116,6 +116,7 @@ class HFRunner:
         # The same sums in another order: SmolLM2-135M differs by 1e-5 in float32 and 0.1 in bfloat16.
         allowed = 1e-3 if self.dtype == torch.float32 else 0.2
         AttentionInterface.register(ATTENTION, _attention)
+        _running.asked = False
         try:
             self.model.set_attn_implementation(ATTENTION)
             # Some families scale or cap logits behind their head: then the whole model is called.
@@ -126,6 +127,10 @@ class HFRunner:
                     return
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
             raise _refused(directory, f"its attention cannot be replaced ({error})") from error
+        if not _running.asked:
+            raise _refused(
+                directory, "transformers runs it with attention of its own, which cannot be replaced"
+            )
         raise _refused(
             directory, f"its logits differ by {differs:.2g} of their spread, {allowed:g} is rounding"
         )
@@ -185,10 +190,11 @@ def _attention(
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Attention with transformers' signature, over the cache of the step that runs."""
-    for name in ("softcap", "s_aux", "position_bias"):
+    for name in ("s_aux", "position_bias"):
         if more.get(name) is not None:
             raise ValueError(f"attention with {name}")
     kv, step = _running.now
+    _running.asked = True
     out_NHD = attend(
         kv,
         step,
@@ -198,6 +204,7 @@ def _attention(
         value_1GND[0].transpose(0, 1),
         scale=scaling,
         window=sliding_window,
+        softcap=more.get("softcap"),
     )
     return out_NHD[None], None
 
@@ -210,8 +217,25 @@ def _distance(got_TV: Tensor, wanted_TV: Tensor) -> float:
 
 def _refused(directory: Path, why: str) -> ConfigError:
     return ConfigError(
-        f"{directory}: the native engine cannot run this model: {why}. Choose engine='transformers'."
+        f"{directory}: the native engine cannot run this model: {why}. "
+        f"Choose engine='vllm', which has code of its own for most families."
     )
+
+
+def context_of(config: Any) -> int:
+    """Tokens that a row may have, prompt included.
+
+    Rotary positions of the kinds "dynamic" and "longrope" change for all tokens when a text outgrows what the model was
+    trained on, so that a row's past would be wrong: such models run up to that length.
+    """
+    longest = int(getattr(config, "max_position_embeddings", 0) or 1 << 20)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in ("dynamic", "longrope"):
+        return longest
+    original = rope.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    return min(longest, int(original or longest))
 
 
 def eos_ids_of(directory: Path) -> tuple[int, ...]:
