@@ -45,7 +45,7 @@ def write_word2vec(path: Path, *, binary: bool, newlines: bool = True, dims: int
     return table
 
 
-def write_bert(directory: Path, dims: int = 6) -> np.ndarray:
+def write_bert(directory: Path, dims: int = 6, *, old: bool = False) -> np.ndarray:
     import orjson
 
     words = ["[PAD]", "water", "wheel", "##ing", "##s", "the"]
@@ -53,6 +53,9 @@ def write_bert(directory: Path, dims: int = 6) -> np.ndarray:
     save_file(
         {"bert.embeddings.word_embeddings.weight": torch.from_numpy(table)}, directory / "model.safetensors"
     )
+    if old:
+        (directory / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
+        return table
     vocabulary = {word: row for row, word in enumerate(words)}
     (directory / "tokenizer.json").write_bytes(
         orjson.dumps({"model": {"type": "WordPiece", "vocab": vocabulary}})
@@ -135,6 +138,12 @@ def test_a_damaged_vector_file_is_refused_by_line(content: bytes, says: str, tmp
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=says):
         read_vectors(path)
+
+
+def test_a_bert_without_tokenizer_json_is_read_by_its_list_of_pieces(tmp_path: Path) -> None:
+    write_bert(tmp_path, old=True)
+    vectors = read_vectors(tmp_path)
+    assert vectors.rows == {"[PAD]": 0, "water": 1, "wheel": 2, "##ing": 3, "##s": 4, "the": 5}
 
 
 def test_a_directory_that_is_no_bert_is_refused(tmp_path: Path) -> None:

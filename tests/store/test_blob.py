@@ -241,6 +241,12 @@ def test_a_refusal_that_means_slow_down_is_told_from_others(http):
         assert caught.value.throttled == throttled
 
 
+def test_a_server_that_is_not_there_is_told_in_one_line():
+    with pytest.raises(Unavailable, match="error sending request") as caught:
+        RemoteBlob("http://127.0.0.1:1/store").get("manifest.json")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("status", [400, 401, 403])
 def test_a_request_that_is_wrong_is_not_asked_again(http, status):
     url, server, _ = http

@@ -6,6 +6,8 @@ import dataclasses
 import math
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +290,22 @@ def test_tensorboard_shows_every_step_once_after_a_restart(store: Path, tmp_path
     np.testing.assert_allclose(
         [event.value for event in events], [line[1] for line in losses(tmp_path)], rtol=1e-6
     )
+
+
+def test_tensorboard_is_written_without_loading_tensorflow(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from headrace.train.board import Board
+
+with Board(Path(sys.argv[1]), step=0) as board:
+    board.append({"step": 1, "loss": 2.5})
+assert "tensorflow" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_leaves_its_checkpoints(

@@ -153,8 +153,7 @@ def token_table(vectors: WordVectors, tokenizer: Tokenizer, fresh_VW: Tensor) ->
 def _read_bert(directory: Path) -> WordVectors:
     weights = directory / "model.safetensors"
     try:
-        about: dict[str, Any] = orjson.loads((directory / "tokenizer.json").read_bytes())
-        words: dict[str, int] = about["model"]["vocab"]
+        words = _bert_words(directory)
         with safe_open(weights, framework="pt") as file:
             names = [name for name in file.keys() if name.endswith(_BERT_TABLE)]  # noqa: SIM118  # no mapping
             if not names:
@@ -162,9 +161,20 @@ def _read_bert(directory: Path) -> WordVectors:
             table = file.get_tensor(names[0]).float().numpy()
     except (OSError, KeyError, TypeError, orjson.JSONDecodeError) as error:
         raise ConfigError(
-            f"{directory}: not a BERT directory with tokenizer.json and model.safetensors ({error!r})."
+            f"{directory}: not a BERT directory with tokenizer.json or vocab.txt, and model.safetensors ({error!r})."
         ) from error
     return WordVectors(rows=words, table=table, source=f"bert {_hash(weights)}", pieces=True)
+
+
+def _bert_words(directory: Path) -> dict[str, int]:
+    """Row of each piece; directories older than tokenizer.json have a line for each."""
+    tokenizer = directory / "tokenizer.json"
+    if not tokenizer.exists():
+        lines = (directory / "vocab.txt").read_text(encoding="utf-8").split("\n")
+        return {word.rstrip("\r"): row for row, word in enumerate(lines) if word}
+    about: dict[str, Any] = orjson.loads(tokenizer.read_bytes())
+    words: dict[str, int] = about["model"]["vocab"]
+    return words
 
 
 def _read_text(file: BinaryIO, count: int, dims: int, path: Path) -> Iterator[tuple[str, Vectors]]:

@@ -15,7 +15,7 @@ from headrace.profile.charts import LineChart, Point, Series
 
 # Drawn narrow and scaled up: at a phone's 340 pixels the labels are still 9 pixels high.
 WIDTH, HEIGHT = 460, 270
-LEFT, RIGHT, TOP, BOTTOM = 48, 12, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 14, 40
 
 TOOLTIPS = 60
 """Strips of a chart that show their values under the mouse."""

@@ -26,6 +26,9 @@ T = TypeVar("T")
 _PERMANENT = re.compile(
     r"\b(?:status:? |HTTP status |code: )?(4(?!08|29)\d\d|501) (?:Bad|Unauth|Forb|Method|Not|Conf|Gone)"
 )
+# What the client says of a URL that it will not ask; it does not say why.
+_NOT_ASKED = re.compile(r"HTTP error: builder error|URL scheme is not allowed")
+_ALLOW_HTTP = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
 _PAST_THE_END = re.compile(r"\b416\b")
 _THROTTLED = re.compile(r"\b(429|503)\b|SlowDown|Too Many Requests|ServerBusy")
 _ANSWER = re.compile(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
@@ -86,7 +89,7 @@ class RemoteBlob:
 
         self._url = url.rstrip("/")
         options: dict[str, Any] = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=10)}
-        if url.startswith("http://") or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
+        if url.startswith("http://") or any(os.environ.get(n, "").lower() in ("1", "true") for n in _ALLOW_HTTP):
             options["allow_http"] = True
         # Retries are ours: they tell the fetcher that it asks too much, and tests replace their clock.
         self._store: Any = obstore.store.from_url(
@@ -118,9 +121,16 @@ class RemoteBlob:
             raise StoreError(f"{where}: the server cannot do this: {str(error).splitlines()[0]}") from error
         except exceptions.BaseError as error:
             text = str(error)
+            if _NOT_ASKED.search(text):
+                raise StoreError(
+                    f"{where}: the endpoint is plain HTTP, or no URL. Plain HTTP is allowed by {_ALLOW_HTTP[0]}=true "
+                    f"({', '.join(_ALLOW_HTTP[1:])} mean the same): {_in_words(text)}"
+                ) from error
             if _PERMANENT.search(text):
                 raise StoreError(f"{where}: the server refuses: {_in_words(text)}") from error
-            raise Unavailable(f"{where}: {text[:400]}", throttled=bool(_THROTTLED.search(text))) from error
+            raise Unavailable(
+                f"{where}: {_in_words(text)}", throttled=bool(_THROTTLED.search(text))
+            ) from error
 
     def size(self, path: str) -> int:
         """See `Blob.size`."""
@@ -171,8 +181,8 @@ class RemoteBlob:
         with self._errors(path):
             try:
                 self._obstore.delete(self._store, check_path(path))
-            except self._obstore.exceptions.NotFoundError:
-                return
+            except (self._obstore.exceptions.NotFoundError, FileNotFoundError):
+                return  # Azure's bulk request has an error of its own for it
 
 
 class RetryingBlob:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Self
 
 _NOT_CURVES = {"step", "elapsed_s", "position", "tokens"}
@@ -14,6 +15,8 @@ class Board:
     """Writes every number of a metrics line as a curve over steps; a restart hides the steps it makes again."""
 
     def __init__(self, directory: Path, *, step: int) -> None:
+        # TensorBoard's own switch: else it loads TensorFlow where that is installed, for the sake of opening files.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         # Imported here: it costs a second, and most runs do without.
         from torch.utils.tensorboard.writer import SummaryWriter
 
