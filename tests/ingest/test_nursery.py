@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -135,8 +136,7 @@ def test_an_engine_that_is_not_exact_is_found_by_the_nursery_as_well(tmp_path, c
 
     def beside(do):
         ours, theirs = Pipe()
-        do(theirs)
-        theirs.close()
+        threading.Thread(target=do, args=(theirs,)).start()
         return ours
 
     class Wrong:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from headrace.tokens import load_tokenizer
 from headrace.tokens.gigatoken import CHECK_EVERY_BYTES, Gigatoken
@@ -54,7 +55,9 @@ def test_ids_are_the_same_before_and_after_it_forgets(trained):
 
 SLIM = """
 import sys
+import numpy as np
 from headrace.tokens import load_tokenizer
+from headrace.tokens.flat import SEPARATOR, FlatTexts
 from headrace.tokens.gigatoken import slim_results
 slim_results()
 texts = [f"word{i} is \u00e9 {i * 7919:x}".encode() for i in range(500)] + [b""]
@@ -64,10 +67,30 @@ print(ids.sum(), offsets.sum(), len(offsets), type(sys.modules["awkward"]).__nam
 assert not hasattr(sys.modules["awkward"], "contents")
 wanted = tokenizer.as_reference().encode_batch(texts)
 assert (ids == wanted[0]).all() and (offsets == wanted[1]).all()
+texts = texts[:-1]
+joined = b"".join(text + SEPARATOR for text in texts)
+flat = FlatTexts(joined, np.flatnonzero(np.frombuffer(joined, np.uint8) == SEPARATOR[0]))
+ids, offsets = tokenizer.encode_batch(flat)
+assert (ids == wanted[0]).all() and (offsets == wanted[1][:-1]).all()
 """
 
 
-def test_in_a_worker_results_come_without_loading_awkward_and_are_the_same(trained):
+@pytest.mark.parametrize("kind", ["byte-level", "sentencepiece"])
+def test_in_a_worker_results_come_without_loading_awkward_and_are_the_same(
+    kind, tmp_path, sentences, trained
+):
+    """Of texts in a list, and of texts in one piece of memory."""
+    if kind == "sentencepiece":
+        trained = tmp_path / "sp.model"
+        pytest.importorskip("sentencepiece").SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences * 20),
+            model_prefix=str(trained.with_suffix("")),
+            vocab_size=420,
+            hard_vocab_limit=False,
+            model_type="bpe",
+            byte_fallback=True,
+            minloglevel=2,
+        )
     subprocess.run(
         [sys.executable, "-c", SLIM, str(trained)],
         check=True,

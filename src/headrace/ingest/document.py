@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from headrace.tokens.flat import FlatTexts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
@@ -25,7 +27,7 @@ class Reject:
 class Parsed:
     """A few megabytes of a file, parsed; the arrays of one batch belong together."""
 
-    texts: list[bytes]
+    texts: list[bytes] | FlatTexts
     """Documents of valid UTF-8, in the file's order."""
     meta: dict[str, list[str | None]] = field(default_factory=dict)
     """Columns that were asked for, one value a text."""
@@ -37,3 +39,8 @@ class Parsed:
     """Decompressed bytes that this was parsed from."""
     lines: int = 0
     """Lines among them."""
+
+    def add(self, *texts: bytes) -> None:
+        """Append texts, where each is an object of its own."""
+        assert isinstance(self.texts, list)
+        self.texts += texts

@@ -7,21 +7,23 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from threading import Thread
 from typing import Any, Literal
 
 from headrace.errors import TokenizerError
+from headrace.ingest import jsonlines
 from headrace.ingest.cluster import run_on_ray
 from headrace.ingest.job import Job, Place
 from headrace.ingest.nursery import Beside, Nursery, Nurture, open_nursery
 from headrace.ingest.options import Options
 from headrace.ingest.pool import Pool, serve
-from headrace.ingest.prove import engine_mismatch, receive_proof, send_proof
+from headrace.ingest.prove import ask_for_proof, engine_mismatch, receive_proof, send_proof
 from headrace.ingest.schedule import Schedule
 from headrace.ingest.sketching import Sketching
 from headrace.ingest.sources import Source
 from headrace.ingest.work import Work
 from headrace.store import open_blob
-from headrace.tokens import Mismatch, Tokenizer, tokenizer_from_files
+from headrace.tokens import Mismatch, Tokenizer, load_tokenizer, tokenizer_from_files
 from headrace.tokens.gigatoken import slim_results
 from headrace.tokens.probe import tricky_texts
 
@@ -82,23 +84,45 @@ def make_sketching(setup: Setup) -> Sketching:
     )
 
 
-class Tokenizing:
-    """A nursery's charge: the tokenizer, loaded while another process makes the proof of its engine."""
+class Ahead:
+    """A tokenizer, loaded while another process loads its reference and waits for the corpus."""
 
-    def __init__(self, setup: Setup, beside: Beside) -> None:
+    def __init__(self, tokenizer: Tokenizer, beside: Beside, *, compiled: bool = False) -> None:
+        """Load it.
+
+        Args:
+            tokenizer: whose engine is not built yet.
+            beside: does something in a fork.
+            compiled: will there be so many JSON lines that compiling their parser is worth it?
+        """
         slim_results()
-        self._setup = setup
-        self._tokenizer = tokenizer_from_files(setup.tokenizer_files, engine=setup.engine)
-        self._proof = beside(
-            functools.partial(
-                send_proof,
-                reference=self._tokenizer.as_reference(),
-                sources=setup.sources,
-                options=setup.options,
-            )
-        )
+        self.tokenizer = tokenizer
+        self.proof = beside(functools.partial(send_proof, reference=tokenizer.as_reference()))
+        compiler = Thread(
+            target=jsonlines.page.compile
+        )  # before there are workers, and while the engine is built
+        if compiled:
+            compiler.start()
         # The first batch builds more than loading did.
-        self._tokenizer.encode_batch(tricky_texts())
+        tokenizer.encode_batch(tricky_texts())
+        if compiled:
+            compiler.join()
+
+    @classmethod
+    def of(cls, beside: Beside, tokenizer: str, compiled: str = "") -> Ahead:
+        """By its name or path; "compiled" or not."""
+        return cls(load_tokenizer(tokenizer, engine="fast"), beside, compiled=bool(compiled))
+
+
+class Tokenizing:
+    """A nursery's charge: the tokenizer, and a proof of its engine that another process makes."""
+
+    def __init__(self, setup: Setup, beside: Beside, ahead: Ahead | None = None) -> None:
+        self._setup = setup
+        if ahead is None or setup.engine != "fast" or ahead.tokenizer.files() != setup.tokenizer_files:
+            ahead = Ahead(tokenizer_from_files(setup.tokenizer_files, engine=setup.engine), beside)
+        self._tokenizer, self._proof = ahead.tokenizer, ahead.proof
+        ask_for_proof(self._proof, sources=setup.sources, options=setup.options)
 
     def pipes(self) -> list[Connection]:
         """See `Charge`."""
@@ -116,8 +140,8 @@ class Tokenizing:
 class Comparing:
     """A nursery's charge in dedup's first pass: there is nothing to load but code."""
 
-    def __init__(self, setup: Setup, beside: Beside) -> None:
-        del beside
+    def __init__(self, setup: Setup, beside: Beside, ahead: Ahead | None) -> None:
+        del beside, ahead
         self._setup = setup
 
     def pipes(self) -> list[Connection]:

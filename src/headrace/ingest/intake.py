@@ -21,6 +21,7 @@ from headrace.ingest.plan import Unit
 from headrace.ingest.reader import Reader, open_reader
 from headrace.ingest.sources import Source
 from headrace.stats import Stats
+from headrace.tokens.flat import FlatTexts
 
 BATCH_BYTES = 1 << 20
 """Texts are handed on in batches of at least this size: calls cost little, and the batch stays in cache."""
@@ -121,7 +122,13 @@ class Intake:
             if self._options.prepares:
                 with self.stats.busy("prepare", items=len(parsed.texts)):
                     self._prepare(parsed, tally)
-            pending.texts += parsed.texts
+            if isinstance(parsed.texts, FlatTexts) and parsed.nbytes >= BATCH_BYTES:
+                if pending.texts:
+                    yield pending, Progress()
+                    pending, size = self._empty(), 0
+                yield parsed, Progress(stored_bytes=stored)
+                continue
+            pending.add(*parsed.texts)
             for name, values in parsed.meta.items():
                 pending.meta[name] += values
             size += parsed.nbytes

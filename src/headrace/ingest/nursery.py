@@ -6,6 +6,7 @@ that its forks are safe. It can be started before anybody knows what to load: it
 parent's. This module is loaded first on both sides, and loads nothing heavy itself.
 
     parent -> nursery      a pickled `Nurture`; then ("fork", number) with a pipe's end, ("reap", number)
+    (its arguments)        what will be wanted: it is loaded while the parent plans
     nursery -> parent      ("answer", value) once; ("exit", code) of a worker; ("failed", ("", error))
 """
 
@@ -31,7 +32,7 @@ from headrace.errors import HeadraceError, WorkerError
 
 _BOOT = (
     "import json, os, sys; sys.path[:] = json.loads(os.environ.pop('HEADRACE_SYS_PATH')); "
-    "from headrace.ingest.nursery import main; main(*map(int, sys.argv[1:]))"
+    "from headrace.ingest.nursery import main; main(*map(int, sys.argv[1:3]), sys.argv[3:])"
 )
 _AHEAD = ("headrace.ingest.engines", "gigatoken.gigatoken_rs", "isal.igzip", "simdjson")
 _END_S = 10.0
@@ -56,16 +57,24 @@ class Charge(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nurture:
-    """What to load: a function at the top of a module, and its argument."""
+    """What to load: a function at the top of a module, and its argument.
 
-    load: Callable[[Any, Beside], Charge]
+    The function is called with the argument, a way to do something beside, and what was loaded ahead, or None.
+    """
+
+    load: Callable[[Any, Beside, Any], Charge]
     argument: Any
 
 
 class Nursery:
     """The parent's side."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: Sequence[str] = ()) -> None:
+        """Start it.
+
+        Args:
+            ahead: what will be wanted, as far as it is known by now; see `engines.Ahead.of`.
+        """
         ours, theirs = socket.socketpair()
         self._socket = ours
         self._pipe = Connection(os.dup(ours.fileno()))
@@ -77,7 +86,7 @@ class Nursery:
             "OPENBLAS_NUM_THREADS": "1",  # NumPy's threads cost 0.07 s of CPU at each start, and do nothing here
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(life_read)],
+            [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(life_read), *ahead],
             pass_fds=(theirs.fileno(), life_read),
             stdin=subprocess.DEVNULL,
             env=environment,
@@ -148,18 +157,19 @@ class Nursery:
 
 
 @contextmanager
-def open_nursery() -> Iterator[Nursery]:
-    """A nursery that is stopped at the end, with all its workers."""
-    nursery = Nursery()
+def open_nursery(ahead: Sequence[str] = ()) -> Iterator[Nursery]:
+    """A nursery that is stopped at the end, with all its workers; see `Nursery`."""
+    nursery = Nursery(ahead)
     try:
         yield nursery
     finally:
         nursery.close()
 
 
-def main(socket_fd: int, life_fd: int) -> None:
+def main(socket_fd: int, life_fd: int, wanted: Sequence[str] = ()) -> None:
     """The nursery process: load, then fork until the parent lets go."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.disable()  # nothing of what is loaded goes away again
     control = socket.socket(fileno=socket_fd)
     pipe = Connection(os.dup(socket_fd))
     for module in _AHEAD:  # while the parent makes up its mind
@@ -174,10 +184,14 @@ def main(socket_fd: int, life_fd: int) -> None:
         return ours
 
     try:
+        ahead = None
+        if wanted:
+            with suppress(Exception):  # the parent meets it as well, and says it better
+                ahead = import_module("headrace.ingest.engines").Ahead.of(beside, *wanted)
         nurture = _heard(pipe)
-        charge = nurture.load(nurture.argument, beside)
-        gc.collect()
+        charge = nurture.load(nurture.argument, beside, ahead)
         gc.freeze()  # pages that no collection writes to stay shared
+        gc.enable()
         side = list(charge.pipes())
         while True:
             for ready in wait([pipe, *side]):
@@ -198,6 +212,7 @@ def main(socket_fd: int, life_fd: int) -> None:
                 _heard(pipe)
     finally:
         _end([*workers, *helpers])
+        os._exit(0)  # taking the interpreter down in order would keep the parent waiting
 
 
 class _ParentGone(Exception):

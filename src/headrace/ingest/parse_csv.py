@@ -103,7 +103,7 @@ class DelimitedRows:
         if len(text) > self._fields.max_bytes:
             self._reject(parsed, at, line, "too_long", too_long(len(text), self._fields))
         elif text:
-            parsed.texts.append(text)
+            parsed.add(text)
             for name, i in self._keep_at.items():
                 parsed.meta[name].append(rows[0][i])
         else:

@@ -48,7 +48,7 @@ class JsonObjects:
                         )
                     )
                 elif got[1]:
-                    parsed.texts.append(got[1])
+                    parsed.add(got[1])
                     for name in keep:
                         parsed.meta[name].append(as_metadata(lookup(got[0], name)))
                 else:

@@ -36,7 +36,7 @@ class PlainText:
             if not text or (self._mode != "file" and text.isspace()):
                 parsed.empty += self._mode == "file"
             elif fine:
-                parsed.texts.append(text)
+                parsed.add(text)
             else:
                 self._check(parsed, piece, text, at, line)
             if not fine or self._mode == "block":
@@ -74,7 +74,7 @@ class PlainText:
         elif len(text) > self._fields.max_bytes:
             self._reject(parsed, at, line, "too_long", too_long(len(text), self._fields))
         else:
-            parsed.texts.append(text)
+            parsed.add(text)
 
     def _too_long_record(self) -> str:
         hint = ". One document per line or per paragraph? Use text_mode" if self._mode == "file" else ""

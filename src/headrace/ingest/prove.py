@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -80,14 +81,23 @@ class Proof:
         return first_mismatch(tokenizer, self, self.texts)
 
 
-def send_proof(
-    pipe: Connection, *, reference: Tokenizer, sources: Sequence[Source], options: Options
-) -> None:
-    """Make a proof, in a process of its own; the pipe takes it, or the error."""
+def send_proof(pipe: Connection, *, reference: Tokenizer) -> None:
+    """Make a proof, in a process of its own; the pipe brings the corpus, and takes the proof or the error."""
     try:
+        reference.encode_batch([b"a"])  # most of it is loading: done before the corpus is known
+        sources, options = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own parent
         pipe.send_bytes(pickle.dumps(Proof.of(reference, sources, options)))
+    except (EOFError, ConnectionError):
+        return  # nobody wants it
     except Exception as error:  # noqa: BLE001 - the other side raises it
-        pipe.send_bytes(pickle.dumps(error))
+        with suppress(ConnectionError):
+            pipe.send_bytes(pickle.dumps(error))
+
+
+def ask_for_proof(pipe: Connection, *, sources: Sequence[Source], options: Options) -> None:
+    """Tell `send_proof` the corpus; a process that died is met by `receive_proof`."""
+    with suppress(ConnectionError):
+        pipe.send_bytes(pickle.dumps((tuple(sources), options)))
 
 
 def receive_proof(pipe: Connection) -> Proof:
@@ -99,7 +109,7 @@ def receive_proof(pipe: Connection) -> Proof:
     """
     try:
         found: Proof | Exception = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own fork
-    except EOFError:
+    except (EOFError, ConnectionError):
         raise WorkerError(
             "the process that computes the reference's ids died. Out of memory? Run the same command again"
         ) from None

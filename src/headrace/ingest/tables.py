@@ -214,7 +214,7 @@ def parse_batch(batch: pa.RecordBatch, *, url: str, fields: Fields, first_row: i
         elif len(value) > fields.max_bytes:
             _reject(parsed, url, first_row + i, "too_long", too_long(len(value), fields))
         elif value:
-            parsed.texts.append(value)
+            parsed.add(value)
             good.append(i)
         else:
             parsed.empty += 1

@@ -147,7 +147,7 @@ class TarSamples:
         elif not text:
             parsed.empty += 1
         else:
-            parsed.texts.append(text)
+            parsed.add(text)
             self._keep(parsed, record, members)
         parsed.nbytes += sum(map(len, members.values()))
         return len(text)

@@ -22,6 +22,7 @@ from headrace.ingest.record import UnitRecord
 from headrace.ingest.sources import Source
 from headrace.store import Blob
 from headrace.tokens import Tokenizer
+from headrace.tokens.flat import lengths_of
 
 
 class Work:
@@ -141,7 +142,7 @@ class Work:
                 f"tokenizer {self.tokenizer.name}: the text {text[:80]!r} encodes to the end-of-document id "
                 f"{self.tokenizer.eos_id}: a document could forge another's end. Choose another eos_token"
             )
-        lengths = np.fromiter(map(len, batch.texts), dtype=np.int64, count=len(batch.texts))
+        lengths = lengths_of(batch.texts)
         outlet.add(ids, offsets, lengths, batch.meta, stats)
         done = Progress(text_bytes=int(lengths.sum()), documents=len(lengths), tokens=len(ids) + len(lengths))
         prefix = "" if outlet is self._train else "validation_"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from headrace.tokens.flat import SEPARATOR, FlatTexts
 from headrace.tokens.protocol import Ids, Offsets, join_ids, offsets_of
 
 CACHE_BYTES = 160 << 20
@@ -56,10 +57,17 @@ class Gigatoken:
 
     def encode_batch(self, texts: Sequence[bytes]) -> tuple[Ids, Offsets]:
         """See `Tokenizer.encode_batch`; on the calling thread, the GIL released."""
-        if not texts:
+        if not len(texts):
             return np.empty(0, dtype=np.uint32), np.zeros(1, dtype=np.int64)
         # parallel=False: workers are processes, and a thread pool does not survive a fork.
         backend: Any = self._backend
+        if isinstance(texts, FlatTexts) and _is_slim() and _takes_joined(backend):
+            nbytes = len(texts.joined)
+            source = _module().BytesSource(texts.joined, SEPARATOR)
+            ids, offsets = _flat(backend.encode_batch(source, parallel=False))
+            assert len(offsets) == len(texts) + 1, "the engine cut texts otherwise"
+            self._forget_if_grown(nbytes)
+            return ids, offsets
         nbytes = sum(map(len, texts))
         if len(texts) < _FEW or (nbytes >= _LONG * len(texts) and not _is_slim()):
             ids, offsets = join_ids([backend.encode(text) for text in texts])
@@ -97,6 +105,15 @@ def slim_results() -> None:
 class _Flat(NamedTuple):
     ids: Ids
     counts: Offsets
+
+
+def _module() -> Any:
+    return sys.modules["gigatoken.gigatoken_rs"]
+
+
+def _takes_joined(backend: Any) -> bool:
+    """Its engine for SentencePiece models cuts at valid UTF-8 only, which a text may hold."""
+    return isinstance(backend, _module().BPETokenizer)
 
 
 def _is_slim() -> bool:

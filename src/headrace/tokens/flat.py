@@ -1,0 +1,52 @@
+"""Many texts -> one piece of memory, as the fast engine takes them: no object for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+
+from headrace.tokens.protocol import Offsets
+
+SEPARATOR = b"\xff"
+"""Stands in no UTF-8."""
+
+
+class FlatTexts(Sequence[bytes]):
+    r"""Texts that are not empty, each followed by SEPARATOR.
+
+    >>> texts = FlatTexts(b"one\xfftwo\xff", np.array([3, 7]))
+    >>> list(texts), lengths_of(texts).tolist()
+    ([b'one', b'two'], [3, 3])
+    """
+
+    __slots__ = ("ends", "joined")
+
+    def __init__(self, joined: bytes, ends: Offsets) -> None:
+        self.joined = joined
+        self.ends = ends
+        """Where each text ends, int64 [texts]."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        start = int(self.ends[index - 1]) + 1 if index else 0
+        return self.joined[start : int(self.ends[index])]
+
+
+def lengths_of(texts: Sequence[bytes]) -> Offsets:
+    """Bytes of each text, int64 [texts]."""
+    if isinstance(texts, FlatTexts):
+        return np.diff(texts.ends, prepend=-1) - 1
+    return np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
