@@ -12,7 +12,7 @@ import orjson
 import pytest
 import typer.main
 
-from headrace.cli.app import app
+from headrace.cli.app import app, main
 
 
 def headrace(*words, **options):
@@ -137,3 +137,16 @@ def test_a_wrong_option_is_usage_and_exit_code_2():
     done = headrace("ingest", "x", "--codec", "brotli", "--out", "y")
     assert done.returncode == 2
     assert "--codec" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--top-k", "abc"], "Invalid value for '--top-k': got 'abc', wanted a whole number."),
+        (["--top-p=x"], "Invalid value for '--top-p': got 'x', wanted a number."),
+        (["--engine", "foo"], "Invalid value for '--engine': 'foo' is not one of 'native'"),
+    ],
+)
+def test_a_bad_value_of_an_option_is_said_as_got_and_wanted(capsys, words, said):
+    assert main(["generate", "--model", "m", "--prompts", "p", "--out", "o", *words]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())

@@ -169,7 +169,7 @@ def test_a_row_ends_where_the_models_positions_end(gpt, runner, table):
         ((), "no tokens"),
         ((5, 257), r"token id 257; the model's ids are in \[0, 257\)"),
         ((-1,), "token id -1"),
-        ((1,) * 96, "96 tokens and one to generate; the model holds 96"),
+        ((1,) * 96, "96 tokens and one to generate; this model's maximum context length is 96 tokens"),
     ],
 )
 def test_a_request_that_cannot_be_made_is_an_error_row_and_the_others_are_made(

@@ -813,7 +813,7 @@ def test_the_real_servers_metrics_are_plotted_and_its_predictions_are_shown(real
     assert row.locator("pre").nth(1).text_content() == HOSTILE
     page.keyboard.press("Tab")
     row.get_by_role("button", name="Next row").click()
-    expect(row).to_contain_text("the model holds 2048")
+    expect(row).to_contain_text("maximum context length is 2048 tokens")
 
 
 def test_the_real_server_lets_no_other_page_frame_it(real):

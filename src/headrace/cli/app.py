@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -97,9 +98,30 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one way o
         show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
         if show is None or not isinstance(code, int):
             raise
+        _plain(error, sys.argv[1:] if argv is None else argv)
         show()
         return code
     return result if isinstance(result, int) else 0
+
+
+_WANTED = {
+    "Input should be a valid integer, unable to parse string as an integer": "a whole number",
+    "Input should be a valid number, unable to parse string as a number": "a number",
+}
+
+
+def _plain(error: Exception, words: Sequence[str]) -> None:
+    """A usage error as what was got and what was wanted, without the words of the library that checks values."""
+    message = getattr(error, "message", None)
+    if not isinstance(message, str):
+        return
+    message = message.removeprefix("Value error, ")
+    if message in _WANTED:
+        names = getattr(getattr(error, "param", None), "opts", [])
+        got = [after for word, after in itertools.pairwise(words) if word in names]
+        got += [word.partition("=")[2] for word in words if word.partition("=")[0] in names and "=" in word]
+        message = f"got {got[-1]!r}, wanted {_WANTED[message]}." if got else f"wanted {_WANTED[message]}."
+    vars(error)["message"] = message
 
 
 def _say(message: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from headrace.errors import ConfigError
 from headrace.generate.decode.attend import Step, plan_step
-from headrace.generate.request import Request, Token, failed
+from headrace.generate.request import Request, Token, check_prompt, failed
 from headrace.generate.sample.chance import stream_key
 from headrace.generate.sample.draw import Drawing, Drawn, draw
 from headrace.generate.text import TextStream
@@ -147,22 +147,14 @@ class Engine:
         self._waiting.append(request)
 
     def check(self, request: Request) -> None:
-        """Refuse a request that cannot be generated; nothing is changed."""
-        ids = request.token_ids
-        if not ids:
-            raise ConfigError("prompt: no tokens. Give at least one, for example the end-of-document id.")
-        if min(ids) < 0 or max(ids) >= self.runner.vocab_size:
-            bad = next(i for i in ids if not 0 <= i < self.runner.vocab_size)
-            raise ConfigError(
-                f"prompt: token id {bad}; the model's ids are in [0, {self.runner.vocab_size})."
-            )
-        room = min(self.runner.context, self._slots)
-        needed = len(ids) + (request.sampling.max_new_tokens > 0)
-        if needed > room:
-            raise ConfigError(
-                f"prompt: {len(ids)} tokens and one to generate; the "
-                f"{'model' if room == self.runner.context else 'cache'} holds {room}. Shorten the prompt."
-            )
+        """Refuse a request that cannot be generated; nothing is changed.
+
+        Raises:
+            ConfigError: saying why.
+        """
+        check_prompt(
+            request, vocab_size=self.runner.vocab_size, context=self.runner.context, cache=self._slots
+        )
 
     def cancel(self, key: tuple[str, int]) -> bool:
         """Forget a request, waiting or running; False when it is not here."""

@@ -204,10 +204,7 @@ def load_prompts(path: Path) -> tuple[PromptTokenizer, tuple[int, ...]]:
         return PromptTokenizer(tokenizer), (tokenizer.eos_id,)
     about = read_config(path)
     if about is None:
-        raise ConfigError(
-            f"{path}: neither a run (run.json) nor a Hugging Face directory (config.json) is there. "
-            f"Give the --out of headrace train, or a Hugging Face directory."
-        )
+        raise _no_model(path)
     tokenizer = load_tokenizer(path)
     if about.get("model_type") == "gpt2":
         return PromptTokenizer(tokenizer), (tokenizer.eos_id,)
@@ -221,6 +218,8 @@ def _load_runner(
 ) -> tuple[GPTRunner | HFRunner, Tokenizer, tuple[int, ...], tuple[int, ...]]:
     """The model, its tokenizer, what stands in front of a prompt, and what ends a row."""
     about = read_config(path)
+    if about is None and not (path / "run.json").is_file():
+        raise _no_model(path)
     if about is None or about.get("model_type") == "gpt2":
         from headrace.model import load_model
 
@@ -235,6 +234,13 @@ def _load_runner(
     runner = HFRunner(path, dtype=kind, device=device)
     tokenizer = load_tokenizer(path)
     return runner, tokenizer, prefix_ids_of(path), eos_ids_of(path) or (tokenizer.eos_id,)
+
+
+def _no_model(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path}: neither a run (run.json) nor a Hugging Face directory (config.json) is there. Give the --out of "
+        f"headrace train, or a directory as `hf download NAME --local-dir DIR` makes it: names are not looked up."
+    )
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from headrace.errors import ConfigError
 from headrace.generate.sample.sampling import Sampling
 from headrace.types import Prediction
 
@@ -45,6 +46,33 @@ class Token:
     """Of the prompt's tokens, when asked for; with the row's first token."""
     prompt_top: tuple[tuple[tuple[int, float], ...], ...] | None = None
     """Likeliest tokens at each place of the prompt, the first's empty; when both were asked for."""
+
+
+def check_prompt(request: Request, *, vocab_size: int, context: int, cache: int | None = None) -> None:
+    """Refuse a prompt that has no tokens, foreign ids, or no room for what is to be generated.
+
+    Args:
+        request: with its prompt.
+        vocab_size: ids are below it.
+        context: tokens that the model holds.
+        cache: tokens that the cache holds; None: as many as the model.
+
+    Raises:
+        ConfigError: saying which.
+    """
+    ids = request.token_ids
+    if not ids:
+        raise ConfigError("prompt: no tokens. Give at least one, for example the end-of-document id.")
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        bad = next(i for i in ids if not 0 <= i < vocab_size)
+        raise ConfigError(f"prompt: token id {bad}; the model's ids are in [0, {vocab_size}).")
+    room = context if cache is None else min(context, cache)
+    if len(ids) + (request.sampling.max_new_tokens > 0) > room:
+        # OpenAI's clients know a prompt that is too long by the first words of this limit.
+        limit = "this model's maximum context length is" if room == context else "the cache holds"
+        raise ConfigError(
+            f"prompt: {len(ids)} tokens and one to generate; {limit} {room} tokens. Shorten the prompt."
+        )
 
 
 def failed(request: Request, error: Exception | str, *, kind: str | None = None) -> Prediction:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from headrace.errors import ConfigError, WorkerError
-from headrace.generate.adapt.rules import check_prompt, finished, refuse
+from headrace.generate.adapt.rules import finished, refuse
 from headrace.generate.decode.fingerprint import fingerprint_of
 from headrace.generate.decode.hf import KNOWN_LAYERS, context_of, quiet
-from headrace.generate.request import Request, failed
+from headrace.generate.request import Request, check_prompt, failed
 from headrace.generate.sample.sampling import Sampling
 from headrace.generate.text import TextStream
 from headrace.types import Prediction

@@ -32,24 +32,6 @@ def refuse(sampling: Sampling, cannot: Mapping[str, str]) -> None:
             raise ConfigError(f"generate: this engine has no {name}. {cure}")
 
 
-def check_prompt(request: Request, *, vocab_size: int, context: int) -> None:
-    """Refuse a prompt that has no tokens, foreign ids, or no room for one more token.
-
-    Raises:
-        ConfigError: saying which.
-    """
-    ids = request.token_ids
-    if not ids:
-        raise ConfigError("prompt: no tokens. Give at least one, for example the end-of-document id.")
-    if min(ids) < 0 or max(ids) >= vocab_size:
-        bad = next(i for i in ids if not 0 <= i < vocab_size)
-        raise ConfigError(f"prompt: token id {bad}; the model's ids are in [0, {vocab_size}).")
-    if len(ids) + 1 > context:
-        raise ConfigError(
-            f"prompt: {len(ids)} tokens and one to generate; the model holds {context}. Shorten the prompt."
-        )
-
-
 def finished(
     request: Request,
     token_ids: Sequence[int],

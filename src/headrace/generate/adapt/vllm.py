@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import ConfigError
-from headrace.generate.adapt.rules import check_prompt, finished, refuse
-from headrace.generate.request import Request, failed
+from headrace.generate.adapt.rules import finished, refuse
+from headrace.generate.request import Request, check_prompt, failed
 from headrace.generate.sample.chance import stream_key
 from headrace.types import Prediction
 
