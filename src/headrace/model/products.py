@@ -6,6 +6,7 @@ Shapes: M x K times K x N.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,7 @@ class Linear(nn.Linear):
         )
         # Without gradients the rows may be few: a step of generation is bound by memory, not by products.
         if plain and products_alone and torch.is_grad_enabled() and x.device.type == "cpu" and mkl_is_slow():
-            out: Tensor = _Linear.apply(x.flatten(0, -2), self.weight, self.bias)  # type: ignore[no-untyped-call]
-            return out.view(*x.shape[:-1], -1)
+            return _linear(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)
         return super().forward(x)
 
 
@@ -61,6 +61,9 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x_MK, weight_NK = ctx.saved_tensors
         return product(grads[0], weight_NK), product(grads[0].T, x_MK), grads[0].sum(0)
+
+
+_linear: Callable[[Tensor, Tensor, Tensor], Tensor] = _Linear.apply
 
 
 def _onednn(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
