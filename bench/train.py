@@ -54,8 +54,8 @@ CAUSE = """Profiled: the head's products over 50,257 ids are most of a step, the
           memory: rivals map and touch some 600,000 fresh pages a step (a fifth to a third of it), ours keeps what a
           step frees, and passes over its logits a block at a time, in cache, where theirs pass over all of them."""
 COMPILED = """Profiled: compiled, rivals fuse the softmax over their logits, which ours passes over in cache without a
-          compiler, but still map 200,000 to 280,000 fresh pages a step. Compiled blocks gain ours little: what they fuse is a
-          small part of a step on a CPU."""
+          compiler, but still map 200,000 to 280,000 fresh pages a step. Compiled blocks gain ours little: what
+          they fuse is a small part of a step on a CPU."""
 FLOAT32 = """Profiled: torch's float32 products are MKL's, which takes AVX2 code on AMD's AVX-512 CPUs (about 215 of 480
           GFLOP/s here); ours are oneDNN's there. On a CPU of Intel's the products would be alike, and what is left is
           the memory: see the result in bfloat16."""
