@@ -18,7 +18,7 @@ import orjson
 from headrace.demo.texts import python_documents, python_files, standard_library
 from headrace.errors import SourceError
 from headrace.ingest import read_texts as ingest_texts
-from headrace.ingest.sources import Source
+from headrace.ingest.read.sources import Source
 from headrace.profile.rivals import megabytes
 from headrace.types import Document
 

@@ -14,7 +14,7 @@ from headrace.demo.naive import compare
 from headrace.demo.prompts import choose_prompts
 from headrace.demo.show import ProgressFunction, Stage
 from headrace.errors import SourceError
-from headrace.ingest.sources import Source
+from headrace.ingest.read.sources import Source
 from headrace.profile import machine, report
 from headrace.profile.rivals import big, times
 from headrace.profile.rundir import read_run

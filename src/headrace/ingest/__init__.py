@@ -1,16 +1,14 @@
 """Raw files -> shards, as a restartable job.
 
-sources     what the user typed -> files             open      a file -> decompressed bytes
-seekpoints  a large .gz -> where it can be entered
-cuts        a buffer -> where records end            records   a range of a file -> blocks of records
-parse_*     a block -> texts, and what is wrong      reader    a source and a range -> documents
-plan        sources -> units of work                 schedule  which unit a free worker does next
-work        a unit -> its shards and its record      pack      ids -> tokens in the stored type
-nursery     loads once, forks workers                pool      workers on this machine
-engines     units by workers of any kind             cluster   workers on a Ray cluster
-journal     which units are done                     job       begin, go on, add, or nothing to do
-prove       is the fast tokenizer engine exact?      finish    records -> the store's manifest
-conduct     all of it, one after the other           run       `ingest`, as it is called
+run          `ingest`, as it is called          conduct   all of a job, one after the other
+read/        files, globs, URLs -> blocks of whole records: sources, open, remote, cuts, records
+parse/       blocks and tables -> texts, and what is wrong with the others; reader knows the formats
+units/       sources -> units of work: plan, schedule, record, journal, seekpoints of a large .gz
+work/        a unit -> its shards: intake, tokenizing, pack, outlet; sketching for dedup; prove: is the engine exact?
+job/         what was asked for, who may do it, and what it came to: job, lock, dedup, finish, summary, meter
+crew/        units by workers of any kind: nursery loads once and forks, pool, cluster (Ray), engines
+operators/   what people want done to texts before they are tokenized
+options, fields, document   values that pass between them          texts   sources -> texts, without a store
 
 `ingest` starts its workers before it loads what it needs itself: so nothing heavy is loaded here.
 """
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.ingest.run import ingest
 
 if TYPE_CHECKING:
-    from headrace.ingest.summary import IngestSummary
+    from headrace.ingest.job.summary import IngestSummary
     from headrace.ingest.texts import read_texts
 
 __all__ = ["IngestSummary", "ingest", "read_texts"]
@@ -34,7 +32,7 @@ def __getattr__(name: str) -> Any:
 
         return read_texts
     if name == "IngestSummary":
-        from headrace.ingest.summary import IngestSummary
+        from headrace.ingest.job.summary import IngestSummary
 
         return IngestSummary
     raise AttributeError(f"module 'headrace.ingest' has no attribute {name!r}")

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headrace.errors import ConfigError, DocumentError, SpaceError
-from headrace.ingest import seekpoints
-from headrace.ingest.dedup import mark_repeated
-from headrace.ingest.engines import EngineMismatchError, run_units, sketch_units
-from headrace.ingest.finish import check_documents, commit, lines_before, placed, sentence
-from headrace.ingest.intake import StrictStop
-from headrace.ingest.job import (
+from headrace.ingest.crew.engines import EngineMismatchError, run_units, sketch_units
+from headrace.ingest.crew.nursery import Nursery
+from headrace.ingest.job.dedup import mark_repeated
+from headrace.ingest.job.finish import check_documents, commit, lines_before, placed, sentence
+from headrace.ingest.job.job import (
     Job,
     Place,
     check_fits,
@@ -25,14 +24,15 @@ from headrace.ingest.job import (
     check_same_store,
     past_jobs,
 )
-from headrace.ingest.journal import LOCK, ROOT, Journal
-from headrace.ingest.lock import only_writer
-from headrace.ingest.meter import Meter, Progressing
-from headrace.ingest.nursery import Nursery
-from headrace.ingest.plan import plan_tracks
-from headrace.ingest.record import UnitRecord
-from headrace.ingest.schedule import Schedule
-from headrace.ingest.summary import IngestSummary, summary_of_job, summary_of_store
+from headrace.ingest.job.lock import only_writer
+from headrace.ingest.job.meter import Meter, Progressing
+from headrace.ingest.job.summary import IngestSummary, summary_of_job, summary_of_store
+from headrace.ingest.units import seekpoints
+from headrace.ingest.units.journal import LOCK, ROOT, Journal
+from headrace.ingest.units.plan import plan_tracks
+from headrace.ingest.units.record import UnitRecord
+from headrace.ingest.units.schedule import Schedule
+from headrace.ingest.work.intake import StrictStop
 from headrace.store import Blob, open_blob, token_dtype
 from headrace.store.blob import LocalBlob
 from headrace.store.commit import current_manifest

@@ -10,15 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from headrace.errors import ConfigError
+from headrace.ingest.crew.nursery import open_nursery
 from headrace.ingest.fields import Fields, TextMode
-from headrace.ingest.nursery import open_nursery
-from headrace.ingest.sources import Source, find_sources
+from headrace.ingest.read.sources import Source, find_sources
 
 if TYPE_CHECKING:
-    from headrace.ingest.meter import Progressing
+    from headrace.ingest.job.meter import Progressing
+    from headrace.ingest.job.summary import IngestSummary
     from headrace.ingest.operators.filters import Filters
     from headrace.ingest.operators.minhash import MinHash
-    from headrace.ingest.summary import IngestSummary
     from headrace.tokens import Tokenizer
 
 BYTES_PER_WORKER = 16 << 20
@@ -125,10 +125,10 @@ def ingest(
     with open_nursery(ahead) if early else nullcontext() as nursery:
         # NumPy, the store, the tokenizers: 0.15 s, while the nursery loads them as well.
         from headrace.ingest.conduct import Conduct, block_tokens_for, places
-        from headrace.ingest.job import Job
+        from headrace.ingest.job.job import Job
         from headrace.ingest.operators.minhash import MinHash
         from headrace.ingest.options import SHARD_TEXT_BYTES, Options
-        from headrace.ingest.plan import shard_bytes_for
+        from headrace.ingest.units.plan import shard_bytes_for
         from headrace.tokens import load_tokenizer
 
         options = Options(

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from headrace.errors import DocumentError
 from headrace.ingest.fields import Fields, TextMode
-from headrace.ingest.finish import sentence
-from headrace.ingest.reader import open_reader
-from headrace.ingest.sources import find_sources
+from headrace.ingest.job.finish import sentence
+from headrace.ingest.parse.reader import open_reader
+from headrace.ingest.read.sources import find_sources
 
 
 def read_texts(

@@ -1,0 +1,1 @@
+"""Files, globs, URLs -> blocks of whole records, whatever packs them."""

@@ -1,0 +1,1 @@
+"""One unit -> its shards and its record, on whichever worker."""
