@@ -150,3 +150,12 @@ def test_a_wrong_option_is_usage_and_exit_code_2():
 def test_a_bad_value_of_an_option_is_said_as_got_and_wanted(capsys, words, said):
     assert main(["generate", "--model", "m", "--prompts", "p", "--out", "o", *words]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("headrace.store.Store.open", interrupted)
+    assert main(["inspect", "store"]) == 130
+    assert "interrupted; run the same command again to go on" in capsys.readouterr().err

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import typer
 
 from headrace.cli import demo, learn, output, serve, text
-from headrace.cli.console import stderr
 from headrace.errors import HeadraceError
 
 app = typer.Typer(
@@ -49,6 +48,9 @@ def _root(
         raise typer.Exit
 
 
+_INTERRUPTED = 130
+
+
 def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one way out for each way to end
     """Run one command and return its exit code.
 
@@ -57,9 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one way o
     """
     try:
         result = app(args=None if argv is None else list(argv), standalone_mode=False)
+        if result == _INTERRUPTED:  # typer has caught Ctrl-C and says nothing
+            _say("interrupted; run the same command again to go on")
     except (KeyboardInterrupt, typer.Abort):
-        stderr.print("interrupted; run the same command again to go on", style="yellow")
-        return 130
+        _say("interrupted; run the same command again to go on")
+        return _INTERRUPTED
     except HeadraceError as error:
         _say(str(error))
         return error.exit_code
