@@ -138,6 +138,38 @@ def test_each_call_is_tried_again(operation):
     assert len(clock.sleeps) == 3
 
 
+def test_plain_http_that_was_not_allowed_is_refused_at_once_and_says_what_allows_it(monkeypatch):
+    for name in ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with pytest.raises(StoreError, match="Plain HTTP is allowed by AWS_ALLOW_HTTP=true"):
+        RemoteBlob("s3://bucket/store").get("manifest.json")
+    monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
+    with pytest.raises(Unavailable):  # now it is asked, and nobody answers
+        RemoteBlob("s3://bucket/store").get("manifest.json")
+
+
+def test_what_azure_says_of_a_missing_object_and_of_a_range_past_the_end_is_understood(monkeypatch):
+    """Its delete raises FileNotFoundError, and its client refuses such a range itself: both seen with Azurite."""
+    blob = RemoteBlob("memory://")
+
+    def missing(store, path):
+        raise FileNotFoundError(f"Object at location {path} not found: Bulk delete request failed")
+
+    def past(store, path, *, start, end):
+        raise blob._obstore.exceptions.GenericError(
+            f"Generic MicrosoftAzure error: Wanted range starting at {start}, but object was only {start} bytes long"
+        )
+
+    monkeypatch.setattr(blob._obstore, "delete", missing)
+    monkeypatch.setattr(blob._obstore, "get_range", past)
+    blob.delete("a")
+    assert blob.get_range("a", 10, 20) == b""
+
+
 # --- HTTP ---
 
 

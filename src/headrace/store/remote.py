@@ -29,7 +29,7 @@ _PERMANENT = re.compile(
 # What the client says of a URL that it will not ask; it does not say why.
 _NOT_ASKED = re.compile(r"HTTP error: builder error|URL scheme is not allowed")
 _ALLOW_HTTP = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
-_PAST_THE_END = re.compile(r"\b416\b")
+_PAST_THE_END = re.compile(r"\b416\b|Wanted range starting at")
 _THROTTLED = re.compile(r"\b(429|503)\b|SlowDown|Too Many Requests|ServerBusy")
 _ANSWER = re.compile(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
 
@@ -89,7 +89,9 @@ class RemoteBlob:
 
         self._url = url.rstrip("/")
         options: dict[str, Any] = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=10)}
-        if url.startswith("http://") or any(os.environ.get(n, "").lower() in ("1", "true") for n in _ALLOW_HTTP):
+        if url.startswith("http://") or any(
+            os.environ.get(n, "").lower() in ("1", "true") for n in _ALLOW_HTTP
+        ):
             options["allow_http"] = True
         # Retries are ours: they tell the fetcher that it asks too much, and tests replace their clock.
         self._store: Any = obstore.store.from_url(
