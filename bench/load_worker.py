@@ -378,6 +378,7 @@ CONTESTANTS: dict[str, Callable[[Path, int, int], Contestant]] = {
     "ours-lz4-blocks": lambda f, w, s: ours(f, w, s, codec="lz4", shuffle="blocks"),
     "ours-zstd-blocks": lambda f, w, s: ours(f, w, s, codec="zstd", shuffle="blocks"),
     "ours-zstd-blocks-inline": lambda f, w, s: ours(f, w, s, codec="zstd", shuffle="blocks", threads=0),
+    "ours-zstd-blocks-ahead": lambda f, w, s: ours(f, w, s, codec="zstd", shuffle="blocks", threads=1),
     "ours-zstd-global": lambda f, w, s: ours(f, w, s, codec="zstd", shuffle="global"),
     "ours-unverified": lambda f, w, s: ours(f, w, s, verify=False),
     "ours-zstd-blocks-unverified": lambda f, w, s: ours(
