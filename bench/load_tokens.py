@@ -4,11 +4,11 @@ Claim     In the type it stores, headrace delivers >= 6 times the tokens/s of th
           a memcpy of the same bytes; as int64 tensors of inputs and labels, >= 2 times the fastest rival that
           delivers those.
 Run       python bench/rivals.py setup; python bench/load_tokens.py --corpus DIR --tokenizer tokenizer.json
-Compares  The same 40 M GPT-2 tokens, 32 rows x 2,048 tokens, shuffled, each contestant in a process of its
-          own environment, all on one core (sched_setaffinity), alive through all rounds and taking turns.
-          After the timing each delivers one epoch, hashed without regard to order: the rows are the same.
-          Megatron shuffles documents before it cuts rows, so its ids are counted; nanoGPT samples with
-          replacement, so it has no epoch.
+Compares  The same 40 M GPT-2 tokens, 32 rows x 2,048 tokens, shuffled, each contestant in a process of its own
+          environment, all on one core (sched_setaffinity), alive through all rounds and taking turns. After the
+          timing each delivers one epoch, hashed without regard to order: the rows are the same. Megatron shuffles
+          documents before it cuts rows, so its ids are counted; nanoGPT samples with replacement, so it has no
+          epoch.
 Ceiling   memcpy of batches of the same size from the same mapped file, one after the other; and the same
           bytes as they are asked for, rows of 4 KiB in shuffled order, by one NumPy index and nothing else.
 Reports   Million tokens/s, median and spread of n interleaved rounds of 0.7 s; seconds to open (imports

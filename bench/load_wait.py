@@ -2,11 +2,11 @@
 
 Claim     A training step of 50 ms sees < 1 % of its time in next().
 Run       python bench/load_wait.py --corpus DIR --tokenizer tokenizer.json
-Compares  headrace and a memory-map Dataset in a DataLoader (no worker, 1 worker), 32 and 512 rows x 2,048,
-          one core for everything. A step either waits (as a host does for its accelerator; the core is free)
-          or multiplies matrices on that core (as a CPU does; whatever loads data ahead takes its time from
-          the step). headrace's next() gives tokens in the stored type; the DataLoader's gives int64, so what
-          headrace takes to widen them (on a GPU, the GPU does it) stands beside it.
+Compares  headrace and a memory-map Dataset in a DataLoader (no worker, 1 worker), 32 and 512 rows x 2,048, one core
+          for everything. A step either waits (as a host does for its accelerator; the core is free) or multiplies
+          matrices on that core (as a CPU does; whatever loads data ahead takes its time from the step). headrace's
+          next() gives tokens in the stored type; the DataLoader's gives int64, so what headrace takes to widen them
+          (on a GPU, the GPU does it) stands beside it.
 Ceiling   0 %.
 Reports   Share of the wall time spent in next(), and in next() and widening together, median and spread of n
           interleaved rounds of 20 steps; the longest single next(); and for busy steps how much longer a
@@ -28,9 +28,9 @@ import numpy as np
 from corpora import add_corpus_options, tokens_for_loading
 from measure import at_most, interleave, number, options, pin, report, spread, summary, table
 
-CAUSE = """Batches are made ahead by one thread while steps are long, whatever the store; next() hands one over. After 50
-          ms of other work nothing of the loader is in the caches: 0.1 to 0.2 ms. The thread does not interrupt the
-          step that woke it (SCHED_BATCH); on a busy core the step pays for its work, in "% slower"."""
+CAUSE = """Batches are made ahead by one thread while steps are long, whatever the store; next() hands one over. After
+          50 ms of other work nothing of the loader is in the caches: 0.1 to 0.2 ms. The thread does not interrupt
+          the step that woke it (SCHED_BATCH); on a busy core the step pays for its work, in "% slower"."""
 STEP_S = 0.050
 
 CONTESTANTS = (

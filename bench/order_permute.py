@@ -2,9 +2,9 @@
 
 Claim     <= 50 ns a row in bulk, for any number of rows, and no row lost or doubled.
 Run       python bench/order_permute.py
-Compares  permute_many, compiled as a long process has it, over chunks of 2^16 indices, for n at, one below and one above powers of two (where
-          networks over powers of two walk most) and for a store of 10^12 tokens; grain's index_shuffle, if
-          its environment is there, one call a row as its interface has it.
+Compares  permute_many, compiled as a long process has it, over chunks of 2^16 indices, for n at, one below and one
+          above powers of two (where networks over powers of two walk most) and for a store of 10^12 tokens; grain's
+          index_shuffle, if its environment is there, one call a row as its interface has it.
 Ceiling   One pass of 64-bit multiply and shift over as many indices, in place: what a single round costs at
           least.
 Reports   Nanoseconds a row, median and spread of n interleaved rounds, one core; rows lost, over every index
