@@ -16,8 +16,7 @@ Ceiling   The fast engine alone, one process a core, on texts in memory, from co
 Reports   Wall seconds of the whole process, from start to exit (a user's seconds), and of the job inside it;
           MB of text a second; peak memory of all processes together (proportional set size, sampled 5 times a
           second). Ours and the ceiling: median and spread of n rounds; slow rivals: fewer. A round in
-          which other processes took more than 0.15 cores is done again. The rivals' rounds are from the same day and
-          machine, three hours before ours.
+          which other processes took more than 0.15 cores is done again.
 Cause     {cause}
 """
 
