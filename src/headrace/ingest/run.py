@@ -75,7 +75,7 @@ def ingest(
         keep: other fields, kept as metadata of each document (as strings; anything else as JSON).
         strict: stop at the first bad document instead of listing it.
         max_reject_share: fail if more than this share of the documents is bad.
-        max_document_bytes: longer documents are rejected.
+        max_document_bytes: longer documents are rejected; one of this size takes about 8 times as much memory.
         normalise: bring text to NFC and line ends to a newline.
         filters: drop short, symbol-ridden or repetitive documents; `Filters()` has mild limits.
         sample: take this share of the documents, chosen by their text.
