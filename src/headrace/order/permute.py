@@ -7,7 +7,7 @@ walking), which keeps it a bijection of [0, n).
 
 Why this grid and not powers of two: with powers of two up to half of the indices walk, and a chunk's cost
 depends on n (10 to 45 ns a row measured, 160 where chunks are small). Here a * b exceeds n by less than
-a + b, next to nothing walks, and every n costs the same 22 to 30 ns, or 4 once permute.c is compiled.
+a + b, next to nothing walks, and every n costs the same 22 to 30 ns, or 4 to 10 once permute.c is compiled.
 
 The orders of all runs ever recorded depend on the arithmetic in this file and in permute.c; tests/order hold golden
 values.
@@ -103,7 +103,7 @@ def permute(index: int, *, n: int, keys: NDArray[np.uint64]) -> int:
 
 
 def permute_many(indices: NDArray[np.int64], *, n: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Where many indices go, in chunks that stay in cache: 4 ns each in C, 22 to 30 in NumPy.
+    """Where many indices go, in chunks that stay in cache: 4 to 10 ns each in C, 22 to 30 in NumPy.
 
     Args:
         indices: int64 [N], each in [0, n).
