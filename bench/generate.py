@@ -8,7 +8,7 @@ Compares  The same token ids, model directory and dtype, each contestant in a fr
           turns; loading and a warm-up do not count. generate gets prompts of like length in one batch. Only tokens up
           to a row's end count. Continuous batching runs through our adapter, which watches its stop strings.
           Decoding one row: the model and a gpt3-125m shape with random weights, both types, with and without a C
-          compiler.
+          compiler, in an engine as it is by default (32 rows may run): what a lone client of a server gets.
 Ceiling   For one row: a plain sum over as many bytes as the weights have, before and after decoding.
 Reports   Tokens/s, median and spread of n rounds; bytes of weights a second; share of a job's work in its sink.
 Cause     {cause}

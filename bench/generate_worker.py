@@ -94,7 +94,7 @@ def stored(job: Job) -> dict[str, Any]:
 
 
 def one_row(job: Job) -> tuple[Any, int]:
-    """An engine for one row, and the bytes of weights that each token reads."""
+    """An engine as it is by default, and the bytes of weights that each token of one row reads."""
     import torch
 
     from headrace.generate.decode.native import GPTRunner
@@ -108,10 +108,10 @@ def one_row(job: Job) -> tuple[Any, int]:
         config = gpt_config(job["size"], vocab_size=50_257)
         runner = GPTRunner(GPT(config).to(dtype))
         read = config.num_parameters - config.context * config.width  # one position is looked up, not read
-        return Engine(runner, [b"x"] * 50_257, batch_size=1), read * dtype.itemsize
+        return Engine(runner, [b"x"] * 50_257), read * dtype.itemsize
     from transformers import AutoModelForCausalLM
 
-    loaded = load_engine(job["model"], dtype=job["dtype"], device="cpu", batch_size=1)
+    loaded = load_engine(job["model"], dtype=job["dtype"], device="cpu")
     model = AutoModelForCausalLM.from_pretrained(job["model"])
     return loaded.engine, sum(p.numel() for p in model.parameters()) * dtype.itemsize
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from headrace.cli.console import count, facts, print_json, progress_bar, stdout
+from headrace.cli.console import count, facts, print_json, progress_bar, share_cores, stdout
 
 GENERATE_EXAMPLES = """[bold]Examples[/bold]
 
@@ -97,6 +97,7 @@ def generate(
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
     """Generate for every prompt and store each prediction exactly once."""
+    share_cores()
     from headrace.generate import generate as run
 
     with progress_bar("generate", unit="predictions", quiet=json) as progress:

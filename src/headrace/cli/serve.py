@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.console import facts, print_json, stdout
+from headrace.cli.console import facts, print_json, share_cores, stdout
 from headrace.errors import ConfigError
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -59,6 +59,7 @@ def serve(
     json: Annotated[bool, typer.Option("--json", help="Print the address as JSON on stdout.")] = False,
 ) -> None:
     """Serve a model: OpenAI's completions, chat, files and batches, metrics, and a page."""
+    share_cores()
     from headrace.serve import Ready
     from headrace.serve import serve as run
 
