@@ -1,16 +1,13 @@
 """Prompts to tokens on the CPU: our engine beside transformers' generate and its continuous batching.
 
 Claim     256 prompts of mixed length, up to 128 new tokens with a stop string, greedy, same dtype: >= 1.5 x the
-          faster of transformers' generate (its best batch size) and its continuous batching. Decoding one row reads
-          weights at >= 60 % of what a plain read reaches. Storing costs <= 2 % of a job.
+          faster of transformers' generate (its best batch size) and its continuous batching. Storing costs <= 2 % of a
+          job. One row alone: generate_alone.py.
 Run       python bench/generate.py --model HF_DIR --corpus DIR [--dtype float32|bfloat16]
 Compares  The same token ids, model directory and dtype, each contestant in a fresh process with all cores, taking
           turns; loading and a warm-up do not count. generate gets prompts of like length in one batch. Only tokens up
           to a row's end count. Continuous batching runs through our adapter, which watches its stop strings.
-          Decoding one row: the model and a gpt3-125m shape with random weights, both types, with and without a C
-          compiler, in an engine as it is by default (32 rows may run): what a lone client of a server gets.
-Ceiling   For one row: a plain sum over as many bytes as the weights have, before and after decoding.
-Reports   Tokens/s, median and spread of n rounds; bytes of weights a second; share of a job's work in its sink.
+Reports   Tokens/s, median and spread of n rounds; share of a job's work in its sink.
 Cause     {cause}
 """
 
@@ -47,15 +44,7 @@ from measure import (
 CAUSE = """A step takes all rows side by side without padding, rows that end leave at once, and weights are laid out
           once for the number of rows; generate pads, and runs until the last row of a batch has ended. Where rows
           end differs between contestants (bfloat16 rounds differently in another order), so tokens a second are
-          compared, not seconds. One row: a page of C reads the weights in the order of their use; what is left
-          is 180 waits of threads for each other, attention, and choosing the token. Without a compiler torch decodes,
-          with some twenty operations a layer, and reads small weights at half the speed of memory."""
-ONE_ROW = [
-    (size, dtype, compiled)
-    for compiled in (True, False)
-    for size in (None, "gpt3-125m")
-    for dtype in ("bfloat16", "float32")
-]
+          compared, not seconds."""
 
 
 def ask(job: dict[str, Any]) -> dict[str, Any]:
@@ -129,19 +118,6 @@ def main() -> None:
         answers[label].append(ask({**job, **ways[label]}))
         return float(answers[label][-1]["tokens"] / answers[label][-1]["seconds"])
 
-    alone = {}
-    for size, dtype, compiled in ONE_ROW:
-        one = ask(
-            {
-                **job,
-                "way": "bandwidth",
-                "dtype": dtype,
-                "compiled": compiled,
-                **({"size": size} if size else {}),
-            }
-        )
-        alone[f"{size or chosen.model.name}, {dtype}, {one['decoder']}"] = one
-        say(f"  {size or chosen.model.name}, {dtype}: {one['step_ms']:.2f} ms, {one['decoder']}")
     rounds = interleave(
         {label: (lambda name=label: measured(name)) for label in ways},  # type: ignore[misc]
         1 if chosen.quick else chosen.repeats,
@@ -160,29 +136,13 @@ def main() -> None:
             f"{chosen.model.name}, {chosen.dtype}, {len(job['prompts'])} prompts": table(
                 ["contestant", "tokens/s", "spread", "tokens"], lines
             ),
-            "One row": table(
-                ["model, type, decoder", "ms a token", "GB/s", "plain read, GB/s", "share"],
-                [
-                    [label, number(one["step_ms"]), number(one["decode"] / 1e9), number(one["read"] / 1e9),
-                     f"{100 * one['decode'] / one['read']:.0f} %"]
-                    for label, one in alone.items()
-                ],
-            ),
         },
         goals=[
             at_least("batch generation against transformers", m["headrace"] / m[fastest], 1.5, "x", fastest),
-            *(
-                at_least(
-                    f"weights read in decode at batch 1: {label}", 100 * one["decode"] / one["read"], 60,
-                    "% of a plain read", f"{number(one['tokens_per_s'])} tokens/s, {one['bytes'] / 1e6:.0f} MB",
-                )
-                for label, one in list(alone.items())[: len(ONE_ROW) // 2]
-            ),
             at_most("cost of storing", 100 * kept["sink_s"] / kept["work_s"], 2, "% of the work", "busy seconds"),
         ],
         data={
             "tokens_per_s": {k: summary(v) for k, v in rounds.items()},
-            "one_row": alone,
             "stored": kept,
             "versions": versions("torch", "transformers"),
         },
