@@ -49,7 +49,9 @@ CAUSE = """none: of raw GETs in file order, each one of the server's own chunks 
           loses a quarter. The rest: no row of a window can be delivered before nearly all of it came, and requests
           end one after the other. Three windows at a time fill the cache and cut requests into small ones: 200 MB/s.
           zstd: the client's one core decompresses: from local files, with nothing to fetch, the same loader reaches
-          a quarter of what raw GETs reach, which decompress nothing."""
+          a quarter of what raw GETs reach, which decompress nothing.
+          Measured while two pages of C were still compiled after 64 batches, 0.13 s of the client's only core in
+          each run: local files then gave 1,171 MB/s, 1,930 before. Compiling now begins later than these runs end."""
 
 RAW = """
 import asyncio, json, os, random, sys, time

@@ -59,8 +59,8 @@ def compile_c(source: Path, *flags: str) -> ctypes.CDLL:
 class Beside:
     """One function of a page of C, compiled in a thread of its own while the work goes on without it.
 
-    It begins when so much work was done that it will be worth it: nothing that is short, and no first batch, waits for
-    a compiler. Where it cannot be compiled the work goes on as it is.
+    It begins when as much time was spent without it as compiling takes: nothing that is short shares its core with a
+    compiler. Where it cannot be compiled the work goes on as it is.
     """
 
     def __init__(self, source: Path, name: str, types: Sequence[Any], *, after: int) -> None:

@@ -20,7 +20,7 @@ _copy_rows: Final = Beside(
     Path(__file__).with_name("rowcopy.c"),
     "copy_rows",
     (_pointer, _number, _number, _pointer, _number, _number, _pointer),
-    after=64,  # batches: 45 ms of compiling for 3 us each
+    after=5_000,  # batches of 9 us: by then as much was spent as compiling takes
 )
 # ndarray.ctypes.data would be as simple, and takes three times as long.
 _byte_of: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
