@@ -14,6 +14,7 @@ import torch
 
 from headrace.errors import ConfigError
 from headrace.generate.adapt.rules import refuse
+from headrace.generate.decode.hf import HFRunner, eos_ids_of, prefix_ids_of
 from headrace.generate.decode.native import GPTRunner
 from headrace.generate.engine import Engine
 from headrace.generate.job import BatchEngine
@@ -26,7 +27,6 @@ from headrace.stats import Stats
 if TYPE_CHECKING:
     from headrace.generate.adapt.hf_batching import TransformersEngine
     from headrace.generate.adapt.vllm import VLLMEngine
-    from headrace.generate.decode.hf import HFRunner
     from headrace.tokens import Tokenizer
 
 ENGINES = ("native", "transformers", "vllm")
@@ -207,9 +207,7 @@ def load_prompts(path: Path) -> tuple[PromptTokenizer, tuple[int, ...]]:
         raise _no_model(path)
     tokenizer = load_tokenizer(path)
     if about.get("model_type") == "gpt2":
-        return PromptTokenizer(tokenizer), (tokenizer.eos_id,)
-    from headrace.generate.decode.hf import eos_ids_of, prefix_ids_of
-
+        return PromptTokenizer(tokenizer), (tokenizer.eos_id, *eos_ids_of(path))
     return PromptTokenizer(tokenizer, prefix=prefix_ids_of(path)), eos_ids_of(path) or (tokenizer.eos_id,)
 
 
@@ -225,8 +223,7 @@ def _load_runner(
 
         gpt, tokenizer = load_model(path)
         gpt = gpt.to(device=device, dtype=pick_dtype(dtype, stored=gpt.tok.weight.dtype, device=device))
-        return GPTRunner(gpt), tokenizer, (), (tokenizer.eos_id,)
-    from headrace.generate.decode.hf import HFRunner, eos_ids_of, prefix_ids_of
+        return GPTRunner(gpt), tokenizer, (), (tokenizer.eos_id, *eos_ids_of(path))
     from headrace.tokens import load_tokenizer
 
     stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)

@@ -65,6 +65,62 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_truncated_softmax(option
     assert (error <= 5 * np.sqrt(wanted * (1 - wanted) / 20_000) + 1e-4).all()
 
 
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"top_k": 1}, {"top_k": 7}, {"top_k": 500}, {"top_p": 1e-6}, {"top_p": 0.5}, {"top_p": 0.999},
+        {"min_p": 1e-4}, {"min_p": 0.2}, {"min_p": 1.0}, {"top_k": 9, "top_p": 0.8},
+        {"top_k": 30, "top_p": 0.95, "min_p": 0.05},
+    ],
+)  # fmt: skip
+def test_probabilities_equal_those_of_transformers_warpers(temperature, options):
+    """Temperature, then top-k, top-p, min-p, each as transformers cuts, on logits of several spreads."""
+    from transformers.generation import logits_process as field
+
+    logits_NV = torch.cat(
+        [logits_of(4, vocab=300, seed=n, spread=spread) for n, spread in enumerate((0.1, 2, 8))]
+    )
+    warpers = [field.TemperatureLogitsWarper(temperature)] if temperature != 1.0 else []
+    if "top_k" in options:
+        warpers.append(field.TopKLogitsWarper(options["top_k"]))
+    if "top_p" in options:
+        warpers.append(field.TopPLogitsWarper(options["top_p"]))
+    if "min_p" in options:
+        warpers.append(field.MinPLogitsWarper(options["min_p"]))
+    wanted_NV = logits_NV
+    for warper in warpers:
+        wanted_NV = warper(None, wanted_NV)
+    sampling = Sampling(temperature=temperature, **options)
+    kept_NK, ids_NK, _ = sampling_module._candidates(
+        logits_NV / temperature, [sampling] * len(logits_NV), 300
+    )
+    got_NV = torch.zeros_like(logits_NV).scatter(1, ids_NK, kept_NK / kept_NK.sum(-1, keepdim=True))
+    torch.testing.assert_close(got_NV, torch.softmax(wanted_NV, dim=-1), atol=1e-5, rtol=1e-4)
+
+
+def test_among_equals_top_k_keeps_k():
+    """Transformers keeps every token that is as likely as the k-th; here k is k."""
+    kept_1K, _, _ = sampling_module._candidates(torch.zeros(1, 20), [Sampling(temperature=1.0, top_k=3)], 20)
+    assert int((kept_1K > 0).sum()) == 3
+    assert kept_1K[kept_1K > 0].tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_penalties_equal_openais_definition():
+    """mu[j] - c[j] * frequency - (c[j] > 0) * presence, c counting the output only."""
+    logits_V = logits_of(1, vocab=30)[0]
+    counts = Counter({3: 5, 8: 1})
+    for presence, frequency in ((0.6, 0.0), (0.0, -1.5), (2.0, 2.0), (-2.0, 0.25)):
+        sampling = Sampling(presence_penalty=presence, frequency_penalty=frequency)
+        changed = logits_V.clone()
+        row = Drawing(sampling=sampling, key=0, prompt_ids=[3, 4], counts=counts)
+        sampling_module._penalize(changed, row)
+        wanted = [
+            float(mu) - counts[j] * frequency - (counts[j] > 0) * presence for j, mu in enumerate(logits_V)
+        ]
+        assert changed.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"top_p": 0.95}, {"min_p": 0.001}, {"top_p": 1e-6}])
 def test_a_flat_distribution_needs_the_whole_vocabulary_and_gets_it(monkeypatch, options):
     """More tokens are kept than are looked at first: the same tokens as when all are looked at."""
