@@ -59,12 +59,12 @@ from rivals import OURS, interpreter, is_made, quiet_environment
 if TYPE_CHECKING:
     from pathlib import Path
 
-CAUSE = """Of the workers' busy seconds on 406 MB tokenizing is 45 %, writing (zstd, fsync) 30, reading (gunzip) 14,
-          parsing 8, packing 3: both cores are busy from begin to end. A job's start takes 0.35 s of both cores
-          (imports of two processes, the engine, the reference and its ids of the sample, compiling the parser), its
-          end 0.03 s. gunzip, zstd and the tokenizer alone, on what they are given here, take 1.3 s of both cores: with
-          the start that would be 68 % of the tokenizer alone. Tried, and not taken: huge pages, and memory that is
-          not given back (no gain); zstd with matches of 5 bytes and one table (45 % faster, stores 4 to 7 % larger)."""
+CAUSE = """Of the workers' busy seconds on 406 MB tokenizing is 46 %, writing (zstd, fsync) 31, reading (gunzip) 13,
+          parsing 7, packing 3: both cores are busy from begin to end. A job's start and end take 0.37 to 0.47 s of both
+          cores (imports of two processes, the engine, the reference and its ids of the sample, compiling the parser).
+          gunzip, zstd and the tokenizer, with nothing around them, take about 1.3 s of both cores: with the start
+          that would be 65 % of the tokenizer alone, no more. Tried, and not taken: huge pages, and memory that is not
+          given back (no gain); zstd with matches of 5 bytes and one table (45 % faster, stores 4 to 7 % larger)."""
 WORKERS = 2
 MAX_OTHERS = 0.15
 """Cores that other processes may take during a round; a round with more is done again. Workers of datatrove are
