@@ -16,12 +16,10 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
-import xxhash
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -29,12 +27,13 @@ from starlette.routing import Route
 from headrace.errors import HeadraceError, WorkerError
 from headrace.serve.answer import Answer
 from headrace.serve.ask import ask
+from headrace.serve.batch_file import Line, fault, read_lines, results, survey
 from headrace.serve.bodies import BatchBody, ChatBody, CompletionBody, parse_fields
 from headrace.serve.files import ID, Shelf, newest_first, page_of, remove_tree, write_durably
 from headrace.serve.refusal import Refusal, invalid
 from headrace.serve.respond import collect, submitted
 from headrace.serve.wire import json_response, read_body
-from headrace.sink import Sink, scan_predictions
+from headrace.sink import Sink
 from headrace.types import Prediction
 
 if TYPE_CHECKING:
@@ -45,25 +44,9 @@ ENDPOINTS: dict[str, type[CompletionBody | ChatBody]] = {
     "/v1/completions": CompletionBody,
     "/v1/chat/completions": ChatBody,
 }
-MAX_REQUESTS = 50_000
-MAX_ERRORS = 100
 WINDOW_S = 24 * 3600
 UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
 WRITE_EVERY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One request of a batch."""
-
-    number: int
-    custom_id: str
-    body: Any
-
-    @property
-    def key(self) -> str:
-        """Its prompt id in the sink; sorts as the file does."""
-        return f"{self.number:09d}"
 
 
 class Batches:
@@ -163,7 +146,7 @@ class Batches:
                 return  # the engine is gone; the next server goes on
             except (HeadraceError, OSError, Refusal) as error:
                 batch |= {"status": "failed", "failed_at": int(time.time())}
-                batch["errors"] = {"object": "list", "data": [_fault(str(error))]}
+                batch["errors"] = {"object": "list", "data": [fault(str(error))]}
                 self._write(batch)
             self._cancel.discard(batch["id"])
 
@@ -282,7 +265,7 @@ class Batches:
             if not counted and failed:
                 continue
             about = self._shelf.add(
-                _results(path, out, batch=stem, failed=failed),
+                results(path, out, batch=stem, failed=failed),
                 name=f"{batch['id']}_{which}.jsonl",
                 purpose="batch_output",
                 identity=f"file-{stem}-{which}",
@@ -312,35 +295,6 @@ def new_batch(body: BatchBody) -> dict[str, Any]:
     }
 
 
-def survey(path: Path, endpoint: str) -> tuple[int, str, list[dict[str, Any]]]:
-    """Lines of a batch file, a digest of its content, and what is wrong with it."""
-    digest, seen, count = xxhash.xxh3_128(), set[str](), 0
-    faults: list[dict[str, Any]] = []
-    with path.open("rb") as file:
-        for number, raw in enumerate(file):
-            digest.update(raw)
-            if not raw.strip() or len(faults) >= MAX_ERRORS:
-                continue
-            count += 1
-            fault = _fault_of(raw, endpoint, seen)
-            if fault is not None:
-                faults.append(_fault(fault, line=number + 1))
-    if count == 0:
-        faults.append(_fault("The input file holds no request."))
-    if count > MAX_REQUESTS:
-        faults.append(_fault(f"The input file holds {count} requests; at most {MAX_REQUESTS}."))
-    return count, digest.hexdigest(), faults
-
-
-def read_lines(path: Path) -> Iterator[Line]:
-    """Requests of a file that was surveyed."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file):
-            if raw.strip():
-                fields = orjson.loads(raw)
-                yield Line(number=number, custom_id=fields["custom_id"], body=fields["body"])
-
-
 def _missing(lines: Iterator[Line], sink: Sink, most: int) -> list[Line]:
     found: list[Line] = []
     for line in lines:
@@ -349,52 +303,3 @@ def _missing(lines: Iterator[Line], sink: Sink, most: int) -> list[Line]:
             if len(found) == most:
                 break
     return found
-
-
-def _fault_of(raw: bytes, endpoint: str, seen: set[str]) -> str | None:
-    try:
-        fields = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        return f"not JSON: {error}"
-    if not isinstance(fields, dict):
-        return "not a JSON object"
-    custom_id, method, url = (fields.get(name) for name in ("custom_id", "method", "url"))
-    fault = None
-    if not isinstance(custom_id, str) or not custom_id:
-        fault = "custom_id: missing, or not a text"
-    elif custom_id in seen:
-        fault = f"custom_id: {custom_id[:100]!r} was given before; each line needs its own"
-    elif method != "POST":
-        fault = f"method: {str(method)[:50]!r}; wanted POST"
-    elif url != endpoint:
-        fault = f"url: {str(url)[:100]!r}; the batch is for {endpoint}"
-    elif not isinstance(fields.get("body"), dict):
-        fault = "body: missing, or not an object"
-    else:
-        seen.add(custom_id)
-    return fault
-
-
-def _fault(message: str, *, line: int | None = None) -> dict[str, Any]:
-    return {"code": "invalid_request", "message": message, "param": None, "line": line}
-
-
-def _results(path: Path, out: Path, *, batch: str, failed: bool) -> Iterator[bytes]:
-    lines = read_lines(path)
-    columns = ["prompt_id", "text", "error"]
-    for rows in scan_predictions(out, columns=columns, sort=True):
-        for row in rows.to_pylist():
-            line = next(line for line in lines if line.key == row["prompt_id"])
-            if (row["error"] is not None) is not failed:
-                continue
-            status = int(row["error"]["type"]) if failed else 200
-            body = row["error"]["message"] if failed else row["text"]
-            name = f"{batch}_{line.number}"
-            answer = b'{"status_code":%d,"request_id":"%b","body":%b}' % (
-                status,
-                name.encode(),
-                body.encode(),
-            )
-            yield b'{"id":"batch_req_%b","custom_id":%b,"response":%b,"error":null}\n' % (
-                name.encode(), orjson.dumps(line.custom_id), answer,
-            )  # fmt: skip
