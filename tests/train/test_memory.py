@@ -32,4 +32,6 @@ print(touched(4))
 def test_freed_memory_is_handed_out_again_within_and_given_back_after() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     before, within, after = (float(line) for line in done.stdout.split())
-    assert within < 0.4 < 3.9 < min(before, after)
+    assert before > 3.9
+    assert within < 0.1
+    assert after > 0.9  # what was kept went back: at least one block's pages are touched anew
