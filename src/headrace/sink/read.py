@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.errors import ConfigError
-from headrace.sink import commit, remote
+from headrace.sink import database, remote
 from headrace.sink.part import Part, decode_part
 from headrace.sink.remote import is_url
 from headrace.sink.schema import SCHEMA
@@ -66,7 +66,7 @@ def count_predictions(out: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         SinkError: not a job's output.
     """
-    return remote.read_counts(os.fspath(out)) if is_url(out) else commit.read_counts(Path(out))
+    return remote.read_counts(os.fspath(out)) if is_url(out) else database.read_counts(Path(out))
 
 
 def committed_parts(out: str | os.PathLike[str], *, first_ids: bool = False) -> list[Part]:
@@ -82,7 +82,7 @@ def committed_parts(out: str | os.PathLike[str], *, first_ids: bool = False) -> 
     return (
         remote.read_parts(os.fspath(out))
         if is_url(out)
-        else commit.read_parts(Path(out), first_ids=first_ids)
+        else database.read_parts(Path(out), first_ids=first_ids)
     )
 
 
