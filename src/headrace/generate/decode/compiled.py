@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headrace import compiled
 from headrace.compiled import NotCompiledError
+from headrace.compiled import compile_c as compile_page
 
 if TYPE_CHECKING:
     import ctypes
@@ -22,4 +22,4 @@ def compile_c(source: Path, *defines: str) -> ctypes.CDLL:
     """
     import torch  # noqa: F401  # its OpenMP must be there before the library is loaded
 
-    return compiled.compile_c(source, "-ffast-math", "-fopenmp", *(f"-D{name}" for name in defines))
+    return compile_page(source, "-ffast-math", "-fopenmp", *(f"-D{name}" for name in defines))
