@@ -212,44 +212,6 @@ def test_the_state_is_committed_when_a_batch_is_taken_not_when_it_is_made(fake_s
     assert store.gathered > 3
 
 
-def test_batches_are_made_ahead_only_while_steps_are_long(fake_store, monkeypatch):
-    """With the default of a mapped store: the same rows, whoever makes them, and every state resumes."""
-    store = fake_store(900)
-    clock = [0.0]
-    monkeypatch.setattr("headrace.load.loader.time.perf_counter", lambda: clock[0])
-    whole = [batch.rows.tolist() for batch in Loader(store, seq_len=9, batch_size=4, epochs=2, threads=0)]
-    with Loader(store, seq_len=9, batch_size=4, epochs=2) as loader:
-        for step, expected in enumerate(whole):
-            clock[0] += (0.0, 1.0)[step // 5 % 2]
-            taken = loader.state_dict()
-            batch = next(loader)
-            assert batch.rows.tolist() == expected
-            assert taken["position"] == batch.position
-            pending = loader._pipeline.pending if loader._pipeline else 0
-            if step < 5:
-                assert loader._pipeline is None
-            elif step // 5 % 2 == 0 and step % 5 == 4:
-                assert pending == 0
-            elif step == 9:
-                assert pending == 3
-        with pytest.raises(StopIteration):
-            next(loader)
-
-
-def test_a_failed_batch_that_was_made_ahead_fails_when_it_is_due_and_is_tried_again(fake_store, monkeypatch):
-    store = fake_store(900, fail=[None] * 6 + [OSError("disk")])
-    monkeypatch.setattr("headrace.load.loader.LONG_STEP_S", -1.0)
-    with Loader(store, seq_len=9, batch_size=4, seed=3) as loader:
-        got = []
-        while len(got) < 10:
-            try:
-                got.append(next(loader).rows.tolist())
-            except OSError:
-                assert len(got) == 6
-    again = Loader(store, seq_len=9, batch_size=4, seed=3, threads=0)
-    assert got == [next(again).rows.tolist() for _ in range(10)]
-
-
 def test_an_ended_run_stays_ended_until_it_is_sent_back(store):
     loader = Loader(store, seq_len=50, batch_size=4, epochs=1)
     first = [b.rows.tolist() for b in loader]

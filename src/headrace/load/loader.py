@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
-import time
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from headrace.errors import ConfigError, OrderError, WorkerError
+from headrace.load.ahead import BatchesAhead
 from headrace.load.batches import BatchMaker, Wanted
 from headrace.load.choose import (
     ShuffleChoice,
@@ -21,12 +20,11 @@ from headrace.load.device import DevicePlace
 from headrace.load.forks import generation
 from headrace.load.hints import Hints
 from headrace.load.host import Framework, HostPlace, use_torch
-from headrace.load.indices import BatchIndex, IndexStream, Last
+from headrace.load.indices import IndexStream, Last
 from headrace.load.mixture import Mixture
 from headrace.load.packed import PackedRows
 from headrace.load.ranks import data_rank
 from headrace.load.rows import ConcatenatedRows
-from headrace.load.stages import Pipeline
 from headrace.order.cursor import OrderSpec, position_from_state, state_from_position
 from headrace.order.ranks import rank_slice
 from headrace.stats import StageCount, Stats
@@ -40,9 +38,6 @@ if TYPE_CHECKING:
     from headrace.store import Store
     from headrace.store.found import Found
     from headrace.types import Batch
-
-LONG_STEP_S = 1e-3
-"""Between two batches: ten times what handing a batch over takes when it finds none of its memory in a cache."""
 
 
 class Loader:
@@ -162,13 +157,11 @@ class Loader:
         self._torch = use_torch("torch" if device is not None else framework)
         self._device = device
         self._hinted = any(is_remote(store) for store in stores)
-        self._threads, self._by_steps = threads_for(stores, threads, on_device=device is not None)
+        self._threads, self._while_long = threads_for(stores, threads, on_device=device is not None)
         self._prefetch = prefetch
         self._position = 0
         self._closed = False
         self._begun: int | None = None
-        self._taken_s = math.inf
-        self._pipeline: Pipeline[BatchIndex, tuple[Batch, Any]] | None = None
         self._set_batch_size(batch_size)
 
     # --- where it stands ---
@@ -190,6 +183,7 @@ class Loader:
 
     @batch_size.setter
     def batch_size(self, rows: int) -> None:
+        self._ahead.close()
         self._set_batch_size(rows)
 
     def __len__(self) -> int:
@@ -256,55 +250,18 @@ class Loader:
         """
         if self._begun != generation():
             self._begin()
-        if self._threads and (not self._by_steps or self._long_step()):
-            batch, ready = self._take()
-        else:
-            index = self._index.at(self._position)
-            if index is None:
-                raise StopIteration
-            batch, ready = self._maker.make(index)
-        if ready is not None:  # the event is between the loader and its batches
-            self._place.arrive(batch.tokens, ready)
-        self._position = batch.position + batch.global_rows
-        if self._by_steps:
-            self._taken_s = time.perf_counter()
-        return batch
-
-    def _long_step(self) -> bool:
-        """Whether what was done with the last batch took so long that the next ones should be made meanwhile."""
-        if time.perf_counter() - self._taken_s > LONG_STEP_S:
-            return True
-        # What is under way is taken in its turn, and nothing more begun.
-        self._ahead = 0
-        return self._pipeline is not None and self._pipeline.pending > 0
-
-    def _take(self) -> tuple[Batch, Any]:
-        if self._pipeline is None:
-            self._pipeline = Pipeline(self._maker.make, threads=self._threads)
-            self._ahead = 0
-        pipeline = self._pipeline
-        if not pipeline.pending:
-            self._submitted = self._position
-        # The first batch is made alone: it comes sooner, and with less memory, than as one of several.
-        self._ahead = min(self._ahead + 1, self._prefetch)
-        while pipeline.pending < self._ahead:
-            if self._hints is not None:
-                self._hints.advance(self._submitted)
-            index = self._index.at(self._submitted)
-            if index is None:
-                break
-            pipeline.submit(index)
-            self._submitted += index.global_rows
-        if not pipeline.pending:
-            raise StopIteration
-        start = time.perf_counter()
         try:
-            return pipeline.take()
+            taken = self._ahead.take(self._position)
         except Exception:
             self._restart()
             raise
-        finally:
-            self.stats.add("next", items=1, wait_s=time.perf_counter() - start)
+        if taken is None:
+            raise StopIteration
+        batch, ready = taken
+        if ready is not None:  # the event is between the loader and its batches
+            self._place.arrive(batch.tokens, ready)
+        self._position = batch.position + batch.global_rows
+        return batch
 
     def _begin(self) -> None:
         """Done once, at the first batch: a loader that has not begun may still be forked or sent away."""
@@ -341,7 +298,7 @@ class Loader:
             wanted=self._wanted,
             stats=self.stats,
         )
-        self._restart()
+        self._start()
 
     def _indices(self, find: Callable[[NDArray[np.int64]], Found | None] | None = None) -> IndexStream:
         return IndexStream(
@@ -357,21 +314,31 @@ class Loader:
 
     def _restart(self) -> None:
         """Drop what was made ahead; the next batch is made for the position."""
-        pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None:
-            pipeline.close()
+        self._ahead.close()
+        self._start()
+
+    def _start(self) -> None:
         self._index = self._indices(
             self._rows[0].find if self._table is None and self._device is None else None
         )
-        self._hints = None
+        hints = None
         if self._hinted:
-            self._hints = Hints(
+            hints = Hints(
                 self._indices(),
                 self._rows,
                 self._orders,
                 position=self._position,
                 at_least=self._prefetch * self._batch_size,
             )
+        self._ahead = BatchesAhead(
+            self._maker,
+            self._index,
+            hints=hints,
+            threads=self._threads,
+            while_long=self._while_long,
+            prefetch=self._prefetch,
+            stats=self.stats,
+        )
 
     # --- its life ---
 
@@ -392,9 +359,7 @@ class Loader:
         """End the threads, drop what was made ahead; the store stays open. A second call does nothing."""
         self._closed = True
         self._begun = None
-        pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None:
-            pipeline.close()
+        self._ahead.close()
 
     def __enter__(self) -> Self:
         return self
