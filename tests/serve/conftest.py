@@ -79,6 +79,9 @@ class ServerProcess:
     def post(self, path, body, **more):
         return httpx.post(self.url + path, json=body, timeout=60, **more)
 
+    def get(self, path):
+        return httpx.get(self.url + path, timeout=60)
+
     def metric(self, name):
         for line in httpx.get(self.url + "/metrics", timeout=30).text.splitlines():
             if line.startswith((f"headrace:{name}{{", f"headrace:{name} ")):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.console import facts, print_json, share_cores, stdout
+from headrace.cli.console import facts, print_json, share_cores, stdout, warn
 from headrace.errors import ConfigError
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -49,7 +49,10 @@ def serve(
     ] = None,
     predictions: Annotated[
         list[str] | None,
-        typer.Option(help="A directory of predictions to show on the page, or NAME=DIR.", show_default=False),
+        typer.Option(
+            help="A directory of predictions to show on the page, or NAME=DIR; it may be empty yet.",
+            show_default=False,
+        ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
@@ -94,6 +97,7 @@ def serve(
         allow_origins=allow_origin or (),
         drain_s=drain_s,
         ready=ready,
+        warn=warn,
     )
 
 

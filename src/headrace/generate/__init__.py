@@ -1,16 +1,17 @@
 """Prompts and a model -> predictions.
 
-read/    files, lists, batch lines, conversations -> prompts
-request  one sample to be made -> what happened to it
-engine   requests -> tokens, rows entering and leaving at every step
-decode/  one step's tokens -> logits: headrace's GPT, Hugging Face models, one row in C
-sample/  logits -> tokens
-text     tokens -> final text
-adapt/   other libraries' engines: transformers' continuous batching, vLLM
-share/   several workers with an engine each, as one more engine
-models   a model's directory -> an engine that is ready
-job      prompts + engine + sink -> every sample stored once
-run      all of it from a model's directory
+read/      files, lists, batch lines, conversations -> prompts
+request    one sample to be made -> what happened to it
+engine     requests -> tokens, rows entering and leaving at every step
+decode/    one step's tokens -> logits: headrace's GPT, Hugging Face models, one row in C
+sample/    logits -> tokens
+text       tokens -> final text
+adapt/     other libraries' engines: transformers' continuous batching, vLLM
+share/     several workers with an engine each, as one more engine
+directory  ids that begin and end a text, as a model's directory says
+models     a model's directory -> an engine that is ready
+job        prompts + engine + sink -> every sample stored once
+run        all of it from a model's directory
 """
 
 from headrace.generate.engine import Engine

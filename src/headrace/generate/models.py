@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
 import torch
 
 from headrace.errors import ConfigError
 from headrace.generate.adapt.rules import refuse
-from headrace.generate.decode.hf import HFRunner, eos_ids_of, prefix_ids_of
+from headrace.generate.decode.hf import HFRunner
 from headrace.generate.decode.native import GPTRunner
+from headrace.generate.directory import Bounds, bounds_of, read_config
 from headrace.generate.engine import Engine
 from headrace.generate.job import BatchEngine
 from headrace.generate.sample.sampling import Sampling
@@ -59,13 +59,25 @@ class Loaded:
 class PromptTokenizer:
     """A tokenizer for prompts: adds what the model expects in front; an empty prompt starts a document."""
 
-    def __init__(self, tokenizer: Tokenizer, *, prefix: tuple[int, ...] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, bounds: Bounds) -> None:
         self.tokenizer = tokenizer
-        self._prefix = list(prefix)
+        self.bounds = bounds
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a prompt, at least one."""
-        return [*self._prefix, *self.tokenizer.encode(text).tolist()] or [self.tokenizer.eos_id]
+        """Ids of a prompt, at least one.
+
+        Raises:
+            ConfigError: there is no text, and nothing begins one.
+        """
+        ids = [*self.bounds.prefix, *self.tokenizer.encode(text).tolist()]
+        if ids:
+            return ids
+        if self.bounds.start is None:
+            raise ConfigError(
+                "prompt: empty, and this model has no token that begins a text (bos_token_id or eos_token_id in its "
+                "config.json). Give some text, or token ids."
+            )
+        return [self.bounds.start]
 
     def decode(self, ids: tuple[int, ...]) -> str:
         """Text of ids."""
@@ -91,10 +103,13 @@ def load_engine(
     path, place = Path(model), pick_device(device)
     if engine != "native":
         return _load_foreign(path, engine=engine, dtype=dtype, device=place, batch_size=batch_size)
-    runner, tokenizer, prefix, eos_ids = _load_runner(path, dtype=dtype, device=place)
+    runner, tokenizer = _load_runner(path, dtype=dtype, device=place)
+    bounds = bounds_of(path, tokenizer)
     return Loaded(
-        engine=Engine(runner, tokenizer.token_bytes(), eos_ids=eos_ids, batch_size=batch_size, stats=stats),
-        prompts=PromptTokenizer(tokenizer, prefix=prefix),
+        engine=Engine(
+            runner, tokenizer.token_bytes(), eos_ids=bounds.ends, batch_size=batch_size, stats=stats
+        ),
+        prompts=PromptTokenizer(tokenizer, bounds),
         fingerprint=runner.fingerprint,
         tokenizer_fingerprint=tokenizer.fingerprint,
         dtype=str(runner.dtype).removeprefix("torch."),
@@ -110,8 +125,8 @@ def _load_foreign(path: Path, *, engine: str, dtype: str, device: torch.device, 
             f"{path}: engine {engine} reads Hugging Face directories (config.json), and this is none. "
             f"Use engine native, or headrace export."
         )
-    prompts, eos_ids = load_prompts(path)
-    table = prompts.tokenizer.token_bytes()
+    prompts = load_prompts(path)
+    table, eos_ids = prompts.tokenizer.token_bytes(), prompts.bounds.ends
     stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)
     kind = pick_dtype(dtype, stored=stored, device=device)
     made: TransformersEngine | VLLMEngine
@@ -161,7 +176,7 @@ def load_workers(
         )
     if engine not in ENGINES:
         raise ConfigError(f"generate: no engine named {engine!r}; there are {', '.join(ENGINES)}.")
-    prompts, _ = load_prompts(Path(model))
+    prompts = load_prompts(Path(model))
     local = distribute == "local"
     gpus = torch.cuda.device_count() if local and device in ("auto", "cuda") else 0
     setups = [
@@ -191,8 +206,8 @@ def load_workers(
         crew.close()
 
 
-def load_prompts(path: Path) -> tuple[PromptTokenizer, tuple[int, ...]]:
-    """The tokenizer of a model directory for prompts, and the ids that end a row.
+def load_prompts(path: Path) -> PromptTokenizer:
+    """The tokenizer of a model directory for prompts.
 
     Raises:
         ConfigError: neither a run nor a Hugging Face directory.
@@ -201,20 +216,14 @@ def load_prompts(path: Path) -> tuple[PromptTokenizer, tuple[int, ...]]:
 
     if (path / "run.json").is_file():
         tokenizer = load_tokenizer(path / "tokenizer")
-        return PromptTokenizer(tokenizer), (tokenizer.eos_id,)
-    about = read_config(path)
-    if about is None:
+    elif read_config(path) is None:
         raise _no_model(path)
-    tokenizer = load_tokenizer(path)
-    if about.get("model_type") == "gpt2":
-        return PromptTokenizer(tokenizer), (tokenizer.eos_id, *eos_ids_of(path))
-    return PromptTokenizer(tokenizer, prefix=prefix_ids_of(path)), eos_ids_of(path) or (tokenizer.eos_id,)
+    else:
+        tokenizer = load_tokenizer(path)
+    return PromptTokenizer(tokenizer, bounds_of(path, tokenizer))
 
 
-def _load_runner(
-    path: Path, *, dtype: str, device: torch.device
-) -> tuple[GPTRunner | HFRunner, Tokenizer, tuple[int, ...], tuple[int, ...]]:
-    """The model, its tokenizer, what stands in front of a prompt, and what ends a row."""
+def _load_runner(path: Path, *, dtype: str, device: torch.device) -> tuple[GPTRunner | HFRunner, Tokenizer]:
     about = read_config(path)
     if about is None and not (path / "run.json").is_file():
         raise _no_model(path)
@@ -223,14 +232,12 @@ def _load_runner(
 
         gpt, tokenizer = load_model(path)
         gpt = gpt.to(device=device, dtype=pick_dtype(dtype, stored=gpt.tok.weight.dtype, device=device))
-        return GPTRunner(gpt), tokenizer, (), (tokenizer.eos_id, *eos_ids_of(path))
+        return GPTRunner(gpt), tokenizer
     from headrace.tokens import load_tokenizer
 
     stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)
     kind = pick_dtype(dtype, stored=stored, device=device)
-    runner = HFRunner(path, dtype=kind, device=device)
-    tokenizer = load_tokenizer(path)
-    return runner, tokenizer, prefix_ids_of(path), eos_ids_of(path) or (tokenizer.eos_id,)
+    return HFRunner(path, dtype=kind, device=device), load_tokenizer(path)
 
 
 def _no_model(path: Path) -> ConfigError:
@@ -238,14 +245,6 @@ def _no_model(path: Path) -> ConfigError:
         f"{path}: neither a run (run.json) nor a Hugging Face directory (config.json) is there. Give the --out of "
         f"headrace train, or a directory as `hf download NAME --local-dir DIR` makes it: names are not looked up."
     )
-
-
-def read_config(path: Path) -> dict[str, Any] | None:
-    """The config of a Hugging Face directory; None for a run, or where there is nothing."""
-    if (path / "run.json").is_file() or not (path / "config.json").is_file():
-        return None
-    about: dict[str, Any] = orjson.loads((path / "config.json").read_bytes())
-    return about
 
 
 def pick_device(name: str) -> torch.device:

@@ -201,14 +201,14 @@ class Server:
 
     async def _tokenizer_info(self, _: Request) -> Response:
         served = self.served
-        eos = served.tokenizer.eos_id
+        eos = served.eos_id
         return json_response(
             {
                 "tokenizer_class": served.tokenizer.name,
                 "fingerprint": served.tokenizer_fingerprint,
                 "vocab_size": served.vocab_size,
                 "model_max_length": served.context,
-                "eos_token": served.token_name(eos),
+                "eos_token": None if eos is None else served.token_name(eos),
                 "eos_token_id": eos,
                 "bos_token": None,
                 "pad_token": None,

@@ -7,6 +7,7 @@ import hashlib
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import uvicorn
 from headrace.errors import ConfigError, WorkerError
 from headrace.serve.app import MAX_BODY_BYTES, Server
 from headrace.serve.served import Served
+from headrace.sink.request import JOB
 
 BACKLOG = 2048
 CLOSE_S = 5
@@ -55,6 +57,7 @@ def serve(
     max_body_bytes: int = MAX_BODY_BYTES,
     drain_s: float = 30.0,
     ready: Callable[[Ready], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda sentence: warnings.warn(sentence, RuntimeWarning, stacklevel=4),
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C; then finish what runs, and return.
 
@@ -69,11 +72,12 @@ def serve(
         dtype: "float32", "bfloat16" or "auto".
         device: "cpu", "cuda" or "auto".
         state: directory of files and batches; default one for each model under ~/.local/state/headrace.
-        predictions: name -> directory of predictions to be shown.
+        predictions: name -> directory or URL of predictions to be shown, also of a job that is still to begin.
         allow_origins: origins whose pages may call this server.
         max_body_bytes: of a JSON body.
         drain_s: seconds that running requests have after a signal.
         ready: called once the server answers.
+        warn: called with one sentence per directory of predictions that holds none yet.
 
     Raises:
         ConfigError: an option makes no sense, or the port is taken.
@@ -91,6 +95,8 @@ def serve(
         raise ConfigError(f"serve: port is {port}; it must be 0 (a free one) to 65535.")
     if not (Path(model)).exists():
         raise ConfigError(f"serve: {model}: no such directory. Give a run or a Hugging Face directory.")
+    for out in (predictions or {}).values():
+        _check_predictions(out, warn)
     with _listen(host, port) as listener:
         served = Served(model, name=name, dtype=dtype, device=device, batch_size=batch_size)
         where = Path(state) if state is not None else default_state(Path(model))
@@ -139,6 +145,22 @@ def serve(
         server.close()
         if failures:
             raise WorkerError(f"serve: the engine failed: {failures[0]}") from failures[0]
+
+
+def _check_predictions(out: str, warn: Callable[[str], None]) -> None:
+    """Refuse what no job can fill, say what none has filled yet; a bucket is asked when somebody looks."""
+    path = Path(out)
+    if "://" in out or (path / JOB).is_file():
+        return
+    if path.exists() and not path.is_dir():
+        raise ConfigError(
+            f"serve: predictions {out}: a file. Give the directory that headrace generate wrote (--out)."
+        )
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(
+            f"serve: predictions {out}: no such directory, nor the one above it. Give the --out of headrace generate."
+        )
+    warn(f"serve: predictions {out}: none there yet. They are shown as soon as a job writes there.")
 
 
 class _Announced(uvicorn.Server):

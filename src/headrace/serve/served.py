@@ -53,7 +53,10 @@ class Served:
         self._prompts = loaded.prompts
         self.tokenizer = loaded.prompts.tokenizer
         self._special = _special_names(path)
-        self._special.setdefault(self.tokenizer.eos_id, "<|endoftext|>")
+        ends = loaded.prompts.bounds.ends
+        self.eos_id = ends[0] if ends else None
+        for end in ends:
+            self._special.setdefault(end, "<|endoftext|>")
         self._bytes = self.tokenizer.token_bytes()
         self._names = [self._name_of(i) for i in range(self.vocab_size)]
         self._chat = load_chat_template(path)
@@ -69,10 +72,17 @@ class Served:
         return None if self._chat is None else self._chat.source
 
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
-        """Ids of a prompt; with what the model expects in front, unless told otherwise."""
+        """Ids of a prompt; with what the model expects in front, unless told otherwise.
+
+        Raises:
+            Refusal: half a surrogate pair, or no text for a model that has nothing to begin one with.
+        """
         _refuse_surrogates(text)
         if special:
-            return tuple(self._prompts.encode(text))
+            try:
+                return tuple(self._prompts.encode(text))
+            except ConfigError as error:
+                raise refusal_of(error) from error
         return tuple(self.tokenizer.encode(text).tolist())
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ import torch
 from headrace.errors import ConfigError
 from headrace.generate import Engine
 from headrace.generate.decode import lean
-from headrace.generate.decode.hf import HFRunner, eos_ids_of, prefix_ids_of
+from headrace.generate.decode.hf import HFRunner
 
 SHAPE = {
     "vocab_size": 128,
@@ -214,26 +214,3 @@ def test_a_model_in_several_files_is_one_model(tmp_path):
         HFRunner(tmp_path / name, dtype=torch.float32, device=torch.device("cpu")) for name in ("one", "many")
     )
     assert one.fingerprint == many.fingerprint
-
-
-def test_ids_that_end_a_text_are_the_directorys(tmp_path):
-    assert eos_ids_of(tmp_path) == ()
-    (tmp_path / "config.json").write_text('{"eos_token_id": 5}')
-    assert eos_ids_of(tmp_path) == (5,)
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 8]}')
-    assert eos_ids_of(tmp_path) == (7, 8)
-
-
-def test_the_beginning_of_sequence_is_put_in_front_where_the_tokenizer_does(tmp_path):
-    import tokenizers
-    from tokenizers.processors import TemplateProcessing
-
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "<s>": 1, "</s>": 2}, []))
-    assert prefix_ids_of(tmp_path) == ()
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    assert prefix_ids_of(tmp_path) == ()
-    tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    assert prefix_ids_of(tmp_path) == (1,)

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
 from torch import Tensor
 
@@ -236,28 +235,3 @@ def context_of(config: Any) -> int:
         config, "original_max_position_embeddings", None
     )
     return min(longest, int(original or longest))
-
-
-def eos_ids_of(directory: Path) -> tuple[int, ...]:
-    """Ids that end a text, as the directory says; empty where it does not."""
-    for name in ("generation_config.json", "config.json"):
-        if (directory / name).is_file():
-            ids = orjson.loads((directory / name).read_bytes()).get("eos_token_id")
-            if ids is not None:
-                return tuple(ids) if isinstance(ids, list) else (ids,)
-    return ()
-
-
-def prefix_ids_of(directory: Path) -> tuple[int, ...]:
-    """Ids that the model's own tokenizer puts in front of every text (beginning of sequence), often none."""
-    if not (directory / "tokenizer.json").is_file():
-        return ()
-    import tokenizers
-
-    tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
-    with_special = tokenizer.encode("a").ids
-    without = tokenizer.encode("a", add_special_tokens=False).ids
-    for start in range(len(with_special) - len(without) + 1):
-        if with_special[start : start + len(without)] == without:
-            return tuple(with_special[:start])
-    return ()
