@@ -2,6 +2,7 @@
 
 read/      files, lists, batch lines, conversations -> prompts
 request    one sample to be made -> what happened to it
+row        one sample while it is made: its tokens, its text, its end
 engine     requests -> tokens, rows entering and leaving at every step
 decode/    one step's tokens -> logits: headrace's GPT, Hugging Face models, one row in C
 sample/    logits -> tokens

@@ -16,11 +16,9 @@ from torch import Tensor
 from headrace.errors import ConfigError
 from headrace.generate.decode.attend import Step, plan_step
 from headrace.generate.request import Request, Token, check_prompt, failed
-from headrace.generate.sample.chance import stream_key
-from headrace.generate.sample.draw import Drawing, Drawn, draw
-from headrace.generate.text import TextStream
+from headrace.generate.row import Row
+from headrace.generate.sample.draw import draw
 from headrace.model.kv import KVCache
-from headrace.sink.schema import LOWEST_LOGPROB
 from headrace.stats import Stats
 from headrace.types import Prediction
 
@@ -29,8 +27,6 @@ SLOT_STEP = 128
 CACHE_BYTES = 4 << 30
 PREFILL_TOKENS = 2048
 """Prompt tokens that may enter in one step: bounds its memory and how long decoded rows wait for it."""
-LOGITS_ROWS = 256
-"""Rows of logits made at once; bounds memory where every prompt token's are wanted."""
 
 
 class Runner(Protocol):
@@ -51,40 +47,6 @@ class Runner(Protocol):
 
     def logits(self, x_KW: Tensor) -> Tensor:
         """Next-token logits of hidden states, [K, V]."""
-
-
-class Row:
-    """A request in the cache."""
-
-    __slots__ = (
-        "cached",
-        "drawing",
-        "logprobs",
-        "prompt_logprobs",
-        "prompt_top",
-        "request",
-        "stream",
-        "tokens",
-    )
-
-    def __init__(self, request: Request, table: Sequence[bytes]) -> None:
-        self.request = request
-        self.drawing = Drawing(
-            sampling=request.sampling,
-            key=stream_key(
-                request.sampling.seed,
-                request.prompt_id if request.stream is None else request.stream,
-                request.sample_index,
-            ),
-            prompt_ids=request.token_ids,
-        )
-        self.stream = TextStream(table, stop=request.sampling.stop)
-        self.tokens: list[int] = []
-        self.logprobs: list[float] = []
-        self.prompt_logprobs: list[float | None] | None = None
-        self.prompt_top: list[tuple[tuple[int, float], ...]] | None = None
-        self.cached = 0
-        """Tokens of this row whose keys and values are in the cache."""
 
 
 class Engine:
@@ -126,6 +88,8 @@ class Engine:
         probe = runner.new_cache(num_rows=1, capacity=1)
         self._slots = cache_bytes // probe.nbytes
         """Tokens that the cache may hold over all rows."""
+        self._room = min(runner.context, self._slots)
+        """Tokens that one row may have."""
 
     @property
     def running(self) -> int:
@@ -214,7 +178,7 @@ class Engine:
             for row in entering:
                 row.cached = len(row.request.token_ids)
                 if row.request.sampling.prompt_logprobs:
-                    self._score_prompt(row, x_KW[at : at + row.cached])
+                    row.score_prompt(x_KW[at : at + row.cached], self.runner.logits)
                     at += row.cached
                 else:
                     at += 1
@@ -223,7 +187,10 @@ class Engine:
             logits_NV = self.runner.logits(x_KW if len(last) == len(x_KW) else x_KW[last])
         with self.stats.busy("sample", items=len(self._rows)):
             drawn = draw(logits_NV, [row.drawing for row in self._rows])
-            tokens = [self._take(row, one) for row, one in zip(self._rows, drawn, strict=True)]
+            tokens = [
+                row.take(one, eos_ids=self._eos, room=self._room)
+                for row, one in zip(self._rows, drawn, strict=True)
+            ]
         self._leave([slot for slot, token in enumerate(tokens) if token.prediction is not None])
         return tokens
 
@@ -247,7 +214,7 @@ class Engine:
         longest = max(self._length_of(one) for one in rows)
         if self._kv is not None and longest <= self._kv.capacity and len(rows) <= self._kv.num_rows:
             return True
-        capacity = min(-(-longest // SLOT_STEP) * SLOT_STEP, self.runner.context, self._slots)
+        capacity = min(-(-longest // SLOT_STEP) * SLOT_STEP, self._room)
         num_rows = min(self._batch_size, self._slots // capacity)
         if num_rows < len(rows):
             return False
@@ -264,85 +231,7 @@ class Engine:
     def _length_of(self, request: Request) -> int:
         """Tokens of a row at its longest."""
         wanted = len(request.token_ids) + request.sampling.max_new_tokens
-        return max(1, min(wanted, self.runner.context, self._slots))
-
-    def _score_prompt(self, row: Row, x_TW: Tensor) -> None:
-        """Log-probability of each prompt token given those before it."""
-        ids = torch.tensor(row.request.token_ids[1:], dtype=torch.int64, device=x_TW.device)
-        scores: list[float | None] = [None]
-        top: list[tuple[tuple[int, float], ...]] = [()]
-        wanted = min(row.request.sampling.top_logprobs, self.runner.vocab_size)
-        for start in range(0, len(ids), LOGITS_ROWS):
-            chunk = ids[start : start + LOGITS_ROWS]
-            logits = self.runner.logits(x_TW[start : start + len(chunk)]).float()
-            logprobs = torch.log_softmax(logits, dim=-1)
-            found = logprobs.gather(1, chunk[:, None])[:, 0]
-            scores.extend(max(value, LOWEST_LOGPROB) for value in found.tolist())
-            if wanted:
-                values, likeliest = logprobs.topk(wanted)
-                pairs = zip(likeliest.tolist(), values.tolist(), strict=True)
-                top.extend(tuple(zip(*pair, strict=True)) for pair in pairs)
-        row.prompt_logprobs = scores
-        row.prompt_top = top if wanted else None
-
-    def _take(self, row: Row, drawn: Drawn) -> Token:
-        request, sampling = row.request, row.request.sampling
-        if drawn.token_id < 0:
-            error = failed(request, "the model's logits are not finite numbers", kind="WorkerError")
-            return Token(request=request, token_id=None, text="", prediction=error)
-        if sampling.max_new_tokens == 0:  # only the prompt was to be scored
-            return Token(
-                request=request,
-                token_id=None,
-                text="",
-                prediction=self._finished(row, "length"),
-                prompt_logprobs=tuple(row.prompt_logprobs) if row.prompt_logprobs else None,
-                prompt_top=tuple(row.prompt_top) if row.prompt_top else None,
-            )
-        first = not row.tokens
-        row.tokens.append(drawn.token_id)
-        row.drawing.index += 1
-        row.drawing.counts[drawn.token_id] += 1
-        if drawn.logprob is not None and sampling.logprobs:
-            row.logprobs.append(max(drawn.logprob, LOWEST_LOGPROB))
-        ended = drawn.token_id in self._eos and not sampling.ignore_eos
-        text = "" if ended else row.stream.push(drawn.token_id)
-        reason = None
-        if ended or row.stream.stopped is not None:
-            reason = "stop"
-        elif len(row.tokens) >= sampling.max_new_tokens or row.cached + 1 >= min(
-            self.runner.context, self._slots
-        ):
-            reason = "length"
-        prediction = None
-        if reason is not None:
-            text += row.stream.finish()
-            prediction = self._finished(row, reason)
-        return Token(
-            request=request,
-            token_id=drawn.token_id,
-            text=text,
-            logprob=drawn.logprob,
-            top=drawn.top,
-            prediction=prediction,
-            prompt_logprobs=tuple(row.prompt_logprobs) if first and row.prompt_logprobs else None,
-            prompt_top=tuple(row.prompt_top) if first and row.prompt_top else None,
-        )
-
-    def _finished(self, row: Row, reason: str) -> Prediction:
-        request = row.request
-        return Prediction(
-            prompt_id=request.prompt_id,
-            sample_index=request.sample_index,
-            prompt=request.prompt,
-            text=row.stream.text,
-            token_ids=tuple(row.tokens),
-            finish_reason=reason,
-            logprobs=tuple(row.logprobs) if request.sampling.logprobs else None,
-            prompt_logprobs=None if row.prompt_logprobs is None else tuple(row.prompt_logprobs),
-            prompt_tokens=len(request.token_ids),
-            completion_tokens=len(row.tokens),
-        )
+        return max(1, min(wanted, self._room))
 
     def _leave(self, slots: Sequence[int]) -> None:
         """Take rows out; the last rows move into their places, so that rows fill slots 0 to n - 1."""
