@@ -7,6 +7,7 @@ order. A `console` or `text` block is only shown.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,3 +56,6 @@ pytest_collect_file = Sybil(
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# A shell's background job ignores Ctrl-C, and so would all that it starts; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
