@@ -1,4 +1,4 @@
-"""What a model's directory says beside its weights: its config, and the ids that begin and end a text."""
+"""A model's directory -> what it says beside its weights: its config, and the ids that begin and end a text."""
 
 from __future__ import annotations
 
