@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -62,8 +62,7 @@ class HFTokenizer:
         self._wanted_engine = engine
         self._json = _parse(name, definition)
         self._added: list[dict[str, Any]] = self._json.get("added_tokens") or []
-        self._pieces = _pieces(name, self._json)
-        ids = {**{token: i for i, token in self._pieces}, **{a["content"]: a["id"] for a in self._added}}
+        ids = {**_ids(name, self._json), **{a["content"]: a["id"] for a in self._added}}
         size = max(ids.values(), default=-1) + 1
         if eos_id is None:
             eos_id = _choose_eos(name, self._added, ids, size, self._side_files)
@@ -149,7 +148,7 @@ class HFTokenizer:
     @functools.cached_property
     def _table(self) -> list[bytes]:
         table = [b""] * self.vocab_size
-        for i, token in self._pieces:
+        for i, token in _pieces(self._json["model"]["vocab"]):
             table[i] = _bytes_of(token, byte_level=self._is_byte_level)
         for added in self._added:
             table[added["id"]] = b"" if added.get("special") else added["content"].encode()
@@ -198,13 +197,19 @@ def _parse(name: str, definition: bytes) -> dict[str, Any]:
     return parsed
 
 
-def _pieces(name: str, parsed: dict[str, Any]) -> list[tuple[int, str]]:
+def _ids(name: str, parsed: dict[str, Any]) -> Mapping[str, int]:
     vocab = parsed["model"].get("vocab")
     if isinstance(vocab, dict):
-        return [(i, token) for token, i in vocab.items()]
-    if isinstance(vocab, list):  # Unigram: [piece, score], the id is the place
-        return [(i, piece[0]) for i, piece in enumerate(vocab)]
+        return vocab
+    if isinstance(vocab, list):
+        return {token: i for i, token in _pieces(vocab)}
     raise TokenizerError(f"{name}: its model has no vocabulary")
+
+
+def _pieces(vocab: dict[str, int] | list[Any]) -> Iterator[tuple[int, str]]:
+    if isinstance(vocab, dict):
+        return ((i, token) for token, i in vocab.items())
+    return ((i, piece[0]) for i, piece in enumerate(vocab))  # Unigram: [piece, score], the id is the place
 
 
 def _choose_eos(
