@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -17,6 +18,7 @@ from headrace.store import Store
 from headrace.store.blob import open_blob
 from headrace.store.fetch import InFlight, Wanted, runs
 from headrace.store.remote import Retry, RetryingBlob
+from headrace.store.unpack import unpack
 
 TOKENS, ENDS = sample_tokens(6400)
 
@@ -97,6 +99,28 @@ def test_requests_are_under_way_together(remote):
         patch.setattr("headrace.store.fetch.runs", lambda wanted, **_: [[one] for one in wanted])
         assert np.array_equal(store.gather(blocks, 64), rows_of(blocks, 64))
     assert flaky.most_running == 16
+
+
+def test_no_more_blocks_are_decoded_at_once_than_there_are_cores(remote, monkeypatch):
+    lock, running, most = threading.Lock(), 0, 0
+
+    def slow(*args, **options):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        unpack(*args, **options)
+        with lock:
+            running -= 1
+
+    monkeypatch.setattr("headrace.store.fetch.cores", lambda: 2)
+    monkeypatch.setattr("headrace.store.fetch.unpack", slow)
+    monkeypatch.setattr("headrace.store.fetch.runs", lambda wanted, **_: [[one] for one in wanted])
+    blocks = np.arange(0, 100, 6)[:16] * 64
+    store, _, _ = remote()
+    assert np.array_equal(store.gather(blocks, 64), rows_of(blocks, 64))
+    assert most == 2
 
 
 def test_a_prefetched_row_needs_no_request_of_its_own(remote):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from headrace.errors import ConfigError
 from headrace.order.stream import RowOrder, Shuffle
+from headrace.store.fetch import cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,8 +134,3 @@ def threads_for(stores: Sequence[Store], threads: int | None, *, on_device: bool
     if local and (cores() == 1 or all(is_mapped(store) for store in stores)):
         return 1, True
     return min(4, cores()), False
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

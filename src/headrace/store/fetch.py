@@ -6,6 +6,7 @@ the remote recovers. A block that arrives damaged is asked for again before it i
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,11 @@ _CACHED_GAP: Final = 1 << 10
 MAX_RUN: Final = 8 << 20
 """Bytes of one request: a block shuffle's group of 4 MiB and its edges are one."""
 DAMAGED_TRIES: Final = 3
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class InFlight:
@@ -130,10 +136,14 @@ class FetchedBlocks:
         self._retry = retry or Retry()
         self.in_flight = in_flight or InFlight()
         self._threads = ThreadPoolExecutor(self.in_flight.most, thread_name_prefix="headrace-fetch")
+        # Not those that wait for answers: where a huge page of the pool is first used, each of many threads that
+        # decode into it at once would clear one of its own, and all but one are thrown away.
+        self._decoders = ThreadPoolExecutor(cores(), thread_name_prefix="headrace-decode")
 
     def close(self) -> None:
-        """End the threads; requests under way are not waited for."""
+        """End the threads; requests under way are not waited for, and what has arrived is delivered."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._decoders.shutdown(wait=False)
 
     def load(self, blocks: Sequence[int], outs: Sequence[memoryview], done: Done) -> None:
         """Fetch, check and decode blocks by threads; see `slots.Load`."""
@@ -224,10 +234,19 @@ class FetchedBlocks:
         start, path = run[0].start, self._source.path(run[0].shard)
         try:
             data = memoryview(self._get(path, start, run[-1].stop))
+            self._decoders.submit(self._deliver_run, run, data, done, keep)
         except Exception as error:  # noqa: BLE001  # it belongs to those who wait for the blocks
             for one in run:
                 done(one.block, error)
-            return
+
+    def _deliver_run(
+        self,
+        run: Sequence[Wanted],
+        data: memoryview,
+        done: Done,
+        keep: Callable[[Wanted, Bytes], None] | None,
+    ) -> None:
+        start = run[0].start
         for one in run:
             self._deliver(one, data[one.start - start : one.stop - start], done, keep)
 
