@@ -9,17 +9,18 @@ from headrace.interop.tf import tf_dataset  # noqa: E402  # after the check for 
 
 
 def test_a_dataset_holds_the_loaders_batches(store):
-    dataset = tf_dataset(Loader(store, seq_len=15, batch_size=4, epochs=1, framework="numpy"))
     plain = list(Loader(store, seq_len=15, batch_size=4, epochs=1, framework="numpy"))
-    assert int(dataset.cardinality()) == len(plain)
-    for got, want in zip(dataset, plain, strict=True):
-        assert got["input_ids"].dtype == tf.int64
-        assert (got["input_ids"].numpy() == want.input_ids).all()
-        assert (got["labels"].numpy() == want.labels).all()
-        assert int(got["position"]) == want.position
+    with Loader(store, seq_len=15, batch_size=4, epochs=1, framework="numpy") as loader:
+        dataset = tf_dataset(loader)
+        assert int(dataset.cardinality()) == len(plain)
+        for got, want in zip(dataset, plain, strict=True):
+            assert got["input_ids"].dtype == tf.int64
+            assert (got["input_ids"].numpy() == want.input_ids).all()
+            assert (got["labels"].numpy() == want.labels).all()
+            assert int(got["position"]) == want.position
 
 
 def test_an_endless_loader_is_an_endless_dataset(store):
-    dataset = tf_dataset(Loader(store, seq_len=15, batch_size=4, framework="numpy"))
-    positions = [int(batch["position"]) for batch in dataset.take(60)]
+    with Loader(store, seq_len=15, batch_size=4, framework="numpy") as loader:
+        positions = [int(batch["position"]) for batch in tf_dataset(loader).take(60)]
     assert positions == list(range(0, 240, 4))

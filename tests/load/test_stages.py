@@ -15,12 +15,19 @@ from headrace.load import Loader
 from headrace.load.stages import Pipeline
 
 
+OTHERS = set()
+"""Threads of loaders that something before this test still holds, alive when it began."""
+
+
 def loading_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("headrace-load")]
+    found = [thread for thread in threading.enumerate() if thread.name.startswith("headrace-load")]
+    return [thread for thread in found if thread not in OTHERS]
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
+    OTHERS.clear()
+    OTHERS.update(loading_threads())
     shared = set(Path("/dev/shm").iterdir())
     yield
     gc.collect()

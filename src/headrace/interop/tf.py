@@ -18,7 +18,8 @@ def tf_dataset(loader: Loader) -> Any:
 
     Each iteration over the dataset goes on at the loader's position. tf.data may take batches ahead of your step
     (a `prefetch` behind the dataset does): save the position after the last batch that you used,
-    `position + its global rows`, rather than `loader.state_dict()` at that moment.
+    `position + its global rows`, rather than `loader.state_dict()` at that moment. TensorFlow never lets go of what a
+    dataset was made from: close the loader when you are done, and its threads end.
 
     Args:
         loader: any; framework="numpy" spares torch's import.
