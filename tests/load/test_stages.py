@@ -14,7 +14,6 @@ from headrace.errors import ShardError, WorkerError
 from headrace.load import Loader
 from headrace.load.stages import Pipeline
 
-
 OTHERS = set()
 """Threads of loaders that something before this test still holds, alive when it began."""
 
