@@ -7,9 +7,7 @@ Compares  The corpus's tokens five times over, so that opening and connecting do
           2,048 tokens, checked and decoded, in batches of 32, each time by a fresh process without a cache; and a
           client (obstore, as ours) that fetches every data file's bytes once by ranged GETs of 1 to 8 MiB, 8 or 16
           at a time, and throws them away. The server has one half of the cores, the client whose turn it is the
-          other half: a server on the same cores would slow down whoever computes. Each client touches 1 GiB of
-          memory and gives it back before its clock starts: a virtual machine returns memory that lies free for
-          seconds to its host, and gets it again for several times the price. "Memory as found" is ours without that.
+          other half: a server on the same cores would slow down whoever computes.
 Ceiling   The fastest of those raw combinations, found first, then taking turns with ours; raw GETs of 4 MiB and a
           block in shuffled order, as a block shuffle must read; and the same loader
           on the same store as local files, where nothing is fetched: what decoding and gathering cost alone. On one
@@ -57,20 +55,15 @@ CAUSE = """none: of raw GETs in file order, each one of the server's own chunks 
           reach: see "one core's ceiling" below.
           Until 9708d64 runs were of two kinds: a first batch after 0.1 s and 200 to 250 MB/s, or after 0.3 s and 90 to
           130. The slow kind does not wait longer, the kernel works longer (0.5 s instead of 0.1): a third of its CPU
-          time is clear_page, in the faults by which decoding threads first use the pool's huge pages. Two reasons.
-          A machine gets memory that lay free from its host first (384 MiB touched: 0.2 s at once, 1.3 s after 10 s):
-          clients touch theirs beforehand now. And while one thread clears a page, others of the 64 that decoded came
-          to the same one and cleared their own, for nothing: 161 and 181 pages of 2 MiB cleared for 127 used, now
-          127. Blocks are decoded by as many threads as there are cores."""
+          time is clear_page, in the faults by which decoding threads first use the pool's huge pages. While one
+          thread clears a page, others of the 64 that decoded came to the same one and cleared their own, for nothing:
+          161 and 181 pages of 2 MiB cleared for 127 used, now 127, since blocks are decoded by as many threads as there
+          are cores. What is left of it is the machine's: memory that lay free may have to come from its host first
+          (384 MiB touched: 0.2 s at once, 1.3 s after 10 s). Touching 1 GiB before the clock starts made it worse
+          (132 MB/s; 240 without), so clients take memory as they find it."""
 
-TOUCH = """
-import mmap, os, resource, time
-def touch():
-    if os.environ.get("MEMORY") != "as found":
-        with mmap.mmap(-1, 1 << 30) as memory:
-            memory.madvise(mmap.MADV_HUGEPAGE)  # as NumPy asks for: what was given back is found again as it was
-            for at in range(0, len(memory), 4096):
-                memory[at] = 1
+SPENT = """
+import resource, time
 def spent():
     now = resource.getrusage(resource.RUSAGE_SELF)
     return now.ru_utime + now.ru_stime, now.ru_stime
@@ -82,7 +75,6 @@ import obstore
 from obstore.store import S3Store
 bucket, prefix, size, flight = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 async def main():
-    touch()
     start, before = time.perf_counter(), spent()
     store = S3Store(bucket, client_options={"allow_http": True}, virtual_hosted_style_request=False)
     files = [o for page in obstore.list(store, prefix) for o in page if o["path"].endswith(".arrow")
@@ -112,7 +104,6 @@ import json, sys, time
 import headrace as hr
 import headrace.load, headrace.store
 from obstore.store import S3Store
-touch()
 start, before = time.perf_counter(), spent()
 store = hr.Store.open(sys.argv[1])
 loader = hr.Loader(store, seq_len=2048, batch_size=32, seed=7, epochs=1, shuffle="blocks")
@@ -237,7 +228,7 @@ for path in sorted((p for p in root.rglob("*") if p.is_file()), key=lambda p: p.
 def ask(script: str, variables: dict[str, str], *arguments: str) -> dict[str, float]:
     """Run a script in a fresh process; its JSON."""
     told = subprocess.run(
-        [sys.executable, "-c", TOUCH + script, *arguments],
+        [sys.executable, "-c", SPENT + script, *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -285,8 +276,8 @@ def main() -> None:
 
             num_rows = (corpus.num_tokens * COPIES - 1) // 2048
 
-            def ours(label: str, url: str | None = None, **more: str) -> float:
-                told = ask(OURS, {**variables, **more}, url or f"s3://bench/{label[:4]}")
+            def ours(label: str, url: str | None = None) -> float:
+                told = ask(OURS, variables, url or f"s3://bench/{label[:4]}")
                 if told["rows"] != num_rows:
                     raise RuntimeError(f"{told['rows']} rows delivered of {num_rows}")
                 answers.setdefault(label, []).append(told)
@@ -297,7 +288,6 @@ def main() -> None:
                 contestants |= {
                     f"{codec}: headrace": ours,
                     f"{codec}: raw GETs, fastest": partial(raw, size=best[codec][0], flight=best[codec][1]),
-                    f"{codec}: headrace, memory as found": partial(ours, MEMORY="as found"),
                     f"{codec}: headrace, local files": partial(ours, url=str(local[codec])),
                     f"{codec}: raw GETs, shuffled": lambda label: raw(label, 4096, 8, "shuffled"),
                     f"{codec}: raw GETs of 128 KiB": partial(raw, size=128, flight=16),
