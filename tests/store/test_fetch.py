@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections import Counter
 
 import numpy as np
@@ -103,13 +102,14 @@ def test_requests_are_under_way_together(remote):
 
 def test_no_more_blocks_are_decoded_at_once_than_there_are_cores(remote, monkeypatch):
     lock, running, most = threading.Lock(), 0, 0
+    pairs = threading.Barrier(2)  # 16 blocks: each is decoded beside one other
 
     def slow(*args, **options):
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
-        time.sleep(0.01)
+        pairs.wait(timeout=60)
         unpack(*args, **options)
         with lock:
             running -= 1
