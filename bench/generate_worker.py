@@ -17,8 +17,8 @@ Job = dict[str, Any]
 
 def requests(job: Job, prompts: list[list[int]], *, new: int) -> list[Any]:
     """Greedy requests."""
-    from headrace.generate.request import Request
-    from headrace.generate.sample.sampling import Sampling
+    from headrace.generation.request import Request
+    from headrace.generation.sample.sampling import Sampling
 
     sampling = Sampling(max_new_tokens=new, stop=tuple(job["stop"]))
     return [
@@ -29,7 +29,7 @@ def requests(job: Job, prompts: list[list[int]], *, new: int) -> list[Any]:
 
 def engine(job: Job, name: str) -> dict[str, Any]:
     """An engine of headrace: its own, or its adapter to transformers' continuous batching."""
-    from headrace.generate.models import load_engine
+    from headrace.generation.models import load_engine
 
     loaded = load_engine(job["model"], engine=name, dtype=job["dtype"], device="cpu", batch_size=job["batch"])
     list(loaded.engine.run(requests(job, job["prompts"][:2], new=4)))
@@ -97,9 +97,9 @@ def one_row(job: Job) -> tuple[Any, int]:
     """An engine as it is by default, and the bytes of weights that each token of one row reads."""
     import torch
 
-    from headrace.generate.decode.native import GPTRunner
-    from headrace.generate.engine import Engine
-    from headrace.generate.models import load_engine
+    from headrace.generation.decode.native import GPTRunner
+    from headrace.generation.engine import Engine
+    from headrace.generation.models import load_engine
     from headrace.model.gpt import GPT
     from headrace.model.sizes import gpt_config
 

@@ -109,8 +109,8 @@ def alone(model, count, tokens, rounds):
 import json, resource, sys, time
 sys.path.insert(0, {str(measure.BENCH)!r})
 from serve import prompts
-from headrace.generate import Request, Sampling
-from headrace.generate.models import load_engine
+from headrace.generation import Request, Sampling
+from headrace.generation.models import load_engine
 loaded = load_engine({str(model)!r}, dtype="float32", batch_size={count})
 for turn in range({rounds} + 1):
     begun = time.process_time()

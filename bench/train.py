@@ -86,7 +86,7 @@ def products_per_s(shape: dict[str, int], dtype: str) -> float:
     import torch
 
     from headrace.model.products import product
-    from headrace.train.memory import freed_memory_kept
+    from headrace.training.memory import freed_memory_kept
 
     width, rows, kind = shape["width"], B * T, getattr(torch, dtype)
     seconds = 0.0
@@ -145,7 +145,7 @@ def main() -> None:
     chosen = parser.parse_args()
     import torch
 
-    from headrace.train.step import resolve_dtype
+    from headrace.training.step import resolve_dtype
 
     dtype = chosen.dtype or resolve_dtype("auto", torch.device("cpu"))
     corpus = tokens_for_loading(

@@ -156,7 +156,7 @@ def naive(job: Job) -> dict[str, Any]:
 
     from headrace.demo.naive import naive_batches
     from headrace.model import GPT
-    from headrace.train.parallel import compile_blocks
+    from headrace.training.parallel import compile_blocks
 
     model = GPT(shape_of(job))
     if job["compile"]:

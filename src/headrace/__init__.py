@@ -21,9 +21,7 @@ milliseconds and never imports torch.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -46,26 +44,26 @@ if TYPE_CHECKING:
         TokenizerError,
         WorkerError,
     )
-    from headrace.generate import generate
-    from headrace.ingest import ingest
+    from headrace.generation import generate
+    from headrace.ingestion import ingest
     from headrace.load import Loader, mix
     from headrace.model import GPT, GPTConfig, load_model
     from headrace.profile import report
     from headrace.sink import read_predictions
     from headrace.store import Store
     from headrace.tokens import load_tokenizer, train_tokenizer
-    from headrace.train import train
+    from headrace.training import train
     from headrace.types import Batch
 
-_ROOMS = {
-    "headrace.ingest": ["ingest"],
+_EXPORTS = {
+    "headrace.ingestion": ["ingest"],
     "headrace.tokens": ["load_tokenizer", "train_tokenizer"],
     "headrace.store": ["Store"],
     "headrace.load": ["Loader", "mix"],
     "headrace.types": ["Batch"],
     "headrace.model": ["GPT", "GPTConfig", "load_model"],
-    "headrace.train": ["train"],
-    "headrace.generate": ["generate"],
+    "headrace.training": ["train"],
+    "headrace.generation": ["generate"],
     "headrace.sink": ["read_predictions"],
     "headrace.profile": ["report"],
     "headrace.errors": [
@@ -86,7 +84,7 @@ _ROOMS = {
         "WorkerError",
     ],
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
 __all__ = [
     "GPT",
@@ -122,27 +120,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    room = _ROOM_OF.get(name)
-    if room is None:
+    module = _MODULE_OF.get(name)
+    if module is None:
         raise AttributeError(f"module 'headrace' has no attribute {name!r}")
-    return getattr(import_module(room), name)
+    return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-class _House(ModuleType):
-    """The package, in which `ingest`, `train` and `generate` are always the functions.
-
-    The import system binds a loaded folder to its parent under the same name; that
-    would turn `headrace.train(...)` into a call of a module. `from headrace.train
-    import ...` does not look here and works as ever.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (isinstance(value, ModuleType) and name in _ROOM_OF):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _House

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
+
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
+"""Anything that holds bytes and can be sliced without being read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """The name of an option on the command line, where it is not its field's name with dashes."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

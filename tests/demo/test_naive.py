@@ -64,7 +64,7 @@ def test_the_naive_way_delivers_every_token_and_wastes_none(text):
 
 
 def test_both_ways_run_in_their_own_processes_on_the_same_text(text, tmp_path):
-    from headrace.ingest import ingest
+    from headrace.ingestion import ingest
 
     path, tokenizer, _ = text
     summary = ingest([path], tmp_path / "store", tokenizer=tokenizer, workers=1)

@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from headrace.errors import WorkerError
-from headrace.generate import Request
-from headrace.generate.request import Token
+from headrace.generation import Request
+from headrace.generation.request import Token
 from headrace.serve.drive import Call, Driver
 from headrace.serve.metrics import Metrics
 from headrace.types import Prediction

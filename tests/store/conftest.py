@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.store.blob import open_blob
+from headrace.storage.blob import open_blob
 
 sys.path.insert(0, str(Path(__file__).parent))
 

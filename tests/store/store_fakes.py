@@ -6,8 +6,8 @@ import threading
 
 import numpy as np
 
+from headrace.storage.blob import Unavailable
 from headrace.store import commit_store, write_shard
-from headrace.store.blob import Unavailable
 from headrace.tokens import load_tokenizer
 
 BYTE = load_tokenizer("byte")

@@ -10,9 +10,9 @@ import pytest
 from store_fakes import FakeClock, FlakyBlob, cut, make_store, sample_tokens
 
 from headrace.errors import ConfigError, StoreError
+from headrace.storage.blob import LocalBlob, MemoryBlob, Unavailable, open_blob
+from headrace.storage.remote import RemoteBlob, Retry, RetryingBlob, _in_words
 from headrace.store import Store
-from headrace.store.blob import LocalBlob, MemoryBlob, Unavailable, open_blob
-from headrace.store.remote import RemoteBlob, Retry, RetryingBlob, _in_words
 
 
 @pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.s3)])

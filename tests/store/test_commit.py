@@ -10,8 +10,8 @@ import pytest
 from store_fakes import BYTE, WIDE, FlakyBlob, make_store, sample_tokens
 
 from headrace.errors import ConfigError, ManifestError
+from headrace.storage.blob import open_blob
 from headrace.store import ShardEntry, Store, commit_store, write_shard
-from headrace.store.blob import open_blob
 
 BOTH = pytest.mark.parametrize("url", ["local", "memory"], indirect=True)
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as some
 from store_fakes import FakeClock, FlakyBlob, busy, cut, make_store, sample_tokens
 
 from headrace.errors import ShardError, WorkerError
+from headrace.storage.blob import open_blob
+from headrace.storage.remote import Retry, RetryingBlob
 from headrace.store import Store
-from headrace.store.blob import open_blob
 from headrace.store.fetch import InFlight, Wanted, runs
-from headrace.store.remote import Retry, RetryingBlob
 from headrace.store.unpack import unpack
 
 TOKENS, ENDS = sample_tokens(6400)

@@ -17,8 +17,8 @@ import pytest
 import zstandard
 from store_fakes import BYTE, WIDE
 
+from headrace.storage.blob import open_blob
 from headrace.store import Store, commit_store, write_shard
-from headrace.store.blob import open_blob
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "store-v1"
 CASES = [(codec, dtype) for codec in ("none", "lz4", "zstd") for dtype in ("uint16", "uint32")]

@@ -7,8 +7,8 @@ import pytest
 from store_fakes import BYTE, make_store, sample_tokens
 
 from headrace.errors import ManifestError, ShardError
+from headrace.storage.blob import open_blob
 from headrace.store import Store, commit_store, write_shard
-from headrace.store.blob import open_blob
 
 pytestmark = pytest.mark.s3
 TOKENS, ENDS = sample_tokens(200_000)

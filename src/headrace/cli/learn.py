@@ -173,7 +173,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a GPT-3 on a store. Killed? The same command goes on, with the same loss curve."""
-    from headrace.train import train as run
+    from headrace.training import train as run
 
     follows = os.environ.get("RANK", "0") != "0"
     try:
@@ -272,7 +272,7 @@ def import_(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Import a Hugging Face model (GPT-2 format) as a run: to generate, serve, export, or train further."""
-    from headrace.train import import_model
+    from headrace.training import import_model
 
     done = import_model(source, to)
     if json:

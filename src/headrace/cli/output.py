@@ -98,7 +98,7 @@ def generate(
 ) -> None:
     """Generate for every prompt and store each prediction exactly once."""
     share_cores()
-    from headrace.generate import generate as run
+    from headrace.generation import generate as run
 
     with progress_bar("generate", unit="predictions", quiet=json) as progress:
         summary = run(

@@ -88,8 +88,8 @@ def ingest(
     """Turn raw text, compressed and anywhere, into a store. Run again after a crash: it goes on."""
     # NumPy's threads cost 0.05 s of CPU at each start, and do nothing here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from headrace.ingest import ingest as run
-    from headrace.ingest.operators.filters import Filters
+    from headrace.ingestion import ingest as run
+    from headrace.ingestion.operators.filters import Filters
 
     with progress_bar("ingest", unit="bytes", quiet=json) as progress:
         summary = run(
@@ -156,7 +156,7 @@ def tokenizer_train(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Train a byte-level BPE vocabulary on your own text."""
-    from headrace.ingest.texts import read_texts
+    from headrace.ingestion.texts import read_texts
     from headrace.tokens import load_tokenizer, train_tokenizer
 
     with progress_bar("tokenizer train", unit="bytes", quiet=json) as progress:

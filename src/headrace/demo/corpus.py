@@ -17,8 +17,8 @@ import orjson
 
 from headrace.demo.texts import python_documents, python_files, standard_library
 from headrace.errors import SourceError
-from headrace.ingest import read_texts as ingest_texts
-from headrace.ingest.read.sources import Source
+from headrace.ingestion import read_texts as ingest_texts
+from headrace.ingestion.read.sources import Source
 from headrace.profile.rivals import megabytes
 from headrace.types import Document
 

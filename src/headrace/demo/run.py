@@ -23,7 +23,7 @@ from typing import Any
 from headrace.demo.journal import only_one, open_journal
 from headrace.demo.show import Stage
 from headrace.demo.steps import STEPS, Step, Story
-from headrace.ingest.read.sources import find_sources
+from headrace.ingestion.read.sources import find_sources
 from headrace.profile.where import duration
 
 

@@ -14,7 +14,7 @@ from headrace.demo.naive import compare
 from headrace.demo.prompts import choose_prompts
 from headrace.demo.show import ProgressFunction, Stage
 from headrace.errors import SourceError
-from headrace.ingest.read.sources import Source
+from headrace.ingestion.read.sources import Source
 from headrace.profile import machine, report
 from headrace.profile.rivals import big, times
 from headrace.profile.rundir import read_run
@@ -110,7 +110,7 @@ def _tokenizer(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
 
 
 def _ingest(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
-    from headrace.ingest import ingest
+    from headrace.ingestion import ingest
 
     tokenizer = str(story.out / "tokenizer.json")
     held_out = ingest(
@@ -165,7 +165,7 @@ def _naive(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
 
 
 def _train(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
-    from headrace.train import train
+    from headrace.training import train
 
     enough = story.found("ingest")["held_out_tokens"] > story.seq_len
     summary = train(
@@ -202,7 +202,7 @@ def _train(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
 def _generate(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
     import pyarrow.compute as pc
 
-    from headrace.generate import generate
+    from headrace.generation import generate
     from headrace.sink import read_predictions
     from headrace.tokens import load_tokenizer
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headrace.load.segments import Segments
+from headrace.load.packing.segments import Segments
 from headrace.types import Batch
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headrace.load.device import DevicePlace
     from headrace.load.host import HostPlace
     from headrace.load.indices import BatchIndex
-    from headrace.load.packed import PackedRows
+    from headrace.load.packing.rows import PackedRows
     from headrace.load.rows import ConcatenatedRows
     from headrace.stats import Stats
 

@@ -12,7 +12,7 @@ from headrace.store.fetch import cores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headrace.load.packed import PackedRows
+    from headrace.load.packing.rows import PackedRows
     from headrace.load.rows import ConcatenatedRows
     from headrace.store import Store
 

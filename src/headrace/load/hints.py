@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from headrace.load.indices import IndexStream
-    from headrace.load.packed import PackedRows
+    from headrace.load.packing.rows import PackedRows
     from headrace.load.rows import ConcatenatedRows
     from headrace.order.stream import RowOrder
 

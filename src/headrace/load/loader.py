@@ -22,7 +22,7 @@ from headrace.load.hints import Hints
 from headrace.load.host import Framework, HostPlace, use_torch
 from headrace.load.indices import IndexStream, Last
 from headrace.load.mixture import Mixture
-from headrace.load.packed import PackedRows
+from headrace.load.packing.rows import PackedRows
 from headrace.load.ranks import data_rank
 from headrace.load.rows import ConcatenatedRows
 from headrace.order.cursor import OrderSpec, position_from_state, state_from_position

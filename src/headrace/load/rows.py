@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headrace.errors import ConfigError
-from headrace.load.segments import Segments, starts_after, starts_at
+from headrace.load.packing.segments import Segments, starts_after, starts_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

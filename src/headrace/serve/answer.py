@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from headrace.generate.request import Token
+from headrace.generation.request import Token
 from headrace.serve.ask import Asked
 from headrace.serve.refusal import Refusal
 from headrace.serve.served import Served

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from headrace.errors import ConfigError
-from headrace.generate import Request, Sampling
-from headrace.generate.read.chat import DEFAULT_TOKENS
+from headrace.generation import Request, Sampling
+from headrace.generation.read.chat import DEFAULT_TOKENS
 from headrace.serve.bodies import ChatBody, CompletionBody, sampling_of
 from headrace.serve.drive import Call
 from headrace.serve.refusal import Refusal, invalid

@@ -15,7 +15,7 @@ import orjson
 from msgspec import Meta, Struct
 
 from headrace.errors import ConfigError
-from headrace.generate import Sampling
+from headrace.generation import Sampling
 from headrace.serve.refusal import Refusal, invalid
 
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]

@@ -32,7 +32,7 @@ from headrace.sink import SCHEMA, count_predictions
 from headrace.sink.part import Part, decode_part
 from headrace.sink.read import committed_parts
 from headrace.sink.request import JOB, parse_job
-from headrace.store.blob import open_blob
+from headrace.storage.blob import open_blob
 
 LIMIT, MAX_LIMIT = 50, 200
 MAX_QUERY, MAX_EXCERPT = 1000, 10_000

@@ -10,9 +10,9 @@ from pathlib import Path
 import orjson
 
 from headrace.errors import ConfigError, HeadraceError
-from headrace.generate.engine import Engine
-from headrace.generate.models import Loaded, load_engine
-from headrace.generate.read.chat import load_chat_template
+from headrace.generation.engine import Engine
+from headrace.generation.models import Loaded, load_engine
+from headrace.generation.read.chat import load_chat_template
 from headrace.serve.bodies import Message
 from headrace.serve.refusal import Refusal, invalid
 

@@ -5,19 +5,17 @@ In reading order:
     format               names, limits, types
     arrowfile, arrowread plain columns <-> the bytes of an Arrow IPC file
     codec                a block <-> its stored bytes
-    blob, remote         bytes by name under a URL
     shard                tokens -> a shard's files
     manifest, table, index   what a store, its shards and their blocks are
     commit               shards' entries -> a snapshot
     source, megatron     shards as they are stored, ours and Megatron's
     mapped, local        files of a local disk, mapped and checked
-    fetch, nodecache     blocks behind a URL, fetched once per machine
+    fetch                blocks behind a URL, fetched once per machine
     slots                decoded blocks, bounded and shared by threads
     gather, read         positions -> rows: `Store`
     verify, inspect      everything checked; what is in it
 """
 
-from headrace.store.blob import Blob, open_blob
 from headrace.store.commit import commit_store
 from headrace.store.format import BLOCK_TOKENS, ShardEntry, token_dtype
 from headrace.store.megatron import export_megatron
@@ -26,12 +24,10 @@ from headrace.store.shard import write_shard
 
 __all__ = [
     "BLOCK_TOKENS",
-    "Blob",
     "ShardEntry",
     "Store",
     "commit_store",
     "export_megatron",
-    "open_blob",
     "token_dtype",
     "write_shard",
 ]

@@ -30,7 +30,6 @@ INT_BITS: Final = {"uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64}
 _LZ4_FRAME, _ZSTD = 0, 1
 _CODECS: Final = {"lz4": _LZ4_FRAME, "zstd": _ZSTD}
 
-Bytes: TypeAlias = bytes | bytearray | memoryview
 Column: TypeAlias = NDArray[np.unsignedinteger] | list[str] | list[bytes]
 """A column to write: unsigned integers, names, or 16-byte values."""
 

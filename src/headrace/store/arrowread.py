@@ -20,10 +20,10 @@ from headrace.store.arrowfile import (
     MAGIC,
     RECORD_BATCH,
     UTF8,
-    Bytes,
     Field,
     frame,
 )
+from headrace.types import Bytes
 
 
 class ArrowFileError(ValueError):

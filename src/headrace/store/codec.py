@@ -15,7 +15,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from headrace.store.arrowfile import Bytes
+from headrace.types import Bytes
 
 _LENGTH = struct.Struct("<q")
 PREFIX_NBYTES = _LENGTH.size

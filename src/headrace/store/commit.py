@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headrace.errors import ConfigError, ManifestError
-from headrace.store.arrowfile import Bytes
-from headrace.store.blob import Blob, open_blob, read_right
+from headrace.storage.blob import Blob, open_blob, read_right
 from headrace.store.format import MANIFEST, ShardEntry, is_name, snapshot_path, token_dtype, tokenizer_path
 from headrace.store.manifest import FileSum, Manifest, fingerprint_of, parse_manifest
 from headrace.store.table import ShardTable, encode_table
+from headrace.types import Bytes
 
 if TYPE_CHECKING:
     from headrace.tokens import Tokenizer

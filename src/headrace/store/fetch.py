@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from headrace.errors import ShardError
 from headrace.stats import Stats
-from headrace.store.arrowfile import Bytes
-from headrace.store.blob import Blob, Unavailable
-from headrace.store.nodecache import NodeCache
-from headrace.store.remote import Retry
+from headrace.storage.blob import Blob, Unavailable
+from headrace.storage.cache import NodeCache
+from headrace.storage.remote import Retry
 from headrace.store.slots import Done
 from headrace.store.source import Source
 from headrace.store.unpack import locate, unpack
+from headrace.types import Bytes
 
 MAX_IN_FLIGHT: Final = 64
 FIRST_IN_FLIGHT: Final = 16

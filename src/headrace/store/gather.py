@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, OrderError
 from headrace.stats import Stats
-from headrace.store.blob import LocalBlob
+from headrace.storage.blob import LocalBlob
+from headrace.storage.cache import NodeCache
+from headrace.storage.remote import Retry, RetryingBlob
 from headrace.store.fetch import FetchedBlocks
 from headrace.store.found import Found, FoundBlocks, FoundRows
 from headrace.store.local import NOT_READY, LocalBlocks
-from headrace.store.nodecache import NodeCache
-from headrace.store.remote import Retry, RetryingBlob
 from headrace.store.rowcopy import Rows
 from headrace.store.slots import BlockPool, slot_stride
 from headrace.store.source import Source

@@ -9,11 +9,11 @@ import xxhash
 from numpy.typing import NDArray
 
 from headrace.errors import ShardError
-from headrace.store.arrowfile import Bytes
+from headrace.storage.blob import Blob, read_right
 from headrace.store.arrowread import ArrowFileError, read_numbers
-from headrace.store.blob import Blob, read_right
 from headrace.store.codec import max_stored_nbytes
 from headrace.store.format import INDEX_FIELDS, ShardEntry, data_path, docs_path, index_path
+from headrace.types import Bytes
 
 # Magic, schema, batch, footer and padding of a file of four columns; generous.
 _FRAME_NBYTES = 8192

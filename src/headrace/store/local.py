@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from headrace.errors import ShardError
 from headrace.stats import Stats
-from headrace.store.arrowfile import Bytes
-from headrace.store.blob import LocalBlob
+from headrace.storage.blob import LocalBlob
 from headrace.store.format import CODECS
 from headrace.store.index import BlockIndex, check_block
 from headrace.store.mapped import MappedFiles, reserved
@@ -21,6 +20,7 @@ from headrace.store.rowcopy import Rows
 from headrace.store.slots import Done
 from headrace.store.source import Source
 from headrace.store.unpack import locate, unpack
+from headrace.types import Bytes
 
 NOT_READY: Final = 1 << 62
 """Added to any start >= 0 it gives no place in any array, whether or not the sum overflows; less it, to one < 0."""

@@ -16,8 +16,8 @@ import numpy as np
 import xxhash
 
 from headrace.errors import ManifestError
-from headrace.store.arrowfile import Bytes
 from headrace.store.format import FORMAT, FORMAT_VERSION, MAX_BLOCK_TOKENS, is_name
+from headrace.types import Bytes
 
 _END = b'"\n}\n'
 _DIGITS = 16

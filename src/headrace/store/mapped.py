@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ShardError
-from headrace.store.blob import LocalBlob
+from headrace.storage.blob import LocalBlob
 from headrace.store.rowcopy import Rows
 
 _PAGE: Final = mmap.PAGESIZE

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, ManifestError, ShardError
-from headrace.store.blob import LocalBlob, fsync_directory, space_errors
+from headrace.storage.blob import LocalBlob, fsync_directory, space_errors
 from headrace.store.format import BLOCK_TOKENS, ShardEntry
 from headrace.store.index import BlockIndex
 from headrace.store.manifest import FileSum, Manifest, fingerprint_of

@@ -12,10 +12,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, ShardError
+from headrace.storage.blob import Blob, open_blob
 from headrace.store import arrowfile
-from headrace.store.arrowfile import ALIGNMENT, Bytes, Field
+from headrace.store.arrowfile import ALIGNMENT, Field
 from headrace.store.arrowread import ArrowFileError, read_columns
-from headrace.store.blob import Blob, open_blob
 from headrace.store.codec import encode
 from headrace.store.format import (
     BLOCK_TOKENS,
@@ -29,6 +29,7 @@ from headrace.store.format import (
     docs_path,
     index_path,
 )
+from headrace.types import Bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ManifestError
-from headrace.store.arrowfile import Bytes, table_bytes
+from headrace.store.arrowfile import table_bytes
 from headrace.store.arrowread import ArrowFileError, read_columns
 from headrace.store.format import (
     CODECS,
@@ -19,6 +19,7 @@ from headrace.store.format import (
     ShardEntry,
     check_shard_name,
 )
+from headrace.types import Bytes
 
 
 class ShardTable(Sequence[ShardEntry]):

@@ -8,11 +8,11 @@ import numpy as np
 import xxhash
 
 from headrace.errors import ShardError
-from headrace.store.arrowfile import Bytes
 from headrace.store.codec import DecodeError, decode_into
 from headrace.store.format import CODECS
 from headrace.store.index import BlockIndex, check_block
 from headrace.store.source import Source
+from headrace.types import Bytes
 
 
 def locate(source: Source, block: int) -> tuple[int, int]:

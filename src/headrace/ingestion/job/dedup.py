@@ -1,0 +1,75 @@
+"""Sketches of all units -> for each unit, which documents stood somewhere before: the join of dedup's two passes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.errors import ConfigError
+from headrace.ingestion.job.job import Job, sketches_path
+from headrace.ingestion.operators import exact, minhash
+from headrace.ingestion.operators.minhash import MinHash
+from headrace.ingestion.units.journal import drop_path, sketch_path
+from headrace.ingestion.units.record import UnitRecord
+from headrace.storage import Blob
+from headrace.storage.blob import LocalBlob
+
+
+def mark_repeated(job: Job, blob: Blob, records: Sequence[UnitRecord], past: Sequence[Any]) -> None:
+    """Write down, for each unit, which of its documents are repeated.
+
+    The first of equal (or near) documents in the order of the store stays, those of earlier jobs included.
+
+    Args:
+        job: what is asked for; its options have dedup.
+        blob: the store's place.
+        records: of the first pass, in the store's order.
+        past: what earlier jobs of this store were asked for.
+
+    Raises:
+        ConfigError: an earlier job did without dedup, or with another one, so its documents cannot be compared.
+    """
+    for number, one in enumerate(past[: job.generation]):
+        before, now = one["options"]["dedup"], job.options.to_json()["dedup"]
+        if before != now:
+            raise ConfigError(
+                f"{blob.url}: job {number} was done with dedup = {before!r}, now it is {now!r}: new documents "
+                f"cannot be compared with those that are there. Give the same"
+            )
+    seen = [_load(job, blob, sketches_path(number)) for number in range(job.generation)]
+    own = [_load(job, blob, sketch_path(record.key)) for record in records]
+    repeated = _repeats(job)([*seen, *own])
+    at = sum(map(len, seen))
+    for record, sketches in zip(records, own, strict=True):
+        packed = np.packbits(repeated[at : at + len(sketches)])
+        blob.put(drop_path(record.key), packed.tobytes())
+        at += len(sketches)
+
+
+def kept_sketches(job: Job, blob: Blob, records: Sequence[UnitRecord]) -> list[bytes]:
+    """Sketches of the documents that are not repeated, to be kept for later jobs."""
+    kept = []
+    for record in records:
+        sketches = _load(job, blob, sketch_path(record.key))
+        packed = np.frombuffer(bytes(blob.get(drop_path(record.key))), dtype=np.uint8)
+        repeated = np.unpackbits(packed, count=len(sketches)).astype(np.bool_)
+        kept.append(sketches[~repeated].tobytes())
+    return kept
+
+
+def _repeats(job: Job) -> Any:
+    if isinstance(job.options.dedup, MinHash):
+        return functools.partial(minhash.repeats, threshold=job.options.dedup.threshold)
+    return exact.repeats
+
+
+def _load(job: Job, blob: Blob, path: str) -> npt.NDArray[Any]:
+    """Sketches, mapped where the file is local: uint64 [n, 2] or uint32 [n, 128]."""
+    kind, width = (np.uint64, 2) if job.options.dedup == "exact" else (np.uint32, minhash.PERMUTATIONS)
+    if isinstance(blob, LocalBlob) and blob.size(path):
+        return np.memmap(blob.path(path), dtype=kind, mode="r").reshape(-1, width)
+    return np.frombuffer(bytes(blob.get(path)), dtype=kind).reshape(-1, width)

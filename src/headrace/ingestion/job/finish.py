@@ -1,0 +1,148 @@
+"""Records of all units -> the store's rejects, its job file, and last of all its manifest."""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from headrace.errors import DocumentError, SourceError
+from headrace.ingestion.job.dedup import kept_sketches
+from headrace.ingestion.job.job import Job, Place, job_path, sketches_path, store_rejects_path
+from headrace.ingestion.job.summary import total
+from headrace.ingestion.units.journal import ROOT, rejects_path
+from headrace.ingestion.units.record import UnitRecord
+from headrace.storage import Blob
+from headrace.storage.blob import LocalBlob
+from headrace.store import ShardEntry, commit_store
+from headrace.store.commit import current_manifest
+
+
+def lines_before(records: Sequence[UnitRecord], track: int, part: int) -> int:
+    """Lines of the parts that stand before a part in its file."""
+    return sum(record.lines for record in records if record.track == track and record.part < part)
+
+
+def check_documents(job: Job, blob: Blob, records: Sequence[UnitRecord], max_reject_share: float) -> None:
+    """Refuse to make a store of nothing, or of a corpus of which too much is bad.
+
+    Raises:
+        DocumentError: more documents than max_reject_share were rejected; quotes the first one.
+        SourceError: there are no documents.
+    """
+    documents = sum(record.documents for record in records)
+    rejected = sum(sum(record.rejected.values()) for record in records)
+    dropped = sum(sum(record.dropped.values()) for record in records)
+    if rejected and rejected > max_reject_share * (documents + rejected + dropped):
+        first = next(record for record in records if record.first_reject is not None)
+        reject = placed(first.first_reject, lines_before(records, first.track, first.part))
+        raise DocumentError(
+            f"{sentence(reject)} [{rejected:,} of {documents + rejected + dropped:,} documents are bad; "
+            f"max_reject_share allows {max_reject_share:g} of them; all are listed in {blob.url}/{ROOT}/rejects]"
+        )
+    if not documents:
+        named = job.sources[0].url + (f" and {len(job.sources) - 1} more" if len(job.sources) > 1 else "")
+        left_out = "" if not dropped else f"; {dropped:,} were left out: {_dropped_words(records)}"
+        raise SourceError(f"{named}: empty: no documents in {len(job.sources)} files{left_out}")
+
+
+def _dropped_words(records: Sequence[UnitRecord]) -> str:
+    counts = total(record.dropped for record in records).most_common()
+    return ", ".join(f"{count:,} {name}" for name, count in counts)
+
+
+def placed(reject: Any, lines: int) -> dict[str, Any]:
+    """A reject of one unit with its line counted from the file's start."""
+    line = reject["line"]
+    return {**reject, "line": None if line is None else line + lines}
+
+
+def sentence(reject: Mapping[str, Any]) -> str:
+    """One line for people: file, line, byte, what is wrong."""
+    line = "" if reject["line"] is None else f"line {reject['line']}: "
+    return f"{reject['source']}: {line}byte {reject['offset']}: {reject['detail']}"
+
+
+def commit(job: Job, place: Place, records: Sequence[UnitRecord]) -> int:
+    """Make the store; returns its snapshot. What is written before the manifest can be written again.
+
+    Args:
+        job: what was asked for.
+        place: where the store is made.
+        records: of all units, in the store's order.
+    """
+    blob = place.store
+    _write_rejects(blob, store_rejects_path(job.generation), records)
+    blob.put(job_path(job.generation), orjson.dumps(job.to_json(), option=orjson.OPT_INDENT_2))
+    if job.options.dedup is not None:
+        blob.put(sketches_path(job.generation), kept_sketches(job, blob, records))
+    if place.validation is not None:
+        about: dict[str, Any] = {
+            "documents": sum(record.validation_documents for record in records),
+            "tokens": sum(record.validation_tokens for record in records),
+            "text_bytes": sum(record.validation_text_bytes for record in records),
+        }
+        _commit(job, place.validation, [shard for record in records for shard in record.validation], about)
+    entries = [shard for record in records for shard in record.shards]
+    about = {
+        "job": job_path(job.generation),
+        "documents": sum(record.documents for record in records),
+        "tokens": sum(record.tokens for record in records),
+        "text_bytes": sum(record.text_bytes for record in records),
+        "source_bytes": sum(source.nbytes for source in job.sources),
+        "sources": len(job.sources),
+        "shards": len(entries),
+        "shard_bytes": sum(entry.nbytes for entry in entries),
+        "rejected": dict(sorted(total(record.rejected for record in records).items())),
+        "dropped": dict(sorted(total(record.dropped for record in records).items())),
+    }
+    return _commit(job, blob, entries, about)
+
+
+def _commit(job: Job, blob: Blob, entries: Sequence[ShardEntry], about: Mapping[str, Any]) -> int:
+    manifest = current_manifest(blob)
+    _sweep(blob, {entry.name for entry in entries}, job.generation)
+    if not entries:
+        return 0 if manifest is None else manifest.snapshot
+    past = [] if manifest is None or job.generation == 0 else list(manifest.extra["ingest"])
+    return commit_store(
+        blob,
+        entries,
+        tokenizer=job.tokenizer,
+        block_tokens=job.options.block_tokens,
+        append=job.generation > 0 and manifest is not None,
+        extra={"ingest": [*past, about]},
+    )
+
+
+def _write_rejects(blob: Blob, path: str, records: Sequence[UnitRecord]) -> None:
+    """All rejects in the store's order, lines counted from each file's start."""
+    if not any(record.rejected for record in records):
+        blob.delete(path)
+        return
+    before: Counter[int] = Counter()
+    with tempfile.TemporaryFile(prefix="headrace-rejects-") as file:
+        for record in records:
+            if record.rejected:
+                data = bytes(blob.get(rejects_path(record.key)))
+                for line in data.splitlines():
+                    reject = placed(orjson.loads(line), before[record.track])
+                    file.write(orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE))
+            before[record.track] += record.lines
+        file.flush()
+        blob.put(path, memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+
+
+def _sweep(blob: Blob, keep: set[str], generation: int) -> None:
+    """Delete what killed runs of this job left in data/."""
+    prefix = f"data/{generation:03d}-"
+    for name in blob.list("data/"):
+        if name.startswith(prefix) and name.removeprefix("data/").split(".", 1)[0] not in keep:
+            blob.delete(name)
+    if isinstance(blob, LocalBlob):
+        for left in (blob.root / "data").glob(".*.tmp"):
+            left.unlink(missing_ok=True)

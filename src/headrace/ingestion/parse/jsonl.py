@@ -1,0 +1,120 @@
+"""A block of JSON lines -> texts, and what is wrong with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import simdjson
+
+from headrace.ingestion.document import Parsed, Reject
+from headrace.ingestion.fields import Fields, as_metadata, lookup, too_long_record
+from headrace.ingestion.parse.flatlines import Texts, is_plain, page
+from headrace.ingestion.parse.json_text import Fault, text_of_json
+from headrace.ingestion.read.records import Block
+
+# Whatever simdjson refuses, the careful way looks at again; whatever it accepts is accepted there as well.
+_FAULTS = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+_MANY_DOUBTS = 32
+"""Lines of a block that C may hand back one by one; with more, all that is left is read without it."""
+
+
+class JsonLines:
+    """Texts of JSON lines; holds a parser that is used again and again."""
+
+    def __init__(self, url: str, fields: Fields) -> None:
+        self._url = url
+        self._fields = fields
+        self._parser = simdjson.Parser()
+        # C reads what is asked for most: one field of that name, and nothing beside it.
+        plain = not fields.keep and is_plain(fields.text)
+        self._flat = Texts(fields.text, max_line_bytes=fields.max_bytes) if plain else None
+
+    def parse(self, block: Block, *, lines_before: int) -> Parsed:
+        """Parse whole lines.
+
+        Args:
+            block: from `Records` cut by lines.
+            lines_before: lines already read of this unit.
+        """
+        if block.oversized:
+            detail = too_long_record(self._fields)
+            reject = self._reject(block.offset, lines_before, "too_long", detail)
+            return Parsed(texts=[], rejects=[reject], nbytes=block.nbytes, lines=block.newlines)
+        if self._flat is not None and block.data:
+            if page.function is not None:
+                return self._by_c(self._flat, block, lines_before)
+            page.done(len(block.data))
+        lines = block.data.split(b"\n")
+        texts = None
+        if not self._fields.keep and len(block.data) <= self._fields.max_bytes:
+            texts = self._all_good(lines)
+        parsed = Parsed(texts=texts or [], nbytes=len(block.data), lines=len(lines) - 1)
+        if texts is None:
+            parsed.texts = self._one_by_one(block.offset, lines, lines_before, parsed)
+        return parsed
+
+    def _by_c(self, flat: Texts, block: Block, lines_before: int) -> Parsed:
+        """The lines that C has no doubt about, and one by one the others among them."""
+        data = block.data
+        parsed = Parsed(texts=[], nbytes=len(data))
+        flat.start(data)
+        at = doubts = newline = 0
+        while (at := flat.read(at)) < len(data) and doubts < _MANY_DOUBTS:
+            doubts += 1
+            newline = data.find(b"\n", at)
+            stop = len(data) if newline < 0 else newline
+            texts = self._one_by_one(
+                block.offset + at, [data[at:stop]], lines_before + flat.lines_read, parsed
+            )
+            flat.add(texts)
+            at = min(stop + 1, len(data))
+        parsed.texts = flat.all()
+        parsed.lines = flat.lines_read - (doubts > 0 and newline < 0)
+        if at < len(data):
+            rest = data[at:].split(b"\n")
+            texts = self._one_by_one(block.offset + at, rest, lines_before + flat.lines_read, parsed)
+            parsed.texts = [*parsed.texts, *texts]
+            parsed.lines += len(rest) - 1
+        return parsed
+
+    def _all_good(self, lines: Sequence[bytes]) -> list[bytes] | None:
+        """Texts of lines without a fault; None at the first fault, for the careful way to name it."""
+        name = self._fields.text
+        parse: Any = self._parser.parse
+        try:
+            texts: list[bytes] = [parse(line)[name].encode() for line in lines if line]
+        except _FAULTS:
+            return None
+        return texts if all(texts) else None
+
+    def _one_by_one(
+        self, offset: int, lines: Sequence[bytes], lines_before: int, parsed: Parsed
+    ) -> list[bytes]:
+        """Texts of lines; what else there is goes to `parsed`."""
+        texts: list[bytes] = []
+        keep = self._fields.keep
+        parsed.meta = {name: [] for name in keep}
+        for index, line in enumerate(lines, lines_before):
+            if line and not line.isspace():
+                got = self._record(line)
+                if isinstance(got, Fault):
+                    parsed.rejects.append(self._reject(offset + got.at, index, got.reason, got.detail))
+                elif got[1]:
+                    texts.append(got[1])
+                    for name in keep:
+                        parsed.meta[name].append(as_metadata(lookup(got[0], name)))
+                else:
+                    parsed.empty += 1
+            offset += len(line) + 1
+        return texts
+
+    def _record(self, line: bytes) -> tuple[Any, bytes] | Fault:
+        # simdjson also where fields are kept: of a name that stands twice it takes the first, orjson the last.
+        if len(line) <= self._fields.max_bytes and (alone := self._all_good([line])) is not None:
+            return (orjson.loads(line) if self._fields.keep else None), alone[0]
+        return text_of_json(line, self._fields)
+
+    def _reject(self, offset: int, index: int, reason: str, detail: str) -> Reject:
+        return Reject(source=self._url, offset=offset, line=index + 1, reason=reason, detail=detail)

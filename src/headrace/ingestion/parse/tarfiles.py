@@ -1,0 +1,191 @@
+"""A WebDataset tar -> texts: members that share a name up to the first dot are one sample.
+
+A sample's text is its member `.{text_field}`, else `.txt`, else the text field of its `.json`. A sample
+belongs to the range of bytes in which its first member's header stands.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from headrace.errors import SourceError
+from headrace.ingestion.document import Parsed, Reject
+from headrace.ingestion.fields import Fields, as_metadata, lookup, too_long, utf8_fault
+from headrace.ingestion.parse.json_text import Fault, text_of_json
+from headrace.ingestion.read.open import Stream
+from headrace.stats import Stats
+
+BATCH_BYTES = 2 << 20
+
+
+class TarSamples:
+    """Samples of a tar, read from its start on."""
+
+    def __init__(self, url: str, compression: str, fields: Fields) -> None:
+        self._url = url
+        self._fields = fields
+        self.stats = Stats()
+        self._compression = compression
+        self._stream: Stream | None = None
+        self._samples: Iterator[tuple[int, str, dict[str, bytes]]] | None = None
+        self._ahead: tuple[int, str, dict[str, bytes]] | None = None
+        self._wanted = {fields.text, "txt", "json", *fields.keep}
+
+    @property
+    def at_end(self) -> bool:
+        """Was the last sample read?"""
+        return self._stream is not None and self._ahead is None
+
+    def stored_position(self) -> int:
+        """Stored bytes read so far."""
+        return 0 if self._stream is None else self._stream.stored_position()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Parsed]:
+        """Texts of the samples that start in [start, stop)."""
+        if self._stream is None or (self._ahead is not None and self._ahead[0] > start):
+            self._reopen()
+        parsed, size = self._empty(), 0
+        while self._ahead is not None and (stop is None or self._ahead[0] < stop):
+            offset, key, members = self._ahead
+            if offset >= start:
+                size += self._add(parsed, offset, key, members)
+                if size >= BATCH_BYTES:
+                    yield parsed
+                    parsed, size = self._empty(), 0
+            self._advance()
+        yield parsed
+
+    def _empty(self) -> Parsed:
+        return Parsed(texts=[], meta={name: [] for name in self._fields.keep})
+
+    def _reopen(self) -> None:
+        self.close()
+        self._stream = Stream(self._url, self._compression)
+        self._samples = self._walk(self._stream)
+        self._advance()
+
+    def _advance(self) -> None:
+        assert self._samples is not None
+        with self.stats.busy("read"):
+            self._ahead = next(self._samples, None)
+
+    def _walk(self, stream: Stream) -> Iterator[tuple[int, str, dict[str, bytes]]]:
+        current: tuple[int, str, dict[str, bytes]] | None = None
+        try:
+            readable = _Readable(stream)
+            with tarfile.open(fileobj=readable, mode="r|") as tar:
+                for member in tar:
+                    if not member.isfile():
+                        continue
+                    folder, _, base = member.name.rpartition("/")
+                    stem, _, extension = base.partition(".")
+                    key = f"{folder}/{stem}" if folder else stem
+                    if current is None or current[1] != key:
+                        if current is not None:
+                            yield current
+                        current = (member.offset, key, {})
+                    if extension in self._wanted:
+                        current[2][extension] = self._content(tar, member)
+            self._check_end(readable)
+        except tarfile.TarError as error:
+            raise SourceError(f"{self._url}: damaged tar: {error}. Fetch it again") from error
+        if current is not None:
+            yield current
+
+    def _check_end(self, readable: _Readable) -> None:
+        """Refuse what tarfile takes for an end: a file that is cut between members, or goes on behind its end."""
+        if not readable.ends_in_zeros:
+            raise SourceError(
+                f"{self._url}: truncated: the tar ends without the zeros that close it. Fetch it again"
+            )
+        while data := readable.read(1 << 20):
+            if data.strip(b"\0"):
+                raise SourceError(
+                    f"{self._url}: something stands behind the tar's end. Several tars put together? "
+                    f"Give them as files of their own"
+                )
+
+    def _content(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+        file = tar.extractfile(member)
+        assert file is not None
+        # One byte more than is allowed: enough to see that it is too much.
+        return file.read(self._fields.max_record_bytes + 1)
+
+    def _add(self, parsed: Parsed, offset: int, key: str, members: dict[str, bytes]) -> int:
+        record: Any = None
+        if self._fields.text in members:
+            text = members[self._fields.text]
+        elif "txt" in members:
+            text = members["txt"]
+        elif "json" in members:
+            got = text_of_json(members["json"], self._fields)
+            if isinstance(got, Fault):
+                self._reject(parsed, offset, key, got.reason, got.detail)
+                return 0
+            record, text = got
+        else:
+            wanted = f".{self._fields.text}, .txt or .json"
+            self._reject(parsed, offset, key, "no_text", f"no member {wanted} in this sample")
+            return 0
+        fault = utf8_fault(text)
+        if len(text) > self._fields.max_bytes:
+            self._reject(parsed, offset, key, "too_long", too_long(len(text), self._fields))
+        elif fault is not None:
+            detail = f"invalid UTF-8: byte 0x{text[fault]:02x} at byte {fault} of the text"
+            self._reject(parsed, offset, key, "invalid_utf8", detail)
+        elif not text:
+            parsed.empty += 1
+        else:
+            parsed.add(text)
+            self._keep(parsed, record, members)
+        parsed.nbytes += sum(map(len, members.values()))
+        return len(text)
+
+    def _keep(self, parsed: Parsed, record: Any, members: dict[str, bytes]) -> None:
+        if self._fields.keep and record is None and "json" in members:
+            try:
+                record = orjson.loads(members["json"])
+            except orjson.JSONDecodeError:
+                record = None
+        for name in self._fields.keep:
+            value = members[name] if name in members else lookup(record, name)
+            parsed.meta[name].append(as_metadata(value))
+
+    def _reject(self, parsed: Parsed, offset: int, key: str, reason: str, detail: str) -> None:
+        parsed.rejects.append(
+            Reject(
+                source=self._url, offset=offset, line=None, reason=reason, detail=f"sample {key}: {detail}"
+            )
+        )
+
+
+class _Readable(io.RawIOBase):
+    """A Stream as tarfile wants it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self.ends_in_zeros = False
+        """Does what was read last close an archive?"""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        buffer = memoryview(bytearray(size))
+        filled = 0
+        while filled < size and (n := self._stream.readinto(buffer[filled:])):
+            filled += n
+        if filled:
+            self.ends_in_zeros = not bytes(buffer[max(filled - tarfile.BLOCKSIZE, 0) : filled]).strip(b"\0")
+        return bytes(buffer[:filled])

@@ -1,0 +1,100 @@
+"""Tracks, and units that are done -> which unit a free worker does next.
+
+A worker stays on its track, whose file it has open at the right place; it takes a new track before it helps
+on another's. Nothing of this decides about the store's bytes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from headrace.ingestion.units.plan import Track, Unit
+from headrace.ingestion.units.record import UnitRecord
+
+
+class Schedule:
+    """Units that are left to do.
+
+    >>> large = Track(number=1, first_source=4, last_source=4, step=10)
+    >>> schedule = Schedule([Track(number=0, first_source=0, last_source=3), large])
+    >>> [schedule.next_unit(worker).key for worker in (0, 1, 0)]
+    ['0000000-0000000', '0000001-0000000', '0000001-0000001']
+    """
+
+    def __init__(self, tracks: Sequence[Track], done: Iterable[UnitRecord] = ()) -> None:
+        self._tracks = list(tracks)
+        self._parts: list[int | None] = [track.num_parts for track in tracks]
+        self._next = [0] * len(tracks)
+        self._done: defaultdict[int, set[int]] = defaultdict(set)
+        self._unfinished = {track.number for track in tracks}
+        self._fresh = 0
+        self._started: list[int] = []
+        self._again: list[Unit] = []
+        self._running: dict[int, Unit] = {}
+        self._last_track: dict[int, int] = {}
+        for record in done:
+            self._close(record.track, record.part, ended=record.ended)
+
+    def next_unit(self, worker: int) -> Unit | None:
+        """The unit that a worker should do now; None when there is none left to start."""
+        unit = self._again.pop() if self._again else None
+        if unit is None and worker in self._last_track:
+            unit = self._take(self._last_track[worker])
+        while unit is None and self._fresh < len(self._tracks):
+            unit = self._take(self._fresh)
+            self._started.append(self._fresh)
+            self._fresh += 1
+        while unit is None and self._started:
+            unit = self._take(self._started[0])
+            if unit is None:
+                self._started.pop(0)
+        if unit is not None:
+            self._running[worker] = unit
+            self._last_track[worker] = unit.track
+        return unit
+
+    def finish(self, worker: int, record: UnitRecord) -> None:
+        """A worker has done its unit."""
+        del self._running[worker]
+        self._close(record.track, record.part, ended=record.ended)
+
+    def give_back(self, worker: int) -> Unit | None:
+        """A worker died: its unit is to be done again, by whoever is free."""
+        unit = self._running.pop(worker, None)
+        if unit is not None:
+            self._again.append(unit)
+        return unit
+
+    def running(self) -> list[Unit]:
+        """Units that workers are at."""
+        return list(self._running.values())
+
+    @property
+    def is_done(self) -> bool:
+        """Is every unit done?"""
+        return not self._unfinished
+
+    def belongs(self, record: UnitRecord) -> bool:
+        """Is a record part of the store? Not if it lies behind its track's end."""
+        parts = self._parts[record.track]
+        return parts is not None and record.part < parts
+
+    def _close(self, number: int, part: int, *, ended: bool) -> None:
+        self._done[number].add(part)
+        parts = self._parts[number]
+        if self._tracks[number].is_open and ended:
+            parts = self._parts[number] = part + 1 if parts is None else min(parts, part + 1)
+        if parts is not None and sum(done < parts for done in self._done[number]) == parts:
+            self._unfinished.discard(number)
+
+    def _take(self, number: int) -> Unit | None:
+        """The next unit of a track that nobody does or has done."""
+        parts = self._parts[number]
+        while self._next[number] in self._done[number]:
+            self._next[number] += 1
+        part = self._next[number]
+        if parts is not None and part >= parts:
+            return None
+        self._next[number] += 1
+        return self._tracks[number].unit(part)

@@ -1,0 +1,100 @@
+"""Ids of documents -> shards of one store; a shard is closed by the document that fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from headrace.ingestion.options import Options
+from headrace.ingestion.work.pack import Packer
+from headrace.stats import Stats
+from headrace.storage import Blob
+from headrace.store import ShardEntry, token_dtype, write_shard
+from headrace.tokens import Tokenizer
+from headrace.tokens.protocol import Ids, Offsets
+
+
+class Outlet:
+    """Shards of one unit at a time; its memory is used again for the next."""
+
+    def __init__(self, blob: Blob, options: Options, tokenizer: Tokenizer) -> None:
+        self._blob = blob
+        self._options = options
+        self._packer = Packer(token_dtype(tokenizer.vocab_size), eos_id=tokenizer.eos_id)
+        self._prefix = ""
+        self._text_bytes = 0
+        self._meta: dict[str, list[str | None]] = {}
+        self.entries: list[ShardEntry] = []
+
+    def start(self, prefix: str) -> None:
+        """Begin a unit; its shards' names start with `prefix`."""
+        self._prefix = prefix
+        self.entries = []
+        self._clear()
+
+    def _clear(self) -> None:
+        self._packer.clear()
+        self._text_bytes = 0
+        self._meta = {name: [] for name in self._options.fields.keep}
+
+    def add(
+        self,
+        ids: Ids,
+        offsets: Offsets,
+        lengths: Offsets,
+        meta: Mapping[str, list[str | None]],
+        stats: Stats,
+    ) -> None:
+        """Append documents, and close shards where they are full.
+
+        Args:
+            ids: see `Packer.add`.
+            offsets: see `Packer.add`.
+            lengths: bytes of each text, int64 [documents].
+            meta: columns to keep, one value a document.
+            stats: counts packing and writing.
+        """
+        filled = self._text_bytes + np.cumsum(lengths)
+        start = 0
+        while start < len(lengths):
+            stop = int(np.searchsorted(filled, self._options.shard_text_bytes)) + 1
+            full = stop <= len(lengths)
+            stop = min(stop, len(lengths))
+            first, last = offsets[start], offsets[stop]
+            with stats.busy("pack"):
+                self._packer.add(ids[first:last], offsets[start : stop + 1] - first)
+            for name, values in meta.items():
+                self._meta[name] += values[start:stop]
+            self._text_bytes = int(filled[stop - 1])
+            if full:
+                self.flush(stats)
+                filled = filled - int(filled[stop - 1])
+            start = stop
+
+    def flush(self, stats: Stats) -> None:
+        """Write what there is as a shard."""
+        if not len(self._packer.tokens):
+            return
+        with stats.busy("write", items=1):
+            entry = write_shard(
+                self._blob,
+                f"{self._prefix}-{len(self.entries):04d}",
+                self._packer.tokens,
+                self._packer.document_ends,
+                codec=self._options.codec,
+                block_tokens=self._options.block_tokens,
+                metadata=_table(self._meta),
+            )
+        self.entries.append(entry)
+        self._clear()
+
+
+def _table(columns: Mapping[str, list[str | None]]) -> Any:
+    """An Arrow table of strings; None without columns."""
+    if not columns:
+        return None
+    import pyarrow as pa  # loaded only where it is needed: it would double a worker's start
+
+    return pa.table({name: pa.array(values, type=pa.string()) for name, values in columns.items()})

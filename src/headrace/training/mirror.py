@@ -1,0 +1,114 @@
+"""A run directory -> its copy on an object store, and back on a machine that has nothing.
+
+The copy has the run's own layout. A checkpoint's manifest is sent last and deleted first, so a checkpoint
+without one was never whole there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from headrace.errors import CheckpointError
+from headrace.model.checkpoint import (
+    MANIFEST,
+    latest_checkpoint,
+    list_checkpoints,
+    manifest_files,
+    verify_checkpoint,
+)
+from headrace.storage.blob import Blob, Unavailable
+from headrace.training.recipe import RUN
+
+_CHECKPOINTS = "checkpoints"
+
+
+class Mirror:
+    """Copies what a run has to another place; what fails there is told and does not stop the run."""
+
+    def __init__(self, blob: Blob, run: Path, *, warn: Callable[[str], None]) -> None:
+        self._blob = blob
+        self._run = run
+        self._warn = warn
+
+    def fetch_run(self) -> None:
+        """Where there is no run yet: run.json, tokenizer and metrics of the copy, if it has them."""
+        if (self._run / RUN).exists():
+            return
+        names = self._blob.list()
+        if RUN not in names:
+            return
+        wanted = [name for name in names if not name.startswith(f"{_CHECKPOINTS}/") and name != RUN]
+        for name in [*wanted, RUN]:  # run.json last: with it the directory is a run
+            self._get(name, self._run / name)
+
+    def fetch_checkpoint(self) -> None:
+        """Where the copy has a newer checkpoint than the newest whole one here: bring it, verified."""
+        here = latest_checkpoint(self._run / _CHECKPOINTS, warn=self._warn)
+        step_here = -1 if here is None else int(here[1]["step"])  # an imported model's is 0
+        for step, name in reversed(self._steps()):
+            if step <= step_here:
+                return
+            try:
+                self._fetch_step(name)
+            except (CheckpointError, FileNotFoundError) as error:
+                self._warn(f"{self._blob.url}: {error} This copy is passed over for an older one.")
+            else:
+                return
+
+    def send_run(self) -> None:
+        """What does not change in a run."""
+        tokenizer = sorted((self._run / "tokenizer").iterdir())
+        self._send([*tokenizer, self._run / RUN])
+
+    def send_checkpoint(self, directory: Path, *, keep: int) -> None:
+        """A finished checkpoint and the metrics up to it; then forget all but the newest copies."""
+        files = sorted(directory.iterdir(), key=lambda path: path.name == MANIFEST)
+        metrics = self._run / "metrics.jsonl"  # an imported model has none yet
+        if self._send([*([metrics] if metrics.exists() else []), *files]):
+            for _, name in self._steps()[:-keep]:
+                self._forget(name)
+
+    def _steps(self) -> list[tuple[int, str]]:
+        finished = [name for name in self._blob.list(f"{_CHECKPOINTS}/") if name.endswith(f"/{MANIFEST}")]
+        return sorted(
+            (int(name.split("/")[1].removeprefix("step-")), name.rsplit("/", 1)[0]) for name in finished
+        )
+
+    def _fetch_step(self, name: str) -> None:
+        checkpoints = self._run / _CHECKPOINTS
+        final = self._run / name
+        staging = checkpoints / f".staging-fetched-{final.name}"
+        shutil.rmtree(staging, ignore_errors=True)
+        # By the manifest, not by a listing: that of a local directory leaves out .metadata.
+        self._get(f"{name}/{MANIFEST}", staging / MANIFEST)
+        for file in manifest_files(staging):
+            self._get(f"{name}/{file}", staging / file)
+        verify_checkpoint(staging)
+        if final in dict(list_checkpoints(checkpoints)).values():  # here, but damaged: it was passed over
+            shutil.rmtree(final)
+        staging.rename(final)
+
+    def _get(self, name: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self._blob.get(name))
+
+    def _send(self, paths: Sequence[Path]) -> bool:
+        try:
+            for path in paths:
+                self._blob.put(path.relative_to(self._run).as_posix(), path.read_bytes())
+        except (Unavailable, OSError) as error:
+            self._warn(
+                f"{self._blob.url}: not copied there, the run goes on and tries at its next checkpoint: {error}"
+            )
+            return False
+        return True
+
+    def _forget(self, name: str) -> None:
+        try:
+            self._blob.delete(f"{name}/{MANIFEST}")
+            for path in self._blob.list(f"{name}/"):
+                self._blob.delete(path)
+        except (Unavailable, OSError) as error:
+            self._warn(f"{self._blob.url}: {name} could not be deleted there: {error}")

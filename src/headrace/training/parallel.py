@@ -1,0 +1,146 @@
+"""A recipe, a layout and its mesh -> the model's part of this process, parallel in every asked way."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from headrace.model.gpt import GPT, init_weights
+from headrace.training.layout import Layout
+from headrace.training.recipe import Recipe
+
+
+def parallelize(
+    part: nn.Module, recipe: Recipe, layout: Layout, mesh: DeviceMesh | None, device: torch.device
+) -> nn.Module:
+    """Make a model (or one stage of it), built without memory, this process's share of the work.
+
+    The order is the point: tensor parallel cuts matrices, activation checkpointing wraps what was cut,
+    compile sees both, FSDP shards what is left, and only then is memory taken and filled. Every weight is
+    drawn from (seed, name) whole and cut, so all layouts start with the same model.
+
+    Args:
+        part: GPT or Stage, on the meta device; changed in place.
+        recipe: for the seed and the shape.
+        layout: degrees, known.
+        mesh: of the layout; None for one process.
+        device: where the weights go.
+
+    Returns:
+        What to call: part, or DDP around it.
+    """
+    if mesh is not None and layout.tp > 1:
+        tensor_parallel(part, mesh["tp"])
+    if layout.recompute:
+        recompute_blocks(part)
+    if layout.compile:
+        compile_blocks(part)
+    if mesh is not None and layout.dp > 1 and layout.shard != "none":
+        shard_data_parallel(part, mesh["dp"], keep_weights=layout.shard == "zero2")
+    part.to_empty(device=device)
+    init_weights(part, num_layers=recipe.model.num_layers, seed=recipe.seed)
+    if mesh is not None and uses_ddp(layout):
+        return DistributedDataParallel(part, process_group=mesh["dp"].get_group())
+    return part
+
+
+def uses_ddp(layout: Layout) -> bool:
+    """Whether torch's DDP adds up the gradients; it takes whole models of plain tensors only."""
+    return layout.dp > 1 and layout.shard == "none" and layout.tp == layout.pp == 1
+
+
+def blocks_of(part: nn.Module) -> Mapping[str, nn.Module]:
+    """A model's or a stage's blocks, by layer."""
+    return dict(part.get_submodule("blocks").named_children())
+
+
+def tensor_parallel(part: nn.Module, mesh: DeviceMesh) -> None:
+    """Cut matrices over ranks; between them each rank holds its part of the tokens (sequence parallel).
+
+    Source: Shoeybi et al. 2019 (Megatron-LM); Korthikanti et al. 2022 for the sequence dimension.
+    """
+    # Tables are cut by vocabulary (and by position); what comes out is cut by token.
+    by_row = RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1))
+    gathered = PrepareModuleInput(input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),))
+    plan: dict[str, ParallelStyle] = {"tok": by_row, "pos": by_row, "norm": SequenceParallel()}
+    for layer in blocks_of(part):
+        plan |= {
+            f"blocks.{layer}.norm1": SequenceParallel(),
+            f"blocks.{layer}.attn": gathered,
+            f"blocks.{layer}.attn.qkv": ColwiseParallel(),  # rows are ordered by head: whole heads each
+            f"blocks.{layer}.attn.out": RowwiseParallel(output_layouts=Shard(1)),
+            f"blocks.{layer}.norm2": SequenceParallel(),
+            f"blocks.{layer}.mlp": gathered,
+            f"blocks.{layer}.mlp.up": ColwiseParallel(),
+            f"blocks.{layer}.mlp.down": RowwiseParallel(output_layouts=Shard(1)),
+        }
+    here = {name for name, _ in part.named_modules()}  # a stage has some of them
+    parallelize_module(part, mesh, {name: style for name, style in plan.items() if name in here})
+
+
+def recompute_blocks(part: nn.Module) -> None:
+    """Keep each block's input only; its inside is computed again when gradients pass."""
+    for block in blocks_of(part).values():
+        # The inner forward, so that hooks of FSDP stay outside and names of parameters stay as they are.
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def compile_blocks(part: nn.Module) -> None:
+    """Compile each block: all have one shape, so it costs one compilation."""
+    for block in blocks_of(part).values():
+        block.forward = torch.compile(block.forward)
+
+
+def shard_data_parallel(part: nn.Module, mesh: DeviceMesh, *, keep_weights: bool) -> None:
+    """FSDP2: gradients and moments sharded; weights too, unless they are kept between forward and backward."""
+    for block in blocks_of(part).values():
+        fully_shard(block, mesh=mesh, reshard_after_forward=not keep_weights)
+    # The tables and the last normalisation: needed first and last, so they stay.
+    fully_shard(part, mesh=mesh, reshard_after_forward=False)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a DTensor, sharing its memory; another tensor is itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def add_over(group: dist.ProcessGroup, tensors: Sequence[Tensor]) -> None:
+    """Sum tensors over a group, in place, in one message."""
+    if tensors:
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat, group=group)
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+@torch.no_grad()
+def settle_gradients(part: nn.Module) -> None:
+    """Bring gradients into their parameters' cut: DTensor leaves some as summands, or whole."""
+    for parameter in part.parameters():
+        gradient = parameter.grad
+        if isinstance(parameter, DTensor) and isinstance(gradient, DTensor):
+            parameter.grad = gradient.redistribute(placements=parameter.placements)
+
+
+def empty_model(recipe: Recipe) -> GPT:
+    """The whole model, without memory."""
+    with torch.device("meta"):
+        return GPT(recipe.model)

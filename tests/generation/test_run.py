@@ -1,0 +1,229 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from headrace.errors import ConfigError, ResumeError, SourceError
+from headrace.generation import generate
+from headrace.model import to_hf
+from headrace.sink import count_predictions, read_predictions
+from headrace.tokens import load_tokenizer
+
+SRC = Path(__file__).parents[2] / "src"
+PROMPTS = [f"prompt number {i} " + "and more " * (i % 4) for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def model(gpt, tmp_path_factory):
+    """The tiny model as a Hugging Face directory."""
+    return to_hf(gpt, load_tokenizer("byte"), tmp_path_factory.mktemp("model") / "hf")
+
+
+def keys(out):
+    table = read_predictions(out, columns=["prompt_id", "sample_index"])
+    return sorted(zip(table["prompt_id"].to_pylist(), table["sample_index"].to_pylist(), strict=True))
+
+
+def test_greedy_completions_of_an_exported_model_equal_transformers_generate(model, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    generate(model, PROMPTS, tmp_path, max_new_tokens=12, batch_size=5)
+    reference = AutoModelForCausalLM.from_pretrained(model).eval()
+    rows = read_predictions(tmp_path, sort=True).to_pylist()
+    for prompt, row in zip(PROMPTS, rows, strict=True):
+        ids_1T = torch.tensor([list(prompt.encode())])
+        wanted = reference.generate(
+            ids_1T,
+            attention_mask=torch.ones_like(ids_1T),
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=256,
+        )
+        assert row["token_ids"] == wanted[0, ids_1T.shape[1] :].tolist()
+        assert row["prompt"] == prompt
+
+
+def test_every_id_that_the_directory_calls_an_end_ends_a_row(model, tmp_path):
+    """Fine-tuned GPT-2s end with a token of their own, beside the tokenizer's."""
+    free = tmp_path / "free"
+    generate(model, PROMPTS[:3], free, max_new_tokens=12)
+    wanted = read_predictions(free, sort=True)["token_ids"].to_pylist()
+    end = wanted[0][5]
+    other = tmp_path / "model"
+    shutil.copytree(model, other)
+    (other / "generation_config.json").write_text(json.dumps({"eos_token_id": [256, end]}))
+    generate(other, PROMPTS[:3], tmp_path / "ended", max_new_tokens=12)
+    for row, ids in zip(read_predictions(tmp_path / "ended", sort=True).to_pylist(), wanted, strict=True):
+        assert row["token_ids"] == (ids[: ids.index(end) + 1] if end in ids else ids)
+    assert end in wanted[0]
+
+
+def test_the_summary_counts_what_was_made_and_what_is_stored(model, tmp_path):
+    events = []
+    first = generate(
+        model,
+        PROMPTS,
+        tmp_path,
+        max_new_tokens=4,
+        num_samples=2,
+        progress=lambda *event: events.append(event),
+    )
+    assert (first.num_prompts, first.num_predictions, first.num_new, first.num_errors) == (24, 48, 48, 0)
+    assert first.prompt_tokens == 2 * sum(len(prompt.encode()) for prompt in PROMPTS)
+    assert 48 <= first.completion_tokens <= 48 * 4
+    assert first.tokens_per_s == pytest.approx(first.completion_tokens / first.wall_s)
+    assert list(first.stages) == ["prompts", "forward", "sample", "sink"]
+    assert events[-1][0] == 48
+    again = generate(model, PROMPTS, tmp_path, max_new_tokens=4, num_samples=2, batch_size=7)
+    assert (again.num_predictions, again.num_new, again.run_id) == (48, 0, first.run_id)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"max_new_tokens": 5}, "max_new_tokens"), ({"seed": 1}, "seed"), ({"num_samples": 2}, "num_samples")],
+)
+def test_another_request_into_the_same_directory_is_refused(model, tmp_path, change, named):
+    generate(model, PROMPTS, tmp_path, max_new_tokens=4)
+    with pytest.raises(ResumeError, match=named):
+        generate(model, PROMPTS, tmp_path, **({"max_new_tokens": 4} | change))
+
+
+def test_other_prompts_or_weights_into_the_same_directory_are_refused(model, gpt, tmp_path):
+    import copy
+
+    generate(model, PROMPTS, tmp_path / "out", max_new_tokens=4)
+    with pytest.raises(ResumeError, match="prompts: stored"):
+        generate(model, [*PROMPTS[:-1], "another"], tmp_path / "out", max_new_tokens=4)
+    other = copy.deepcopy(gpt)
+    with torch.no_grad():
+        other.norm.bias[0] += 1e-3
+    elsewhere = to_hf(other, load_tokenizer("byte"), tmp_path / "other")
+    with pytest.raises(ResumeError, match="model: stored"):
+        generate(elsewhere, PROMPTS, tmp_path / "out", max_new_tokens=4)
+
+
+def test_the_same_model_at_another_place_goes_on(model, tmp_path):
+    """Identity is what the weights are, not where they lie."""
+    import shutil
+
+    generate(model, PROMPTS, tmp_path / "out", max_new_tokens=4)
+    moved = shutil.copytree(model, tmp_path / "moved")
+    assert generate(moved, PROMPTS, tmp_path / "out", max_new_tokens=4).num_new == 0
+
+
+def test_stops_samples_and_logprobs_reach_the_stored_rows(model, tmp_path):
+    generate(
+        model,
+        PROMPTS[:6],
+        tmp_path,
+        max_new_tokens=10,
+        temperature=0.9,
+        top_p=0.95,
+        num_samples=3,
+        stop=["e", "zz"],
+        logprobs=True,
+        prompt_logprobs=True,
+        form="jsonl",
+    )
+    rows = read_predictions(tmp_path, sort=True).to_pylist()
+    assert len(rows) == 18
+    assert all("e" not in row["text"] for row in rows)
+    assert all(len(row["logprobs"]) == len(row["token_ids"]) for row in rows)
+    assert all(len(row["prompt_logprobs"]) == row["prompt_tokens"] for row in rows)
+    assert len({row["text"] for row in rows}) > 6
+    assert next((tmp_path / "parts").iterdir()).name.endswith(".jsonl.zst")
+
+
+def test_a_bad_line_is_an_error_row_and_retry_makes_it_again(model, tmp_path):
+    prompts = tmp_path / "p.jsonl"
+    lines = [json.dumps({"prompt": text}) for text in PROMPTS[:5]]
+    lines.insert(2, json.dumps({"prompt": "x" * 200}))  # longer than the model
+    prompts.write_text("\n".join(lines))
+    summary = generate(model, prompts, tmp_path / "out", max_new_tokens=4)
+    assert (summary.num_predictions, summary.num_errors) == (6, 1)
+    (bad,) = [row for row in read_predictions(tmp_path / "out").to_pylist() if row["error"]]
+    assert bad["prompt_id"] == "000000002"
+    assert "200 tokens and one to generate" in bad["error"]["message"]
+    again = generate(model, prompts, tmp_path / "out", max_new_tokens=4, retry_errors=True)
+    assert (again.num_new, again.num_predictions, again.num_errors) == (1, 6, 1)
+
+
+def test_an_empty_prompt_starts_a_document(model, tmp_path):
+    generate(model, [{"prompt": ""}], tmp_path, max_new_tokens=3)
+    (row,) = read_predictions(tmp_path).to_pylist()
+    assert row["error"] is None
+    assert row["prompt_tokens"] == 1
+
+
+KILLED = """
+import os, signal, sys
+from headrace.generation import generate
+from headrace.sink import Sink
+step, nth = sys.argv[4], int(sys.argv[5])
+seen = 0
+def stop(self, name):
+    global seen
+    seen += name == step
+    if seen == nth:
+        os.kill(os.getpid(), signal.SIGKILL)
+Sink._step = stop
+model, prompts, out = sys.argv[1:4]
+generate(model, prompts, out, max_new_tokens=6, temperature=1.0, num_samples=2, batch_size=4)
+"""
+
+
+def test_a_job_killed_at_many_moments_ends_as_if_it_had_not_been(model, tmp_path):
+    """Each process is killed by SIGKILL at another step; the last one finishes. Same keys, same samples."""
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("\n".join(PROMPTS))
+    command = [sys.executable, "-c", KILLED, str(model), str(prompts), str(tmp_path / "out")]
+    env = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"}
+    moments = [("frame", 1), ("frame", 20), ("part written", 1), ("before commit", 1), ("none", -1)]
+    for step, nth in moments:
+        done = subprocess.run(
+            [*command, step, str(nth)], env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == (0 if step == "none" else -signal.SIGKILL), done.stderr
+    assert keys(tmp_path / "out") == [(f"{i:09d}", s) for i in range(24) for s in range(2)]
+    generate(model, prompts, tmp_path / "whole", max_new_tokens=6, temperature=1.0, num_samples=2)
+    whole, pieced = (read_predictions(tmp_path / name, sort=True) for name in ("whole", "out"))
+    assert whole.equals(pieced)
+    assert count_predictions(tmp_path / "out") == (48, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "nothing"}, "no engine named 'nothing'"),
+        ({"dtype": "int3"}, "no dtype named 'int3'"),
+        ({"device": "abacus"}, "no device named 'abacus'"),
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"form": "csv"}, "no format named 'csv'"),
+    ],
+)
+def test_options_without_meaning_are_refused_and_nothing_is_written(model, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        generate(model, PROMPTS, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_prompts_or_model_are_refused_by_name(model, tmp_path):
+    with pytest.raises(SourceError, match=r"gone\.txt"):
+        generate(model, tmp_path / "gone.txt", tmp_path / "out")
+    with pytest.raises(ConfigError, match="gone: neither a run"):
+        generate(tmp_path / "gone", PROMPTS, tmp_path / "out")
+
+
+def test_a_gpu_that_is_not_there_is_refused(model, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match="torch sees no GPU here"):
+        generate(model, PROMPTS, tmp_path / "out", device="cuda")

@@ -1,0 +1,151 @@
+"""Workers and the process that forks them: killed one by one, nothing is lost and nobody is left over."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from headrace.errors import TokenizerError, WorkerError
+from headrace.ingestion import ingest
+from headrace.ingestion.crew.nursery import Nursery, Nurture
+from headrace.ingestion.crew.pool import Pool
+from headrace.ingestion.units.schedule import Schedule
+from headrace.tokens import load_tokenizer
+
+SMALL = {"tokenizer": "byte", "shard_text_bytes": 4000, "block_tokens": 1000}
+
+
+@pytest.fixture
+def corpus(tmp_path, make_documents, write_jsonl):
+    return [str(write_jsonl(tmp_path / f"{i}.jsonl.gz", make_documents(120, seed=i))) for i in range(3)]
+
+
+def _family(of=None):
+    """The nursery, and its forks."""
+    for child in psutil.Process(of).children():
+        with contextlib.suppress(psutil.Error):
+            if any("headrace.ingestion.crew.nursery" in word for word in child.cmdline()):
+                return child.pid, [fork.pid for fork in child.children()]
+    return None, []
+
+
+def test_a_worker_that_dies_is_replaced_and_its_unit_done_again(tmp_path, corpus, tree):
+    """Killed from outside while the job runs: the result is the same."""
+    ingest(corpus, tmp_path / "one", workers=1, **SMALL)
+    killed = []
+
+    def progress(done, total, note):
+        _, forks = _family()
+        if forks and not killed and done:
+            os.kill(forks[-1], signal.SIGKILL)
+            killed.append(forks[-1])
+
+    ingest(corpus, tmp_path / "two", workers=2, progress=progress, **SMALL)
+    assert killed
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert _family() == (None, [])
+
+
+def test_when_the_nursery_dies_with_a_worker_it_is_one_line_and_the_same_command_goes_on(
+    tmp_path, corpus, tree
+):
+    ingest(corpus, tmp_path / "one", workers=1, **SMALL)
+
+    def progress(done, total, note):
+        nursery, forks = _family()
+        if nursery and forks and done:
+            os.kill(nursery, signal.SIGKILL)
+            for fork in forks:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(fork, signal.SIGKILL)
+
+    with pytest.raises(WorkerError, match=r"died with signal 9 \(SIGKILL\).*run the same command again"):
+        ingest(corpus, tmp_path / "two", workers=2, progress=progress, **SMALL)
+    ingest(corpus, tmp_path / "two", workers=2, **SMALL)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+def test_when_the_job_is_killed_nobody_is_left_over(tmp_path, corpus):
+    script = (
+        "import sys, time; from headrace.ingestion import ingest\n"
+        "def progress(done, total, note):\n"
+        "    if done: print('at work', flush=True); time.sleep(60)\n"
+        f"ingest({corpus!r}, sys.argv[1], workers=2, tokenizer='byte', shard_text_bytes=4000, progress=progress)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path / "store"], stdout=subprocess.PIPE) as job:
+        assert job.stdout.readline() == b"at work\n"
+        nursery, forks = _family(job.pid)
+        job.kill()
+    assert nursery
+    assert len(forks) >= 2
+    deadline = time.monotonic() + 10
+    while any(map(psutil.pid_exists, [nursery, *forks])) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in (nursery, *forks) if psutil.pid_exists(pid)]
+
+
+def test_what_fails_while_loading_is_raised_in_the_parent(tmp_path, corpus, tokenizer_json):
+    tokenizer = load_tokenizer(tokenizer_json)
+    files = tokenizer.files()
+
+    class Broken:
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+        def files(self):
+            return {name: data for name, data in files.items() if name != "tokenizer.json"}
+
+    with pytest.raises(TokenizerError, match="files are incomplete"):
+        ingest(corpus, tmp_path / "store", **SMALL | {"tokenizer": Broken()}, workers=2)
+    assert _family() == (None, [])
+
+
+def test_an_engine_that_is_not_exact_is_found_by_the_nursery_as_well(tmp_path, corpus, tokenizer_json):
+    """The proof is made in a fork of its own, while the fast engine loads."""
+    from headrace.ingestion.crew.engines import Tokenizing, setup_of
+    from headrace.ingestion.job.job import Job, Place
+    from headrace.ingestion.options import Options
+    from headrace.ingestion.read.sources import find_sources
+    from headrace.storage import open_blob
+    from headrace.tokens import Mismatch
+
+    job = Job(
+        sources=tuple(find_sources(corpus)),
+        options=Options(),
+        tokenizer=load_tokenizer(tokenizer_json),
+        generation=0,
+    )
+    setup = setup_of(job, Place(store=open_blob(tmp_path / "store")), strict=False)
+    nursery = Nursery()
+    heard = []
+    try:
+        nursery.load(Nurture(load=Tokenizing, argument=setup))
+        Pool(nursery, 2).run(Schedule([]), lambda *said: heard.append(said), answers=True)
+    finally:
+        nursery.close()
+    assert heard == [("answer", "gigatoken")]
+
+    from multiprocessing.connection import Pipe
+
+    def beside(do):
+        ours, theirs = Pipe()
+        threading.Thread(target=do, args=(theirs,)).start()
+        return ours
+
+    class Wrong:
+        engine = "gigatoken"
+
+        def encode_batch(self, texts):
+            ids, offsets = job.tokenizer.encode_batch(texts)
+            return np.where(np.arange(len(ids)) == len(ids) - 1, ids ^ 1, ids), offsets
+
+    charge = Tokenizing(setup, beside)
+    charge._tokenizer = Wrong()
+    assert isinstance(charge.hear(charge.pipes()[0]), Mismatch)

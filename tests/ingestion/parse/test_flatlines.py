@@ -1,0 +1,120 @@
+"""The page of C reads what the libraries read, and nothing else; what it is not sure of it hands back."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from headrace.ingestion import ingest
+from headrace.ingestion.fields import Fields
+from headrace.ingestion.parse.flatlines import page
+from headrace.ingestion.parse.jsonl import JsonLines
+from headrace.ingestion.read.records import Block
+from headrace.tokens.flat import FlatTexts, lengths_of
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc)")
+
+# What stands in JSON, and what must not: put together at random, most of it is nearly right.
+PIECES = [
+    *(b'{ } [ ] , : " \\ "text" "text":"a" "te\\u0078t":"b" "a":1 "a":{"text":"c"} true nul null'.split()),
+    *(b"0 01 -0 -1.5e3 1e400 1. 12345678901234567890 NaN [[]] [1,{}] {}".split()),
+    *(rb"\n \u0041 \ud83d\ude00 \ud83d \ude00 \u12 \x \u0000 \"".split()),
+    *(b" ", b"\t", b"\r", b"\x0b", b"\x00", b"\x1f", b"\x7f", b"x" * 40, b"\xef\xbb\xbf", b"\xff"),
+    *("é 漢 😀 \u2028".encode().split(b" ")),
+    *(
+        b"\xc0\x80",
+        b"\xe0\x80\x80",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xf0\x82\x82\xac",
+        b"\xe2\x82",
+        b"\x80",
+    ),
+]
+inside = st.lists(st.sampled_from(PIECES), max_size=6).map(b"".join)
+good = st.dictionaries(
+    st.sampled_from(["text", "a", "id"]),
+    st.text(max_size=20) | st.integers() | st.none() | st.lists(st.floats(), max_size=2),
+    min_size=1,
+).map(lambda record: json.dumps(record, ensure_ascii="id" in record).encode())
+lines = st.one_of(
+    inside,
+    good,
+    inside.map(lambda piece: b'{"text":"' + piece + b'"}'),
+    inside.map(lambda piece: b'{"a": ' + piece + b' , "text" : "end"}\r'),
+)
+blocks = st.tuples(st.lists(lines, min_size=1, max_size=8), st.booleans())
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    assert page.compile()
+    function, page.function = page.function, None
+    return function
+
+
+def parsed_both_ways(compiled, data, *, most=1 << 20, name="text"):
+    ways = []
+    for function in (None, compiled):
+        page.function = function
+        try:
+            parsed = JsonLines("file", Fields(text=name, max_bytes=most)).parse(
+                Block(offset=7, data=data), lines_before=3
+            )
+        finally:
+            page.function = None
+        found = (list(parsed.texts), parsed.rejects, parsed.empty, parsed.lines, parsed.nbytes)
+        ways.append((found, isinstance(parsed.texts, FlatTexts)))
+    return ways
+
+
+@given(block=blocks, most=st.sampled_from([30, 1 << 20]), name=st.sampled_from(["text", "a", "a.text"]))
+@example(block=([b'{"text":"' + b"y" * n + b'"}' for n in range(1, 80)], True), most=1 << 20, name="text")
+@example(
+    block=([b'{"a":' + b"[" * n + b"]" * n + b',"text":"t"}' for n in (1, 63, 70, 1100)], True),
+    most=1 << 20,
+    name="text",
+)
+@example(block=([b""] * 100 + [b'{"text":""}'] * 40 + [b'{"text":"t"}'], False), most=1 << 20, name="text")
+def test_texts_and_rejects_are_those_of_the_libraries(compiled, block, most, name):
+    data = b"\n".join(block[0]) + b"\n" * block[1]
+    (wanted, _), (got, _) = parsed_both_ways(compiled, data or b"\n", most=most, name=name)
+    assert got == wanted
+
+
+def test_plain_lines_are_read_without_an_object_for_each(compiled):
+    texts = [f'{i}: \u00e9 \U0001f600 \\ " / \b\f\n\r\t \x00 end' * (i % 9 + 1) for i in range(500)]
+    records = [
+        {"id": i, "meta": {"a": [1.5, None, {"text": "no"}]}, "text": text} for i, text in enumerate(texts)
+    ]
+    data = b"".join(json.dumps(r, ensure_ascii=i % 2 == 0).encode() + b"\n" for i, r in enumerate(records))
+    (wanted, _), (got, is_flat) = parsed_both_ways(compiled, data)
+    assert is_flat
+    assert got == wanted
+    assert got[0] == [text.encode() for text in texts]
+
+
+def test_a_store_is_the_same_bytes_with_and_without_a_compiler(
+    compiled, tmp_path, make_documents, write_jsonl, tree, tokenizer_json
+):
+    corpus = str(write_jsonl(tmp_path / "a.jsonl.gz", [*make_documents(300, seed=1), "", "x" * 5000]))
+    for name, function in (("without", None), ("with", compiled)):
+        page.function = function
+        try:
+            ingest(corpus, tmp_path / name, tokenizer=tokenizer_json, workers=1, max_document_bytes=4000)
+        finally:
+            page.function = None
+    assert tree(tmp_path / "without") == tree(tmp_path / "with")
+
+
+def test_flat_texts_are_a_sequence():
+    texts = FlatTexts(b"one\xfftwo\xffthree\xff", np.array([3, 7, 13]))
+    assert (texts[0], texts[-1], texts[1:]) == (b"one", b"three", [b"two", b"three"])
+    assert list(texts) == [b"one", b"two", b"three"]
+    assert lengths_of(texts).tolist() == lengths_of(list(texts)).tolist() == [3, 3, 5]
+    for outside in (3, -4):
+        with pytest.raises(IndexError):
+            texts[outside]

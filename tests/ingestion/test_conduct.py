@@ -1,0 +1,83 @@
+"""Where a store is made: nobody else's place, and a full device is one line."""
+
+from __future__ import annotations
+
+import errno
+
+import numpy as np
+import pytest
+
+from headrace.errors import ConfigError, SpaceError
+from headrace.ingestion import ingest
+from headrace.ingestion.conduct import BLOCK_BYTES, block_tokens_for, places
+from headrace.storage import open_blob
+from headrace.store import Store
+from headrace.tokens import load_tokenizer
+
+
+@pytest.fixture
+def text(tmp_path):
+    source = tmp_path / "a.txt"
+    source.write_text("the wheel turns\n" * 50)
+    return source
+
+
+def test_blocks_of_a_new_store_hold_256_kib_of_tokens_whatever_their_type(tmp_path):
+    class Large:
+        vocab_size = 100_000
+
+    assert block_tokens_for(open_blob(tmp_path / "new"), load_tokenizer("byte")) * 2 == BLOCK_BYTES
+    assert block_tokens_for(open_blob(tmp_path / "new"), Large()) * 4 == BLOCK_BYTES
+
+
+def test_what_is_added_has_the_blocks_that_the_store_has(tmp_path, text):
+    ingest([text], tmp_path / "store", tokenizer="byte")
+    with Store.open(tmp_path / "store") as store:
+        assert block_tokens_for(open_blob(tmp_path / "store"), load_tokenizer("byte")) == store.block_tokens
+
+
+def test_a_place_that_is_a_file_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with (
+        pytest.raises(ConfigError, match="a file; wanted a directory"),
+        places(tmp_path / "file", None, restart=True),
+    ):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_nobody_else_works_in_a_place_meanwhile(tmp_path):
+    with (
+        places(tmp_path / "store", None, restart=False),
+        pytest.raises(ConfigError),
+        places(tmp_path / "store", None, restart=False),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [(errno.ENOSPC, "no space left"), (errno.EDQUOT, "no space left"), (errno.EFBIG, "ulimit -f")],
+)
+def test_a_full_device_is_one_line_that_says_what_to_do(tmp_path, number, why):
+    with (
+        pytest.raises(SpaceError, match=f"{why}.*run the same command again"),
+        places(tmp_path / "store", None, restart=False),
+    ):
+        raise OSError(number, "full", "part-0")
+
+
+def test_other_errors_pass_as_they_are(tmp_path):
+    with pytest.raises(OSError, match="broken") as caught, places(tmp_path / "store", None, restart=False):
+        raise OSError(errno.EIO, "broken")
+    assert not isinstance(caught.value, SpaceError)
+
+
+def test_a_restart_forgets_the_store_that_was_there(tmp_path, text):
+    ingest([text], tmp_path / "store", tokenizer="byte")
+    other = tmp_path / "b.txt"
+    other.write_text("other words\n")
+    ingest([other], tmp_path / "store", tokenizer="byte", restart=True)
+    with Store.open(tmp_path / "store") as store:
+        assert store.num_documents == 1
+        assert bytes(store.read(0, store.num_tokens - 1).astype(np.uint8)) == b"other words\n"

@@ -1,0 +1,209 @@
+"""The machine's cache: one fetch per machine, bounded, and no dead process in the way."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from store_fakes import FlakyBlob, make_store, sample_tokens
+
+from headrace.storage.blob import open_blob
+from headrace.storage.cache import NodeCache
+from headrace.store import Store
+
+TOKENS, ENDS = sample_tokens(6400)
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def open_store(tmp_path, monkeypatch):
+    """Opens a store of 100 blocks as if it were remote; each has its own count of requests."""
+    make_store(tmp_path / "remote", TOKENS, ENDS, codec="zstd")
+    opened = []
+
+    def open_(**options):
+        flaky = FlakyBlob(open_blob(tmp_path / "remote"))
+        monkeypatch.setattr("headrace.store.read.open_blob", lambda _: flaky)
+        options.setdefault("cache_dir", tmp_path / "cache")
+        store = Store.open(tmp_path / "remote", **options)
+        opened.append(store)
+        return store, flaky
+
+    yield open_
+    for store in opened:
+        store.close()
+
+
+def fetched(flaky):
+    """Blocks that were fetched: stored bytes over all data requests."""
+    return sum(call[3] - call[2] for call in flaky.calls if call[1] == "data/s0.arrow")
+
+
+def stored(store):
+    return int(store._source.index(0).nbytes.sum())
+
+
+def read_rows(store, seed=0):
+    starts = np.random.default_rng(seed).permutation(200) * 32
+    rows = [store.gather(part, 32) for part in np.split(starts, 10)]
+    return np.array_equal(np.concatenate(rows), TOKENS[starts[:, None] + np.arange(32)])
+
+
+def cached(path):
+    return [file for file in (path / "cache").rglob("*") if file.is_file() and file.name != "evict.lock"]
+
+
+def test_what_one_store_fetched_the_next_one_finds(open_store, tmp_path):
+    one, first = open_store()
+    assert read_rows(one)
+    assert fetched(first) >= stored(one)
+    two, second = open_store()
+    assert read_rows(two, seed=1)
+    assert fetched(second) == 0
+    assert all(file.suffix not in (".claim", ".tmp") for file in cached(tmp_path))
+
+
+def test_two_that_read_at_once_fetch_each_block_once(open_store, monkeypatch):
+    monkeypatch.setattr("headrace.store.fetch.runs", lambda wanted, **_: [[one] for one in wanted])
+    stores = [open_store() for _ in range(3)]
+    right = []
+    threads = [threading.Thread(target=lambda s=s: right.append(read_rows(s))) for s, _ in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert right == [True] * 3
+    ranges = [call[2:] for _, flaky in stores for call in flaky.calls if call[1] == "data/s0.arrow"]
+    assert len(ranges) == len(set(ranges)) == 100
+
+
+def _read_in_child(open_store, connection, barrier):
+    store, flaky = open_store()
+    barrier.wait(60)
+    right = read_rows(store, seed=os.getpid())
+    connection.send((right, [call[2:] for call in flaky.calls if call[1] == "data/s0.arrow"]))
+    store.close()
+
+
+def test_processes_of_one_machine_fetch_each_block_once(open_store, monkeypatch):
+    monkeypatch.setattr("headrace.store.fetch.runs", lambda wanted, **_: [[one] for one in wanted])
+    pipes, children, barrier = [], [], FORK.Barrier(3)
+    for _ in range(3):
+        mine, theirs = FORK.Pipe()
+        pipes.append(mine)
+        children.append(FORK.Process(target=_read_in_child, args=(open_store, theirs, barrier)))
+        children[-1].start()
+    answers = []
+    for pipe in pipes:
+        assert pipe.poll(120)
+        answers.append(pipe.recv())
+    for child in children:
+        child.join()
+    assert all(right for right, _ in answers)
+    ranges = [tuple(call) for _, calls in answers for call in calls]
+    assert len(ranges) == len(set(ranges)) == 100
+
+
+def _claim_and_die(path, connection):
+    cache = NodeCache(path, max_bytes=1 << 20, upcoming=dict)
+    assert cache.claim("aa-1")
+    cache._path("aa-1", ".tmp").write_bytes(b"half")
+    connection.send("claimed")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_leaves_no_claim_and_its_debris_is_cleaned(tmp_path):
+    mine, theirs = FORK.Pipe()
+    child = FORK.Process(target=_claim_and_die, args=(tmp_path, theirs))
+    child.start()
+    assert mine.poll(60)
+    assert mine.recv() == "claimed"
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == ["aa-1.claim", "aa-1.tmp"]
+    cache = NodeCache(tmp_path, max_bytes=1 << 20, upcoming=dict)
+    assert list((tmp_path / "aa").iterdir()) == []
+    assert cache.claim("aa-1")
+
+
+def test_a_claim_keeps_others_away_until_it_is_released(tmp_path):
+    one = NodeCache(tmp_path, max_bytes=1 << 20, upcoming=dict)
+    two = NodeCache(tmp_path, max_bytes=1 << 20, upcoming=dict)
+    assert one.claim("aa-1")
+    assert not two.claim("aa-1")
+    waited = threading.Event()
+    thread = threading.Thread(target=lambda: (two.wait("aa-1"), waited.set()))
+    thread.start()
+    assert not waited.is_set()
+    one.put("aa-1", b"block")
+    one.release("aa-1")
+    thread.join()
+    assert waited.is_set()
+    assert two.get("aa-1") == b"block"
+    assert two.claim("aa-1")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_cache_stays_within_its_bound(open_store, tmp_path):
+    store, _ = open_store(cache_bytes=0, cache_dir_bytes=2000)
+    for seed in range(3):
+        assert read_rows(store, seed)
+        assert sum(file.stat().st_size for file in cached(tmp_path)) <= 2000 * (1 + 1 / 32) + 200
+
+
+def fill(cache, keys):
+    for key in keys:
+        assert cache.claim(key)
+        cache.put(key, bytes(100))
+        cache.release(key)
+
+
+def test_what_is_needed_last_goes_first(tmp_path):
+    keys = [f"aa-{i}" for i in range(10)]
+    cache = NodeCache(tmp_path, max_bytes=1 << 20, upcoming=dict)
+    fill(cache, keys)
+    upcoming = {key: rank for rank, key in enumerate(keys)}
+    NodeCache(tmp_path, max_bytes=500, upcoming=lambda: upcoming)
+    assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == keys[:4], "90 % of the bound"
+
+
+def test_without_an_order_the_oldest_goes_first(tmp_path):
+    keys = [f"aa-{i}" for i in range(10)]
+    cache = NodeCache(tmp_path, max_bytes=1 << 20, upcoming=dict)
+    fill(cache, keys)
+    for age, key in enumerate(keys):
+        os.utime(tmp_path / "aa" / key, (1000 - age, 1000 - age))
+    assert cache.get("aa-9") is not None, "used now"
+    NodeCache(tmp_path, max_bytes=400, upcoming=dict)
+    assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == ["aa-0", "aa-1", "aa-9"]
+
+
+def test_a_block_damaged_in_the_cache_is_fetched_again(open_store, tmp_path):
+    one, _ = open_store()
+    assert read_rows(one)
+    for file in cached(tmp_path)[:5]:
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    cached(tmp_path)[5].write_bytes(b"")
+    two, flaky = open_store()
+    assert read_rows(two)
+    assert 0 < fetched(flaky) < stored(one)
+    three, again = open_store()
+    assert read_rows(three)
+    assert fetched(again) == 0
+
+
+def test_a_full_disk_only_means_that_nothing_is_kept(open_store, tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    store, _ = open_store()
+    assert read_rows(store)
+    assert cached(tmp_path) == []

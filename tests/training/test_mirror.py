@@ -1,0 +1,117 @@
+"""A run's copy elsewhere: enough to go on with when the machine is gone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.errors import ResumeError
+from headrace.model import GPTConfig
+from headrace.model.checkpoint import list_checkpoints
+from headrace.storage import open_blob
+from headrace.storage.blob import Unavailable
+from headrace.training import train
+from headrace.training.mirror import Mirror
+
+OPTIONS: dict[str, Any] = {
+    "model": GPTConfig(num_layers=1, width=16, num_heads=2, vocab_size=257, context=16),
+    "seq_len": 16, "batch_size": 4, "steps": 10, "lr": 3e-3, "device": "cpu", "dtype": "float32",
+    "checkpoint_every": 4,
+}  # fmt: skip
+
+
+def test_a_run_goes_on_on_a_machine_that_has_nothing(store: Path, tmp_path: Path, losses: Any) -> None:
+    """Its last checkpoint is lost with the machine; the copy has the one before, and the metrics up to it."""
+    mirror = "memory://a-run"
+    train(store, out=tmp_path / "here", mirror=mirror, **OPTIONS)
+    blob = open_blob(mirror)
+    for name in blob.list("checkpoints/step-00000010/"):
+        blob.delete(name)
+    summary = train(store, out=tmp_path / "there", mirror=mirror, **OPTIONS)
+    assert summary.resumed_from == 8
+    assert losses(tmp_path / "there") == losses(tmp_path / "here")
+    assert (tmp_path / "there" / "run.json").read_bytes() == (tmp_path / "here" / "run.json").read_bytes()
+
+
+def test_a_directory_is_a_mirror_too(store: Path, tmp_path: Path, losses: Any) -> None:
+    """Its listing leaves out files whose names begin with a dot, and a checkpoint has one."""
+    mirror = str(tmp_path / "mirror")
+    train(store, out=tmp_path / "here", mirror=mirror, **OPTIONS)
+    summary = train(store, out=tmp_path / "there", mirror=mirror, **OPTIONS)
+    assert summary.resumed_from == 10
+    assert losses(tmp_path / "there") == losses(tmp_path / "here")
+
+
+def test_steps_that_were_fitted_to_one_machine_stay_on_another(store: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS, "steps": None, "max_seconds": 0.1, "mirror": "memory://fitted"}
+    first = train(store, out=tmp_path / "here", **options)
+    second = train(store, out=tmp_path / "there", **options)
+    assert second.total_steps == first.total_steps == second.resumed_from
+
+
+def test_the_copy_keeps_as_many_checkpoints_as_the_run(store: Path, tmp_path: Path) -> None:
+    train(store, out=tmp_path, mirror="memory://kept", keep=2, **OPTIONS)
+    names = open_blob("memory://kept").list("checkpoints/")
+    assert sorted({name.split("/")[1] for name in names}) == ["step-00000008", "step-00000010"]
+
+
+def test_a_damaged_copy_is_passed_over_for_an_older_one(store: Path, tmp_path: Path, losses: Any) -> None:
+    mirror = "memory://damaged"
+    train(store, out=tmp_path / "here", mirror=mirror, **OPTIONS)
+    name = "checkpoints/step-00000010/__0_0.distcp"
+    blob = open_blob(mirror)
+    content = bytearray(blob.get(name))
+    content[100] ^= 1
+    blob.put(name, bytes(content))
+    said: list[str] = []
+    summary = train(store, out=tmp_path / "there", mirror=mirror, warn=said.append, **OPTIONS)
+    assert summary.resumed_from == 8
+    assert "passed over" in said[0]
+    assert losses(tmp_path / "there") == losses(tmp_path / "here")
+
+
+def test_a_damaged_checkpoint_here_is_replaced_by_its_copy(store: Path, tmp_path: Path) -> None:
+    train(store, out=tmp_path, mirror="memory://healed", **OPTIONS)
+    (tmp_path / "checkpoints" / "step-00000010" / "state.json").write_bytes(b"{}")
+    said: list[str] = []
+    assert (
+        train(store, out=tmp_path, mirror="memory://healed", warn=said.append, **OPTIONS).resumed_from == 10
+    )
+    assert [step for step, _ in list_checkpoints(tmp_path / "checkpoints")] == [4, 8, 10]
+
+
+def test_an_older_copy_does_not_replace_what_is_here(store: Path, tmp_path: Path) -> None:
+    train(store, out=tmp_path, mirror="memory://older", **OPTIONS)
+    blob = open_blob("memory://older")
+    for name in blob.list("checkpoints/step-00000010/"):
+        blob.delete(name)
+    assert train(store, out=tmp_path, mirror="memory://older", **OPTIONS).resumed_from == 10
+
+
+def test_a_store_that_cannot_be_reached_is_told_and_does_not_stop_the_run(
+    store: Path, tmp_path: Path
+) -> None:
+    class Down:
+        url = "s3://down"
+
+        def put(self, path: str, data: bytes) -> None:
+            raise Unavailable("503 again and again")
+
+    train(store, out=tmp_path, **OPTIONS)
+    said: list[str] = []
+    Mirror(Down(), tmp_path, warn=said.append).send_checkpoint(
+        tmp_path / "checkpoints" / "step-00000008", keep=1
+    )  # type: ignore[arg-type]
+    assert "s3://down: not copied there, the run goes on" in said[0]
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(store: Path, tmp_path: Path) -> None:
+    train(store, out=tmp_path / "one", **OPTIONS)
+    train(store, out=tmp_path / "two", **{**OPTIONS, "lr": 1e-3, "steps": 2})
+    shutil.rmtree(tmp_path / "two" / "checkpoints")
+    shutil.copytree(tmp_path / "one" / "checkpoints", tmp_path / "two" / "checkpoints")
+    with pytest.raises(ResumeError, match=r"lr: run has 0\.003, asked for 0\.001"):
+        train(store, out=tmp_path / "two", **{**OPTIONS, "lr": 1e-3, "steps": 2})
