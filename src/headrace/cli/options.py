@@ -29,7 +29,11 @@ def with_options(**groups: type) -> Callable[[Callable[..., Any]], Callable[...,
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(command, eval_str=True)
-        own = [p for name, p in signature.parameters.items() if name not in groups]
+        own = [
+            p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, p in signature.parameters.items()
+            if name not in groups
+        ]
         fields = {group: _parameters(kind) for group, kind in groups.items()}
 
         @functools.wraps(command)
