@@ -33,6 +33,7 @@ def jsonl_gz(path, texts):
 def flags():
     found = {}
     root = typer.main.get_command(app)
+    found[""] = sorted(option for param in root.params for option in param.opts)
     for name, command in root.commands.items():
         for word, inner in getattr(command, "commands", {"": command}).items():
             options = (option for param in inner.params for option in param.opts if option.startswith("-"))
@@ -42,6 +43,7 @@ def flags():
 
 def test_flags_change_only_on_purpose():
     assert flags() == {
+        "": ["--install-completion", "--log-file", "--log-level", "--show-completion", "--version"],
         "demo": ["--fresh", "--json", "--out", "--seconds", "--seed", "--text-field"],
         "ingest": [
             "--append", "--codec", "--dedup", "--engine", "--filter", "--json", "--keep", "--max-document-bytes",
@@ -74,7 +76,7 @@ def test_flags_change_only_on_purpose():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", sorted(flags()))
+@pytest.mark.parametrize("command", sorted(flags().keys() - {""}))
 def test_every_command_has_help_with_examples(command):
     done = headrace(*command.split(), "--help", env={"COLUMNS": "100", "PATH": "", "TERM": "dumb"})
     assert done.returncode == 0, done.stderr
@@ -150,6 +152,31 @@ def test_a_wrong_option_is_usage_and_exit_code_2():
 def test_a_bad_value_of_an_option_is_said_as_got_and_wanted(capsys, words, said):
     assert main(["generate", "--model", "m", "--prompts", "p", "--out", "o", *words]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_where_stderr_is_no_terminal_the_log_level_governs_what_it_shows(store, tmp_path):
+    """`headrace --log-level error` leaves warnings out; --log-file keeps them in a file."""
+    log = tmp_path / "headrace.log"
+    words = [
+        "tokenizer",
+        "train",
+        tmp_path / "a.jsonl.gz",
+        "--vocab-size",
+        5000,
+        "--out",
+        tmp_path / "t.json",
+    ]
+    jsonl_gz(tmp_path / "a.jsonl.gz", ["too little text for so many ids"] * 9)
+    done = headrace("--log-level", "error", "--log-file", log, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert " WARNING headrace: " in log.read_text()
+    assert " WARNING headrace: " in headrace(*words).stderr
+
+
+def test_a_log_file_that_cannot_be_written_is_one_line(tmp_path):
+    done = headrace("--log-file", tmp_path / "none" / "x.log", "inspect", tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "--log-file" in done.stderr
 
 
 def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):

@@ -7,15 +7,18 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from headrace.cli import demo, learn, output, serve, text
-from headrace.errors import HeadraceError
+from headrace.errors import ConfigError, HeadraceError
+from headrace.logs import LogLevel, configure_logging
 
 app = typer.Typer(
     name="headrace",
-    help="Text to a language model, and its words back out: nothing waits, nothing is lost.",
+    help="Input and output of large language models: text to stores, training, predictions and a server.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -40,7 +43,23 @@ app.command("import", epilog=learn.IMPORT_EXAMPLES)(learn.import_)
 def _root(
     *,
     version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+    log_level: Annotated[
+        LogLevel | None,
+        typer.Option(
+            help="Least level of the log lines on stderr; default info, on a terminal warning.",
+            show_default=False,
+        ),
+    ] = None,
+    log_file: Annotated[
+        Path | None, typer.Option(help="Append the same lines to this file.", show_default=False)
+    ] = None,
 ) -> None:
+    try:
+        configure_logging(log_level, path=log_file)
+    except OSError as error:
+        raise ConfigError(
+            f"--log-file {log_file}: {error.strerror}. Give a file that can be written."
+        ) from None
     if version:
         from headrace import __version__
 

@@ -1,4 +1,4 @@
-"""Results -> a terminal's tables and bars on stderr, or one JSON object on stdout."""
+"""Results and progress -> tables and one JSON object on stdout, progress bars or log lines on stderr."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from headrace.formatting import count, nbytes
+from headrace.logs import ProgressLog, logger
+
 stdout = Console()
 stderr = Console(stderr=True)
 
 ProgressFunction: TypeAlias = Callable[[int, int | None, str], None]
 
 
-def _whole() -> Column:
+def _uncut() -> Column:
     """A column that a narrow terminal does not cut."""
     return Column(no_wrap=True)
 
@@ -42,8 +45,8 @@ _COLUMNS = 60
 """Characters that the bar, the counts, the speed and the times take."""
 
 
-class _Note(TextColumn):
-    """What is cut on a narrow terminal, so that the bar stays one line."""
+class _NoteColumn(TextColumn):
+    """The note, cut on a narrow terminal so that the bar stays one line."""
 
     def render(self, task: Task) -> Text:
         text = super().render(task)
@@ -53,30 +56,33 @@ class _Note(TextColumn):
 
 @contextmanager
 def progress_bar(title: str, *, unit: str = "items", quiet: bool = False) -> Iterator[ProgressFunction]:
-    """A bar on stderr while the block runs; silent when stderr is no terminal.
+    """Show progress while the block runs: a bar when stderr is a terminal, elsewhere a log line now and then.
 
     Args:
-        title: what is being done, a verb phrase.
+        title: the operation, a verb phrase.
         unit: "bytes" shows sizes and MB/s, anything else counts.
-        quiet: show nothing.
+        quiet: no bar; log lines are governed by --log-level.
 
     Yields:
         progress(done, total, note): total None while unknown.
     """
+    if not stderr.is_terminal:
+        yield ProgressLog(title, unit=unit)
+        return
     counts: list[ProgressColumn] = (
-        [DownloadColumn(table_column=_whole()), TransferSpeedColumn(table_column=_whole())]
+        [DownloadColumn(table_column=_uncut()), TransferSpeedColumn(table_column=_uncut())]
         if unit == "bytes"
-        else [MofNCompleteColumn(table_column=_whole())]
+        else [MofNCompleteColumn(table_column=_uncut())]
     )
     bar = Progress(
-        TextColumn("{task.description}", table_column=_whole()),
-        BarColumn(bar_width=12, table_column=_whole()),
+        TextColumn("{task.description}", table_column=_uncut()),
+        BarColumn(bar_width=12, table_column=_uncut()),
         *counts,
-        TimeElapsedColumn(table_column=_whole()),
-        TimeRemainingColumn(table_column=_whole()),
-        _Note("[dim]{task.fields[note]}"),
+        TimeElapsedColumn(table_column=_uncut()),
+        TimeRemainingColumn(table_column=_uncut()),
+        _NoteColumn("[dim]{task.fields[note]}"),
         console=stderr,
-        disable=quiet or not stderr.is_terminal,
+        disable=quiet,
     )
     with bar:
         task = bar.add_task(title, total=None, note="")
@@ -88,17 +94,17 @@ def progress_bar(title: str, *, unit: str = "items", quiet: bool = False) -> Ite
 
 
 def share_cores() -> None:
-    """Let threads that wait for each other give their core away soon; before torch is loaded.
+    """Limit how long OpenMP threads spin before they sleep; must be called before torch is loaded.
 
-    GNU's OpenMP spins for milliseconds, so that two jobs on one machine hold each other's cores: two of 6,000 short
-    prompts took 176 s, and 11 s with this; alone a job is as fast. What the user has set stays.
+    GNU's OpenMP spins for milliseconds, so two jobs on one machine hold each other's cores: two jobs of 6,000 short
+    prompts took 176 s, and 11 s with this limit; a job alone is as fast. A value set by the user stays.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def warn(sentence: str) -> None:
-    """One line on stderr about something that was passed over."""
-    print(f"headrace: {sentence}", file=sys.stderr)
+    """Log a warning: something was passed over."""
+    logger.warning("%s", sentence)
 
 
 def print_json(value: object) -> None:
@@ -108,7 +114,7 @@ def print_json(value: object) -> None:
 
 
 def plain(value: object) -> Any:
-    """Frozen values, paths and arrays' scalars as what JSON knows."""
+    """Dataclasses, paths and arrays' scalars as values that JSON can express."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -132,23 +138,8 @@ def facts(title: str, rows: list[tuple[str, str]]) -> Table:
     return table
 
 
-def count(number: float) -> str:
-    """Thousands apart.
+size = nbytes
 
-    >>> count(1234567)
-    '1,234,567'
-    """
-    return f"{number:,.0f}"
-
-
-def size(nbytes: float) -> str:
-    """Bytes in decimal units.
-
-    >>> size(1_234_567)
-    '1.2 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if nbytes < 1000 or unit == "TB":
-            return f"{nbytes:,.0f} {unit}" if unit == "B" else f"{nbytes:,.1f} {unit}"
-        nbytes /= 1000
-    raise AssertionError
+__all__ = [
+    "count", "facts", "plain", "print_json", "progress_bar", "share_cores", "size", "stderr", "stdout", "warn",
+]  # fmt: skip
