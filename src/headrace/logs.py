@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from os import PathLike
-from typing import Literal, TextIO, TypeAlias
+from typing import Literal, TypeAlias
 
 from headrace.formatting import count, duration, nbytes, percent
 
@@ -94,15 +94,12 @@ class ProgressLog:
         return f"{line}: {note}" if note else line
 
 
-class _StderrHandler(logging.StreamHandler[TextIO]):
+class _StderrHandler(logging.Handler):
     """Writes to what sys.stderr is at that moment: a progress bar replaces it while it is shown."""
 
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        return sys.stderr
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{self.format(record)}\n")
+        sys.stderr.flush()
 
 
 def configure_logging(level: LogLevel | None = None, *, path: str | PathLike[str] | None = None) -> None:
