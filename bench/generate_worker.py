@@ -17,10 +17,10 @@ Job = dict[str, Any]
 
 def requests(job: Job, prompts: list[list[int]], *, new: int) -> list[Any]:
     """Greedy requests."""
+    from headrace.generation.options import SamplingOptions
     from headrace.generation.request import Request
-    from headrace.generation.sample.sampling import Sampling
 
-    sampling = Sampling(max_new_tokens=new, stop=tuple(job["stop"]))
+    sampling = SamplingOptions(max_new_tokens=new, stop=tuple(job["stop"]))
     return [
         Request(prompt_id=f"{i:06d}", token_ids=tuple(ids), sampling=sampling)
         for i, ids in enumerate(prompts)
@@ -29,7 +29,7 @@ def requests(job: Job, prompts: list[list[int]], *, new: int) -> list[Any]:
 
 def engine(job: Job, name: str) -> dict[str, Any]:
     """An engine of headrace: its own, or its adapter to transformers' continuous batching."""
-    from headrace.generation.models import load_engine
+    from headrace.generation.loading import load_engine
 
     loaded = load_engine(job["model"], engine=name, dtype=job["dtype"], device="cpu", batch_size=job["batch"])
     list(loaded.engine.run(requests(job, job["prompts"][:2], new=4)))
@@ -97,9 +97,9 @@ def one_row(job: Job) -> tuple[Any, int]:
     """An engine as it is by default, and the bytes of weights that each token of one row reads."""
     import torch
 
-    from headrace.generation.decode.native import GPTRunner
-    from headrace.generation.engine import Engine
-    from headrace.generation.models import load_engine
+    from headrace.generation.decoding.gpt_runner import GPTRunner
+    from headrace.generation.engines.native import NativeEngine
+    from headrace.generation.loading import load_engine
     from headrace.model.gpt import GPT
     from headrace.model.sizes import gpt_config
 
@@ -108,7 +108,7 @@ def one_row(job: Job) -> tuple[Any, int]:
         config = gpt_config(job["size"], vocab_size=50_257)
         runner = GPTRunner(GPT(config).to(dtype))
         read = config.num_parameters - config.context * config.width  # one position is looked up, not read
-        return Engine(runner, [b"x"] * 50_257), read * dtype.itemsize
+        return NativeEngine(runner, [b"x"] * 50_257), read * dtype.itemsize
     from transformers import AutoModelForCausalLM
 
     loaded = load_engine(job["model"], dtype=job["dtype"], device="cpu")

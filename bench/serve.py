@@ -109,14 +109,14 @@ def alone(model, count, tokens, rounds):
 import json, resource, sys, time
 sys.path.insert(0, {str(measure.BENCH)!r})
 from serve import prompts
-from headrace.generation import Request, Sampling
-from headrace.generation.models import load_engine
+from headrace.generation import Request, SamplingOptions
+from headrace.generation.loading import load_engine
 loaded = load_engine({str(model)!r}, dtype="float32", batch_size={count})
 for turn in range({rounds} + 1):
     begun = time.process_time()
     for i, text in enumerate(prompts({count})):
         loaded.engine.add(Request(prompt_id=f"{{turn}}/{{i}}", token_ids=tuple(loaded.prompts.encode(text)),
-                                  sampling=Sampling(max_new_tokens={tokens}, ignore_eos=True)))
+                                  sampling=SamplingOptions(max_new_tokens={tokens}, ignore_eos=True)))
     made = 0
     while loaded.engine.running or loaded.engine.waiting:
         made += sum(token.token_id is not None for token in loaded.engine.step())

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from headrace.generation import Request, Sampling
-from headrace.generation.decode.native import GPTRunner
+from headrace.generation import Request, SamplingOptions
+from headrace.generation.decoding.gpt_runner import GPTRunner
 from headrace.model import GPT, GPTConfig
 from headrace.types import Prediction
 
@@ -63,7 +63,9 @@ def make_requests():
             Request(
                 prompt_id=f"{i:09d}",
                 token_ids=tuple(rng.randrange(256) for _ in range(rng.randrange(1, longest))),
-                sampling=Sampling(**({"max_new_tokens": rng.randrange(1, max_new_tokens + 1)} | own(i))),
+                sampling=SamplingOptions(
+                    **({"max_new_tokens": rng.randrange(1, max_new_tokens + 1)} | own(i))
+                ),
             )
             for i in range(count)
         ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import ConfigError
-from headrace.generation import Prompt, Sampling, run_job
+from headrace.generation import Prompt, SamplingOptions, run_job
 from headrace.sink import Sink, count_predictions, read_predictions
 
 SRC = Path(__file__).parents[2] / "src"
@@ -26,7 +26,9 @@ class Bytes:
 
 def job(out, prompts, engine, **more):
     with Sink(out, request={"x": 1}, part_rows=5, retry_errors=more.pop("retry_errors", False)) as sink:
-        return run_job(prompts, engine, sink, **({"tokenizer": Bytes(), "sampling": Sampling()} | more))
+        return run_job(
+            prompts, engine, sink, **({"tokenizer": Bytes(), "sampling": SamplingOptions()} | more)
+        )
 
 
 def prompts_of(count):
@@ -143,7 +145,7 @@ MEMORY = """
 import resource, sys
 sys.path[:0] = [sys.argv[3], sys.argv[4]]
 from conftest import EchoEngine
-from headrace.generation import Prompt, Sampling, run_job
+from headrace.generation import Prompt, SamplingOptions, run_job
 from headrace.sink import Sink
 
 class Bytes:
@@ -152,7 +154,7 @@ class Bytes:
 
 prompts = (Prompt(prompt_id=f"{i:09d}", text="a short prompt") for i in range(int(sys.argv[2])))
 with Sink(sys.argv[1], request={}, part_rows=1024) as sink:
-    run_job(prompts, EchoEngine(), sink, tokenizer=Bytes(), sampling=Sampling())
+    run_job(prompts, EchoEngine(), sink, tokenizer=Bytes(), sampling=SamplingOptions())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from headrace.errors import ConfigError, HeadraceError
-from headrace.generation.read.prompts import Prompt
-from headrace.generation.request import Request, failed
-from headrace.generation.sample.sampling import Sampling
+from headrace.generation.options import SamplingOptions
+from headrace.generation.prompts.prompt import Prompt
+from headrace.generation.request import Request, error_prediction
 from headrace.sink import RemoteSink, Sink
 from headrace.stats import StageCount, Stats
 from headrace.types import Prediction
@@ -73,7 +73,7 @@ def run_job(
     sink: Sink | RemoteSink,
     *,
     tokenizer: Encode,
-    sampling: Sampling,
+    sampling: SamplingOptions,
     chat: Callable[[tuple[Any, ...]], list[int]] | None = None,
     num_samples: int = 1,
     num_prompts: int | None = None,
@@ -144,13 +144,13 @@ def run_job(
 def _request(
     prompt: Prompt,
     tokenizer: Encode,
-    sampling: Sampling,
+    sampling: SamplingOptions,
     chat: Callable[[tuple[Any, ...]], list[int]] | None,
 ) -> Request | Prediction:
     """The prompt's first sample as a request, or as the error row that stands for all its samples."""
     bare = Request(prompt_id=prompt.prompt_id, token_ids=(), prompt=prompt.text or "")
     if prompt.error is not None:
-        return failed(bare, prompt.error["message"], kind=prompt.error["type"])
+        return error_prediction(bare, prompt.error["message"], kind=prompt.error["type"])
     try:
         own: dict[str, Any] = dict(prompt.sampling)
         merged = replace(sampling, **own) if own else sampling
@@ -164,7 +164,7 @@ def _request(
         return replace(bare, token_ids=tuple(tokenizer.encode(prompt.text or "")), sampling=merged)
     except (HeadraceError, TypeError, ValueError, IndexError, OverflowError) as error:
         # One bad prompt is one error row; nothing else of the job is touched.
-        return failed(bare, error)
+        return error_prediction(bare, error)
 
 
 def _text_of(ids: tuple[int, ...], tokenizer: Encode) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from headrace.errors import ConfigError
-from headrace.generation.sample.sampling import Sampling
+from headrace.generation.options import SamplingOptions
 from headrace.types import Prediction
 
 
@@ -19,7 +19,7 @@ class Request:
     """The prompt; at least one id."""
     prompt: str = ""
     """The same as text, for the record."""
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
     stream: str | None = None
     """Names its random stream where prompt_id does not: two requests of a server with one seed are one answer."""
 
@@ -75,7 +75,7 @@ def check_prompt(request: Request, *, vocab_size: int, context: int, cache: int 
         )
 
 
-def failed(request: Request, error: Exception | str, *, kind: str | None = None) -> Prediction:
+def error_prediction(request: Request, error: Exception | str, *, kind: str | None = None) -> Prediction:
     """The row that stands for a sample which could not be made."""
     return Prediction(
         prompt_id=request.prompt_id,

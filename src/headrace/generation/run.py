@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from headrace.errors import ConfigError
 from headrace.generation.job import GenerateSummary, Progress, run_job
-from headrace.generation.models import load_engine, load_workers
-from headrace.generation.read.chat import Conversations
-from headrace.generation.read.prompts import PromptSource, read_prompts, survey_prompts
-from headrace.generation.sample.sampling import Sampling
+from headrace.generation.loading import load_engine, load_workers
+from headrace.generation.options import SamplingOptions
+from headrace.generation.prompts.chat import ChatEncoder
+from headrace.generation.prompts.reader import PromptSource, read_prompts, survey_prompts
 from headrace.sink import open_sink
 from headrace.stats import Stats
 
@@ -95,7 +95,7 @@ def generate(
         raise ConfigError(f"generate: batch_size is {batch_size}; it must be at least 1.")
     if workers < 1:
         raise ConfigError(f"generate: workers is {workers}; it must be at least 1.")
-    sampling = Sampling(
+    sampling = SamplingOptions(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,
@@ -118,7 +118,7 @@ def generate(
             loaded = stack.enter_context(load_workers(model, workers=workers, distribute=distribute, **how))
         else:
             loaded = load_engine(model, stats=stats, **how)
-        loaded.refuse(sampling)
+        loaded.check_supported(sampling)
         request: dict[str, Any] = {
             "engine": engine,
             "model": loaded.fingerprint,
@@ -137,9 +137,9 @@ def generate(
                 read_prompts(prompts),
                 loaded.engine,
                 sink,
-                tokenizer=loaded.prompts,
+                tokenizer=loaded.prompt_tokenizer,
                 sampling=sampling,
-                chat=Conversations(model),
+                chat=ChatEncoder(model),
                 num_samples=num_samples,
                 num_prompts=survey.num_prompts,
                 progress=progress,

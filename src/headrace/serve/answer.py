@@ -11,11 +11,11 @@ from typing import Any
 
 import orjson
 
-from headrace.generation.request import Token
+from headrace.generation import Token
 from headrace.serve.ask import Asked
 from headrace.serve.refusal import Refusal
 from headrace.serve.served import Served
-from headrace.sink.schema import LOWEST_LOGPROB
+from headrace.sink import LOWEST_LOGPROB
 from headrace.types import Prediction
 
 DONE = b"data: [DONE]\n\n"

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from headrace.errors import ConfigError
-from headrace.generation import Request, Sampling
-from headrace.generation.read.chat import DEFAULT_TOKENS
+from headrace.generation import DEFAULT_TOKENS, Request, SamplingOptions
 from headrace.serve.bodies import ChatBody, CompletionBody, sampling_of
 from headrace.serve.drive import Call
 from headrace.serve.refusal import Refusal, invalid
@@ -94,7 +93,7 @@ def ask(body: CompletionBody | ChatBody, served: Served) -> Asked:
 
 
 def _request(
-    served: Served, prompt_id: str, sample: int, ids: tuple[int, ...], sampling: Sampling
+    served: Served, prompt_id: str, sample: int, ids: tuple[int, ...], sampling: SamplingOptions
 ) -> Request:
     request = Request(prompt_id=prompt_id, sample_index=sample, token_ids=ids, sampling=sampling, stream="")
     try:

@@ -15,7 +15,7 @@ import orjson
 from msgspec import Meta, Struct
 
 from headrace.errors import ConfigError
-from headrace.generation import Sampling
+from headrace.generation import SamplingOptions
 from headrace.serve.refusal import Refusal, invalid
 
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -207,7 +207,7 @@ def parse_fields(fields: object, kind: type[T]) -> T:
         raise invalid(f"{where}{message[:300]}.", name, code="invalid_value") from error
 
 
-def sampling_of(body: CompletionBody | ChatBody, *, max_new_tokens: int) -> Sampling:
+def sampling_of(body: CompletionBody | ChatBody, *, max_new_tokens: int) -> SamplingOptions:
     """How the engine is to sample for a request.
 
     Raises:
@@ -232,7 +232,7 @@ def sampling_of(body: CompletionBody | ChatBody, *, max_new_tokens: int) -> Samp
             raise invalid("top_logprobs: only with logprobs=true.", "top_logprobs")
         logprobs, top, echo = body.logprobs, body.top_logprobs or 0, False
     try:
-        return Sampling(
+        return SamplingOptions(
             max_new_tokens=max_new_tokens,
             temperature=0.0 if body.temperature < COLDEST else body.temperature,
             top_k=None if body.top_k in (None, -1, 0) else body.top_k,

@@ -28,10 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from headrace.errors import ConfigError, HeadraceError
-from headrace.sink import SCHEMA, count_predictions
-from headrace.sink.part import Part, decode_part
-from headrace.sink.read import committed_parts
-from headrace.sink.request import JOB, parse_job
+from headrace.sink import JOB, SCHEMA, Part, committed_parts, count_predictions, decode_part, parse_job
 from headrace.storage.blob import open_blob
 
 LIMIT, MAX_LIMIT = 50, 200

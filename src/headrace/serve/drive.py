@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from headrace.errors import WorkerError
-from headrace.generation import Request
-from headrace.generation.request import Token
+from headrace.generation import Request, Token
 from headrace.serve.metrics import Metrics
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
-    from headrace.generation.request import Token
+    from headrace.generation import Token
     from headrace.serve.drive import Call, Driver
 
 FIRST_TOKEN_S = (

@@ -17,7 +17,7 @@ import uvicorn
 from headrace.errors import ConfigError, WorkerError
 from headrace.serve.app import MAX_BODY_BYTES, Server
 from headrace.serve.served import Served
-from headrace.sink.request import JOB
+from headrace.sink import JOB
 
 BACKLOG = 2048
 CLOSE_S = 5

@@ -10,9 +10,7 @@ from pathlib import Path
 import orjson
 
 from headrace.errors import ConfigError, HeadraceError
-from headrace.generation.engine import Engine
-from headrace.generation.models import Loaded, load_engine
-from headrace.generation.read.chat import load_chat_template
+from headrace.generation import LoadedEngine, NativeEngine, load_chat_template, load_engine
 from headrace.serve.bodies import Message
 from headrace.serve.refusal import Refusal, invalid
 
@@ -42,18 +40,18 @@ class Served:
     ) -> None:
         path = Path(model)
         self.name = name or path.resolve().name
-        loaded: Loaded = load_engine(path, dtype=dtype, device=device, batch_size=batch_size)
-        if not isinstance(loaded.engine, Engine):
+        loaded: LoadedEngine = load_engine(path, dtype=dtype, device=device, batch_size=batch_size)
+        if not isinstance(loaded.engine, NativeEngine):
             raise ConfigError(f"serve: {path}: its engine cannot be stepped, so it cannot stream.")
         self.engine = loaded.engine
         self.dtype, self.fingerprint = loaded.dtype, loaded.fingerprint
         self.tokenizer_fingerprint = loaded.tokenizer_fingerprint
         self.batch_size = batch_size
         self.vocab_size, self.context = self.engine.runner.vocab_size, self.engine.runner.context
-        self._prompts = loaded.prompts
-        self.tokenizer = loaded.prompts.tokenizer
+        self._prompts = loaded.prompt_tokenizer
+        self.tokenizer = loaded.prompt_tokenizer.tokenizer
         self._special = _special_names(path)
-        ends = loaded.prompts.bounds.ends
+        ends = loaded.prompt_tokenizer.special_ids.eos
         self.eos_id = ends[0] if ends else None
         for end in ends:
             self._special.setdefault(end, "<|endoftext|>")

@@ -14,17 +14,24 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from headrace.sink.commit import Sink
-from headrace.sink.read import count_predictions, read_predictions, scan_predictions
+from headrace.sink.part import Part, decode_part
+from headrace.sink.read import committed_parts, count_predictions, read_predictions, scan_predictions
 from headrace.sink.remote import RemoteSink, is_url
-from headrace.sink.request import run_id
-from headrace.sink.schema import SCHEMA
+from headrace.sink.request import JOB, parse_job, run_id
+from headrace.sink.schema import LOWEST_LOGPROB, SCHEMA
 
 __all__ = [
+    "JOB",
+    "LOWEST_LOGPROB",
     "SCHEMA",
+    "Part",
     "RemoteSink",
     "Sink",
+    "committed_parts",
     "count_predictions",
+    "decode_part",
     "open_sink",
+    "parse_job",
     "read_predictions",
     "run_id",
     "scan_predictions",

@@ -11,7 +11,7 @@ import pytest
 
 import headrace
 from headrace.errors import ConfigError, WorkerError
-from headrace.generation import Request, Sampling, generate
+from headrace.generation import Request, SamplingOptions, generate
 from headrace.generation.share.crew import LocalCrew
 from headrace.generation.share.exchange import Setup
 from headrace.generation.share.fleet import Fleet
@@ -59,7 +59,7 @@ def test_two_workers_store_what_one_process_stores(model, whole, tmp_path, distr
 
 
 def requests_for(count):
-    sampling = Sampling(max_new_tokens=8, temperature=1.0)
+    sampling = SamplingOptions(max_new_tokens=8, temperature=1.0)
     return [
         Request(prompt_id=f"{i:03d}", token_ids=tuple(f"prompt {i}".encode()), sampling=sampling)
         for i in range(count)

@@ -71,7 +71,7 @@ class Exchange:
         Raises:
             HeadraceError: it cannot be loaded.
         """
-        from headrace.generation.models import load_engine
+        from headrace.generation.loading import load_engine
 
         setup = self._setup
         if setup.threads is not None:
@@ -90,7 +90,7 @@ class Exchange:
             fingerprint=loaded.fingerprint,
             tokenizer_fingerprint=loaded.tokenizer_fingerprint,
             dtype=loaded.dtype,
-            cannot=dict(loaded.cannot),
+            cannot=dict(loaded.unsupported),
         )
 
     def swap(self, requests: Sequence[Request], *, last: bool) -> Answer:

@@ -1,1 +1,0 @@
-"""Another library's engine -> finished rows by our rules."""

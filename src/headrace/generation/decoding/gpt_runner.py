@@ -1,0 +1,140 @@
+"""A GPT and one step's flat tokens -> the hidden states that are wanted, through the slot cache.
+
+The model's own weights and the model's own arithmetic, without padding: equal to `GPT.forward`.
+N tokens of the step, K of them wanted, W width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # the name that every reader of torch code knows
+from torch import Tensor
+
+from headrace.generation.decoding.attention import StepPlan, attend
+from headrace.generation.decoding.fingerprint import fingerprint_of
+from headrace.generation.decoding.onerow import DecoderShape, LayerWeights, SingleRowDecoder, decoder_for
+from headrace.generation.decoding.packed_linear import PackedLinear
+from headrace.model.gpt import GPT, Attention, Block
+from headrace.model.kv import KVCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPTLayer:
+    """One block and its products."""
+
+    block: Block
+    qkv: PackedLinear
+    out: PackedLinear
+    up: PackedLinear
+    down: PackedLinear
+
+
+class GPTRunner:
+    """Runs headrace's GPT step by step; holds no state but the weights.
+
+    Args:
+        model: its weights are read, not changed.
+    """
+
+    name = "native"
+
+    def __init__(self, model: GPT) -> None:
+        self.model = model.eval()
+        self.vocab_size = model.config.vocab_size
+        self.context = model.config.context
+        self.fingerprint = fingerprint_of(model.state_dict())
+        weight = model.tok.weight.detach()
+        self.dtype, self.device = weight.dtype, weight.device
+        self._layers = [
+            GPTLayer(
+                block=block,
+                qkv=_heads_together(block.attn),
+                out=PackedLinear.of(block.attn.out),
+                up=PackedLinear.of(block.mlp.up),
+                down=PackedLinear.of(block.mlp.down),
+            )
+            for block in cast("Iterable[Block]", model.blocks)
+        ]
+        self._head = PackedLinear(weight)
+        self._one_row, self.one_row = self._decoder()
+
+    def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
+        """An empty cache that fits this model."""
+        config = self.model.config
+        return KVCache(
+            num_layers=config.num_layers,
+            num_rows=num_rows,
+            num_heads=config.num_heads,
+            capacity=capacity,
+            head_width=config.head_width,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    @torch.inference_mode()
+    def hidden(self, step: StepPlan, kv: KVCache) -> Tensor:
+        """Normalised hidden states of the wanted tokens, [K, W]."""
+        model = self.model
+        if self._one_row is not None and step.only_token is not None:
+            slot, position = step.only_token
+            x_1W = model.tok(step.ids_N) + model.pos(step.position_N)
+            return self._one_row.hidden(x_1W[0], kv, slot=slot, position=position, rotation=None)
+        x_NW = model.tok(step.ids_N) + model.pos(step.position_N)
+        N, W = x_NW.shape
+        for number, layer in enumerate(self._layers):
+            block = layer.block
+            qkv = layer.qkv(block.norm1(x_NW)).view(N, 3, -1, block.attn.head_width)
+            y_NHD = attend(kv, step, number, *qkv.unbind(1), window=block.attn.band_width)
+            x_NW = x_NW + layer.out(y_NHD.view(N, W))
+            inner = F.gelu(layer.up(block.norm2(x_NW)), approximate="tanh")
+            x_NW = x_NW + layer.down(inner)
+        out: Tensor = model.norm(x_NW if step.keeps_all else x_NW[step.keep_K])
+        return out
+
+    @torch.inference_mode()
+    def logits(self, x_KW: Tensor) -> Tensor:
+        """Next-token logits, [K, V]."""
+        if self._one_row is not None and len(x_KW) == 1:
+            return self._one_row.logits(x_KW)
+        return self._head(x_KW)
+
+    def _decoder(self) -> tuple[SingleRowDecoder | None, str]:
+        config, norm = self.model.config, self.model.norm
+        layers = [
+            LayerWeights(
+                qkv=one.qkv, out=one.out, up=one.up, down=one.down,
+                norm1=one.block.norm1.weight, norm1_bias=one.block.norm1.bias,
+                norm2=one.block.norm2.weight, norm2_bias=one.block.norm2.bias,
+                window=one.block.attn.band_width,
+            )
+            for one in self._layers
+        ]  # fmt: skip
+        shape = DecoderShape(
+            width=config.width, heads=config.num_heads, groups=config.num_heads, head_width=config.head_width,
+            inner=layers[0].down.ins, gated=False, centred=True, eps=norm.eps,
+            scale=1 / math.sqrt(config.head_width),
+        )  # fmt: skip
+        return decoder_for(
+            shape,
+            layers,
+            norm=norm.weight,
+            norm_bias=norm.bias,
+            head=self._head,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+
+def _heads_together(attention: Attention) -> PackedLinear:
+    """The product for queries, keys and values; heads of each side by side, where training mixes the three."""
+    D = attention.head_width
+    weight_OW, bias_O = attention.qkv.weight.detach(), attention.qkv.bias.detach()
+    return PackedLinear(
+        weight_OW.view(-1, 3, D, weight_OW.shape[1]).transpose(0, 1).reshape(weight_OW.shape),
+        bias_O.view(-1, 3, D).transpose(0, 1).reshape(-1),
+    )

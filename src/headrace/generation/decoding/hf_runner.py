@@ -1,0 +1,237 @@
+"""Any Hugging Face causal language model -> one step's flat tokens through our slot cache.
+
+The model runs as transformers wrote it, on one row of all tokens of a step with their own positions; only
+its attention is ours, by transformers' own attention interface. Before it is trusted, a model is run both
+ways on a short text: where hidden states go another way (state-space layers, chunked attention, attention
+sinks), logits differ and the model is refused, never run wrongly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headrace.errors import ConfigError
+from headrace.generation.decoding.attention import StepPlan, attend, plan_step
+from headrace.generation.decoding.fingerprint import fingerprint_of
+from headrace.generation.decoding.fused import FusedDecoder
+from headrace.model.kv import KVCache
+
+ATTENTION = "headrace"
+PROBE_TOKENS = 24
+# Layers whose attention is told to us whole by the arguments of the call.
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+
+_running = threading.local()
+"""`now`: cache and step of the forward pass that runs on this thread; `asked`: whether it came to our attention."""
+
+
+class HFRunner:
+    """Runs a transformers model step by step; holds no state but the weights."""
+
+    name = "native"
+
+    def __init__(self, directory: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        text = config.get_text_config()
+        kinds = set(getattr(text, "layer_types", None) or ())
+        if getattr(text, "attention_chunk_size", None) or not kinds <= KNOWN_LAYERS:
+            raise _refused(directory, "it has layers that are not plain or sliding attention")
+        with quiet():
+            model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+        self.model: Any = model.to(device).eval().requires_grad_(requires_grad=False)
+        self.dtype, self.device = dtype, device
+        self.vocab_size = int(self.model.get_output_embeddings().weight.shape[0])
+        self.context = context_of(text)
+        self._layers = int(text.num_hidden_layers)
+        self._kv_heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+        self._head_width = int(
+            getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        )
+        self.fingerprint = fingerprint_of(self.model.state_dict())
+        self._own_head = False
+        self._fused: FusedDecoder | None = None
+        self.one_row = "torch"
+        """What decodes where one row is alone: "compiled C", or "torch" and why."""
+        self._adopt(directory)
+
+    def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
+        """An empty cache that fits this model."""
+        return KVCache(
+            num_layers=self._layers,
+            num_rows=num_rows,
+            num_heads=self._kv_heads,
+            capacity=capacity,
+            head_width=self._head_width,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    @torch.inference_mode()
+    def hidden(self, step: StepPlan, kv: KVCache) -> Tensor:
+        """What `logits` takes, of the wanted tokens: last hidden states [K, W], or logits [K, V]."""
+        if self._fused is not None:
+            return self._fused(step, kv)
+        _running.now = (kv, step)
+        ids_1N, positions_1N = step.ids_N[None], step.position_N[None]
+        try:
+            if self._own_head:
+                whole = self.model(
+                    input_ids=ids_1N, position_ids=positions_1N, use_cache=False, logits_to_keep=step.keep_K
+                )
+                x_KW: Tensor = whole.logits[0]
+            else:
+                body = self.model.base_model(input_ids=ids_1N, position_ids=positions_1N, use_cache=False)
+                x_KW = body.last_hidden_state[0, step.keep_K]
+        finally:
+            _running.now = None
+        return x_KW
+
+    @torch.inference_mode()
+    def logits(self, x_KW: Tensor) -> Tensor:
+        """Next-token logits, [K, V]."""
+        if self._own_head:
+            return x_KW
+        if self._fused is not None:
+            return self._fused.logits(x_KW)
+        out: Tensor = self.model.get_output_embeddings()(x_KW)
+        return out
+
+    @torch.inference_mode()
+    def _adopt(self, directory: Path) -> None:
+        """Give the model our attention, and see that its logits stay what they were."""
+        from transformers import AttentionInterface
+
+        ids = torch.arange(PROBE_TOKENS, dtype=torch.int64) * 7919 % self.vocab_size
+        wanted_TV = self.model(input_ids=ids[None].to(self.device), use_cache=False).logits[0].float()
+        # The same sums in another order: SmolLM2-135M differs by 1e-5 in float32 and 0.1 in bfloat16.
+        allowed = 1e-3 if self.dtype == torch.float32 else 0.2
+        AttentionInterface.register(ATTENTION, _attention)
+        _running.asked = False
+        try:
+            self.model.set_attn_implementation(ATTENTION)
+            # Some families scale or cap logits behind their head: then the whole model is called.
+            for self._own_head in (False, True):
+                differs = _distance(self._probe(ids.tolist()), wanted_TV)
+                if differs <= allowed:
+                    self._try_fused(ids.tolist(), wanted_TV, allowed=allowed)
+                    return
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+            raise _refused(directory, f"its attention cannot be replaced ({error})") from error
+        if not _running.asked:
+            raise _refused(
+                directory, "transformers runs it with attention of its own, which cannot be replaced"
+            )
+        raise _refused(
+            directory, f"its logits differ by {differs:.2g} of their spread, {allowed:g} is rounding"
+        )
+
+    def _try_fused(self, tokens: list[int], wanted_TV: Tensor, *, allowed: float) -> None:
+        """Run the model in fewer steps where its logits stay what they were."""
+        if self._own_head:
+            return
+        self._fused = FusedDecoder.of(self.model)
+        if self._fused is None:
+            self.one_row = "torch: not of the Llama family"
+        elif (
+            max(_distance(self._probe(tokens, alone=alone), wanted_TV) for alone in (False, True)) <= allowed
+        ):
+            self.one_row = self._fused.one_row
+            self.model.base_model.layers = torch.nn.ModuleList()  # their weights were laid out anew
+        else:
+            self._fused, self.one_row = None, "torch: logits differ in fewer steps"
+
+    def _probe(self, tokens: list[int], *, alone: bool = False) -> Tensor:
+        """Logits of a short text, half of it a prompt, half token by token: of two rows the second, or alone."""
+        half, before = len(tokens) // 2, 0 if alone else 1
+        kv = self.new_cache(num_rows=1 + before, capacity=len(tokens))
+        prompts = [(0, tokens[: half - 3], True)] * before + [(before, tokens[:half], True)]
+        step = plan_step([], prompts, device=self.device)
+        got = [self.logits(self.hidden(step, kv))[-half:]]
+        for i in range(half, len(tokens)):
+            rows = [(tokens[i - 3], i - 3)] * before + [(tokens[i], i)]
+            step = plan_step(rows, [], device=self.device)
+            got.append(self.logits(self.hidden(step, kv))[before:])
+        return torch.cat([logits.float() for logits in got])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars of other libraries on stderr: progress is the caller's."""
+    import transformers.utils.logging
+
+    bars: Any = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+def _attention(
+    module: Any,
+    query_1HND: Tensor,
+    key_1GND: Tensor,
+    value_1GND: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001  # transformers makes none for an attention it does not know
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Attention with transformers' signature, over the cache of the step that runs."""
+    for name in ("s_aux", "position_bias"):
+        if more.get(name) is not None:
+            raise ValueError(f"attention with {name}")
+    kv, step = _running.now
+    _running.asked = True
+    out_NHD = attend(
+        kv,
+        step,
+        module.layer_idx,
+        query_1HND[0].transpose(0, 1),
+        key_1GND[0].transpose(0, 1),
+        value_1GND[0].transpose(0, 1),
+        scale=scaling,
+        window=sliding_window,
+        softcap=more.get("softcap"),
+    )
+    return out_NHD[None], None
+
+
+def _distance(got_TV: Tensor, wanted_TV: Tensor) -> float:
+    """Root mean square of the difference over the spread of what is wanted."""
+    spread = (wanted_TV - wanted_TV.mean(-1, keepdim=True)).square().mean().sqrt()
+    return float((got_TV - wanted_TV).square().mean().sqrt() / spread)
+
+
+def _refused(directory: Path, why: str) -> ConfigError:
+    return ConfigError(
+        f"{directory}: the native engine cannot run this model: {why}. "
+        f"Choose engine='vllm', which has code of its own for most families."
+    )
+
+
+def context_of(config: Any) -> int:
+    """Tokens that a row may have, prompt included.
+
+    Rotary positions of the kinds "dynamic" and "longrope" change for all tokens when a text outgrows what the model was
+    trained on, so that a row's past would be wrong: such models run up to that length.
+    """
+    longest = int(getattr(config, "max_position_embeddings", 0) or 1 << 20)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in ("dynamic", "longrope"):
+        return longest
+    original = rope.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    return min(longest, int(original or longest))

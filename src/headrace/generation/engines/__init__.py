@@ -1,0 +1,13 @@
+"""Requests -> finished rows: one module for each engine.
+
+native               continuous batching over one key/value cache
+row                  the state of one row while it is generated
+transformers_engine  transformers' continuous batching
+vllm_engine          vLLM
+results              another library's tokens -> a prediction by headrace's rules
+"""
+
+from headrace.generation.engines.native import NativeEngine
+from headrace.generation.engines.results import check_supported
+
+__all__ = ["NativeEngine", "check_supported"]

@@ -1,0 +1,243 @@
+"""Requests -> tokens as they are made: continuous batching over one preallocated cache.
+
+Each step decodes one token for every row in the cache and takes the prompts that fit beside them. A row
+that ends leaves at once, the last row moves into its place, and the next prompt enters in the next step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from headrace.errors import ConfigError
+from headrace.generation.decoding.attention import StepPlan, plan_step
+from headrace.generation.engines.row import Row
+from headrace.generation.request import Request, Token, check_prompt, error_prediction
+from headrace.generation.sampling.sampler import sample
+from headrace.model.kv import KVCache
+from headrace.stats import Stats
+from headrace.types import Prediction
+
+SLOT_STEP = 128
+"""Cache rows grow by this many tokens, so that lengths that differ a little share one size."""
+CACHE_BYTES = 4 << 30
+PREFILL_TOKENS = 2048
+"""Prompt tokens that may enter in one step: bounds its memory and how long decoded rows wait for it."""
+
+
+class Runner(Protocol):
+    """A model that runs one step at a time."""
+
+    name: str
+    vocab_size: int
+    context: int
+    device: torch.device
+    fingerprint: str
+    """32 hex digits of the weights."""
+
+    def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
+        """An empty cache that fits the model."""
+
+    def hidden(self, step: StepPlan, kv: KVCache) -> Tensor:
+        """Hidden states of the step's wanted tokens, [K, W]."""
+
+    def logits(self, x_KW: Tensor) -> Tensor:
+        """Next-token logits of hidden states, [K, V]."""
+
+
+class NativeEngine:
+    """A model that generates for many requests at once; not for several threads.
+
+    Args:
+        runner: the model.
+        token_bytes: bytes of each id.
+        eos_ids: ids that end a row.
+        batch_size: rows decoded at once.
+        cache_bytes: bound of the key/value cache; fewer rows run at once where they are long.
+        prefill_tokens: prompt tokens that enter in one step, at least one prompt.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        token_bytes: Sequence[bytes],
+        *,
+        eos_ids: Iterable[int] = (),
+        batch_size: int = 32,
+        cache_bytes: int = CACHE_BYTES,
+        prefill_tokens: int = PREFILL_TOKENS,
+        stats: Stats | None = None,
+    ) -> None:
+        if batch_size < 1 or prefill_tokens < 1:
+            raise ConfigError(
+                f"engine: batch_size {batch_size}, prefill_tokens {prefill_tokens}; each must be >= 1."
+            )
+        self.runner = runner
+        self.stats = stats or Stats()
+        self._table = token_bytes
+        self._eos = frozenset(eos_ids)
+        self._batch_size, self._prefill_tokens = batch_size, prefill_tokens
+        self._waiting: deque[Request] = deque()
+        self._rows: list[Row] = []
+        """In the order of their slots."""
+        self._kv: KVCache | None = None
+        probe = runner.new_cache(num_rows=1, capacity=1)
+        self._slots = cache_bytes // probe.nbytes
+        """Tokens that the cache may hold over all rows."""
+        self._room = min(runner.context, self._slots)
+        """Tokens that one row may have."""
+
+    @property
+    def running(self) -> int:
+        """Rows in the cache."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not entered yet."""
+        return len(self._waiting)
+
+    def add(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            ConfigError: it cannot be generated: no tokens, ids outside the vocabulary, too long.
+        """
+        self.check(request)
+        self._waiting.append(request)
+
+    def check(self, request: Request) -> None:
+        """Refuse a request that cannot be generated; nothing is changed.
+
+        Raises:
+            ConfigError: saying why.
+        """
+        check_prompt(
+            request, vocab_size=self.runner.vocab_size, context=self.runner.context, cache=self._slots
+        )
+
+    def cancel(self, key: tuple[str, int]) -> bool:
+        """Forget a request, waiting or running; False when it is not here."""
+        for request in self._waiting:
+            if request.key == key:
+                self._waiting.remove(request)
+                return True
+        for slot, row in enumerate(self._rows):
+            if row.request.key == key:
+                self._leave([slot])
+                return True
+        return False
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Prediction]:
+        """Generate for a stream of requests, which is read only as far ahead as a batch needs.
+
+        A request that cannot be generated becomes an error row. Rows come out in the order in which they end.
+        """
+        source = iter(requests)
+        more = True
+        while more or self._rows or self._waiting:
+            while more and len(self._waiting) < self._batch_size:
+                request = next(source, None)
+                if request is None:
+                    more = False
+                    break
+                try:
+                    self.add(request)
+                except ConfigError as error:
+                    yield error_prediction(request, error)
+            for token in self.step():
+                if token.prediction is not None:
+                    yield token.prediction
+
+    def step(self) -> list[Token]:
+        """Make one token for every row, those that enter included; the rows that end leave."""
+        entering = self._admit()
+        if not self._rows and not entering:
+            return []
+        with self.stats.busy(
+            "forward", items=len(self._rows) + sum(len(row.request.token_ids) for row in entering)
+        ):
+            step = plan_step(
+                [(row.tokens[-1], row.cached) for row in self._rows],
+                [
+                    (len(self._rows) + i, row.request.token_ids, row.request.sampling.prompt_logprobs)
+                    for i, row in enumerate(entering)
+                ],
+                device=self.runner.device,
+            )
+            assert self._kv is not None
+            x_KW = self.runner.hidden(step, self._kv)
+            for row in self._rows:
+                row.cached += 1
+            last = list(range(len(self._rows)))
+            at = len(self._rows)
+            for row in entering:
+                row.cached = len(row.request.token_ids)
+                if row.request.sampling.prompt_logprobs:
+                    row.score_prompt(x_KW[at : at + row.cached], self.runner.logits)
+                    at += row.cached
+                else:
+                    at += 1
+                last.append(at - 1)
+            self._rows += entering
+            logits_NV = self.runner.logits(x_KW if len(last) == len(x_KW) else x_KW[last])
+        with self.stats.busy("sample", items=len(self._rows)):
+            sampled = sample(logits_NV, [row.sampler for row in self._rows])
+            tokens = [
+                row.take(one, eos_ids=self._eos, room=self._room)
+                for row, one in zip(self._rows, sampled, strict=True)
+            ]
+        self._leave([slot for slot, token in enumerate(tokens) if token.prediction is not None])
+        return tokens
+
+    def _admit(self) -> list[Row]:
+        """Rows for the requests that enter now, as far as rows, cache and the step's budget reach."""
+        entering: list[Row] = []
+        budget = self._prefill_tokens
+        while self._waiting and len(self._rows) + len(entering) < self._batch_size:
+            request = self._waiting[0]
+            if entering and len(request.token_ids) > budget:
+                break
+            if not self._make_room(request, entering):
+                break
+            budget -= len(request.token_ids)
+            entering.append(Row(self._waiting.popleft(), self._table))
+        return entering
+
+    def _make_room(self, request: Request, entering: Sequence[Row]) -> bool:
+        """Make the cache hold one more row; False when it must wait for others to leave."""
+        rows = [*(row.request for row in self._rows), *(row.request for row in entering), request]
+        longest = max(self._length_of(one) for one in rows)
+        if self._kv is not None and longest <= self._kv.capacity and len(rows) <= self._kv.num_rows:
+            return True
+        capacity = min(-(-longest // SLOT_STEP) * SLOT_STEP, self._room)
+        num_rows = min(self._batch_size, self._slots // capacity)
+        if num_rows < len(rows):
+            return False
+        if self._kv is None or not self._rows:
+            self._kv = None  # the old one goes before the new one comes
+            self._kv = self.runner.new_cache(num_rows=num_rows, capacity=capacity)
+        else:
+            cached = max(row.cached for row in self._rows)
+            self._kv = self._kv.resized(
+                num_rows=num_rows, capacity=capacity, keep_rows=len(self._rows), keep_tokens=cached
+            )
+        return True
+
+    def _length_of(self, request: Request) -> int:
+        """Tokens of a row at its longest."""
+        wanted = len(request.token_ids) + request.sampling.max_new_tokens
+        return max(1, min(wanted, self._room))
+
+    def _leave(self, slots: Sequence[int]) -> None:
+        """Take rows out; the last rows move into their places, so that rows fill slots 0 to n - 1."""
+        for slot in sorted(slots, reverse=True):
+            last = self._rows.pop()
+            if slot < len(self._rows):
+                assert self._kv is not None
+                self._kv.move(len(self._rows), slot, length=last.cached)
+                self._rows[slot] = last

@@ -1,0 +1,271 @@
+"""A model directory -> an engine that is ready, with what it can do and what identifies it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from headrace.errors import ConfigError
+from headrace.generation.decoding.gpt_runner import GPTRunner
+from headrace.generation.decoding.hf_runner import HFRunner
+from headrace.generation.engines.native import NativeEngine
+from headrace.generation.engines.results import check_supported
+from headrace.generation.job import BatchEngine
+from headrace.generation.model_directory import SpecialIds, read_config, special_ids_of
+from headrace.generation.options import SamplingOptions
+from headrace.generation.share.crew import Crew, LocalCrew, RayCrew
+from headrace.generation.share.exchange import Setup
+from headrace.generation.share.fleet import Fleet
+from headrace.stats import Stats
+
+if TYPE_CHECKING:
+    from headrace.generation.engines.transformers_engine import TransformersEngine
+    from headrace.generation.engines.vllm_engine import VLLMEngine
+    from headrace.tokens import Tokenizer
+
+ENGINES = ("native", "transformers", "vllm")
+DISTRIBUTE = ("local", "ray")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedEngine:
+    """An engine ready to run."""
+
+    engine: BatchEngine
+    prompt_tokenizer: PromptTokenizer
+    fingerprint: str
+    """32 hex digits of the weights."""
+    tokenizer_fingerprint: str
+    dtype: str
+    unsupported: Mapping[str, str]
+    """Options that the engine does not have, each with what to do instead."""
+
+    def check_supported(self, sampling: SamplingOptions) -> None:
+        """Refuse an option that the engine would pass over in silence.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        check_supported(sampling, self.unsupported)
+
+
+class PromptTokenizer:
+    """A tokenizer for prompts: adds what the model expects in front; an empty prompt starts a document."""
+
+    def __init__(self, tokenizer: Tokenizer, special_ids: SpecialIds) -> None:
+        self.tokenizer = tokenizer
+        self.special_ids = special_ids
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a prompt, at least one.
+
+        Raises:
+            ConfigError: there is no text, and nothing begins one.
+        """
+        ids = [*self.special_ids.prefix, *self.tokenizer.encode(text).tolist()]
+        if ids:
+            return ids
+        if self.special_ids.start is None:
+            raise ConfigError(
+                "prompt: empty, and this model has no token that begins a text (bos_token_id or eos_token_id in its "
+                "config.json). Give some text, or token ids."
+            )
+        return [self.special_ids.start]
+
+    def decode(self, ids: tuple[int, ...]) -> str:
+        """Text of ids."""
+        return self.tokenizer.decode(ids)
+
+
+def load_engine(
+    model: str | os.PathLike[str],
+    *,
+    engine: str = "native",
+    dtype: str = "auto",
+    device: str = "auto",
+    batch_size: int = 32,
+    stats: Stats | None = None,
+) -> LoadedEngine:
+    """Load a model for generation.
+
+    Raises:
+        ConfigError: no such engine, dtype or device.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"generate: no engine named {engine!r}; there are {', '.join(ENGINES)}.")
+    path, place = Path(model), pick_device(device)
+    if engine != "native":
+        return _load_foreign(path, engine=engine, dtype=dtype, device=place, batch_size=batch_size)
+    runner, tokenizer = _load_runner(path, dtype=dtype, device=place)
+    special_ids = special_ids_of(path, tokenizer)
+    return LoadedEngine(
+        engine=NativeEngine(
+            runner, tokenizer.token_bytes(), eos_ids=special_ids.eos, batch_size=batch_size, stats=stats
+        ),
+        prompt_tokenizer=PromptTokenizer(tokenizer, special_ids),
+        fingerprint=runner.fingerprint,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        dtype=str(runner.dtype).removeprefix("torch."),
+        unsupported={},
+    )
+
+
+def _load_foreign(
+    path: Path, *, engine: str, dtype: str, device: torch.device, batch_size: int
+) -> LoadedEngine:
+    """An engine of another library, which reads Hugging Face directories only."""
+    about = read_config(path)
+    if about is None:
+        raise ConfigError(
+            f"{path}: engine {engine} reads Hugging Face directories (config.json), and this is none. "
+            f"Use engine native, or headrace export."
+        )
+    prompts = load_prompts(path)
+    table, eos_ids = prompts.tokenizer.token_bytes(), prompts.special_ids.eos
+    stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)
+    kind = pick_dtype(dtype, stored=stored, device=device)
+    made: TransformersEngine | VLLMEngine
+    if engine == "transformers":
+        from headrace.generation.engines.transformers_engine import UNSUPPORTED, TransformersEngine
+
+        made = TransformersEngine(
+            path, dtype=kind, device=device, table=table, eos_ids=eos_ids, batch_size=batch_size
+        )
+        fingerprint, unsupported = made.fingerprint, UNSUPPORTED
+    else:
+        from headrace.generation.decoding.fingerprint import fingerprint_of_files
+        from headrace.generation.engines.vllm_engine import UNSUPPORTED, VLLMEngine
+
+        made = VLLMEngine(path, dtype=dtype, table=table, eos_ids=eos_ids, batch_size=batch_size)
+        fingerprint, unsupported = fingerprint_of_files(path), UNSUPPORTED
+    return LoadedEngine(
+        engine=made,
+        prompt_tokenizer=prompts,
+        fingerprint=fingerprint,
+        tokenizer_fingerprint=prompts.tokenizer.fingerprint,
+        dtype=str(made.dtype).removeprefix("torch."),
+        unsupported=unsupported,
+    )
+
+
+@contextmanager
+def load_workers(
+    model: str | os.PathLike[str],
+    *,
+    engine: str,
+    dtype: str,
+    device: str,
+    batch_size: int,
+    workers: int,
+    distribute: str,
+) -> Iterator[LoadedEngine]:
+    """The same model in several workers, as one engine; they are stopped at the end.
+
+    Raises:
+        ConfigError: no such way to distribute, or what `load_engine` refuses.
+        WorkerError: workers die.
+    """
+    if distribute not in DISTRIBUTE:
+        raise ConfigError(
+            f"generate: no way to distribute named {distribute!r}; there are {', '.join(DISTRIBUTE)}."
+        )
+    if engine not in ENGINES:
+        raise ConfigError(f"generate: no engine named {engine!r}; there are {', '.join(ENGINES)}.")
+    prompts = load_prompts(Path(model))
+    local = distribute == "local"
+    gpus = torch.cuda.device_count() if local and device in ("auto", "cuda") else 0
+    setups = [
+        Setup(
+            model=os.path.abspath(model),  # noqa: PTH100  # resolve() would follow links that only this node has
+            engine=engine,
+            dtype=dtype,
+            device=f"cuda:{number % gpus}" if gpus else device,
+            batch_size=batch_size,
+            threads=max(1, torch.get_num_threads() // workers) if local else None,
+        )
+        for number in range(workers)
+    ]
+    crew: Crew = LocalCrew(setups) if local else RayCrew(setups)
+    try:
+        fleet = Fleet(crew, workers=workers, batch_size=batch_size)
+        assert fleet.about is not None
+        yield LoadedEngine(
+            engine=fleet,
+            prompt_tokenizer=prompts,
+            fingerprint=fleet.about.fingerprint,
+            tokenizer_fingerprint=fleet.about.tokenizer_fingerprint,
+            dtype=fleet.about.dtype,
+            unsupported=fleet.about.cannot,
+        )
+    finally:
+        crew.close()
+
+
+def load_prompts(path: Path) -> PromptTokenizer:
+    """The tokenizer of a model directory for prompts.
+
+    Raises:
+        ConfigError: neither a run nor a Hugging Face directory.
+    """
+    from headrace.tokens import load_tokenizer
+
+    if (path / "run.json").is_file():
+        tokenizer = load_tokenizer(path / "tokenizer")
+    elif read_config(path) is None:
+        raise _no_model(path)
+    else:
+        tokenizer = load_tokenizer(path)
+    return PromptTokenizer(tokenizer, special_ids_of(path, tokenizer))
+
+
+def _load_runner(path: Path, *, dtype: str, device: torch.device) -> tuple[GPTRunner | HFRunner, Tokenizer]:
+    about = read_config(path)
+    if about is None and not (path / "run.json").is_file():
+        raise _no_model(path)
+    if about is None or about.get("model_type") == "gpt2":
+        from headrace.model import load_model
+
+        gpt, tokenizer = load_model(path)
+        gpt = gpt.to(device=device, dtype=pick_dtype(dtype, stored=gpt.tok.weight.dtype, device=device))
+        return GPTRunner(gpt), tokenizer
+    from headrace.tokens import load_tokenizer
+
+    stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)
+    kind = pick_dtype(dtype, stored=stored, device=device)
+    return HFRunner(path, dtype=kind, device=device), load_tokenizer(path)
+
+
+def _no_model(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path}: neither a run (run.json) nor a Hugging Face directory (config.json) is there. Give the --out of "
+        f"headrace train, or a directory as `hf download NAME --local-dir DIR` makes it: names are not looked up."
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; "auto" is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"generate: no device named {name!r}. Give cpu, cuda or auto.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"generate: device {name!r}, but torch sees no GPU here. Give cpu or auto.")
+    return device
+
+
+def pick_dtype(name: str, *, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type of a name; "auto" is the stored one, on a CPU float32."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else stored
+    if name not in DTYPES:
+        raise ConfigError(f"generate: no dtype named {name!r}; there are auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]

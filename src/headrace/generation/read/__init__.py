@@ -1,1 +1,0 @@
-"""Files, lists, batch lines, conversations -> prompts."""

@@ -1,1 +1,0 @@
-"""Logits of a row -> its next token."""

@@ -1,0 +1,181 @@
+"""Logits of each row's next token, and how each row samples -> token ids and log-probabilities.
+
+Shapes: N rows, V vocabulary, K candidates. Rows are independent: a row's token is the same whatever
+other rows ask for, up to the floating point of its logits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from headrace.generation.options import SamplingOptions
+from headrace.generation.sampling.rng import uniforms
+
+CANDIDATES = 256
+"""Enough for nearly every top-p: a full sort of the vocabulary is made only for the rows that need more."""
+
+
+@dataclass(slots=True, kw_only=True)
+class SamplerState:
+    """What sampling needs to know of one row."""
+
+    sampling: SamplingOptions
+    key: int
+    """Of its random stream, see `stream_key`."""
+    index: int = 0
+    """Tokens generated so far: the next number of the stream."""
+    prompt_ids: Sequence[int] = ()
+    counts: Counter[int] = field(default_factory=Counter)
+    """Tokens generated so far, by id."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """One row's next token."""
+
+    token_id: int
+    """-1 when the row's logits are not finite."""
+    logprob: float | None = None
+    """Natural log of its probability before temperature and penalties; None when not asked for."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens with their log-probabilities, when asked for."""
+
+
+@torch.inference_mode()
+def sample(logits_NV: Tensor, rows: Sequence[SamplerState]) -> list[SampledToken]:
+    """Choose every row's next token.
+
+    Args:
+        logits_NV: any float type; not changed.
+        rows: one for each row of logits.
+    """
+    highest_N, likeliest_N = logits_NV.max(dim=-1)  # NaN anywhere in a row makes its maximum NaN
+    finite_N = torch.isfinite(highest_N).tolist()
+    tokens = likeliest_N.tolist()
+    penalized = [i for i, row in enumerate(rows) if finite_N[i] and row.sampling.penalized]
+    special = [
+        i for i, row in enumerate(rows) if finite_N[i] and (row.sampling.penalized or not row.sampling.greedy)
+    ]
+    if special:
+        chosen_MV = logits_NV[special].float()
+        place = {row: m for m, row in enumerate(special)}
+        for i in penalized:
+            _penalize(chosen_MV[place[i]], rows[i])
+        for i, token in zip(special, _choose(chosen_MV, [rows[i] for i in special]), strict=True):
+            tokens[i] = token
+    wants = [
+        i
+        for i, row in enumerate(rows)
+        if finite_N[i] and (row.sampling.logprobs or row.sampling.top_logprobs)
+    ]
+    logprobs: dict[int, tuple[float, tuple[tuple[int, float], ...]]] = {}
+    if wants:
+        logprobs_MV = torch.log_softmax(logits_NV[wants].float(), dim=-1)
+        for m, i in enumerate(wants):
+            top = _top(logprobs_MV[m], rows[i].sampling.top_logprobs)
+            logprobs[i] = (float(logprobs_MV[m, tokens[i]]), top)
+    return [
+        SampledToken(tokens[i] if finite_N[i] else -1, *logprobs.get(i, (None, ()))) for i in range(len(rows))
+    ]
+
+
+def _top(logprobs_V: Tensor, count: int) -> tuple[tuple[int, float], ...]:
+    if not count:
+        return ()
+    values, ids = logprobs_V.topk(min(count, len(logprobs_V)))
+    return tuple(zip(ids.tolist(), values.tolist(), strict=True))
+
+
+def _penalize(logits_V: Tensor, row: SamplerState) -> None:
+    sampling = row.sampling
+    if sampling.repetition_penalty != 1.0:
+        seen = torch.tensor(sorted({*row.prompt_ids, *row.counts}), dtype=torch.int64, device=logits_V.device)
+        was = logits_V[seen]
+        rate = sampling.repetition_penalty
+        logits_V[seen] = torch.where(was > 0, was / rate, was * rate)
+    if row.counts:
+        made = torch.tensor(list(row.counts.keys()), dtype=torch.int64, device=logits_V.device)
+        times = torch.tensor(list(row.counts.values()), dtype=torch.float32, device=logits_V.device)
+        logits_V[made] -= sampling.presence_penalty + sampling.frequency_penalty * times
+
+
+def _choose(logits_MV: Tensor, rows: Sequence[SamplerState]) -> list[int]:
+    tokens = logits_MV.argmax(dim=-1).tolist()
+    u_M = torch.from_numpy(uniforms([row.key for row in rows], [row.index for row in rows])).to(
+        logits_MV.device
+    )
+    plain = [m for m, row in enumerate(rows) if not row.sampling.greedy and not row.sampling.truncated]
+    cut = [m for m, row in enumerate(rows) if not row.sampling.greedy and row.sampling.truncated]
+    for group, choose in ((plain, _choose_plain), (cut, _choose_truncated)):
+        if group:
+            heat_M1 = torch.tensor([[rows[m].sampling.temperature] for m in group], device=logits_MV.device)
+            drawn = choose(logits_MV[group] / heat_M1, u_M[group], [rows[m].sampling for m in group])
+            for m, token in zip(group, drawn, strict=True):
+                tokens[m] = token
+    return tokens
+
+
+def _choose_plain(logits_MV: Tensor, u_M: Tensor, _: Sequence[SamplingOptions]) -> list[int]:
+    """Inverse of the cumulative distribution, in float64: a vocabulary's tail is lost in float32."""
+    return _invert(torch.softmax(logits_MV, dim=-1), u_M)
+
+
+def _choose_truncated(logits_MV: Tensor, u_M: Tensor, rows: Sequence[SamplingOptions]) -> list[int]:
+    V = logits_MV.shape[-1]
+    wanted = min(
+        V, max([CANDIDATES, *(row.top_k for row in rows if row.top_k is not None and row.top_k <= V)])
+    )
+    kept_MK, ids_MK, enough_M = _candidates(logits_MV, rows, wanted)
+    tokens: list[int] = ids_MK.gather(1, torch.tensor(_invert(kept_MK, u_M), device=u_M.device)[:, None])[
+        :, 0
+    ].tolist()
+    short = [m for m, enough in enumerate(enough_M.tolist()) if not enough]
+    if short and wanted < V:
+        kept_MK, ids_MK, _ = _candidates(logits_MV[short], [rows[m] for m in short], V)
+        for m, k in enumerate(_invert(kept_MK, u_M[short])):
+            tokens[short[m]] = int(ids_MK[m, k])
+    return tokens
+
+
+def _candidates(
+    logits_MV: Tensor, rows: Sequence[SamplingOptions], count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities (0 where cut) and ids of the likeliest tokens, and whether none is missing among them."""
+    M, V = logits_MV.shape
+    device = logits_MV.device
+    values_MK, ids_MK = logits_MV.topk(count, dim=-1)
+    rank_K = torch.arange(count, device=device)
+    k_M1 = torch.tensor([[row.top_k or V] for row in rows], device=device)
+    p_M1 = torch.tensor([[row.top_p or 1.0] for row in rows], device=device)
+    least_M1 = torch.tensor([[row.min_p or 0.0] for row in rows], device=device)
+    values_MK = values_MK.masked_fill(rank_K >= k_M1, -torch.inf)
+    # After top-k the rest is a distribution of its own; without it the whole vocabulary is.
+    total_M1 = torch.where(
+        k_M1 < V, values_MK.logsumexp(-1, keepdim=True), logits_MV.logsumexp(-1, keepdim=True)
+    )
+    p_MK = (values_MK - total_M1).exp()
+    before_MK = p_MK.cumsum(-1) - p_MK
+    kept_MK = ((before_MK < p_M1) | (rank_K == 0)) & (p_MK >= least_M1 * p_MK[:, :1])
+    enough_M = (k_M1 <= count) | (before_MK[:, -1:] >= p_M1) | (p_MK[:, -1:] < least_M1 * p_MK[:, :1])
+    return (
+        p_MK * kept_MK,
+        ids_MK,
+        (enough_M[:, 0] if count < V else torch.ones(M, dtype=torch.bool, device=device)),
+    )
+
+
+def _invert(weights_MK: Tensor, u_M: Tensor) -> list[int]:
+    """Index of the weight that contains u of the sum; weights of 0 are never chosen."""
+    cumulated_MK = weights_MK.double().cumsum(-1)
+    target_M1 = u_M[:, None] * cumulated_MK[:, -1:]
+    found: list[int] = torch.searchsorted(cumulated_MK, target_M1, right=True)[:, 0].tolist()
+    # u just below 1 can round up to the sum itself: the last weight that is not 0 is meant.
+    last = (weights_MK > 0).long().mul(torch.arange(1, weights_MK.shape[1] + 1, device=u_M.device)).amax(
+        -1
+    ) - 1
+    return [min(k, end) for k, end in zip(found, last.tolist(), strict=True)]

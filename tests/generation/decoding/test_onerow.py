@@ -1,0 +1,197 @@
+"""The decoder in C beside torch's: the same numbers, on whatever this machine compiles."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+
+from headrace import compiled
+from headrace.generation import NativeEngine
+from headrace.generation.decoding import onerow, packed_linear
+from headrace.generation.decoding.attention import plan_step
+from headrace.generation.decoding.compiled import NotCompiledError, compile_c
+from headrace.generation.decoding.gpt_runner import GPTRunner
+from headrace.model import GPT, GPTConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    """Skips where there is none: then torch decodes, which every other test covers."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler (cc)")
+    compile_c(onerow.SOURCE)
+
+
+@pytest.fixture
+def no_library():
+    """The library is asked for anew, and again by the tests that follow."""
+    onerow._compiled.cache_clear()
+    yield
+    onerow._compiled.cache_clear()
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def logits_token_by_token(runner, ids, *, prompt=1, slot=0):
+    """Next-token logits after each token behind the prompt, the row standing in any slot of the cache."""
+    kv = runner.new_cache(num_rows=slot + 1, capacity=len(ids))
+    got = [runner.hidden(plan_step([], [(slot, ids[:prompt], False)]), kv)]
+    for position in range(prompt, len(ids)):
+        step = plan_step([], [(slot, [ids[position]], False)])
+        step.position_N.fill_(position)
+        object.__setattr__(step, "only_token", (slot, position))
+        got.append(runner.hidden(step, kv))
+    return torch.cat([runner.logits(x).float() for x in got])
+
+
+@pytest.mark.parametrize("prompt", [1, 7])
+@pytest.mark.parametrize("slot", [0, 2])
+@pytest.mark.parametrize("banded", [False, True])
+def test_logits_equal_a_full_forward_pass(compiler, threads, prompt, slot, banded):
+    """Odd sizes: 3 heads and 101 tokens are not to be divided evenly among threads."""
+    config = GPTConfig(
+        num_layers=2, width=42, num_heads=3, vocab_size=101, context=40, banded=banded, band_width=5
+    )
+    model = GPT(config, seed=3).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)  # biases and norms that are not 0 and 1
+    runner = GPTRunner(model)
+    assert runner.one_row == "compiled C"
+    ids = [i * 37 % 101 for i in range(30)]
+    with torch.inference_mode():
+        wanted = model(torch.tensor([ids]))[0, prompt - 1 :]
+    torch.testing.assert_close(
+        logits_token_by_token(runner, ids, prompt=prompt, slot=slot), wanted, atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("width", [128, 84, 63])
+def test_bfloat16_is_nearer_to_float32_than_torchs_bfloat16(compiler, width):
+    """Weights and cache are rounded, what is computed is not; heads of 21, and a width of 63, are odd."""
+    config = GPTConfig(
+        num_layers=4, width=width, num_heads=7 if width == 63 else 4, vocab_size=300, context=64
+    )
+    whole = GPT(config, seed=5).eval()
+    half = GPT(config, seed=5).eval().bfloat16()
+    whole.load_state_dict(half.state_dict())  # the same rounded weights
+    ids = [i * 37 % 300 for i in range(48)]
+    with torch.inference_mode():
+        wanted, torchs = whole(torch.tensor([ids]))[0], half(torch.tensor([ids]))[0].float()
+    got = logits_token_by_token(GPTRunner(half), ids)
+    assert (got - wanted).square().mean() < (torchs - wanted).square().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_not_numbers_give_logits_that_are_not(compiler, dtype):
+    """Fast math may not hide them: the engine makes an error row of such logits."""
+    config = GPTConfig(num_layers=1, width=8, num_heads=1, vocab_size=257, context=96)
+    model = GPT(config).eval().to(dtype)
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight[3, 5] = torch.nan
+    assert logits_token_by_token(GPTRunner(model), [1, 2, 3]).isnan().all()
+
+
+def test_activations_far_from_zero_are_those_of_torch(compiler):
+    """Gelu of -1000 is 0: fast math's reciprocal of infinity is not a number."""
+    model = GPT(GPTConfig(num_layers=1, width=32, num_heads=2, vocab_size=257, context=16), seed=1).eval()
+    with torch.no_grad():
+        model.blocks[0].mlp.up.weight.mul_(2000)
+    ids = [3, 1, 4, 1, 5, 9]
+    with torch.inference_mode():
+        wanted = model(torch.tensor([ids]))[0]
+    torch.testing.assert_close(logits_token_by_token(GPTRunner(model), ids), wanted, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("broken", ["absent", "fails", "links_nothing"])
+def test_without_a_compiler_torch_decodes_the_same_tokens_and_says_why(
+    gpt, table, make_requests, monkeypatch, tmp_path, no_library, broken
+):
+    requests = make_requests(6)
+    wanted = {
+        row.prompt_id: row.token_ids
+        for row in NativeEngine(GPTRunner(gpt), table, batch_size=1).run(requests)
+    }
+    onerow._compiled.cache_clear()
+    script = {"fails": "echo it broke >&2; exit 3", "links_nothing": 'for last; do :; done; echo > "$last"'}
+    compiler = tmp_path / "compiler"
+    if broken != "absent":
+        compiler.write_text(f"#!/bin/sh\n{script[broken]}\n")
+        compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    runner = GPTRunner(gpt)
+    reason = {"absent": "no C compiler", "fails": "exit 3: it broke", "links_nothing": "cannot be loaded"}
+    assert runner.one_row.startswith("torch: ")
+    assert reason[broken] in runner.one_row
+    got = {row.prompt_id: row.token_ids for row in NativeEngine(runner, table, batch_size=1).run(requests)}
+    assert got == wanted
+
+
+def test_a_compiler_that_hangs_is_given_up(monkeypatch, tmp_path):
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 30\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("CC", str(slow))
+    monkeypatch.setattr(compiled, "_TIMEOUT_S", 0.1)
+    with pytest.raises(NotCompiledError, match="timed out"):
+        compile_c(onerow.SOURCE)
+
+
+def test_loading_changes_no_rounding_of_the_process(compiler):
+    """Fast math at the link would flush tiny numbers to zero everywhere."""
+    tiny = torch.tensor([1e-40])
+    assert float(tiny * 1) > 0
+
+
+def test_a_type_that_c_does_not_have_is_torchs(gpt):
+    runner = GPTRunner(copy.deepcopy(gpt).half())
+    assert runner.one_row == "torch: torch.float16 on cpu"
+
+
+def test_a_layout_that_is_not_known_is_torchs(gpt, monkeypatch):
+    monkeypatch.setattr(packed_linear, "_in_blocks", lambda *_: False)
+    assert GPTRunner(gpt).one_row == "torch: oneDNN lays out weights in a way that is not known here"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_in_rows_and_in_blocks_give_the_same_logits(compiler, monkeypatch, dtype):
+    """The form for CPUs whose oneDNN has no instructions for the type."""
+    config = GPTConfig(num_layers=2, width=63, num_heads=7, vocab_size=101, context=40)
+    model = GPT(config, seed=3).eval().to(dtype)
+    ids = [i * 37 % 101 for i in range(20)]
+    blocks = logits_token_by_token(GPTRunner(model), ids)
+    monkeypatch.setattr(packed_linear, "_lay_out", None)
+    in_rows = GPTRunner(model)
+    assert in_rows._head.layout == "rows"
+    assert in_rows.one_row == "compiled C"
+    close = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
+    torch.testing.assert_close(logits_token_by_token(in_rows, ids), blocks, **close)
+
+
+def test_a_row_that_is_left_alone_goes_on_in_c_and_back_when_others_come(compiler, gpt, table, make_requests):
+    """Same cache, same greedy text, whoever is beside it and when."""
+    requests = make_requests(5, own=lambda i: {"max_new_tokens": 12 + 4 * i})
+    wanted = {
+        r.prompt_id: r.token_ids for r in NativeEngine(GPTRunner(gpt), table, batch_size=1).run(requests)
+    }
+    engine = NativeEngine(GPTRunner(gpt), table, batch_size=4)
+    got, steps, alone = {}, 0, 0
+    while len(got) < len(requests):
+        if steps in (0, 5, 9, 12, 30):  # one after another, some while one is alone
+            engine.add(requests[(0, 5, 9, 12, 30).index(steps)])
+        alone += engine.running == 1 and not engine.waiting
+        for token in engine.step():
+            if token.prediction is not None:
+                got[token.prediction.prompt_id] = token.prediction.token_ids
+        steps += 1
+    assert got == wanted
+    assert alone
