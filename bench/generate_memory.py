@@ -41,7 +41,9 @@ MODEL = """
 import sys
 from headrace.model import GPT, GPTConfig, to_hf
 from headrace.tokens import load_tokenizer
-shape = GPTConfig(num_layers=1, width=16, num_heads=1, vocab_size=257, context=32)
+shape = GPTConfig(
+    num_hidden_layers=1, hidden_size=16, num_attention_heads=1, vocab_size=257, max_position_embeddings=32
+)
 to_hf(GPT(shape), load_tokenizer("byte"), sys.argv[1])
 """
 

@@ -107,7 +107,9 @@ def one_row(job: Job) -> tuple[Any, int]:
     if "size" in job:  # random weights: what they are does not change how fast they are read
         config = gpt_config(job["size"], vocab_size=50_257)
         runner = GPTRunner(GPT(config).to(dtype))
-        read = config.num_parameters - config.context * config.width  # one position is looked up, not read
+        read = (
+            config.num_parameters - config.max_position_embeddings * config.hidden_size
+        )  # one position is looked up, not read
         return NativeEngine(runner, [b"x"] * 50_257), read * dtype.itemsize
     from transformers import AutoModelForCausalLM
 

@@ -220,7 +220,16 @@ def tiny_model():
 
     out = Path(tempfile.mkdtemp()) / "tiny"
     to_hf(
-        GPT(GPTConfig(num_layers=2, width=64, num_heads=4, vocab_size=257, context=1024), seed=1),
+        GPT(
+            GPTConfig(
+                num_hidden_layers=2,
+                hidden_size=64,
+                num_attention_heads=4,
+                vocab_size=257,
+                max_position_embeddings=1024,
+            ),
+            seed=1,
+        ),
         ByteTokenizer(),
         out,
     )

@@ -59,7 +59,13 @@ COMPILED = """Profiled: compiled, rivals fuse the softmax over their logits, whi
 FLOAT32 = """Profiled: torch's float32 products are MKL's, which takes AVX2 code on AMD's AVX-512 CPUs (about 215 of 480
           GFLOP/s here); ours are oneDNN's there. On a CPU of Intel's the products would be alike, and what is left is
           the memory: see the result in bfloat16."""
-SHAPE = {"num_layers": 6, "width": 384, "num_heads": 6, "vocab_size": 50257, "context": 256}
+SHAPE = {
+    "num_hidden_layers": 6,
+    "hidden_size": 384,
+    "num_attention_heads": 6,
+    "vocab_size": 50257,
+    "max_position_embeddings": 256,
+}
 B, T = 8, 256
 
 
@@ -88,10 +94,10 @@ def products_per_s(shape: dict[str, int], dtype: str) -> float:
     from headrace.model.products import product
     from headrace.training.memory import freed_memory_kept
 
-    width, rows, kind = shape["width"], B * T, getattr(torch, dtype)
+    width, rows, kind = shape["hidden_size"], B * T, getattr(torch, dtype)
     seconds = 0.0
     with freed_memory_kept(torch.device("cpu")):
-        for out, count in ((12 * width, shape["num_layers"]), (shape["vocab_size"], 1)):
+        for out, count in ((12 * width, shape["num_hidden_layers"]), (shape["vocab_size"], 1)):
             x, w = torch.randn(rows, width, dtype=kind), torch.randn(width, out, dtype=kind)
             product(x, w)
             took = []
@@ -145,13 +151,17 @@ def main() -> None:
     chosen = parser.parse_args()
     import torch
 
-    from headrace.training.step import resolve_dtype
+    from headrace.training.trainable import resolve_dtype
 
     dtype = chosen.dtype or resolve_dtype("auto", torch.device("cpu"))
     corpus = tokens_for_loading(
         chosen.corpus, chosen.tokenizer, num_tokens=4_000_000 if chosen.quick else 40_000_000
     )
-    shape = {**SHAPE, "num_layers": 1, "width": 64, "num_heads": 2} if chosen.quick else SHAPE
+    shape = (
+        {**SHAPE, "num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 2}
+        if chosen.quick
+        else SHAPE
+    )
     job = {
         "shape": shape, "B": B, "T": T, "warm": 2 if chosen.quick else 3, "steps": 4 if chosen.quick else chosen.steps,
         "dtype": dtype, "device": "cpu", "compile": chosen.compile, "nanogpt": str(chosen.nanogpt),
@@ -200,8 +210,8 @@ def main() -> None:
     ]  # fmt: skip
     lines.append(["matrix products alone", number(ceiling), "", "100 %", ""])
     title = (
-        f"{shape['num_layers']} layers x {shape['width']}, {shape['vocab_size']:,} ids, {B} rows x {T}, {dtype}, "
-        f"compile {'on' if chosen.compile else 'off'}"
+        f"{shape['num_hidden_layers']} layers x {shape['hidden_size']}, {shape['vocab_size']:,} ids, "
+        f"{B} rows x {T}, {dtype}, compile {'on' if chosen.compile else 'off'}"
     )
     report(
         "train" + ("_compiled" if chosen.compile else "") + ("" if chosen.dtype is None else f"_{dtype}"),

@@ -46,7 +46,8 @@ def main() -> None:
         shape = gpt_config(name, vocab_size=50257)
         told = answers[name] = ask(
             {
-                "way": "headrace", "B": rows, "T": shape.context, "warm": 5, "steps": 5 if chosen.on_cpu else 40,
+                "way": "headrace", "B": rows, "T": shape.max_position_embeddings, "warm": 5,
+                "steps": 5 if chosen.on_cpu else 40,
                 "shape": asdict(shape),
                 "dtype": "auto" if chosen.on_cpu else "bfloat16", "compile": not chosen.on_cpu,
                 "device": "cpu" if chosen.on_cpu else "cuda", "store": ours_store(corpus.folder, "none"),

@@ -74,8 +74,8 @@ def nanogpt(job: Job) -> dict[str, Any]:
     torch.manual_seed(1)
     model = GPT(
         GPTConfig(
-            block_size=T, vocab_size=shape["vocab_size"], n_layer=shape["num_layers"],
-            n_head=shape["num_heads"], n_embd=shape["width"], dropout=0.0, bias=True,
+            block_size=T, vocab_size=shape["vocab_size"], n_layer=shape["num_hidden_layers"],
+            n_head=shape["num_attention_heads"], n_embd=shape["hidden_size"], dropout=0.0, bias=True,
         )
     )  # fmt: skip
     optimizer = model.configure_optimizers(0.1, 3e-4, (0.9, 0.95), "cpu")
@@ -135,8 +135,9 @@ def trainer(job: Job) -> dict[str, Any]:
     clock = Clock()
     model = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=shape["vocab_size"], n_positions=T, n_embd=shape["width"], n_layer=shape["num_layers"],
-            n_head=shape["num_heads"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+            vocab_size=shape["vocab_size"], n_positions=T, n_embd=shape["hidden_size"],
+            n_layer=shape["num_hidden_layers"],
+            n_head=shape["num_attention_heads"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         )
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

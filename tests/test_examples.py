@@ -43,7 +43,13 @@ def place(tmp_path_factory):
             hr.train_tokenizer(texts, vocab_size=320, out=home / "tokenizer.json")
         (home / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         hr.ingest(home / f"{name}.jsonl", home / name, tokenizer=home / "tokenizer.json")
-    shape = hr.GPTConfig(num_layers=1, width=32, num_heads=2, vocab_size=320, context=128)
+    shape = hr.GPTConfig(
+        num_hidden_layers=1,
+        hidden_size=32,
+        num_attention_heads=2,
+        vocab_size=320,
+        max_position_embeddings=128,
+    )
     to_hf(GPT(shape), hr.load_tokenizer(home / "tokenizer.json"), home / "model")
     (home / "model" / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"

@@ -17,7 +17,13 @@ import pytest
 import headrace as hr
 
 ROOT = Path(__file__).parent.parent
-MODEL = {"num_layers": 1, "width": 16, "num_heads": 2, "vocab_size": 257, "context": 16}
+MODEL = {
+    "num_hidden_layers": 1,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "vocab_size": 257,
+    "max_position_embeddings": 16,
+}
 
 
 @pytest.fixture(scope="module")

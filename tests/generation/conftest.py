@@ -32,7 +32,14 @@ def banded_gpt():
 
 
 def build_gpt(**more):
-    config = GPTConfig(num_layers=3, width=64, num_heads=4, vocab_size=257, context=96, **more)
+    config = GPTConfig(
+        num_hidden_layers=3,
+        hidden_size=64,
+        num_attention_heads=4,
+        vocab_size=257,
+        max_position_embeddings=96,
+        **more,
+    )
     model = GPT(config, seed=1).eval()
     with torch.no_grad():
         for parameter in model.parameters():

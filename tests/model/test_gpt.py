@@ -14,7 +14,9 @@ from torch import Tensor
 from headrace.errors import ConfigError
 from headrace.model.gpt import GPT, GPTConfig
 
-SMALL = GPTConfig(num_layers=4, width=32, num_heads=4, vocab_size=61, context=24)
+SMALL = GPTConfig(
+    num_hidden_layers=4, hidden_size=32, num_attention_heads=4, vocab_size=61, max_position_embeddings=24
+)
 
 
 def shaken(config: GPTConfig, seed: int = 3) -> GPT:
@@ -29,15 +31,20 @@ def shaken(config: GPTConfig, seed: int = 3) -> GPT:
 
 def ids_for(config: GPTConfig, rows: int = 3, tokens: int | None = None) -> Tensor:
     generator = torch.Generator().manual_seed(11)
-    return torch.randint(0, config.vocab_size, (rows, tokens or config.context), generator=generator)
+    return torch.randint(
+        0, config.vocab_size, (rows, tokens or config.max_position_embeddings), generator=generator
+    )
 
 
 def split_qkv(model: GPT, layer: int) -> list[tuple[Tensor, Tensor]]:
     """Our rows (head, q/k/v, channel) -> [(weight, bias)] of q, k and v, each with rows (head, channel)."""
     config, qkv = model.config, model.blocks[layer].attn.qkv
-    weight = qkv.weight.view(config.num_heads, 3, config.head_width, config.width)
-    bias = qkv.bias.view(config.num_heads, 3, config.head_width)
-    return [(weight[:, i].reshape(config.width, config.width), bias[:, i].reshape(-1)) for i in range(3)]
+    weight = qkv.weight.view(config.num_attention_heads, 3, config.head_dim, config.hidden_size)
+    bias = qkv.bias.view(config.num_attention_heads, 3, config.head_dim)
+    return [
+        (weight[:, i].reshape(config.hidden_size, config.hidden_size), bias[:, i].reshape(-1))
+        for i in range(3)
+    ]
 
 
 @torch.no_grad()
@@ -98,7 +105,7 @@ def test_banded_logits_equal_gpt_neos_attention_pattern() -> None:
         block.ln_1.load_state_dict(ours.norm1.state_dict())
         block.ln_2.load_state_dict(ours.norm2.state_dict())
         (q, _), (k, _), (v, _) = split_qkv(model, layer)
-        block.attn.attention.q_proj.weight.copy_(q / math.sqrt(config.head_width))
+        block.attn.attention.q_proj.weight.copy_(q / math.sqrt(config.head_dim))
         block.attn.attention.k_proj.weight.copy_(k)
         block.attn.attention.v_proj.weight.copy_(v)
         block.attn.attention.out_proj.load_state_dict(ours.attn.out.state_dict())
@@ -158,7 +165,15 @@ def test_a_fresh_model_is_as_unsure_as_its_vocabulary_is_large() -> None:
 
 
 def test_residual_layers_start_smaller_with_depth() -> None:
-    model = GPT(GPTConfig(num_layers=8, width=128, num_heads=2, vocab_size=64, context=8))
+    model = GPT(
+        GPTConfig(
+            num_hidden_layers=8,
+            hidden_size=128,
+            num_attention_heads=2,
+            vocab_size=64,
+            max_position_embeddings=8,
+        )
+    )
     block = model.blocks[3]
     assert block.mlp.up.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert block.mlp.down.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)  # sqrt(2 * 8) = 4
@@ -184,7 +199,8 @@ def test_more_tokens_than_positions_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "says"), [("num_heads", 5, "not divisible"), ("num_layers", 0, "at least 1")]
+    ("field", "value", "says"),
+    [("num_attention_heads", 5, "not divisible"), ("num_hidden_layers", 0, "at least 1")],
 )
 def test_an_impossible_shape_is_refused(field: str, value: int, says: str) -> None:
     with pytest.raises(ConfigError, match=says):

@@ -11,7 +11,13 @@ from headrace.model.kv import KVCache
 @pytest.fixture(scope="module", params=[False, True], ids=["dense", "banded"])
 def model(request):
     config = GPTConfig(
-        num_layers=2, width=32, num_heads=2, vocab_size=50, context=24, banded=request.param, band_width=3
+        num_hidden_layers=2,
+        hidden_size=32,
+        num_attention_heads=2,
+        vocab_size=50,
+        max_position_embeddings=24,
+        banded=request.param,
+        band_width=3,
     )
     return GPT(config, seed=2).eval()
 
@@ -19,11 +25,11 @@ def model(request):
 def cache_of(model, num_rows, capacity=24):
     config = model.config
     return KVCache(
-        num_layers=config.num_layers,
+        num_layers=config.num_hidden_layers,
         num_rows=num_rows,
-        num_heads=config.num_heads,
+        num_heads=config.num_attention_heads,
         capacity=capacity,
-        head_width=config.head_width,
+        head_dim=config.head_dim,
     )
 
 
@@ -63,7 +69,7 @@ def test_rows_of_different_length_padded_on_the_right_are_as_alone(model):
 
 
 def test_a_cache_that_is_full_says_so():
-    kv = KVCache(num_layers=1, num_rows=1, num_heads=1, capacity=3, head_width=1)
+    kv = KVCache(num_layers=1, num_rows=1, num_heads=1, capacity=3, head_dim=1)
     kv.extend(0, torch.ones(1, 1, 3, 1), torch.ones(1, 1, 3, 1))
     kv.advance(3)
     with pytest.raises(ConfigError, match="a row of 3 tokens and 1 more; the cache holds 3"):
@@ -83,7 +89,7 @@ def test_a_truncated_cache_is_as_if_the_tokens_had_not_been(model):
 
 
 def test_memory_is_taken_once_and_returned_keys_are_views_of_it():
-    kv = KVCache(num_layers=2, num_rows=2, num_heads=3, capacity=8, head_width=4)
+    kv = KVCache(num_layers=2, num_rows=2, num_heads=3, capacity=8, head_dim=4)
     assert kv.nbytes == 2 * 2 * 2 * 3 * 8 * 4 * 4
     k, v, mask = kv.extend(1, torch.ones(2, 3, 5, 4), torch.ones(2, 3, 5, 4))
     assert mask is None
@@ -92,7 +98,7 @@ def test_memory_is_taken_once_and_returned_keys_are_views_of_it():
 
 
 def test_a_resized_cache_keeps_its_tokens():
-    kv = KVCache(num_layers=1, num_rows=3, num_heads=1, capacity=4, head_width=1)
+    kv = KVCache(num_layers=1, num_rows=3, num_heads=1, capacity=4, head_dim=1)
     kv.layers[0][0][0, 0, 0] = 1.0
     kv.layers[0][0][1, 0, 1] = 2.0
     other = kv.resized(num_rows=2, capacity=9, keep_rows=2, keep_tokens=2)
@@ -105,11 +111,11 @@ def test_a_resized_cache_keeps_its_tokens():
 
 @pytest.mark.parametrize("counts", [[1], [1, -1], [1, 1, 1]])
 def test_counts_that_do_not_fit_the_rows_are_refused(counts):
-    kv = KVCache(num_layers=1, num_rows=2, num_heads=1, capacity=4, head_width=1)
+    kv = KVCache(num_layers=1, num_rows=2, num_heads=1, capacity=4, head_dim=1)
     with pytest.raises(ConfigError, match="2 rows"):
         kv.advance(counts)
 
 
 def test_a_cache_without_rows_is_refused():
     with pytest.raises(ConfigError, match="each must be >= 1"):
-        KVCache(num_layers=1, num_rows=0, num_heads=1, capacity=4, head_width=1)
+        KVCache(num_layers=1, num_rows=0, num_heads=1, capacity=4, head_dim=1)

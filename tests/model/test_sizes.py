@@ -18,14 +18,14 @@ from headrace.model.sizes import SIZES, gpt_config
 def test_a_size_has_the_parameters_that_its_name_says(name: str, billions: float) -> None:
     config = gpt_config(name, vocab_size=50257)
     assert config.num_parameters / 1e9 == pytest.approx(billions, rel=0.005)
-    assert config.context == 2048
+    assert config.max_position_embeddings == 2048
 
 
 def test_every_size_has_whole_heads_that_fill_its_width() -> None:
     printed = {"gpt3-125m": 64, "gpt3-350m": 64, "gpt3-760m": 96, "gpt3-1.3b": 128, "gpt3-2.7b": 80,
                "gpt3-6.7b": 128, "gpt3-13b": 128, "gpt3-175b": 128}  # fmt: skip
-    for name, head_width in printed.items():
-        assert gpt_config(name, vocab_size=50257).head_width == head_width
+    for name, head_dim in printed.items():
+        assert gpt_config(name, vocab_size=50257).head_dim == head_dim
     assert set(SIZES) == {*printed, "tiny"}
 
 

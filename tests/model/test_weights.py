@@ -23,7 +23,12 @@ TEXTS = [
 
 def model_for(tokenizer: Tokenizer, *, banded: bool = False) -> GPT:
     config = GPTConfig(
-        num_layers=2, width=24, num_heads=3, vocab_size=tokenizer.vocab_size, context=16, banded=banded
+        num_hidden_layers=2,
+        hidden_size=24,
+        num_attention_heads=3,
+        vocab_size=tokenizer.vocab_size,
+        max_position_embeddings=16,
+        banded=banded,
     )
     model = GPT(config).eval()
     generator = torch.Generator().manual_seed(0)

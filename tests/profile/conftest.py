@@ -10,7 +10,13 @@ import pytest
 RUN = {
     "format": 1,
     "recipe": {
-        "model": {"num_layers": 2, "width": 32, "num_heads": 2, "vocab_size": 300, "context": 16},
+        "model": {
+            "num_hidden_layers": 2,
+            "hidden_size": 32,
+            "num_attention_heads": 2,
+            "vocab_size": 300,
+            "max_position_embeddings": 16,
+        },
         "model_name": "tiny",
         "data": {"stores": ["ab" * 16]},
     },

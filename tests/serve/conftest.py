@@ -31,7 +31,13 @@ def run_dir(tmp_path_factory):
     texts = [" ".join(words[(i * j) % len(words)] for j in range(1, 40)) for i in range(1, 60)]
     (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     hr.ingest([folder / "a.jsonl"], folder / "store", tokenizer="byte", workers=1)
-    config = GPTConfig(num_layers=2, width=64, num_heads=4, vocab_size=257, context=256)
+    config = GPTConfig(
+        num_hidden_layers=2,
+        hidden_size=64,
+        num_attention_heads=4,
+        vocab_size=257,
+        max_position_embeddings=256,
+    )
     hr.train(
         folder / "store", out=folder / "tiny", model=config, seq_len=64, batch_size=8, steps=40, lr=3e-3,
         dtype="float32", dp=1,

@@ -726,7 +726,16 @@ TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 def hostile_model(tmp_path_factory):
     """A tiny model that has learned one text by heart; its tokens are bytes, so characters are cut."""
     ids = torch.tensor([[*f"Say it:{HOSTILE}".encode(), 256]])
-    model = GPT(GPTConfig(num_layers=2, width=96, num_heads=4, vocab_size=257, context=2048), seed=1)
+    model = GPT(
+        GPTConfig(
+            num_hidden_layers=2,
+            hidden_size=96,
+            num_attention_heads=4,
+            vocab_size=257,
+            max_position_embeddings=2048,
+        ),
+        seed=1,
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(120):
         logits_BTV = model(ids[:, :-1])

@@ -17,7 +17,8 @@ from headrace.training import train
 from headrace.training.mirror import Mirror
 
 OPTIONS: dict[str, Any] = {
-    "model": GPTConfig(num_layers=1, width=16, num_heads=2, vocab_size=257, context=16),
+    "model": GPTConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2,
+        vocab_size=257, max_position_embeddings=16),
     "seq_len": 16, "batch_size": 4, "steps": 10, "lr": 3e-3, "device": "cpu", "dtype": "float32",
     "checkpoint_every": 4,
 }  # fmt: skip

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from headrace.errors import ConfigError
 from headrace.model import GPT, GPTConfig
-from headrace.training.optim import Schedule, adamw, clip_factor, scale_gradients
+from headrace.training.optim import TrainingSchedule, adamw, clip_factor, scale_gradients
 
 
 @given(steps=st.integers(2, 500), warmup=st.integers(1, 50))
 def test_the_rate_rises_to_its_peak_then_falls_to_its_floor(steps: int, warmup: int) -> None:
     warmup = min(warmup, steps - 1)
-    plan = Schedule(steps=steps, peak_lr=2.0, warmup_steps=warmup, batch_rows=4, unit_rows=4)
+    plan = TrainingSchedule(steps=steps, peak_lr=2.0, warmup_steps=warmup, batch_rows=4, unit_rows=4)
     rates = [plan.lr(step) for step in range(1, steps + 1)]
     assert all(a < b for a, b in itertools.pairwise(rates[:warmup]))
     assert rates[warmup - 1] == 2.0
@@ -27,17 +27,17 @@ def test_the_rate_rises_to_its_peak_then_falls_to_its_floor(steps: int, warmup: 
 
 
 def test_the_rate_halfway_down_is_the_mean_of_peak_and_floor() -> None:
-    plan = Schedule(steps=110, peak_lr=1.0, warmup_steps=10, batch_rows=4, unit_rows=4)
+    plan = TrainingSchedule(steps=110, peak_lr=1.0, warmup_steps=10, batch_rows=4, unit_rows=4)
     assert plan.lr(60) == pytest.approx((1.0 + 0.1) / 2)
 
 
 def test_the_floor_holds_after_the_cosine() -> None:
-    plan = Schedule(steps=100, peak_lr=1.0, warmup_steps=5, decay_steps=50, batch_rows=4, unit_rows=4)
+    plan = TrainingSchedule(steps=100, peak_lr=1.0, warmup_steps=5, decay_steps=50, batch_rows=4, unit_rows=4)
     assert plan.lr(50) == plan.lr(51) == plan.lr(100) == pytest.approx(0.1)
 
 
 def test_a_batch_ramp_grows_in_whole_units_and_stays() -> None:
-    plan = Schedule(
+    plan = TrainingSchedule(
         steps=9, peak_lr=1.0, warmup_steps=1, batch_rows=16, unit_rows=2, ramp_from=4, ramp_steps=6
     )
     assert [plan.units(step) for step in range(1, 10)] == [2, 3, 4, 5, 6, 7, 8, 8, 8]
@@ -46,11 +46,17 @@ def test_a_batch_ramp_grows_in_whole_units_and_stays() -> None:
 @pytest.mark.parametrize("wrong", [{"unit_rows": 3}, {"ramp_from": 3}, {"ramp_from": 32}])
 def test_a_batch_that_is_no_whole_number_of_units_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="train:"):
-        Schedule(**{"steps": 9, "peak_lr": 1.0, "warmup_steps": 1, "batch_rows": 16, "unit_rows": 2, **wrong})
+        TrainingSchedule(
+            **{"steps": 9, "peak_lr": 1.0, "warmup_steps": 1, "batch_rows": 16, "unit_rows": 2, **wrong}
+        )
 
 
 def test_decay_touches_matrices_and_not_biases_or_gains() -> None:
-    model = GPT(GPTConfig(num_layers=1, width=8, num_heads=1, vocab_size=9, context=4))
+    model = GPT(
+        GPTConfig(
+            num_hidden_layers=1, hidden_size=8, num_attention_heads=1, vocab_size=9, max_position_embeddings=4
+        )
+    )
     decayed = {
         id(p)
         for group in adamw(model.named_parameters()).param_groups

@@ -17,7 +17,9 @@ from headrace.model import GPTConfig
 from headrace.model.checkpoint import list_checkpoints
 from headrace.training import train
 
-SHAPE = GPTConfig(num_layers=4, width=32, num_heads=4, vocab_size=257, context=32)
+SHAPE = GPTConfig(
+    num_hidden_layers=4, hidden_size=32, num_attention_heads=4, vocab_size=257, max_position_embeddings=32
+)
 OPTIONS: dict[str, Any] = {
     "seq_len": 32,
     "batch_size": 8,

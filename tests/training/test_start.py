@@ -11,7 +11,9 @@ from headrace.model import GPTConfig
 from headrace.training import train
 from headrace.training.start import settle
 
-SHAPE = GPTConfig(num_layers=1, width=16, num_heads=2, vocab_size=257, context=16)
+SHAPE = GPTConfig(
+    num_hidden_layers=1, hidden_size=16, num_attention_heads=2, vocab_size=257, max_position_embeddings=16
+)
 OPTIONS = {"model": SHAPE, "seq_len": 16, "batch_size": 4, "lr": 1e-3, "progress": None}
 
 

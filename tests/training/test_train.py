@@ -22,7 +22,9 @@ from headrace.model.checkpoint import list_checkpoints
 from headrace.store import Store
 from headrace.training import train
 
-TINY = GPTConfig(num_layers=2, width=32, num_heads=4, vocab_size=257, context=32)
+TINY = GPTConfig(
+    num_hidden_layers=2, hidden_size=32, num_attention_heads=4, vocab_size=257, max_position_embeddings=32
+)
 OPTIONS: dict[str, Any] = {
     "model": TINY, "seq_len": 32, "batch_size": 8, "steps": 12, "lr": 3e-3, "seed": 5, "device": "cpu",
     "dtype": "float32",
@@ -146,7 +148,10 @@ def test_a_signal_saves_and_ends_cleanly_and_the_run_goes_on(
         ({"seq_len": 16}, "seq_len: run has 32, asked for 16"),
         ({"steps": 13}, "steps: run has 12, asked for 13"),
         ({"lr": 1e-3}, "lr: run has 0.003, asked for 0.001"),
-        ({"model": dataclasses.replace(TINY, num_heads=2)}, "model.num_heads: run has 4, asked for 2"),
+        (
+            {"model": dataclasses.replace(TINY, num_attention_heads=2)},
+            "model.num_attention_heads: run has 4, asked for 2",
+        ),
         ({"loader_options": {"shuffle": "off"}}, "data.loader_options.shuffle"),
     ],
 )
@@ -173,7 +178,7 @@ def test_another_store_is_refused_and_a_moved_one_is_not(
     [
         ({"steps": None}, "neither steps nor max_seconds"),
         ({"batch_size": 9, "accumulate": 2}, "batch_size 9 is not divisible by accumulate 2"),
-        ({"seq_len": 64}, "seq_len 64 is longer than the model's context 32"),
+        ({"seq_len": 64}, "seq_len 64 is longer than the model's max_position_embeddings 32"),
         ({"model": dataclasses.replace(TINY, vocab_size=100)}, "vocabulary has 257 ids, the model 100"),
         ({"model": "gpt9"}, "no size named 'gpt9'"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
@@ -193,7 +198,7 @@ def test_another_store_is_refused_and_a_moved_one_is_not(
         ({"eval_rows": 0}, "eval_rows is 0"),
         ({"device": "tpu"}, "no device named 'tpu'"),
         (
-            {"model": dataclasses.replace(TINY, context=10**6), "seq_len": 10**6},
+            {"model": dataclasses.replace(TINY, max_position_embeddings=10**6), "seq_len": 10**6},
             "hold no row of seq_len=1000000",
         ),
     ],
@@ -296,10 +301,10 @@ def test_tensorboard_is_written_without_loading_tensorflow(tmp_path: Path) -> No
     program = """
 import sys
 from pathlib import Path
-from headrace.training.board import Board
+from headrace.training.tensorboard import TensorBoardLog
 
-with Board(Path(sys.argv[1]), step=0) as board:
-    board.append({"step": 1, "loss": 2.5})
+with TensorBoardLog(Path(sys.argv[1]), step=0) as log:
+    log.append({"step": 1, "loss": 2.5})
 assert "tensorflow" not in sys.modules
 """
     done = subprocess.run(

@@ -59,7 +59,7 @@ class Story:
             return self.row_tokens
         from headrace.model import gpt_config  # torch comes with it
 
-        return gpt_config(self.model, vocab_size=self.vocab_size).context
+        return gpt_config(self.model, vocab_size=self.vocab_size).max_position_embeddings
 
     @property
     def parts(self) -> list[Path]:

@@ -29,12 +29,12 @@ INIT_STD = 0.02  # GPT-1, 2 and 3: all weights and embeddings
 class GPTConfig:
     """The shape of a model; two models with the same config can exchange weights."""
 
-    num_layers: int
-    width: int
-    """Of the residual stream; a multiple of num_heads."""
-    num_heads: int
+    num_hidden_layers: int
+    hidden_size: int
+    """Width of the residual stream; a multiple of num_attention_heads."""
+    num_attention_heads: int
     vocab_size: int
-    context: int
+    max_position_embeddings: int
     """Longest sequence: the number of learned positions."""
     banded: bool = False
     """GPT-3's pattern: odd layers see only the last band_width tokens. Off for exported models."""
@@ -42,26 +42,35 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built, before any memory is taken."""
-        for name in ("num_layers", "width", "num_heads", "vocab_size", "context", "band_width"):
+        for name in (
+            "num_hidden_layers",
+            "hidden_size",
+            "num_attention_heads",
+            "vocab_size",
+            "max_position_embeddings",
+            "band_width",
+        ):
             value = getattr(self, name)
             if value < 1:
                 raise ConfigError(f"model: {name} is {value}; it must be at least 1.")
-        if self.width % self.num_heads:
+        if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
-                f"model: width {self.width} is not divisible by num_heads {self.num_heads}; "
-                f"each head needs the same number of channels."
+                f"model: hidden_size {self.hidden_size} is not divisible by num_attention_heads "
+                f"{self.num_attention_heads}; each head needs the same number of channels."
             )
 
     @property
-    def head_width(self) -> int:
+    def head_dim(self) -> int:
         """Channels of one head (D)."""
-        return self.width // self.num_heads
+        return self.hidden_size // self.num_attention_heads
 
     @property
     def num_parameters(self) -> int:
         """Weights and biases, the tied head counted once."""
-        block = 12 * self.width**2 + 13 * self.width
-        return (self.vocab_size + self.context) * self.width + self.num_layers * block + 2 * self.width
+        width = self.hidden_size
+        block = 12 * width**2 + 13 * width
+        tables = (self.vocab_size + self.max_position_embeddings) * width
+        return tables + self.num_hidden_layers * block + 2 * width
 
     def is_banded(self, layer: int) -> bool:
         """Whether a layer sees only the last band_width tokens (every second one, the first is dense)."""
@@ -72,8 +81,9 @@ class GPTConfig:
 
         72 L W^2 (1 + T/6W + V/12LW): 6 for each weight of a matrix product, and attention's 12 L W T.
         """
-        matrices = 12 * self.num_layers * self.width**2 + self.vocab_size * self.width
-        return 6.0 * matrices + 12.0 * self.num_layers * self.width * seq_len
+        layers, width = self.num_hidden_layers, self.hidden_size
+        matrices = 12 * layers * width**2 + self.vocab_size * width
+        return 6.0 * matrices + 12.0 * layers * width * seq_len
 
 
 class Cache(Protocol):
@@ -95,7 +105,15 @@ class Cache(Protocol):
 class GPT(nn.Module):
     """GPT-3's decoder: learned positions, pre-LayerNorm blocks, tied head.
 
-    >>> model = GPT(GPTConfig(num_layers=2, width=16, num_heads=2, vocab_size=257, context=8))
+    >>> model = GPT(
+    ...     GPTConfig(
+    ...         num_hidden_layers=2,
+    ...         hidden_size=16,
+    ...         num_attention_heads=2,
+    ...         vocab_size=257,
+    ...         max_position_embeddings=8,
+    ...     )
+    ... )
     >>> tuple(model(torch.zeros(3, 8, dtype=torch.int64)).shape)
     (3, 8, 257)
     """
@@ -103,11 +121,13 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.tok = nn.Embedding(config.vocab_size, config.width)
-        self.pos = nn.Embedding(config.context, config.width)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.width)
-        init_weights(self, num_layers=config.num_layers, seed=seed)
+        self.tok = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.pos = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(config, layer) for layer in range(config.num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size)
+        init_weights(self, num_layers=config.num_hidden_layers, seed=seed)
 
     def forward(
         self,
@@ -152,9 +172,9 @@ class GPT(nn.Module):
     ) -> Tensor:
         """The residual stream after the last normalisation, [B, T, W]."""
         T = ids_BT.shape[1]
-        if self.config.context < T:
+        if self.config.max_position_embeddings < T:
             raise ConfigError(
-                f"model: {T} tokens given, it has {self.config.context} positions. "
+                f"model: {T} tokens given, it has {self.config.max_position_embeddings} positions. "
                 f"Shorten the rows (seq_len)."
             )
         if positions_BT is None:
@@ -187,14 +207,14 @@ def attention_masks(
     return seen & same_B1TT, band & same_B1TT
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention, then a feed-forward layer, each on a normalised copy and added to the stream."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.width)
+        self.norm1 = nn.LayerNorm(config.hidden_size)
         self.attn = Attention(config, layer)
-        self.norm2 = nn.LayerNorm(config.width)
+        self.norm2 = nn.LayerNorm(config.hidden_size)
         self.mlp = FeedForward(config)
 
     def forward(
@@ -217,12 +237,12 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.head_width = config.head_width
+        self.head_dim = config.head_dim
         self.band_width = config.band_width if config.is_banded(layer) else None
         # Rows are ordered head, then q/k/v, then channel: any contiguous slice of whole heads is a
         # smaller attention, which is what tensor parallelism needs.
-        self.qkv = Linear(config.width, 3 * config.width)
-        self.out = Linear(config.width, config.width)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out = Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -235,7 +255,7 @@ class Attention(nn.Module):
         """[B, T, W] -> [B, T, W]."""
         B, T, _ = x_BTW.shape
         q_BHTD, k_BHTD, v_BHTD = (
-            part.transpose(1, 2) for part in self.qkv(x_BTW).view(B, T, -1, 3, self.head_width).unbind(3)
+            part.transpose(1, 2) for part in self.qkv(x_BTW).view(B, T, -1, 3, self.head_dim).unbind(3)
         )
         if kv is not None:
             k_BHTD, v_BHTD, mask = kv.extend(self.layer, k_BHTD, v_BHTD)
@@ -256,8 +276,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.up = Linear(config.width, 4 * config.width)
-        self.down = Linear(4 * config.width, config.width)
+        self.up = Linear(config.hidden_size, 4 * config.hidden_size)
+        self.down = Linear(4 * config.hidden_size, config.hidden_size)
 
     def forward(self, x_BTW: Tensor) -> Tensor:
         """[B, T, W] -> [B, T, W]."""

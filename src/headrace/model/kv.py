@@ -1,6 +1,6 @@
 """Keys and values of new tokens -> those of all tokens so far, in memory that is taken once.
 
-Shapes: L layers, B rows, H heads, S slots (tokens a row can hold), D head width, T new tokens.
+Shapes: L layers, B rows, H heads, S slots (tokens a row can hold), D head dimension, T new tokens.
 Slot s of a row holds the token at position s, so a row's length says all about it. A slot behind a
 row's length holds rubbish that a mask hides and the next token overwrites.
 """
@@ -21,7 +21,7 @@ class KVCache:
     `extend` once per layer, then `advance` once: rows grow by what they were given, so that
     rows padded on the right grow by their own number of tokens.
 
-    >>> kv = KVCache(num_layers=1, num_rows=2, num_heads=1, capacity=4, head_width=1)
+    >>> kv = KVCache(num_layers=1, num_rows=2, num_heads=1, capacity=4, head_dim=1)
     >>> k, v, mask = kv.extend(0, torch.ones(2, 1, 3, 1), torch.ones(2, 1, 3, 1))
     >>> kv.advance([3, 2])
     >>> kv.positions(1).tolist()
@@ -35,14 +35,14 @@ class KVCache:
         num_rows: int,
         num_heads: int,
         capacity: int,
-        head_width: int,
+        head_dim: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (num_layers, num_rows, num_heads, capacity, head_width)
+        shape = (num_layers, num_rows, num_heads, capacity, head_dim)
         if min(shape) < 1:
             raise ConfigError(
-                f"cache: layers, rows, heads, slots, head width are {shape}; each must be >= 1."
+                f"cache: layers, rows, heads, slots, head dimension are {shape}; each must be >= 1."
             )
         # Zeros, not empty: rubbish may be NaN, and a masked NaN still poisons the weighted sum.
         self.k_LBHSD = torch.zeros(shape, dtype=dtype, device=device)
@@ -139,7 +139,7 @@ class KVCache:
             num_rows=num_rows,
             num_heads=H,
             capacity=capacity,
-            head_width=D,
+            head_dim=D,
             dtype=self.k_LBHSD.dtype,
             device=self.k_LBHSD.device,
         )

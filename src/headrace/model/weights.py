@@ -128,17 +128,17 @@ def to_hf(model: GPT, tokenizer: Tokenizer, out: str | os.PathLike[str]) -> Path
         )
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    for name, content in hf_tokenizer_files(tokenizer, context=config.context).items():
+    for name, content in hf_tokenizer_files(tokenizer, context=config.max_position_embeddings).items():
         (out / name).write_bytes(content)
     ends = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
     about = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "n_layer": config.num_layers,
-        "n_embd": config.width,
-        "n_head": config.num_heads,
-        "n_positions": config.context,
-        "n_ctx": config.context,
+        "n_layer": config.num_hidden_layers,
+        "n_embd": config.hidden_size,
+        "n_head": config.num_attention_heads,
+        "n_positions": config.max_position_embeddings,
+        "n_ctx": config.max_position_embeddings,
         "vocab_size": config.vocab_size,
         "n_inner": None,
         "attn_pdrop": 0.0,
@@ -206,11 +206,11 @@ def hf_config(directory: Path) -> GPTConfig:
     if about.get("n_inner") not in {None, 4 * width}:
         raise ConfigError(f"{directory}: n_inner is {about['n_inner']}; this decoder has 4 x {width} only.")
     return GPTConfig(
-        num_layers=sizes["n_layer"],
-        width=width,
-        num_heads=sizes["n_head"],
+        num_hidden_layers=sizes["n_layer"],
+        hidden_size=width,
+        num_attention_heads=sizes["n_head"],
         vocab_size=sizes["vocab_size"],
-        context=sizes["n_positions"],
+        max_position_embeddings=sizes["n_positions"],
     )
 
 
@@ -279,7 +279,7 @@ def _to_gpt2(model: GPT) -> dict[str, Tensor]:
     for name, parameter in model.named_parameters():
         tensor = parameter.detach().cpu().float()
         if ".attn.qkv." in name:  # (head, q/k/v, channel) -> (q/k/v, head, channel)
-            rows = tensor.view(config.num_heads, 3, config.head_width, *tensor.shape[1:])
+            rows = tensor.view(config.num_attention_heads, 3, config.head_dim, *tensor.shape[1:])
             tensor = rows.transpose(0, 1).reshape(tensor.shape)
         if name.startswith("blocks.") and tensor.ndim == 2:
             tensor = tensor.T  # GPT-2 keeps [in, out]
@@ -295,7 +295,7 @@ def _from_gpt2(tensors: Mapping[str, Tensor], config: GPTConfig, where: Path) ->
         if name.startswith("blocks.") and tensor.ndim == 2:
             tensor = tensor.T
         if ".attn.qkv." in name and tensor.shape == parameter.shape:
-            rows = tensor.reshape(3, config.num_heads, config.head_width, *tensor.shape[1:])
+            rows = tensor.reshape(3, config.num_attention_heads, config.head_dim, *tensor.shape[1:])
             tensor = rows.transpose(0, 1).reshape(tensor.shape)
         found[name] = tensor
     return found

@@ -115,11 +115,15 @@ def _model(run: RunFiles) -> str:
     parameters = run.run.get("parameters")
     if isinstance(parameters, (int, float)) and parameters:
         parts.append(f"{big(parameters)} parameters")
-    if shape.get("num_layers") and shape.get("width"):
+    if shape.get("num_hidden_layers") and shape.get("hidden_size"):
         parts.append(
-            f"{shape['num_layers']} layers of width {shape['width']}"
-            + (f", {shape['num_heads']} heads" if shape.get("num_heads") else "")
-            + (f", context {shape['context']}" if shape.get("context") else "")
+            f"{shape['num_hidden_layers']} layers of width {shape['hidden_size']}"
+            + (f", {shape['num_attention_heads']} heads" if shape.get("num_attention_heads") else "")
+            + (
+                f", context {shape['max_position_embeddings']}"
+                if shape.get("max_position_embeddings")
+                else ""
+            )
         )
     return ", ".join(part for part in parts if part)
 

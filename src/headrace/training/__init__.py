@@ -1,7 +1,7 @@
-"""Batches + model -> a run directory: metrics and checkpoints."""
+"""TrainLoader + model -> a run directory: metrics and checkpoints."""
 
 from headrace.training.launch import train
 from headrace.training.loop import RunSummary
-from headrace.training.origin import ImportSummary, import_model
+from headrace.training.pretrained import ImportSummary, import_model
 
 __all__ = ["ImportSummary", "RunSummary", "import_model", "train"]

@@ -22,7 +22,7 @@ from headrace.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class TrainingData:
     """What one run reads: a store, or a mixture of several."""
 
     source: Store | Mixture
@@ -74,7 +74,7 @@ class Data:
 
 def open_data(
     stores: Any, *, loader_options: Mapping[str, Any], places: Sequence[Mapping[str, Any]] = ()
-) -> Data:
+) -> TrainingData:
     """Open a store, a path, several of them, {store: weight}, or take a mixture as it is.
 
     Several without weights are mixed in proportion to their tokens. What is opened here is closed with
@@ -90,7 +90,7 @@ def open_data(
         StoreError: one cannot be opened.
     """
     if isinstance(stores, Store | Mixture):
-        return Data(source=stores, loader_options=loader_options, _opened=ExitStack())
+        return TrainingData(source=stores, loader_options=loader_options, _opened=ExitStack())
     named = list(stores) if isinstance(stores, Mapping | list | tuple) else [stores]
     if not named:
         raise ConfigError("train: no store given.")
@@ -106,12 +106,12 @@ def open_data(
                 stores.values() if isinstance(stores, Mapping) else [store.num_tokens for store in found]
             )
             source = mix(dict(zip(found, map(float, weights), strict=True)))
-        return Data(source=source, loader_options=loader_options, _opened=opened.pop_all())
+        return TrainingData(source=source, loader_options=loader_options, _opened=opened.pop_all())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """Held-out rows: the same at every evaluation, in any layout."""
+class HeldOutRows:
+    """HeldOutRows-out rows: the same at every evaluation, in any layout."""
 
     tokens: NDArray[np.int64]
     """[N, T + 1]; a row of IGNORED fills up the last batch."""
@@ -130,7 +130,7 @@ class Held:
             yield mine[:, :-1].clamp(min=0), mine[:, 1:]
 
 
-def open_held(stores: Any, *, seq_len: int, rows: int, rank: int = 0, world_size: int = 1) -> Held:
+def open_held_out(stores: Any, *, seq_len: int, rows: int, rank: int = 0, world_size: int = 1) -> HeldOutRows:
     """Read rows spread evenly over a held-out store.
 
     Raises:
@@ -145,7 +145,7 @@ def open_held(stores: Any, *, seq_len: int, rows: int, rank: int = 0, world_size
             )
         count = min(rows, available)
         starts = (np.arange(count, dtype=np.int64) * available // count) * seq_len
-        return Held(
+        return HeldOutRows(
             tokens=store.gather(starts, seq_len + 1).astype(np.int64), rank=rank, world_size=world_size
         )
 

@@ -1,4 +1,4 @@
-"""Stores and options -> a run directory: refuse what cannot be, build or reopen, then run the loop."""
+"""Stores and options -> a run directory: refuse what cannot be, build or restore, then run the loop."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from headrace.model.checkpoint import step_dir
 from headrace.model.embed import read_vectors
 from headrace.model.gpt import GPTConfig
 from headrace.storage import open_blob
-from headrace.training.data import open_data, open_held
+from headrace.training.data import open_data, open_held_out
 from headrace.training.layout import Layout
 from headrace.training.loop import Progress, RunSummary, Settings, run
 from headrace.training.memory import freed_memory_kept
 from headrace.training.mirror import Mirror
-from headrace.training.origin import is_untrained, origin_of, refuse_tokenizer
-from headrace.training.recipe import Asked, read_run
+from headrace.training.pretrained import is_untrained, refuse_tokenizer, resolve_pretrained
+from headrace.training.process_group import open_process_group
+from headrace.training.recipe import RecipeRequest, read_run
 from headrace.training.start import begin, first_table, settle
-from headrace.training.step import Learner
-from headrace.training.world import open_world
+from headrace.training.trainable import TrainableModel
 
 
 def train(
@@ -145,7 +145,7 @@ def train(
     out = Path(out)
     target = own_device(device)
     asking = functools.partial(
-        Asked,
+        RecipeRequest,
         seq_len=seq_len,
         batch_size=batch_size,
         accumulate=accumulate,
@@ -163,8 +163,8 @@ def train(
         banded=banded,
     )
     with freed_memory_kept(target), ExitStack() as opened:
-        world = opened.enter_context(open_world(target))
-        settings = world.agreed(
+        group = opened.enter_context(open_process_group(target))
+        settings = group.on_all_ranks(
             lambda: Settings(
                 eval_every=eval_every,
                 checkpoint_every=checkpoint_every,
@@ -184,26 +184,26 @@ def train(
             recompute=recompute,
             compile=compile,
         )
-        layout = world.agreed(lambda: asked_layout.over(world.size))
+        layout = group.on_all_ranks(lambda: asked_layout.over(group.size))
         copy = None
         if mirror is not None:
-            copy = Mirror(world.agreed(lambda: open_blob(mirror)), out, warn=warn or _warn)
+            copy = Mirror(group.on_all_ranks(lambda: open_blob(mirror)), out, warn=warn or _warn)
         if copy is not None:
-            world.led(copy.fetch_run)
-        found = world.led(lambda: read_run(out))
+            group.on_rank0(copy.fetch_run)
+        found = group.on_rank0(lambda: read_run(out))
         fresh = is_untrained(found)
-        origin = world.led(
-            lambda: origin_of(out, found, init_from, alone=model is None and embeddings is None)
+        pretrained = group.on_rank0(
+            lambda: resolve_pretrained(out, found, init_from, alone=model is None and embeddings is None)
         )
-        vectors = None if embeddings is None else world.agreed(lambda: read_vectors(embeddings))
+        vectors = None if embeddings is None else group.on_all_ranks(lambda: read_vectors(embeddings))
         places = () if found is None or fresh else found["stores"]
         data = opened.enter_context(
-            world.agreed(lambda: open_data(stores, loader_options=loader_options or {}, places=places))
+            group.on_all_ranks(lambda: open_data(stores, loader_options=loader_options or {}, places=places))
         )
-        if origin is not None:
-            world.led(lambda: refuse_tokenizer(origin, out, data.source.tokenizer))
-        first = origin.identity if origin is not None else None if vectors is None else vectors.source
-        asked = asking(model=model or ("tiny" if origin is None else origin.config), init_from=first)
+        if pretrained is not None:
+            group.on_rank0(lambda: refuse_tokenizer(pretrained, out, data.source.tokenizer))
+        first = pretrained.identity if pretrained is not None else None if vectors is None else vectors.source
+        asked = asking(model=model or ("tiny" if pretrained is None else pretrained.config), init_from=first)
         settled = functools.partial(
             settle,
             asked,
@@ -215,13 +215,13 @@ def train(
             dtype=dtype,
             device=target,
         )
-        recipe = world.agreed(settled)
-        world.agreed(lambda: layout.check(recipe))
+        recipe = group.on_all_ranks(settled)
+        group.on_all_ranks(lambda: layout.check(recipe))
         mesh = layout.mesh(target)
         rank = 0 if mesh is None else mesh.get_local_rank("dp")
         # Before anything is written: a store may have no row of this length.
         loader = opened.enter_context(
-            world.agreed(
+            group.on_all_ranks(
                 lambda: data.loader(
                     seq_len=recipe.seq_len,
                     batch_size=recipe.schedule.unit_rows,
@@ -233,8 +233,8 @@ def train(
         )
         held = None
         if eval_stores is not None:
-            held = world.agreed(
-                lambda: open_held(
+            held = group.on_all_ranks(
+                lambda: open_held_out(
                     eval_stores,
                     seq_len=recipe.seq_len,
                     rows=settings.eval_rows,
@@ -242,9 +242,9 @@ def train(
                     world_size=layout.dp,
                 )
             )
-        table = None if vectors is None else world.agreed(lambda: first_table(recipe, vectors, data))
+        table = None if vectors is None else group.on_all_ranks(lambda: first_table(recipe, vectors, data))
         build = functools.partial(
-            Learner,
+            TrainableModel,
             device=target,
             layout=layout,
             mesh=mesh,
@@ -253,7 +253,7 @@ def train(
         torch.manual_seed(seed)
         if fresh and max_seconds is not None:
             fitted = fit_steps(build(recipe), max_seconds)
-            fitted = world.led(lambda: fitted)
+            fitted = group.on_rank0(lambda: fitted)
             recipe = asked.resolve(
                 vocab_size=data.source.vocab_size,
                 data=data.describe(),
@@ -261,24 +261,30 @@ def train(
                 dtype=recipe.dtype,
             )
         if fresh:
-            world.led(
+            group.on_rank0(
                 lambda: begin(
-                    out, recipe, data, max_seconds=max_seconds, device=target, table=table, origin=origin
+                    out,
+                    recipe,
+                    data,
+                    max_seconds=max_seconds,
+                    device=target,
+                    table=table,
+                    pretrained=pretrained,
                 )
             )
         if copy is not None:
-            world.led(copy.send_run)
-            if fresh and origin is not None:
-                world.led(lambda: copy.send_checkpoint(step_dir(out / "checkpoints", 0), keep=keep))
-            world.led(copy.fetch_checkpoint)
-        learner = build(recipe)
+            group.on_rank0(copy.send_run)
+            if fresh and pretrained is not None:
+                group.on_rank0(lambda: copy.send_checkpoint(step_dir(out / "checkpoints", 0), keep=keep))
+            group.on_rank0(copy.fetch_checkpoint)
+        trainable = build(recipe)
         summary = run(
-            learner,
+            trainable,
             loader,
             out=out,
             held=held,
             settings=settings,
-            world=world,
+            group=group,
             mirror=copy,
             progress=progress,
             warn=warn,
@@ -313,19 +319,21 @@ def own_device(asked: str | None) -> torch.device:
     return device
 
 
-def fit_steps(learner: Learner, max_seconds: float, *, clock: Callable[[], float] = time.perf_counter) -> int:
-    """Optimizer steps that fit into max_seconds here, measured on random ids; the learner is spent."""
-    recipe = learner.recipe
+def fit_steps(
+    trainable: TrainableModel, max_seconds: float, *, clock: Callable[[], float] = time.perf_counter
+) -> int:
+    """Optimizer steps that fit into max_seconds here, measured on random ids; the trainable is spent."""
+    recipe = trainable.recipe
     rows = recipe.schedule.unit_rows
-    rows //= learner.layout.dp
+    rows //= trainable.layout.dp
     ids = torch.randint(recipe.model.vocab_size, (rows, recipe.seq_len + 1))
     took: list[float] = []
     # Long enough that a moment in which the machine is busy with something else does not decide.
     while len(took) < 5 or sum(took) < min(3.0, max_seconds / 40):
         begun = clock()
         for _ in range(recipe.accumulate):
-            learner.forward_backward(ids[:, :-1], ids[:, 1:])
-        float(learner.finish_gradients())  # waits for the device
-        learner.update(lr=0.0, counted=1.0, square=0.0)
+            trainable.forward_backward(ids[:, :-1], ids[:, 1:])
+        float(trainable.finish_gradients())  # waits for the device
+        trainable.update(lr=0.0, counted=1.0, square=0.0)
         took.append(clock() - begun)
     return max(1, int(max_seconds / statistics.median(took[1:])))

@@ -27,7 +27,7 @@ class Layout:
     tp: int = 1
     """Tensor parallel: each matrix in so many parts, with sequence parallel and vocabulary-parallel loss."""
     pp: int = 1
-    """Pipeline parallel: layers in so many stages."""
+    """PipelineParallel parallel: layers in so many stages."""
     shard: str = "none"
     """What the dp copies share: none (DDP), zero2 (gradients and optimizer, FSDP2), zero3 (weights too)."""
     schedule: str = "1f1b"
@@ -88,14 +88,18 @@ class Layout:
                 raise ConfigError(f"layout: {name} {degree} does not divide {what} {number}. {cure}")
 
         divides(self.dp, "dp", unit, "the rows of a piece (batch_size / accumulate)", "Change batch_size.")
-        divides(self.tp, "tp", model.num_heads, "the model's heads", "Every rank needs whole heads.")
+        divides(
+            self.tp, "tp", model.num_attention_heads, "the model's heads", "Every rank needs whole heads."
+        )
         divides(self.tp, "tp", recipe.seq_len, "seq_len", "Sequence parallel cuts rows evenly.")
-        if self.stages > model.num_layers:
+        if self.stages > model.num_hidden_layers:
             raise ConfigError(
                 f"layout: {self.stages} pipeline stages need at least as many layers; the model has "
-                f"{model.num_layers}."
+                f"{model.num_hidden_layers}."
             )
-        divides(self.stages, "the number of stages", model.num_layers, "the model's layers", "Change pp.")
+        divides(
+            self.stages, "the number of stages", model.num_hidden_layers, "the model's layers", "Change pp."
+        )
         if self.pp > 1:
             rows, pieces = unit // self.dp, self.pieces(unit // self.dp)
             divides(pieces, "microbatches", rows, "a rank's rows", "Change microbatches or batch_size.")

@@ -1,4 +1,4 @@
-"""A learner, a loader and a run directory -> the steps that are left: metrics, evaluations, checkpoints."""
+"""A trainable, a loader and a run directory -> the steps that are left: metrics, evaluations, checkpoints."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import torch
 from headrace.errors import ConfigError
 from headrace.model.loss import IGNORED
 from headrace.stats import StageCount
-from headrace.training.board import Board
 from headrace.training.checkpoint import CheckpointWriter
-from headrace.training.data import Held
+from headrace.training.data import HeldOutRows
 from headrace.training.metrics import MetricsLog
 from headrace.training.mfu import device_peak
 from headrace.training.mirror import Mirror
-from headrace.training.standing import Batches, reopen
-from headrace.training.step import Learner
+from headrace.training.process_group import ProcessGroup
+from headrace.training.state import TrainLoader, restore
 from headrace.training.stop import StopSignal
-from headrace.training.world import World
+from headrace.training.tensorboard import TensorBoardLog
+from headrace.training.trainable import TrainableModel
 
 Progress = Callable[[int, int | None, str], None]
 
@@ -83,10 +83,10 @@ class Settings:
             raise ConfigError(f"train: checkpoint_seconds is {self.checkpoint_seconds}; wanted at least 0.")
 
 
-class Background:
+class LoaderTimes:
     """Seconds of the loader's threads, beside the steps: since the last step, by stage."""
 
-    def __init__(self, loader: Batches) -> None:
+    def __init__(self, loader: TrainLoader) -> None:
         self._loader = loader
         self._before = self._so_far()
 
@@ -104,13 +104,13 @@ class Background:
 
 
 def run(
-    learner: Learner,
-    loader: Batches,
+    trainable: TrainableModel,
+    loader: TrainLoader,
     *,
     out: Path,
-    held: Held | None,
+    held: HeldOutRows | None,
     settings: Settings,
-    world: World,
+    group: ProcessGroup,
     mirror: Mirror | None = None,
     progress: Progress | None = None,
     warn: Callable[[str], None] | None = None,
@@ -119,40 +119,40 @@ def run(
     """Step from the newest whole checkpoint to the end, or until SIGTERM or Ctrl-C, and save.
 
     Raises:
-        ResumeError, CheckpointError, SpaceError: see `reopen` and `CheckpointWriter`.
+        ResumeError, CheckpointError, SpaceError: see `restore` and `CheckpointWriter`.
         ConfigError: the loss is no longer a number.
     """
-    recipe = learner.recipe
+    recipe = trainable.recipe
     eval_every = settings.eval_every or max(1, recipe.steps // 10)
-    now = reopen(learner, loader, out, world=world, warn=warn)
+    now = restore(trainable, loader, out, group=group, warn=warn)
     resumed, tokens_before, loss, stopped_by = now.step, now.tokens, None, None
-    peak, mfu = device_peak(learner.device, recipe.dtype), None
-    peak = None if peak is None else peak * world.size
+    peak, mfu = device_peak(trainable.device, recipe.dtype), None
+    peak = None if peak is None else peak * group.size
     flops_per_token = recipe.model.flops_per_token(recipe.seq_len)
     entered = clock()
     begun = entered - now.elapsed_s  # of all starts, as if without the breaks
-    tensors = learner.tensors()
+    tensors = trainable.tensors()
     with ExitStack() as open_files:
         metrics = None
-        logs: list[MetricsLog | Board] = []
-        if world.leads:
+        logs: list[MetricsLog | TensorBoardLog] = []
+        if group.is_rank0:
             metrics = open_files.enter_context(MetricsLog(out / "metrics.jsonl", step=resumed))
             logs.append(metrics)
             if settings.tensorboard:
-                logs.append(open_files.enter_context(Board(out / "tensorboard", step=resumed)))
+                logs.append(open_files.enter_context(TensorBoardLog(out / "tensorboard", step=resumed)))
         stop = open_files.enter_context(StopSignal())
         writer = open_files.enter_context(
             CheckpointWriter(
                 out / "checkpoints",
                 keep=settings.keep,
-                group=world.saving,
+                group=group.checkpoint_group,
                 on_commit=None if metrics is None else metrics.sync,
-                mirror=mirror if world.leads else None,
+                mirror=mirror if group.is_rank0 else None,
             )
         )
         writer.warm(tensors)
         batches = iter(loader)
-        background = Background(loader)
+        background = LoaderTimes(loader)
         saved_at = clock()
         while now.step < recipe.steps and stopped_by is None:
             now.step += 1
@@ -160,13 +160,13 @@ def run(
             every = settings.checkpoint_every
             due = clock() - saved_at >= settings.checkpoint_seconds
             did = one_step(
-                learner, batches, step=now.step, world=world, flags=(due, stop.number), clock=clock
+                trainable, batches, step=now.step, group=group, flags=(due, stop.number), clock=clock
             )
             trained, loss = clock(), did.loss
             now.tokens += did.tokens
             line: dict[str, object] = {}
             if held is not None and (now.step % eval_every == 0 or last):
-                now.eval_loss = line["eval_loss"] = evaluate(learner, held, world=world)
+                now.eval_loss = line["eval_loss"] = evaluate(trainable, held, group=group)
                 line["eval_s"] = clock() - trained
             stall_s, now.elapsed_s = 0.0, clock() - begun
             stopped_by = signal.Signals(did.stop_number).name if did.stop_number and not last else None
@@ -194,7 +194,7 @@ def run(
                 line["mfu"] = mfu = did.tokens * flops_per_token / (step_s * peak)
             for log in logs:
                 log.append(line)
-            if progress is not None and world.leads:
+            if progress is not None and group.is_rank0:
                 progress(now.step, recipe.steps, say(line))
     wall_s = clock() - entered
     return RunSummary(
@@ -232,7 +232,7 @@ def say(line: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepDone:
+class StepResult:
     """One optimizer step, as all ranks agree on it."""
 
     loss: float
@@ -248,20 +248,20 @@ class StepDone:
 
 
 def one_step(
-    learner: Learner,
+    trainable: TrainableModel,
     batches: Iterator[Any],
     *,
     step: int,
-    world: World,
+    group: ProcessGroup,
     flags: tuple[bool, int],
     clock: Callable[[], float],
-) -> StepDone:
+) -> StepResult:
     """Take a step's units from the loader one by one, add up their gradients, update.
 
     Raises:
         ConfigError: the loss is no longer a number; nothing was changed by this step.
     """
-    recipe = learner.recipe
+    recipe = trainable.recipe
     units = recipe.schedule.units(step)
     wait_s, sums, counted, tokens = 0.0, [], 0, 0
     for unit in range(units):
@@ -269,14 +269,23 @@ def one_step(
         batch = next(batches)
         wait_s += clock() - asked
         given = {"positions_BT": batch.position_ids, "documents_BT": batch.document_ids}
-        sums.append(learner.forward_backward(batch.input_ids, batch.labels, last=unit == units - 1, **given))
+        sums.append(
+            trainable.forward_backward(batch.input_ids, batch.labels, last=unit == units - 1, **given)
+        )
         counted += int((batch.labels != IGNORED).sum())
         tokens += batch.global_rows * recipe.seq_len
-    square = learner.finish_gradients()
+    square = trainable.finish_gradients()
     loss_sum, share = torch.stack([torch.stack(sums).sum().double(), square]).tolist()
     # One message: what this rank has to say about the step, a row of a small table.
-    said = world.gather(
-        [loss_sum * learner.speaks, counted * learner.speaks, share, wait_s, float(flags[0]), float(flags[1])]
+    said = group.gather(
+        [
+            loss_sum * trainable.speaks,
+            counted * trainable.speaks,
+            share,
+            wait_s,
+            float(flags[0]),
+            float(flags[1]),
+        ]
     )
     (loss_sum, total, square_sum, *_), (*_, wait_s, due, stop) = said.sum(0).tolist(), said.amax(0).tolist()
     loss = loss_sum / max(1.0, total)
@@ -286,17 +295,17 @@ def one_step(
             f"has diverged. The checkpoints before are whole; start another run with a lower lr "
             f"(now {recipe.lr}) or a longer warm-up (now {recipe.warmup_steps} steps)."
         )
-    norm = learner.update(lr=recipe.schedule.lr(step), counted=total, square=square_sum)
-    return StepDone(
+    norm = trainable.update(lr=recipe.schedule.lr(step), counted=total, square=square_sum)
+    return StepResult(
         loss=loss, grad_norm=norm, tokens=tokens, wait_s=wait_s, due=bool(due), stop_number=int(stop)
     )
 
 
-def evaluate(learner: Learner, held: Held, *, world: World) -> float:
+def evaluate(trainable: TrainableModel, held: HeldOutRows, *, group: ProcessGroup) -> float:
     """Mean loss over the held-out rows, nats per token."""
     sums = counted = 0.0
-    for ids, labels in held.batches(learner.recipe.schedule.unit_rows):
-        sums += float(learner.loss(ids, labels))
+    for ids, labels in held.batches(trainable.recipe.schedule.unit_rows):
+        sums += float(trainable.loss(ids, labels))
         counted += float((labels != IGNORED).sum())
-    total, labels_in_all = world.gather([sums * learner.speaks, counted * learner.speaks]).sum(0).tolist()
+    total, labels_in_all = group.gather([sums * trainable.speaks, counted * trainable.speaks]).sum(0).tolist()
     return float(total / labels_in_all)

@@ -13,10 +13,10 @@ from headrace.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
+class TrainingSchedule:
     """Learning rate and batch rows as pure functions of the step, so that a resumed run has no state here.
 
-    >>> plan = Schedule(steps=100, peak_lr=1.0, warmup_steps=10, batch_rows=8, unit_rows=2)
+    >>> plan = TrainingSchedule(steps=100, peak_lr=1.0, warmup_steps=10, batch_rows=8, unit_rows=2)
     >>> plan.lr(1), plan.lr(10), round(plan.lr(100), 6)
     (0.1, 1.0, 0.1)
     """
@@ -76,7 +76,7 @@ def adamw(
 ) -> torch.optim.AdamW:
     """AdamW with decay on matrices only: biases and normalisation gains are left alone.
 
-    The learning rate is set at every step (see Schedule). Fused where the device has it.
+    The learning rate is set at every step (see TrainingSchedule). Fused where the device has it.
     """
     parameters = [parameter for _, parameter in named_parameters]
     groups = [

@@ -37,7 +37,7 @@ def parallelize(
     drawn from (seed, name) whole and cut, so all layouts start with the same model.
 
     Args:
-        part: GPT or Stage, on the meta device; changed in place.
+        part: GPT or GPTStage, on the meta device; changed in place.
         recipe: for the seed and the shape.
         layout: degrees, known.
         mesh: of the layout; None for one process.
@@ -55,7 +55,7 @@ def parallelize(
     if mesh is not None and layout.dp > 1 and layout.shard != "none":
         shard_data_parallel(part, mesh["dp"], keep_weights=layout.shard == "zero2")
     part.to_empty(device=device)
-    init_weights(part, num_layers=recipe.model.num_layers, seed=recipe.seed)
+    init_weights(part, num_layers=recipe.model.num_hidden_layers, seed=recipe.seed)
     if mesh is not None and uses_ddp(layout):
         return DistributedDataParallel(part, process_group=mesh["dp"].get_group())
     return part

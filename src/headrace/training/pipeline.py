@@ -17,7 +17,7 @@ from headrace.training.layout import Layout
 from headrace.training.parallel import local
 
 
-class Stage(nn.Module):
+class GPTStage(nn.Module):
     """Some consecutive layers of a GPT; parameters keep the whole model's names.
 
     The first stage has the tables and takes ids; the last has the token table again (the head is tied)
@@ -28,7 +28,7 @@ class Stage(nn.Module):
         super().__init__()
         self.config = model.config
         self.first, self.last = index == 0, index == of - 1
-        per_stage = model.config.num_layers // of
+        per_stage = model.config.num_hidden_layers // of
         layers = range(index * per_stage, (index + 1) * per_stage)
         self.blocks = nn.ModuleDict({str(layer): model.blocks[layer] for layer in layers})
         if self.first or self.last:
@@ -61,7 +61,7 @@ class Stage(nn.Module):
         return x
 
 
-class Pipeline:
+class PipelineParallel:
     """This rank's stages and the schedule that runs them together with the other ranks'."""
 
     def __init__(
@@ -115,10 +115,10 @@ class Pipeline:
         return self._schedules[rows]
 
 
-def stages_of(model: GPT, layout: Layout, pipe_rank: int) -> dict[int, Stage]:
-    """Stage number -> stage, of one pipeline rank: every pp-th one."""
+def stages_of(model: GPT, layout: Layout, pipe_rank: int) -> dict[int, GPTStage]:
+    """GPTStage number -> stage, of one pipeline rank: every pp-th one."""
     return {
-        index: Stage(model, index=index, of=layout.stages)
+        index: GPTStage(model, index=index, of=layout.stages)
         for index in range(pipe_rank, layout.stages, layout.pp)
     }
 

@@ -15,7 +15,7 @@ import orjson
 from headrace.errors import ConfigError, ResumeError
 from headrace.model.gpt import GPTConfig
 from headrace.model.sizes import SIZES, Size, gpt_config
-from headrace.training.optim import Schedule
+from headrace.training.optim import TrainingSchedule
 
 RUN = "run.json"
 FORMAT = 1
@@ -55,9 +55,9 @@ class Recipe:
     """Where the first weights or embeddings came from, with its hash."""
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> TrainingSchedule:
         """Rate and batch rows by step."""
-        return Schedule(
+        return TrainingSchedule(
             steps=self.steps,
             peak_lr=self.lr,
             warmup_steps=self.warmup_steps,
@@ -80,7 +80,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class RecipeRequest:
     """What the caller of train() gave that the loss curve depends on; None: the paper's choice."""
 
     model: str | GPTConfig
@@ -108,7 +108,11 @@ class Asked:
             ConfigError: options that make no sense, alone or together.
         """
         size = size_of(self.model)
-        context = size.context if isinstance(self.model, str) else self.model.context
+        context = (
+            size.max_position_embeddings
+            if isinstance(self.model, str)
+            else self.model.max_position_embeddings
+        )
         seq_len = context if self.seq_len is None else self.seq_len
         batch_size = max(
             1, round(size.batch_tokens / max(1, seq_len)) if self.batch_size is None else self.batch_size
@@ -136,7 +140,7 @@ class Asked:
             accumulate=self.accumulate,
             steps=steps,
             seed=self.seed,
-            lr=size.learning_rate if self.lr is None else self.lr,
+            lr=size.lr if self.lr is None else self.lr,
             warmup_steps=min(-(-WARMUP_TOKENS // tokens), max(1, steps // 10))
             if self.warmup_steps is None
             else self.warmup_steps,
@@ -177,15 +181,18 @@ class Asked:
 
     def _config(self, vocab_size: int, seq_len: int) -> GPTConfig:
         if isinstance(self.model, str):
-            return gpt_config(self.model, vocab_size=vocab_size, context=seq_len, banded=self.banded)
+            return gpt_config(
+                self.model, vocab_size=vocab_size, max_position_embeddings=seq_len, banded=self.banded
+            )
         if self.model.vocab_size < vocab_size:
             raise ConfigError(
                 f"train: the store's vocabulary has {vocab_size} ids, the model {self.model.vocab_size}; "
                 f"ids above would have no embedding. Give the model at least {vocab_size}."
             )
-        if self.model.context < seq_len:
+        if self.model.max_position_embeddings < seq_len:
             raise ConfigError(
-                f"train: seq_len {seq_len} is longer than the model's context {self.model.context}."
+                f"train: seq_len {seq_len} is longer than the model's max_position_embeddings "
+                f"{self.model.max_position_embeddings}."
             )
         return self.model
 
@@ -202,7 +209,8 @@ def size_of(model: str | GPTConfig) -> Size:
         return SIZES[model]
 
     def distance(size: Size) -> float:
-        ratio = size.num_layers * size.width**2 / (model.num_layers * model.width**2)
+        mine = model.num_hidden_layers * model.hidden_size**2
+        ratio = size.num_hidden_layers * size.hidden_size**2 / mine
         return max(ratio, 1 / ratio)
 
     return min(SIZES.values(), key=distance)

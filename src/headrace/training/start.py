@@ -12,15 +12,15 @@ import torch
 from headrace.errors import ConfigError
 from headrace.model.embed import TokenTable, WordVectors, token_table
 from headrace.model.gpt import fresh_weight
-from headrace.training.data import Data
-from headrace.training.origin import Origin, is_untrained, save_tokenizer, write_weights
-from headrace.training.recipe import Asked, Recipe, refuse_other, write_run
-from headrace.training.step import resolve_dtype
+from headrace.training.data import TrainingData
+from headrace.training.pretrained import Pretrained, is_untrained, save_tokenizer, write_weights
+from headrace.training.recipe import Recipe, RecipeRequest, refuse_other, write_run
+from headrace.training.trainable import resolve_dtype
 
 
 def settle(
-    asked: Asked,
-    data: Data,
+    asked: RecipeRequest,
+    data: TrainingData,
     found: Mapping[str, Any] | None,
     *,
     out: Path,
@@ -58,27 +58,27 @@ def settle(
     return recipe
 
 
-def first_table(recipe: Recipe, vectors: WordVectors, data: Data) -> TokenTable:
+def first_table(recipe: Recipe, vectors: WordVectors, data: TrainingData) -> TokenTable:
     """The token table that a run with embeddings starts from."""
-    shape = (recipe.model.vocab_size, recipe.model.width)
-    fresh = fresh_weight("tok.weight", shape, num_layers=recipe.model.num_layers, seed=recipe.seed)
+    shape = (recipe.model.vocab_size, recipe.model.hidden_size)
+    fresh = fresh_weight("tok.weight", shape, num_layers=recipe.model.num_hidden_layers, seed=recipe.seed)
     return token_table(vectors, data.source.tokenizer, fresh)
 
 
 def begin(
     out: Path,
     recipe: Recipe,
-    data: Data,
+    data: TrainingData,
     *,
     max_seconds: float | None,
     device: torch.device,
     table: TokenTable | None,
-    origin: Origin | None,
+    pretrained: Pretrained | None,
 ) -> None:
     """Make the run directory: tokenizer, weights to begin with, run.json."""
     out.mkdir(parents=True, exist_ok=True)
-    if origin is not None:
-        write_weights(origin, out)
+    if pretrained is not None:
+        write_weights(pretrained, out)
     save_tokenizer(data.source.tokenizer, out / "tokenizer")
     write_run(
         out,
@@ -90,7 +90,7 @@ def begin(
             "embeddings": None
             if table is None
             else {"found": int(table.hit.sum()), "tokens": len(table.hit), "hit_rate": table.hit_rate},
-            "imported": None if origin is None else origin.to_json(),
+            "imported": None if pretrained is None else pretrained.to_json(),
             "stores": data.places,
             "device": str(device),
             "torch": torch.__version__,

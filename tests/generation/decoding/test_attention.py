@@ -32,7 +32,7 @@ def test_prompts_and_decoded_tokens_attend_as_whole_rows_would(lengths, groups, 
         [torch.randn(prompt + more, heads, 8, generator=rng) for heads in (H, G, G)]
         for prompt, more in lengths
     ]
-    kv = KVCache(num_layers=2, num_rows=len(rows), num_heads=G, capacity=16, head_width=8)
+    kv = KVCache(num_layers=2, num_rows=len(rows), num_heads=G, capacity=16, head_dim=8)
     wanted = [by_hand(*row, window=window, scale=scale) for row in rows]
     # Longest first, so that rows that end early leave the slots at the end.
     order = sorted(range(len(rows)), key=lambda r: -lengths[r][1])
@@ -71,7 +71,7 @@ def test_a_step_with_prompts_and_decoded_rows_keeps_them_apart():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_an_earlier_row_left_in_the_cache_is_not_seen(dtype):
-    kv = KVCache(num_layers=1, num_rows=2, num_heads=1, capacity=8, head_width=4, dtype=dtype)
+    kv = KVCache(num_layers=1, num_rows=2, num_heads=1, capacity=8, head_dim=4, dtype=dtype)
     kv.k_LBHSD.fill_(100.0)
     kv.v_LBHSD.fill_(100.0)
     q = torch.ones(2, 1, 4, dtype=dtype)

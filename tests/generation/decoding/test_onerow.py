@@ -59,7 +59,13 @@ def logits_token_by_token(runner, ids, *, prompt=1, slot=0):
 def test_logits_equal_a_full_forward_pass(compiler, threads, prompt, slot, banded):
     """Odd sizes: 3 heads and 101 tokens are not to be divided evenly among threads."""
     config = GPTConfig(
-        num_layers=2, width=42, num_heads=3, vocab_size=101, context=40, banded=banded, band_width=5
+        num_hidden_layers=2,
+        hidden_size=42,
+        num_attention_heads=3,
+        vocab_size=101,
+        max_position_embeddings=40,
+        banded=banded,
+        band_width=5,
     )
     model = GPT(config, seed=3).eval()
     with torch.no_grad():
@@ -79,7 +85,11 @@ def test_logits_equal_a_full_forward_pass(compiler, threads, prompt, slot, bande
 def test_bfloat16_is_nearer_to_float32_than_torchs_bfloat16(compiler, width):
     """Weights and cache are rounded, what is computed is not; heads of 21, and a width of 63, are odd."""
     config = GPTConfig(
-        num_layers=4, width=width, num_heads=7 if width == 63 else 4, vocab_size=300, context=64
+        num_hidden_layers=4,
+        hidden_size=width,
+        num_attention_heads=7 if width == 63 else 4,
+        vocab_size=300,
+        max_position_embeddings=64,
     )
     whole = GPT(config, seed=5).eval()
     half = GPT(config, seed=5).eval().bfloat16()
@@ -94,7 +104,9 @@ def test_bfloat16_is_nearer_to_float32_than_torchs_bfloat16(compiler, width):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_that_are_not_numbers_give_logits_that_are_not(compiler, dtype):
     """Fast math may not hide them: the engine makes an error row of such logits."""
-    config = GPTConfig(num_layers=1, width=8, num_heads=1, vocab_size=257, context=96)
+    config = GPTConfig(
+        num_hidden_layers=1, hidden_size=8, num_attention_heads=1, vocab_size=257, max_position_embeddings=96
+    )
     model = GPT(config).eval().to(dtype)
     with torch.no_grad():
         model.blocks[0].attn.qkv.weight[3, 5] = torch.nan
@@ -103,7 +115,16 @@ def test_weights_that_are_not_numbers_give_logits_that_are_not(compiler, dtype):
 
 def test_activations_far_from_zero_are_those_of_torch(compiler):
     """Gelu of -1000 is 0: fast math's reciprocal of infinity is not a number."""
-    model = GPT(GPTConfig(num_layers=1, width=32, num_heads=2, vocab_size=257, context=16), seed=1).eval()
+    model = GPT(
+        GPTConfig(
+            num_hidden_layers=1,
+            hidden_size=32,
+            num_attention_heads=2,
+            vocab_size=257,
+            max_position_embeddings=16,
+        ),
+        seed=1,
+    ).eval()
     with torch.no_grad():
         model.blocks[0].mlp.up.weight.mul_(2000)
     ids = [3, 1, 4, 1, 5, 9]
@@ -165,7 +186,9 @@ def test_a_layout_that_is_not_known_is_torchs(gpt, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_in_rows_and_in_blocks_give_the_same_logits(compiler, monkeypatch, dtype):
     """The form for CPUs whose oneDNN has no instructions for the type."""
-    config = GPTConfig(num_layers=2, width=63, num_heads=7, vocab_size=101, context=40)
+    config = GPTConfig(
+        num_hidden_layers=2, hidden_size=63, num_attention_heads=7, vocab_size=101, max_position_embeddings=40
+    )
     model = GPT(config, seed=3).eval().to(dtype)
     ids = [i * 37 % 101 for i in range(20)]
     blocks = logits_token_by_token(GPTRunner(model), ids)

@@ -13,7 +13,9 @@ from headrace.generation.decoding.gpt_runner import GPTRunner
 def by_hand(model, request, *, eos=None):
     """Greedy generation by a full forward pass for every token: no cache, no batch."""
     ids, start, logprobs = list(request.token_ids), len(request.token_ids), []
-    while len(ids) - start < request.sampling.max_new_tokens and len(ids) < model.config.context:
+    while (
+        len(ids) - start < request.sampling.max_new_tokens and len(ids) < model.config.max_position_embeddings
+    ):
         logits = model(torch.tensor([ids]))[0, -1]
         ids.append(int(logits.argmax()))
         logprobs.append(float(logits.log_softmax(-1)[ids[-1]]))

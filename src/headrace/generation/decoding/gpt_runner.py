@@ -19,7 +19,7 @@ from headrace.generation.decoding.attention import StepPlan, attend
 from headrace.generation.decoding.fingerprint import fingerprint_of
 from headrace.generation.decoding.onerow import DecoderShape, LayerWeights, SingleRowDecoder, decoder_for
 from headrace.generation.decoding.packed_linear import PackedLinear
-from headrace.model.gpt import GPT, Attention, Block
+from headrace.model.gpt import GPT, Attention, TransformerBlock
 from headrace.model.kv import KVCache
 
 
@@ -27,7 +27,7 @@ from headrace.model.kv import KVCache
 class GPTLayer:
     """One block and its products."""
 
-    block: Block
+    block: TransformerBlock
     qkv: PackedLinear
     out: PackedLinear
     up: PackedLinear
@@ -46,7 +46,7 @@ class GPTRunner:
     def __init__(self, model: GPT) -> None:
         self.model = model.eval()
         self.vocab_size = model.config.vocab_size
-        self.context = model.config.context
+        self.context = model.config.max_position_embeddings
         self.fingerprint = fingerprint_of(model.state_dict())
         weight = model.tok.weight.detach()
         self.dtype, self.device = weight.dtype, weight.device
@@ -58,7 +58,7 @@ class GPTRunner:
                 up=PackedLinear.of(block.mlp.up),
                 down=PackedLinear.of(block.mlp.down),
             )
-            for block in cast("Iterable[Block]", model.blocks)
+            for block in cast("Iterable[TransformerBlock]", model.blocks)
         ]
         self._head = PackedLinear(weight)
         self._one_row, self.one_row = self._decoder()
@@ -67,11 +67,11 @@ class GPTRunner:
         """An empty cache that fits this model."""
         config = self.model.config
         return KVCache(
-            num_layers=config.num_layers,
+            num_layers=config.num_hidden_layers,
             num_rows=num_rows,
-            num_heads=config.num_heads,
+            num_heads=config.num_attention_heads,
             capacity=capacity,
-            head_width=config.head_width,
+            head_dim=config.head_dim,
             dtype=self.dtype,
             device=self.device,
         )
@@ -88,7 +88,7 @@ class GPTRunner:
         N, W = x_NW.shape
         for number, layer in enumerate(self._layers):
             block = layer.block
-            qkv = layer.qkv(block.norm1(x_NW)).view(N, 3, -1, block.attn.head_width)
+            qkv = layer.qkv(block.norm1(x_NW)).view(N, 3, -1, block.attn.head_dim)
             y_NHD = attend(kv, step, number, *qkv.unbind(1), window=block.attn.band_width)
             x_NW = x_NW + layer.out(y_NHD.view(N, W))
             inner = F.gelu(layer.up(block.norm2(x_NW)), approximate="tanh")
@@ -115,9 +115,10 @@ class GPTRunner:
             for one in self._layers
         ]  # fmt: skip
         shape = DecoderShape(
-            width=config.width, heads=config.num_heads, groups=config.num_heads, head_width=config.head_width,
+            width=config.hidden_size, heads=config.num_attention_heads, groups=config.num_attention_heads,
+            head_width=config.head_dim,
             inner=layers[0].down.ins, gated=False, centred=True, eps=norm.eps,
-            scale=1 / math.sqrt(config.head_width),
+            scale=1 / math.sqrt(config.head_dim),
         )  # fmt: skip
         return decoder_for(
             shape,
@@ -132,7 +133,7 @@ class GPTRunner:
 
 def _heads_together(attention: Attention) -> PackedLinear:
     """The product for queries, keys and values; heads of each side by side, where training mixes the three."""
-    D = attention.head_width
+    D = attention.head_dim
     weight_OW, bias_O = attention.qkv.weight.detach(), attention.qkv.bias.detach()
     return PackedLinear(
         weight_OW.view(-1, 3, D, weight_OW.shape[1]).transpose(0, 1).reshape(weight_OW.shape),

@@ -70,7 +70,7 @@ class HFRunner:
             num_rows=num_rows,
             num_heads=self._kv_heads,
             capacity=capacity,
-            head_width=self._head_width,
+            head_dim=self._head_width,
             dtype=self.dtype,
             device=self.device,
         )

@@ -11,7 +11,7 @@ from typing import Any, Self
 _NOT_CURVES = {"step", "elapsed_s", "position", "tokens"}
 
 
-class Board:
+class TensorBoardLog:
     """Writes every number of a metrics line as a curve over steps; a restart hides the steps it makes again."""
 
     def __init__(self, directory: Path, *, step: int) -> None:

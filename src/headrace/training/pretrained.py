@@ -28,7 +28,7 @@ from headrace.training.recipe import RUN, read_run, write_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Pretrained:
     """Where a run's first weights come from."""
 
     source: Path | None
@@ -68,32 +68,32 @@ def import_model(source: str | PathLike[str], out: str | PathLike[str]) -> Impor
         TokenizerError: no tokenizer beside the weights.
     """
     out = Path(out)
-    origin = read_origin(source)
+    pretrained = read_pretrained(source)
     found = read_run(out)
     if found is None:
-        write_weights(origin, out)
-        write_run(out, imported_run(origin))
-    elif (found.get("imported") or {}).get("weights") != origin.identity:
+        write_weights(pretrained, out)
+        write_run(out, imported_run(pretrained))
+    elif (found.get("imported") or {}).get("weights") != pretrained.identity:
         raise ConfigError(f"{out}: holds another run already. Give another directory with --to.")
     return ImportSummary(
         out=out,
         source=fspath(source),
-        parameters=origin.config.num_parameters,
-        config=origin.config,
+        parameters=pretrained.config.num_parameters,
+        config=pretrained.config,
         vocab_size=load_tokenizer(out / "tokenizer").vocab_size,
     )
 
 
-def imported_run(origin: Origin) -> dict[str, Any]:
+def imported_run(pretrained: Pretrained) -> dict[str, Any]:
     """run.json of a run that holds weights and was not trained yet."""
     return {
-        "recipe": {"model": dataclasses.asdict(origin.config), "model_name": "imported"},
-        "imported": origin.to_json(),
-        "parameters": origin.config.num_parameters,
+        "recipe": {"model": dataclasses.asdict(pretrained.config), "model_name": "imported"},
+        "imported": pretrained.to_json(),
+        "parameters": pretrained.config.num_parameters,
     }
 
 
-def read_origin(source: str | PathLike[str]) -> Origin:
+def read_pretrained(source: str | PathLike[str]) -> Pretrained:
     """Shape and identity of the weights in a Hugging Face directory or a run; every byte of them is read.
 
     Raises:
@@ -117,21 +117,21 @@ def read_origin(source: str | PathLike[str]) -> Origin:
             f"{path}: neither a run ({RUN}) nor a Hugging Face directory ({HF_CONFIG}) is there. "
             f"Give the --out of headrace train, or a directory in GPT-2's format."
         )
-    return Origin(source=path, named=fspath(source), config=config, identity=identity)
+    return Pretrained(source=path, named=fspath(source), config=config, identity=identity)
 
 
-def origin_of(
+def resolve_pretrained(
     out: Path, found: Mapping[str, Any] | None, asked: str | PathLike[str] | None, *, alone: bool
-) -> Origin | None:
+) -> Pretrained | None:
     """What a run in `out` begins with: what is asked for, what it holds already, or nothing.
 
-    A restart does not read the origin again: its weights were copied, and the place may be gone.
+    A restart does not read the pretrained again: its weights were copied, and the place may be gone.
 
     Args:
         out: run directory.
         found: its run.json, None where there is none.
         asked: a Hugging Face directory or a run.
-        alone: nothing else is asked for that an origin decides: a model's shape, embeddings.
+        alone: nothing else is asked for that an pretrained decides: a model's shape, embeddings.
 
     Raises:
         ResumeError: out began with something else than what is asked for.
@@ -144,7 +144,7 @@ def origin_of(
             f"train: the weights and the shape come from {named}. Leave out the model and embeddings."
         )
     if found is None:
-        return None if asked is None else read_origin(asked)
+        return None if asked is None else read_pretrained(asked)
     has = found.get("imported")
     if has is None:
         if asked is not None:
@@ -153,12 +153,16 @@ def origin_of(
                 f"Give another directory with --out."
             )
         return None
-    if asked is not None and fspath(asked) != has["from"] and read_origin(asked).identity != has["weights"]:
+    if (
+        asked is not None
+        and fspath(asked) != has["from"]
+        and read_pretrained(asked).identity != has["weights"]
+    ):
         raise ResumeError(
             f"{out}: began with the weights of {has['from']}, asked for those of {fspath(asked)}. "
             f"Leave it out to go on, or give another directory with --out."
         )
-    return Origin(
+    return Pretrained(
         source=None,
         named=has["from"],
         config=GPTConfig(**found["recipe"]["model"]),
@@ -171,18 +175,18 @@ def is_untrained(found: Mapping[str, Any] | None) -> bool:
     return found is None or "data" not in found["recipe"]
 
 
-def refuse_tokenizer(origin: Origin, out: Path, stores: Tokenizer) -> None:
+def refuse_tokenizer(pretrained: Pretrained, out: Path, stores: Tokenizer) -> None:
     """Compare the tokenizer that the weights know with the store's.
 
     Raises:
         ConfigError: they give other ids, so that every embedding would stand for another token.
     """
-    if origin.source is None:
+    if pretrained.source is None:
         theirs = load_tokenizer(out / "tokenizer")
-    elif (origin.source / RUN).is_file():
-        theirs = load_tokenizer(origin.source / "tokenizer")
+    elif (pretrained.source / RUN).is_file():
+        theirs = load_tokenizer(pretrained.source / "tokenizer")
     else:
-        theirs = load_hf_tokenizer(origin.source)
+        theirs = load_hf_tokenizer(pretrained.source)
     if theirs.fingerprint == stores.fingerprint:
         return
     # One definition may come in two forms, such as tiktoken's gpt2 and its tokenizer.json.
@@ -198,25 +202,25 @@ def refuse_tokenizer(origin: Origin, out: Path, stores: Tokenizer) -> None:
         f"{theirs.vocab_size} ids, end of document {theirs.eos_id}"
     )
     raise ConfigError(
-        f"train: the store's tokenizer {stores.name!r} is not {theirs.name!r} of {origin.named} ({told}); "
-        f"its ids would mean other tokens to the model. Ingest with --tokenizer {origin.named}."
+        f"train: the store's tokenizer {stores.name!r} is not {theirs.name!r} of {pretrained.named} ({told}); "
+        f"its ids would mean other tokens to the model. Ingest with --tokenizer {pretrained.named}."
     )
 
 
-def write_weights(origin: Origin, out: Path) -> None:
+def write_weights(pretrained: Pretrained, out: Path) -> None:
     """Tokenizer, and weights as the checkpoint of step 0; nothing where they are already.
 
     Raises:
         CheckpointError, ConfigError, TokenizerError, SpaceError: see `import_model`.
     """
-    if origin.source is None:
+    if pretrained.source is None:
         return
-    model, tokenizer = load_model(origin.source)
+    model, tokenizer = load_model(pretrained.source)
     out.mkdir(parents=True, exist_ok=True)
     save_tokenizer(tokenizer, out / "tokenizer")
     with CheckpointWriter(out / "checkpoints") as writer:
         tensors = {f"model.{name}": tensor.detach() for name, tensor in model.named_parameters()}
-        writer.save(0, tensors, {"step": 0, "imported": origin.to_json()})
+        writer.save(0, tensors, {"step": 0, "imported": pretrained.to_json()})
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:

@@ -12,12 +12,12 @@ import torch
 from headrace.errors import CheckpointError
 from headrace.model.checkpoint import latest_checkpoint, read_tensors
 from headrace.stats import StageCount
+from headrace.training.process_group import ProcessGroup
 from headrace.training.recipe import Recipe, read_run, refuse_other
-from headrace.training.step import Learner
-from headrace.training.world import World
+from headrace.training.trainable import TrainableModel
 
 
-class Batches(Protocol):
+class TrainLoader(Protocol):
     """What the loop asks of a loader: batches with input_ids and labels, and where it stands."""
 
     @property
@@ -38,7 +38,7 @@ class Batches(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class Standing:
+class TrainState:
     """Where a run stands; with the tensors, all that a checkpoint holds."""
 
     step: int = 0
@@ -46,7 +46,7 @@ class Standing:
     elapsed_s: float = 0.0
     eval_loss: float | None = None
 
-    def to_json(self, recipe: Recipe, loader: Batches) -> dict[str, object]:
+    def to_json(self, recipe: Recipe, loader: TrainLoader) -> dict[str, object]:
         """As it stands in state.json."""
         return {
             "recipe": recipe.to_json(),
@@ -59,31 +59,36 @@ class Standing:
         }
 
 
-def reopen(
-    learner: Learner, loader: Batches, out: Path, *, world: World, warn: Callable[[str], None] | None
-) -> Standing:
-    """Fill learner and loader from the newest whole checkpoint; a fresh standing when there is none.
+def restore(
+    trainable: TrainableModel,
+    loader: TrainLoader,
+    out: Path,
+    *,
+    group: ProcessGroup,
+    warn: Callable[[str], None] | None,
+) -> TrainState:
+    """Fill trainable and loader from the newest whole checkpoint; a fresh standing when there is none.
 
     Raises:
         ResumeError: the checkpoint is of another recipe, or the loader's state of another order.
         CheckpointError: tensors that do not fit the model, or no checkpoint of a run that did not begin fresh.
     """
-    latest = world.led(lambda: latest_checkpoint(out / "checkpoints", warn=warn))
+    latest = group.on_rank0(lambda: latest_checkpoint(out / "checkpoints", warn=warn))
     if latest is None:
-        if world.led(lambda: (read_run(out) or {}).get("imported")):
+        if group.on_rank0(lambda: (read_run(out) or {}).get("imported")):
             raise CheckpointError(
                 f"{out}: the weights that it begins with are gone or damaged, and no later checkpoint is whole. "
                 f"Delete the directory and run the same command again."
             )
-        return Standing()
+        return TrainState()
     directory, state = latest
     if "imported" in state:  # weights alone
-        tensors = {name: tensor for name, tensor in learner.tensors().items() if name.startswith("model.")}
+        tensors = {name: tensor for name, tensor in trainable.tensors().items() if name.startswith("model.")}
         read_tensors(directory, tensors)
-        return Standing()
-    refuse_other(directory, state["recipe"], learner.recipe.to_json())
-    read_tensors(directory, learner.tensors())
-    learner.set_step(state["step"])
-    world.agreed(lambda: loader.load_state_dict(state["loader"]))
+        return TrainState()
+    refuse_other(directory, state["recipe"], trainable.recipe.to_json())
+    read_tensors(directory, trainable.tensors())
+    trainable.set_step(state["step"])
+    group.on_all_ranks(lambda: loader.load_state_dict(state["loader"]))
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
-    return Standing(**{key: state[key] for key in ("step", "tokens", "elapsed_s", "eval_loss")})
+    return TrainState(**{key: state[key] for key in ("step", "tokens", "elapsed_s", "eval_loss")})

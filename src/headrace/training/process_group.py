@@ -28,39 +28,39 @@ _ROLL_CALL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """The processes of one run; a single process is a world of one and never touches torch.distributed."""
+class ProcessGroup:
+    """The processes of one run; a single process is a group of one and never touches torch.distributed."""
 
     rank: int = 0
     size: int = 1
     group: dist.ProcessGroup | None = None
-    """Gloo, all ranks, for what is said between steps; None in a world of one."""
-    saving: dist.ProcessGroup | None = None
+    """Gloo, all ranks, for what is said between steps; None in a group of one."""
+    checkpoint_group: dist.ProcessGroup | None = None
     """Gloo, all ranks, for the checkpoint thread: its messages must not meet training's."""
 
     @property
-    def leads(self) -> bool:
+    def is_rank0(self) -> bool:
         """Whether this process writes what is written once."""
         return self.rank == 0
 
-    def led(self, work: Callable[[], T]) -> T:
+    def on_rank0(self, work: Callable[[], T]) -> T:
         """Do work in the leader; every rank gets its result, or its error."""
         if self.size == 1:
             return work()
         box: list[Any] = [None, None]
-        if self.leads:
+        if self.is_rank0:
             try:
                 box = [work(), None]
             except HeadraceError as error:
                 box = [None, error]
         dist.broadcast_object_list(box, src=0, group=self.group)
         if box[1] is not None:
-            box[1].shared = not self.leads
+            box[1].shared = not self.is_rank0
             raise box[1]
         result: T = box[0]
         return result
 
-    def agreed(self, work: Callable[[], T]) -> T:
+    def on_all_ranks(self, work: Callable[[], T]) -> T:
         """Do work in every rank; when one fails, all raise the first failing rank's error."""
         if self.size == 1:
             return work()
@@ -74,7 +74,7 @@ class World:
         for rank, found in enumerate(errors):
             if found is not None:
                 told = found if rank in {0, self.rank} else type(found)(f"rank {rank}: {found}")
-                told.shared = not self.leads
+                told.shared = not self.is_rank0
                 raise told
         return result  # type: ignore[return-value]  # no error, so there is a result
 
@@ -89,8 +89,8 @@ class World:
 
 
 @contextmanager
-def open_world(device: torch.device, *, timeout_s: float = COLLECTIVE_S) -> Iterator[World]:
-    """The world that torchrun's environment describes; closed at the end.
+def open_process_group(device: torch.device, *, timeout_s: float = COLLECTIVE_S) -> Iterator[ProcessGroup]:
+    """The group that torchrun's environment describes; closed at the end.
 
     A failed collective is turned into an error that names the ranks that no longer answer.
 
@@ -103,7 +103,7 @@ def open_world(device: torch.device, *, timeout_s: float = COLLECTIVE_S) -> Iter
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World()
+        yield ProcessGroup()
         return
     rank = int(os.environ["RANK"])
     store = _rendezvous(rank, size)
@@ -111,11 +111,11 @@ def open_world(device: torch.device, *, timeout_s: float = COLLECTIVE_S) -> Iter
     timeout = timedelta(seconds=timeout_s)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
-        yield World(
+        yield ProcessGroup(
             rank=rank,
             size=size,
             group=dist.new_group(backend="gloo", timeout=timeout),
-            saving=dist.new_group(backend="gloo", timeout=timeout),
+            checkpoint_group=dist.new_group(backend="gloo", timeout=timeout),
         )
         dist.barrier()
     except (dist.DistError, RuntimeError, CheckpointException) as error:

@@ -18,7 +18,7 @@ from headrace.model.gpt import sharded_like
 from headrace.training.layout import Layout
 from headrace.training.optim import adamw, clip_factor, scale_gradients
 from headrace.training.parallel import add_over, empty_model, local, parallelize, settle_gradients, uses_ddp
-from headrace.training.pipeline import Pipeline, stages_of
+from headrace.training.pipeline import PipelineParallel, stages_of
 from headrace.training.recipe import Recipe
 
 
@@ -53,7 +53,7 @@ def autocast(dtype: str, device: torch.device) -> AbstractContextManager[object]
     return torch.autocast(device.type, dtype=getattr(torch, dtype))
 
 
-class Learner:
+class TrainableModel:
     """This process's part of the model with its optimizer: what a checkpoint holds beside the loader's position."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Learner:
         self.device = device
         self.layout = layout if layout is not None else Layout(dp=1)
         self._replicas: dist.ProcessGroup | None = None
-        self._pipeline: Pipeline | None = None
+        self._pipeline: PipelineParallel | None = None
         whole = empty_model(recipe)
         if mesh is not None and self.layout.pp > 1:
             stages = stages_of(whole, self.layout, mesh.get_local_rank("pp"))
@@ -78,7 +78,7 @@ class Learner:
                 parallelize(stage, recipe, self.layout, mesh, device)
             self._parts: list[nn.Module] = list(stages.values())
             self._call: nn.Module | None = None
-            self._pipeline = Pipeline(stages, self.layout, mesh, device)
+            self._pipeline = PipelineParallel(stages, self.layout, mesh, device)
         else:
             self._call = parallelize(whole, recipe, self.layout, mesh, device)
             self._parts = [whole]

@@ -22,7 +22,9 @@ from headrace.tokens import load_tokenizer, train_tokenizer
 from headrace.tokens.byte import ByteTokenizer
 from headrace.training import import_model, train
 
-SHAPE = GPTConfig(num_layers=2, width=32, num_heads=4, vocab_size=257, context=32)
+SHAPE = GPTConfig(
+    num_hidden_layers=2, hidden_size=32, num_attention_heads=4, vocab_size=257, max_position_embeddings=32
+)
 OPTIONS: dict[str, Any] = {
     "batch_size": 8, "steps": 6, "lr": 3e-3, "seed": 5, "device": "cpu", "dtype": "float32",
 }  # fmt: skip
@@ -103,18 +105,18 @@ def test_the_first_step_has_the_loss_that_transformers_has(
 def test_a_run_on_top_of_an_import_goes_on_after_a_stop_without_its_origin(
     hf: Path, store: Path, tmp_path: Path, losses: Any
 ) -> None:
-    whole, out, origin = tmp_path / "whole", tmp_path / "run", tmp_path / "origin"
+    whole, out, pretrained = tmp_path / "whole", tmp_path / "run", tmp_path / "pretrained"
     train(store, out=whole, init_from=hf, **OPTIONS)
-    shutil.copytree(hf, origin)
-    train(store, out=out, init_from=origin, checkpoint_every=2, **OPTIONS)
-    shutil.rmtree(origin)
+    shutil.copytree(hf, pretrained)
+    train(store, out=out, init_from=pretrained, checkpoint_every=2, **OPTIONS)
+    shutil.rmtree(pretrained)
     for step in (0, 6):
         shutil.rmtree(out / "checkpoints" / f"step-{step:08d}", ignore_errors=True)
-    assert train(store, out=out, init_from=origin, **OPTIONS).resumed_from == 4
+    assert train(store, out=out, init_from=pretrained, **OPTIONS).resumed_from == 4
     assert losses(out) == losses(whole)
     shutil.rmtree(out / "checkpoints")
     with pytest.raises(CheckpointError, match="the weights that it begins with are gone"):
-        train(store, out=out, init_from=origin, **OPTIONS)
+        train(store, out=out, init_from=pretrained, **OPTIONS)
 
 
 def test_every_layout_begins_with_the_imported_weights(
@@ -193,7 +195,7 @@ def test_the_command_line_imports_trains_and_exports(hf: Path, store: Path, tmp_
     for _ in range(2):  # the second finds it done
         done = headrace("import", hf, "--to", run, "--json")
         assert (done.returncode, done.stderr) == (0, "")
-        assert json.loads(done.stdout)["config"]["width"] == 32
+        assert json.loads(done.stdout)["config"]["hidden_size"] == 32
     done = headrace(
         "train",
         store,
@@ -222,7 +224,9 @@ def damaged() -> dict[str, tuple[str, str]]:
         "model-00001": ("", "model-00001-of-.* no such file, model.safetensors.index.json names it"),
         "index": ("[]", "not an index of safetensors files"),
         "llama": ('{"model_type": "llama"}', "a 'llama' model"),
-        "heads": ('{"model_type": "gpt2", "n_embd": 10, "n_head": 3}', "width 10 is not divisible by num_heads 3"),
+        "heads": (
+            '{"model_type": "gpt2", "n_embd": 10, "n_head": 3}',
+            "hidden_size 10 is not divisible by num_attention_heads 3"),
         "layers": ('{"model_type": "gpt2", "n_layer": "x"}', "n_layer is 'x'; wanted a whole number"),
     }  # fmt: skip
 

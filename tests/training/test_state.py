@@ -12,7 +12,9 @@ from headrace.model import GPT, GPTConfig, to_hf
 from headrace.tokens import load_tokenizer
 from headrace.training import import_model, train
 
-SHAPE = GPTConfig(num_layers=1, width=16, num_heads=2, vocab_size=257, context=16)
+SHAPE = GPTConfig(
+    num_hidden_layers=1, hidden_size=16, num_attention_heads=2, vocab_size=257, max_position_embeddings=16
+)
 OPTIONS = {"seq_len": 16, "batch_size": 4, "lr": 1e-3, "progress": None, "dtype": "float32"}
 
 
