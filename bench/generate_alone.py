@@ -3,13 +3,13 @@
 Claim     Decoding one row reads weights at >= 60 % of what a plain read reaches, in an engine as it is by default,
           where 32 rows may run: what a lone client of a server gets.
 Run       python bench/generate_alone.py --model HF_DIR
-Compares  The model and a gpt3-125m shape with random weights, both types, with and without a C compiler, each in a
+Compares  The model and a gpt3-125m shape with random weights, both types, with and without the extension, each in a
           fresh process with all cores. Greedy, from a prompt of 16 tokens.
 Ceiling   A plain sum over as many bytes as the weights have, before and after decoding.
 Reports   Median over 128 tokens of the time of a step; bytes of weights a second.
-Cause     A page of C reads the weights in the order of their use, from the blocks in which oneDNN keeps them for many
+Cause     The extension reads the weights in the order of their use, from the blocks in which oneDNN keeps them for many
           rows; what is left is 180 waits of threads for each other, attention, and choosing the token. Without a
-          compiler torch decodes, with some twenty operations a layer, and reads small weights at half the speed of
+          it torch decodes, with some twenty operations a layer, and reads small weights at half the speed of
           memory.
 """
 

@@ -123,7 +123,7 @@ def bandwidth(job: Job) -> dict[str, Any]:
     import torch
 
     if not job["compiled"]:
-        os.environ["CC"] = "none"
+        os.environ["HEADRACE_NATIVE"] = "off"
     made, weights = one_row(job)
     prompt = [i % 50_000 for i in job["prompts"][0][:16]]
     list(made.run(requests(job, [prompt], new=8)))

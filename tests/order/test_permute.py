@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import shutil
 from collections import Counter
 
 import numpy as np
@@ -11,21 +10,10 @@ from hypothesis import given
 from hypothesis.strategies import integers
 
 from headrace.errors import OrderError
-from headrace.order.permute import _permute, permute, permute_many, round_keys
+from headrace.order.permute import permute, permute_many, round_keys
 
 KEYS = round_keys(seed=7, source="", epoch=0)
-C = pytest.param("C", marks=pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc)"))
-
-
-@pytest.fixture(params=["NumPy", C], scope="module", autouse=True)
-def way(request):
-    """Everything below holds of both ways to compute it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_permute, "function", None)
-        patch.setattr(_permute, "done", lambda amount: None)
-        if request.param == "C":
-            assert _permute.compile()
-        yield
+pytestmark = pytest.mark.usefixtures("target")  # everything below holds of every implementation
 
 
 def image(n, *, start=0, count=None, keys=KEYS):

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 BYTES_PER_WORKER = 16 << 20
 """Sources a process is worth starting for; only the default number of workers depends on it."""
 
-COMPILED_BYTES = 128 << 20
-"""JSON lines that pay for the tenth of a second in which their parser is compiled."""
-
 
 def ingest(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -119,9 +116,6 @@ def ingest(
     workers = 1 if str(out).startswith("memory://") else workers or default_workers(found)
     early = workers > 1 and engine == "local" and dedup is None
     ahead = [os.fspath(tokenizer)] if isinstance(tokenizer, str | os.PathLike) else []
-    lines = sum(source.text_bytes for source in found if source.format == "jsonl")
-    if ahead and not keep and lines >= COMPILED_BYTES:
-        ahead.append("compiled")
     with open_nursery(ahead) if early else nullcontext() as nursery:
         # NumPy, the store, the tokenizers: 0.15 s, while the nursery loads them as well.
         from headrace.ingestion.conduct import Conduct, block_tokens_for, places

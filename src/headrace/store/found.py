@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from headrace.store.rowcopy import Rows
+    from headrace.native import Rows
     from headrace.store.slots import BlockPool
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, OrderError
+from headrace.native import Rows
 from headrace.stats import Stats
 from headrace.storage.blob import LocalBlob
 from headrace.storage.cache import NodeCache
@@ -18,7 +19,6 @@ from headrace.storage.remote import Retry, RetryingBlob
 from headrace.store.fetch import FetchedBlocks
 from headrace.store.found import Found, FoundBlocks, FoundRows
 from headrace.store.local import NOT_READY, LocalBlocks
-from headrace.store.rowcopy import Rows
 from headrace.store.slots import BlockPool, slot_stride
 from headrace.store.source import Source
 

@@ -11,12 +11,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from headrace.errors import ShardError
+from headrace.native import Rows
 from headrace.stats import Stats
 from headrace.storage.blob import LocalBlob
 from headrace.store.format import CODECS
 from headrace.store.index import BlockIndex, check_block
 from headrace.store.mapped import MappedFiles, reserved
-from headrace.store.rowcopy import Rows
 from headrace.store.slots import Done
 from headrace.store.source import Source
 from headrace.store.unpack import locate, unpack

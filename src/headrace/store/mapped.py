@@ -1,8 +1,8 @@
 """Shard files on a local disk -> one span of addresses in which all of them are mapped.
 
 Every file has its place in one reserved span and is mapped there when it is first touched, so that rows of any
-shards are gathered in one step (see `rowcopy`): 6 to 9 us for 32 rows of 2,048 uint16 tokens, where NumPy slices
-joined row by row take 31. A file stays mapped until the store is closed: nothing that another
+shards are gathered in one step (see `headrace.native.Rows`): 6 to 9 us for 32 rows of 2,048 uint16 tokens, where
+NumPy slices joined row by row take 31. A file stays mapped until the store is closed: nothing that another
 thread is reading goes away, and no descriptor is held.
 """
 
@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ShardError
+from headrace.native import Rows
 from headrace.storage.blob import LocalBlob
-from headrace.store.rowcopy import Rows
 
 _PAGE: Final = mmap.PAGESIZE
 _HUGE: Final = 2 << 20

@@ -17,8 +17,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.native import Rows
 from headrace.store.mapped import reserved
-from headrace.store.rowcopy import Rows
 from headrace.store.upcoming import Upcoming
 
 _NEVER: Final = 1 << 62

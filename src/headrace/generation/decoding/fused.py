@@ -1,9 +1,9 @@
 """A transformers model of the Llama family -> the same arithmetic in fewer steps, or nothing.
 
 Decoding few rows is a read of the weights with Python between the reads: transformers takes some fifty small
-operations a layer, this takes twenty, and where one row is decoded, onerow.c takes none. Queries, keys and values
-are one product, and so are the gate and the feed-forward's first layer. What a layer has is looked up by name, and
-anything not expected gives None; whoever calls this compares logits with the model's own before using it.
+operations a layer, this takes twenty, and where one row is decoded, the extension in C takes none. Queries, keys
+and values are one product, and so are the gate and the feed-forward's first layer. What a layer has is looked up by
+name, and anything not expected gives None; whoever calls this compares logits with the model's own before using it.
 
 Shapes: N tokens, W width, H query heads, G key/value heads, D head width.
 """
@@ -19,8 +19,8 @@ import torch.nn.functional as F  # noqa: N812  # the name that every reader of t
 from torch import Tensor
 
 from headrace.generation.decoding.attention import StepPlan, attend
-from headrace.generation.decoding.onerow import DecoderShape, LayerWeights, SingleRowDecoder, decoder_for
 from headrace.generation.decoding.packed_linear import PackedLinear
+from headrace.generation.decoding.single_row import DecoderShape, LayerWeights, SingleRowDecoder, decoder_for
 from headrace.model.kv import KVCache
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from headrace.generation.decoding.attention import StepPlan, attend
 from headrace.generation.decoding.fingerprint import fingerprint_of
-from headrace.generation.decoding.onerow import DecoderShape, LayerWeights, SingleRowDecoder, decoder_for
 from headrace.generation.decoding.packed_linear import PackedLinear
+from headrace.generation.decoding.single_row import DecoderShape, LayerWeights, SingleRowDecoder, decoder_for
 from headrace.model.gpt import GPT, Attention, TransformerBlock
 from headrace.model.kv import KVCache
 

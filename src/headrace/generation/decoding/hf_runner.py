@@ -60,7 +60,7 @@ class HFRunner:
         self._own_head = False
         self._fused: FusedDecoder | None = None
         self.one_row = "torch"
-        """What decodes where one row is alone: "compiled C", or "torch" and why."""
+        """What decodes where one row is alone: "native" and its instruction set, or "torch" and why."""
         self._adopt(directory)
 
     def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:

@@ -2,8 +2,8 @@
 
 A plain layer in torch arranges its weight for the CPU at every call, which costs more than the product where rows are
 few; oneDNN's blocks are arranged once, and serve any number of rows. What they look like in memory is looked at, so
-that onerow.c can read the same copy where one row is decoded. On other devices, and in types that the CPU has no
-instructions for, a weight stays [out, in].
+that the extension in C can read the same copy where one row is decoded. On other devices, and in types that the CPU
+has no instructions for, a weight stays [out, in].
 """
 
 from __future__ import annotations

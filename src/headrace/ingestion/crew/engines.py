@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from threading import Thread
 from typing import Any, Literal
 
 from headrace.errors import TokenizerError
@@ -16,7 +15,6 @@ from headrace.ingestion.crew.nursery import Beside, Nursery, Nurture, open_nurse
 from headrace.ingestion.crew.pool import Pool, serve
 from headrace.ingestion.job.job import Job, Place
 from headrace.ingestion.options import Options
-from headrace.ingestion.parse import flatlines
 from headrace.ingestion.read.sources import Source
 from headrace.ingestion.units.schedule import Schedule
 from headrace.ingestion.work.prove import ask_for_proof, engine_mismatch, receive_proof, send_proof
@@ -87,31 +85,23 @@ def make_sketching(setup: Setup) -> Sketching:
 class Ahead:
     """A tokenizer, loaded while another process loads its reference and waits for the corpus."""
 
-    def __init__(self, tokenizer: Tokenizer, beside: Beside, *, compiled: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, beside: Beside) -> None:
         """Load it.
 
         Args:
             tokenizer: whose engine is not built yet.
             beside: does something in a fork.
-            compiled: will there be so many JSON lines that compiling their parser is worth it?
         """
         slim_results()
         self.tokenizer = tokenizer
         self.proof = beside(functools.partial(send_proof, reference=tokenizer.as_reference()))
-        compiler = Thread(
-            target=flatlines.page.compile
-        )  # before there are workers, and while the engine is built
-        if compiled:
-            compiler.start()
         # The first batch builds more than loading did.
         tokenizer.encode_batch(tricky_texts())
-        if compiled:
-            compiler.join()
 
     @classmethod
-    def of(cls, beside: Beside, tokenizer: str, compiled: str = "") -> Ahead:
-        """By its name or path; "compiled" or not."""
-        return cls(load_tokenizer(tokenizer, engine="fast"), beside, compiled=bool(compiled))
+    def of(cls, beside: Beside, tokenizer: str) -> Ahead:
+        """By its name or path."""
+        return cls(load_tokenizer(tokenizer, engine="fast"), beside)
 
 
 class Tokenizing:

@@ -10,14 +10,15 @@ import simdjson
 
 from headrace.ingestion.document import Parsed, Reject
 from headrace.ingestion.fields import Fields, as_metadata, lookup, too_long_record
-from headrace.ingestion.parse.flatlines import Texts, is_plain, page
+from headrace.ingestion.parse.flat_lines import FlatLines, is_plain
 from headrace.ingestion.parse.json_text import Fault, text_of_json
 from headrace.ingestion.read.records import Block
+from headrace.native import kernels
 
 # Whatever simdjson refuses, the careful way looks at again; whatever it accepts is accepted there as well.
 _FAULTS = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
-_MANY_DOUBTS = 32
-"""Lines of a block that C may hand back one by one; with more, all that is left is read without it."""
+_MAX_REFUSED = 32
+"""Lines of a block that the extension may refuse one by one; after more, the rest is parsed without it."""
 
 
 class JsonLines:
@@ -27,9 +28,9 @@ class JsonLines:
         self._url = url
         self._fields = fields
         self._parser = simdjson.Parser()
-        # C reads what is asked for most: one field of that name, and nothing beside it.
+        # The extension reads one field; fields to keep need a parser that makes objects.
         plain = not fields.keep and is_plain(fields.text)
-        self._flat = Texts(fields.text, max_line_bytes=fields.max_bytes) if plain else None
+        self._flat = FlatLines(fields.text, max_line_bytes=fields.max_bytes) if plain else None
 
     def parse(self, block: Block, *, lines_before: int) -> Parsed:
         """Parse whole lines.
@@ -42,10 +43,8 @@ class JsonLines:
             detail = too_long_record(self._fields)
             reject = self._reject(block.offset, lines_before, "too_long", detail)
             return Parsed(texts=[], rejects=[reject], nbytes=block.nbytes, lines=block.newlines)
-        if self._flat is not None and block.data:
-            if page.function is not None:
-                return self._by_c(self._flat, block, lines_before)
-            page.done(len(block.data))
+        if self._flat is not None and block.data and (native := kernels()) is not None:
+            return self._flat_texts(native, self._flat, block, lines_before)
         lines = block.data.split(b"\n")
         texts = None
         if not self._fields.keep and len(block.data) <= self._fields.max_bytes:
@@ -55,14 +54,14 @@ class JsonLines:
             parsed.texts = self._one_by_one(block.offset, lines, lines_before, parsed)
         return parsed
 
-    def _by_c(self, flat: Texts, block: Block, lines_before: int) -> Parsed:
-        """The lines that C has no doubt about, and one by one the others among them."""
+    def _flat_texts(self, native: Any, flat: FlatLines, block: Block, lines_before: int) -> Parsed:
+        """Texts of the lines that the extension accepts, and of the others among them one by one."""
         data = block.data
         parsed = Parsed(texts=[], nbytes=len(data))
         flat.start(data)
-        at = doubts = newline = 0
-        while (at := flat.read(at)) < len(data) and doubts < _MANY_DOUBTS:
-            doubts += 1
+        at = refused = newline = 0
+        while (at := flat.read(native, at)) < len(data) and refused < _MAX_REFUSED:
+            refused += 1
             newline = data.find(b"\n", at)
             stop = len(data) if newline < 0 else newline
             texts = self._one_by_one(
@@ -70,8 +69,8 @@ class JsonLines:
             )
             flat.add(texts)
             at = min(stop + 1, len(data))
-        parsed.texts = flat.all()
-        parsed.lines = flat.lines_read - (doubts > 0 and newline < 0)
+        parsed.texts = flat.texts()
+        parsed.lines = flat.lines_read - (refused > 0 and newline < 0)
         if at < len(data):
             rest = data[at:].split(b"\n")
             texts = self._one_by_one(block.offset + at, rest, lines_before + flat.lines_read, parsed)

@@ -1,36 +1,20 @@
-"""The decoder in C beside torch's: the same numbers, on whatever this machine compiles."""
+"""The decoder in C beside torch's: the same numbers, in every instruction set that this processor has."""
 
 import copy
-import shutil
+import sys
 
 import pytest
 import torch
 
-from headrace import compiled
 from headrace.generation import NativeEngine
-from headrace.generation.decoding import onerow, packed_linear
+from headrace.generation.decoding import packed_linear
 from headrace.generation.decoding.attention import plan_step
-from headrace.generation.decoding.compiled import NotCompiledError, compile_c
 from headrace.generation.decoding.gpt_runner import GPTRunner
 from headrace.model import GPT, GPTConfig
+from headrace.native import available_targets, use_target
+from headrace.native import decoder as native_decoder
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def compiler():
-    """Skips where there is none: then torch decodes, which every other test covers."""
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler (cc)")
-    compile_c(onerow.SOURCE)
-
-
-@pytest.fixture
-def no_library():
-    """The library is asked for anew, and again by the tests that follow."""
-    onerow._compiled.cache_clear()
-    yield
-    onerow._compiled.cache_clear()
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -56,7 +40,7 @@ def logits_token_by_token(runner, ids, *, prompt=1, slot=0):
 @pytest.mark.parametrize("prompt", [1, 7])
 @pytest.mark.parametrize("slot", [0, 2])
 @pytest.mark.parametrize("banded", [False, True])
-def test_logits_equal_a_full_forward_pass(compiler, threads, prompt, slot, banded):
+def test_logits_equal_a_full_forward_pass(native_target, threads, prompt, slot, banded):
     """Odd sizes: 3 heads and 101 tokens are not to be divided evenly among threads."""
     config = GPTConfig(
         num_hidden_layers=2,
@@ -72,17 +56,17 @@ def test_logits_equal_a_full_forward_pass(compiler, threads, prompt, slot, bande
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)  # biases and norms that are not 0 and 1
     runner = GPTRunner(model)
-    assert runner.one_row == "compiled C"
+    assert runner.one_row == f"native {native_target}"
     ids = [i * 37 % 101 for i in range(30)]
     with torch.inference_mode():
-        wanted = model(torch.tensor([ids]))[0, prompt - 1 :]
+        expected = model(torch.tensor([ids]))[0, prompt - 1 :]
     torch.testing.assert_close(
-        logits_token_by_token(runner, ids, prompt=prompt, slot=slot), wanted, atol=1e-4, rtol=1e-4
+        logits_token_by_token(runner, ids, prompt=prompt, slot=slot), expected, atol=1e-4, rtol=1e-4
     )
 
 
 @pytest.mark.parametrize("width", [128, 84, 63])
-def test_bfloat16_is_nearer_to_float32_than_torchs_bfloat16(compiler, width):
+def test_bfloat16_is_nearer_to_float32_than_torchs_bfloat16(native_target, width):
     """Weights and cache are rounded, what is computed is not; heads of 21, and a width of 63, are odd."""
     config = GPTConfig(
         num_hidden_layers=4,
@@ -96,13 +80,13 @@ def test_bfloat16_is_nearer_to_float32_than_torchs_bfloat16(compiler, width):
     whole.load_state_dict(half.state_dict())  # the same rounded weights
     ids = [i * 37 % 300 for i in range(48)]
     with torch.inference_mode():
-        wanted, torchs = whole(torch.tensor([ids]))[0], half(torch.tensor([ids]))[0].float()
+        expected, torchs = whole(torch.tensor([ids]))[0], half(torch.tensor([ids]))[0].float()
     got = logits_token_by_token(GPTRunner(half), ids)
-    assert (got - wanted).square().mean() < (torchs - wanted).square().mean()
+    assert (got - expected).square().mean() < (torchs - expected).square().mean()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_that_are_not_numbers_give_logits_that_are_not(compiler, dtype):
+def test_weights_that_are_not_numbers_give_logits_that_are_not(native_target, dtype):
     """Fast math may not hide them: the engine makes an error row of such logits."""
     config = GPTConfig(
         num_hidden_layers=1, hidden_size=8, num_attention_heads=1, vocab_size=257, max_position_embeddings=96
@@ -113,7 +97,7 @@ def test_weights_that_are_not_numbers_give_logits_that_are_not(compiler, dtype):
     assert logits_token_by_token(GPTRunner(model), [1, 2, 3]).isnan().all()
 
 
-def test_activations_far_from_zero_are_those_of_torch(compiler):
+def test_activations_far_from_zero_are_those_of_torch(native_target):
     """Gelu of -1000 is 0: fast math's reciprocal of infinity is not a number."""
     model = GPT(
         GPTConfig(
@@ -129,51 +113,71 @@ def test_activations_far_from_zero_are_those_of_torch(compiler):
         model.blocks[0].mlp.up.weight.mul_(2000)
     ids = [3, 1, 4, 1, 5, 9]
     with torch.inference_mode():
-        wanted = model(torch.tensor([ids]))[0]
-    torch.testing.assert_close(logits_token_by_token(GPTRunner(model), ids), wanted, atol=1e-3, rtol=1e-3)
+        expected = model(torch.tensor([ids]))[0]
+    torch.testing.assert_close(logits_token_by_token(GPTRunner(model), ids), expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("broken", ["absent", "fails", "links_nothing"])
-def test_without_a_compiler_torch_decodes_the_same_tokens_and_says_why(
-    gpt, table, make_requests, monkeypatch, tmp_path, no_library, broken
+@pytest.mark.parametrize("absent", ["off", "not built", "no OpenMP"])
+def test_without_the_extension_torch_decodes_the_same_tokens_and_the_reason_is_given(
+    gpt, table, make_requests, monkeypatch, absent
 ):
     requests = make_requests(6)
-    wanted = {
+    expected = {
         row.prompt_id: row.token_ids
         for row in NativeEngine(GPTRunner(gpt), table, batch_size=1).run(requests)
     }
-    onerow._compiled.cache_clear()
-    script = {"fails": "echo it broke >&2; exit 3", "links_nothing": 'for last; do :; done; echo > "$last"'}
-    compiler = tmp_path / "compiler"
-    if broken != "absent":
-        compiler.write_text(f"#!/bin/sh\n{script[broken]}\n")
-        compiler.chmod(0o755)
-    monkeypatch.setenv("CC", str(compiler))
-    runner = GPTRunner(gpt)
-    reason = {"absent": "no C compiler", "fails": "exit 3: it broke", "links_nothing": "cannot be loaded"}
+    native_decoder._bound.cache_clear()
+    if absent == "not built":
+        monkeypatch.setitem(sys.modules, "headrace.native._decoder", None)
+    if absent == "no OpenMP":
+        monkeypatch.setattr(native_decoder, "FUNCTIONS", ("no_such_function",))
+    with use_target("off" if absent == "off" else available_targets()[-1]):
+        runner = GPTRunner(gpt)
+    native_decoder._bound.cache_clear()
     assert runner.one_row.startswith("torch: ")
-    assert reason[broken] in runner.one_row
+    if len(available_targets()) > 1:
+        reason = {
+            "off": "without the extension",
+            "not built": "installed without",
+            "no OpenMP": "no_such_function",
+        }
+        assert reason[absent] in runner.one_row
     got = {row.prompt_id: row.token_ids for row in NativeEngine(runner, table, batch_size=1).run(requests)}
-    assert got == wanted
+    assert got == expected
 
 
-def test_a_compiler_that_hangs_is_given_up(monkeypatch, tmp_path):
-    slow = tmp_path / "slow"
-    slow.write_text("#!/bin/sh\nexec sleep 30\n")
-    slow.chmod(0o755)
-    monkeypatch.setenv("CC", str(slow))
-    monkeypatch.setattr(compiled, "_TIMEOUT_S", 0.1)
-    with pytest.raises(NotCompiledError, match="timed out"):
-        compile_c(onerow.SOURCE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["blocks", "rows"])
+def test_every_instruction_set_gives_the_same_bits(monkeypatch, dtype, layout):
+    """Odd sizes, so that every loop has a rest; no fused multiply-add, and sums in one order."""
+    config = GPTConfig(
+        num_hidden_layers=2,
+        hidden_size=117,
+        num_attention_heads=9,
+        vocab_size=203,
+        max_position_embeddings=70,
+    )
+    model = GPT(config, seed=4).eval().to(dtype)
+    if layout == "rows":
+        monkeypatch.setattr(packed_linear, "_lay_out", None)
+    ids = [i * 37 % 203 for i in range(60)]
+    logits = []
+    for target in available_targets()[1:]:
+        with use_target(target):
+            runner = GPTRunner(model)
+            assert runner.one_row == f"native {target}"
+            logits.append(logits_token_by_token(runner, ids)[1:])  # torch reads the prompt
+    for other in logits[1:]:
+        assert torch.equal(other, logits[0])
 
 
-def test_loading_changes_no_rounding_of_the_process(compiler):
+def test_loading_changes_no_rounding_of_the_process(native_target):
     """Fast math at the link would flush tiny numbers to zero everywhere."""
     tiny = torch.tensor([1e-40])
     assert float(tiny * 1) > 0
 
 
-def test_a_type_that_c_does_not_have_is_torchs(gpt):
+def test_a_type_that_the_extension_does_not_have_is_torchs(gpt):
     runner = GPTRunner(copy.deepcopy(gpt).half())
     assert runner.one_row == "torch: torch.float16 on cpu"
 
@@ -184,7 +188,7 @@ def test_a_layout_that_is_not_known_is_torchs(gpt, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_in_rows_and_in_blocks_give_the_same_logits(compiler, monkeypatch, dtype):
+def test_weights_in_rows_and_in_blocks_give_the_same_logits(native_target, monkeypatch, dtype):
     """The form for CPUs whose oneDNN has no instructions for the type."""
     config = GPTConfig(
         num_hidden_layers=2, hidden_size=63, num_attention_heads=7, vocab_size=101, max_position_embeddings=40
@@ -195,15 +199,17 @@ def test_weights_in_rows_and_in_blocks_give_the_same_logits(compiler, monkeypatc
     monkeypatch.setattr(packed_linear, "_lay_out", None)
     in_rows = GPTRunner(model)
     assert in_rows._head.layout == "rows"
-    assert in_rows.one_row == "compiled C"
+    assert in_rows.one_row == f"native {native_target}"
     close = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
     torch.testing.assert_close(logits_token_by_token(in_rows, ids), blocks, **close)
 
 
-def test_a_row_that_is_left_alone_goes_on_in_c_and_back_when_others_come(compiler, gpt, table, make_requests):
+def test_a_row_that_is_left_alone_goes_on_in_c_and_back_when_others_come(
+    native_target, gpt, table, make_requests
+):
     """Same cache, same greedy text, whoever is beside it and when."""
     requests = make_requests(5, own=lambda i: {"max_new_tokens": 12 + 4 * i})
-    wanted = {
+    expected = {
         r.prompt_id: r.token_ids for r in NativeEngine(GPTRunner(gpt), table, batch_size=1).run(requests)
     }
     engine = NativeEngine(GPTRunner(gpt), table, batch_size=4)
@@ -216,5 +222,5 @@ def test_a_row_that_is_left_alone_goes_on_in_c_and_back_when_others_come(compile
             if token.prediction is not None:
                 got[token.prediction.prompt_id] = token.prediction.token_ids
         steps += 1
-    assert got == wanted
+    assert got == expected
     assert alone

@@ -1,7 +1,6 @@
-"""The page of C reads what the libraries read, and nothing else; what it is not sure of it hands back."""
+"""The extension reads what the libraries read, and nothing else; what it does not accept they parse."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -10,12 +9,10 @@ from hypothesis import strategies as st
 
 from headrace.ingestion import ingest
 from headrace.ingestion.fields import Fields
-from headrace.ingestion.parse.flatlines import page
 from headrace.ingestion.parse.jsonl import JsonLines
 from headrace.ingestion.read.records import Block
+from headrace.native import use_target
 from headrace.tokens.flat import FlatTexts, lengths_of
-
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc)")
 
 # What stands in JSON, and what must not: put together at random, most of it is nearly right.
 PIECES = [
@@ -49,25 +46,15 @@ lines = st.one_of(
 blocks = st.tuples(st.lists(lines, min_size=1, max_size=8), st.booleans())
 
 
-@pytest.fixture(scope="module")
-def compiled():
-    assert page.compile()
-    function, page.function = page.function, None
-    return function
-
-
-def parsed_both_ways(compiled, data, *, most=1 << 20, name="text"):
+def parsed_both_ways(native_target, data, *, most=1 << 20, name="text"):
     ways = []
-    for function in (None, compiled):
-        page.function = function
-        try:
+    for target in ("off", native_target):
+        with use_target(target):
             parsed = JsonLines("file", Fields(text=name, max_bytes=most)).parse(
                 Block(offset=7, data=data), lines_before=3
             )
-        finally:
-            page.function = None
-        found = (list(parsed.texts), parsed.rejects, parsed.empty, parsed.lines, parsed.nbytes)
-        ways.append((found, isinstance(parsed.texts, FlatTexts)))
+        result = (list(parsed.texts), parsed.rejects, parsed.empty, parsed.lines, parsed.nbytes)
+        ways.append((result, isinstance(parsed.texts, FlatTexts)))
     return ways
 
 
@@ -79,34 +66,31 @@ def parsed_both_ways(compiled, data, *, most=1 << 20, name="text"):
     name="text",
 )
 @example(block=([b""] * 100 + [b'{"text":""}'] * 40 + [b'{"text":"t"}'], False), most=1 << 20, name="text")
-def test_texts_and_rejects_are_those_of_the_libraries(compiled, block, most, name):
+def test_texts_and_rejects_are_those_of_the_libraries(native_target, block, most, name):
     data = b"\n".join(block[0]) + b"\n" * block[1]
-    (wanted, _), (got, _) = parsed_both_ways(compiled, data or b"\n", most=most, name=name)
-    assert got == wanted
+    (expected, _), (got, _) = parsed_both_ways(native_target, data or b"\n", most=most, name=name)
+    assert got == expected
 
 
-def test_plain_lines_are_read_without_an_object_for_each(compiled):
+def test_plain_lines_are_read_without_an_object_for_each(native_target):
     texts = [f'{i}: \u00e9 \U0001f600 \\ " / \b\f\n\r\t \x00 end' * (i % 9 + 1) for i in range(500)]
     records = [
         {"id": i, "meta": {"a": [1.5, None, {"text": "no"}]}, "text": text} for i, text in enumerate(texts)
     ]
     data = b"".join(json.dumps(r, ensure_ascii=i % 2 == 0).encode() + b"\n" for i, r in enumerate(records))
-    (wanted, _), (got, is_flat) = parsed_both_ways(compiled, data)
+    (expected, _), (got, is_flat) = parsed_both_ways(native_target, data)
     assert is_flat
-    assert got == wanted
+    assert got == expected
     assert got[0] == [text.encode() for text in texts]
 
 
-def test_a_store_is_the_same_bytes_with_and_without_a_compiler(
-    compiled, tmp_path, make_documents, write_jsonl, tree, tokenizer_json
+def test_a_store_is_the_same_bytes_with_and_without_the_extension(
+    native_target, tmp_path, make_documents, write_jsonl, tree, tokenizer_json
 ):
     corpus = str(write_jsonl(tmp_path / "a.jsonl.gz", [*make_documents(300, seed=1), "", "x" * 5000]))
-    for name, function in (("without", None), ("with", compiled)):
-        page.function = function
-        try:
+    for name, target in (("without", "off"), ("with", native_target)):
+        with use_target(target):
             ingest(corpus, tmp_path / name, tokenizer=tokenizer_json, workers=1, max_document_bytes=4000)
-        finally:
-            page.function = None
     assert tree(tmp_path / "without") == tree(tmp_path / "with")
 
 

@@ -1,0 +1,121 @@
+/* headrace.native._decoder: one token of one row -> its last hidden state, through all layers of a decoder in one call.
+
+   Decoding one row is a read of every weight; anything else is waste. Between the products there is no allocation, no
+   dispatch and no interpreter, and each product is cut into one span of outputs a thread. Weights and cache are float32
+   or bfloat16. Weights are laid out as oneDNN does for torch's own products, so that one copy serves one row and many,
+   or are [out, in].
+
+   Arguments are addresses, which native/decoder.py takes from tensors that it keeps. */
+
+#include "target.h"
+
+#include <math.h>
+
+#include "decoder_types.h"
+
+#define KERNELS "decoder_forms.h"
+#include "targets.h"
+
+static int addresses_of(PyObject *const *objects, int count, void **values) {
+  for (int i = 0; i < count; i++) {
+    if (objects[i] == Py_None) {
+      values[i] = NULL;
+      continue;
+    }
+    values[i] = PyLong_AsVoidPtr(objects[i]);
+    if (!values[i] && PyErr_Occurred()) return 0;
+  }
+  return 1;
+}
+
+/* The form (0 to 3) and the number of threads. */
+static int settings_of(PyObject *const *objects, long *form, long *threads) {
+  *form = PyLong_AsLong(objects[0]);
+  *threads = PyLong_AsLong(objects[1]);
+  if (PyErr_Occurred()) return 0;
+  if (!openmp.parallel) PyErr_SetString(PyExc_RuntimeError, "use_openmp was not called");
+  else if (*form < 0 || *form > 3 || *threads < 1) PyErr_SetString(PyExc_ValueError, "form or threads out of range");
+  return !PyErr_Occurred();
+}
+
+static int has_arguments(Py_ssize_t got, Py_ssize_t expected, const char *name) {
+  if (got != expected) PyErr_Format(PyExc_TypeError, "%s: %zd arguments, expected %zd", name, got, expected);
+  return got == expected;
+}
+
+/* use_openmp(GOMP_parallel, GOMP_barrier, omp_get_thread_num, omp_get_num_threads): addresses of torch's. */
+static PyObject *py_use_openmp(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  void *functions[4];
+  if (!has_arguments(nargs, 4, "use_openmp") || !addresses_of(args, 4, functions)) return NULL;
+  memcpy(&openmp, functions, sizeof openmp);
+  Py_RETURN_NONE;
+}
+
+/* decode(form, threads, shape, layers, cache, norm, norm_bias, cos, sin, x, scratch) */
+static PyObject *py_decode(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  long form, threads;
+  void *at[9];
+  if (!has_arguments(nargs, 11, "decode") || !settings_of(args, &form, &threads) || !addresses_of(args + 2, 9, at))
+    return NULL;
+  Decode data = {at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8]};
+  Py_BEGIN_ALLOW_THREADS
+  openmp.parallel(CHOOSE(decode_forms)[form], &data, (unsigned)threads, 0);
+  Py_END_ALLOW_THREADS
+  Py_RETURN_NONE;
+}
+
+/* product(form, threads, linear, x, out) */
+static PyObject *py_product(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  long form, threads;
+  void *at[3];
+  if (!has_arguments(nargs, 5, "product") || !settings_of(args, &form, &threads) || !addresses_of(args + 2, 3, at))
+    return NULL;
+  Product data = {at[0], at[1], at[2]};
+  Py_BEGIN_ALLOW_THREADS
+  openmp.parallel(CHOOSE(product_forms)[form], &data, (unsigned)threads, 0);
+  Py_END_ALLOW_THREADS
+  Py_RETURN_NONE;
+}
+
+/* scratch_size(shape, capacity, threads) -> floats. */
+static PyObject *py_scratch_size(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  void *shape;
+  if (!has_arguments(nargs, 3, "scratch_size") || !addresses_of(args, 1, &shape)) return NULL;
+  const long long capacity = PyLong_AsLongLong(args[1]);
+  const long threads = PyLong_AsLong(args[2]);
+  if (PyErr_Occurred()) return NULL;
+  return PyLong_FromLongLong(scratch_size(shape, capacity, (int)threads));
+}
+
+/* struct_sizes() -> bytes of Shape, Linear, Layer, Cache: those of the ctypes structures must be the same. */
+static PyObject *py_struct_sizes(PyObject *module, PyObject *unused) {
+  (void)module, (void)unused;
+  return Py_BuildValue("(nnnn)", sizeof(Shape), sizeof(Linear), sizeof(Layer), sizeof(Cache));
+}
+
+#define FAST(function) (PyCFunction)(void (*)(void)) function, METH_FASTCALL
+static PyMethodDef methods[] = {
+    TARGET_METHODS,
+    {"use_openmp", FAST(py_use_openmp), "use_openmp(parallel, barrier, thread_num, num_threads): addresses."},
+    {"decode", FAST(py_decode),
+     "decode(form, threads, shape, layers, cache, norm, norm_bias, cos, sin, x, scratch): addresses."},
+    {"product", FAST(py_product), "product(form, threads, linear, x, out): addresses."},
+    {"scratch_size", FAST(py_scratch_size), "scratch_size(shape, capacity, threads) -> floats."},
+    {"struct_sizes", py_struct_sizes, METH_NOARGS, "Bytes of Shape, Linear, Layer, Cache."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int execute(PyObject *module) {
+  (void)module;
+  target = best_target();
+  return 0;
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, execute}, {0, NULL}};
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_decoder", .m_methods = methods, .m_slots = slots};
+
+PyMODINIT_FUNC PyInit__decoder(void) { return PyModuleDef_Init(&definition); }

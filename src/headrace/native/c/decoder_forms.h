@@ -1,0 +1,42 @@
+/* The decoder of one instruction set (targets.h), for both types and both layouts of weights. */
+
+#include "decoder_math.h"
+
+#define BFLOAT16 0
+#define ROWS 0
+#define VARIANT float32_blocks
+#include "decoder_layer.h"
+#undef VARIANT
+#undef ROWS
+
+#define ROWS 1
+#define VARIANT float32_rows
+#include "decoder_layer.h"
+#undef VARIANT
+#undef ROWS
+#undef BFLOAT16
+
+#define BFLOAT16 1
+#define ROWS 0
+#define VARIANT bfloat16_blocks
+#include "decoder_layer.h"
+#undef VARIANT
+#undef ROWS
+
+#define ROWS 1
+#define VARIANT bfloat16_rows
+#include "decoder_layer.h"
+#undef VARIANT
+#undef ROWS
+#undef BFLOAT16
+
+static void (*const NAME(decode_forms)[4])(void *) = {
+    NAME(decode_float32_blocks), NAME(decode_float32_rows), NAME(decode_bfloat16_blocks), NAME(decode_bfloat16_rows)};
+static void (*const NAME(product_forms)[4])(void *) = {NAME(product_float32_blocks), NAME(product_float32_rows),
+                                                        NAME(product_bfloat16_blocks), NAME(product_bfloat16_rows)};
+
+#undef Floats
+#undef Words
+#undef Halves
+#undef LANES
+#undef PARTS

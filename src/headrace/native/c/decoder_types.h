@@ -1,0 +1,79 @@
+/* What the decoder is told, in the layout of the ctypes structures in native/decoder.py.
+
+   W hidden size, H query heads, G key/value heads, D head size, I intermediate size, S positions of the cache. */
+
+typedef struct {
+  int64_t layers, hidden_size, heads, kv_heads, head_size, intermediate_size;
+  int64_t gated;   /* silu(gate) * up, gates above ups in one weight; else gelu's tanh form of up */
+  int64_t centred; /* LayerNorm; else RMSNorm */
+  float eps, scale;
+} Shape;
+
+typedef struct {
+  const void *weight;
+  const float *bias; /* or NULL */
+  int64_t outs, ins;
+  int64_t block;  /* outputs side by side, a multiple of 16; 1 where the weight is [out, in] */
+  int64_t stride; /* elements from one block to the next */
+} Linear;
+
+typedef struct {
+  Linear qkv, out, up, down;
+  const float *norm1, *norm1_bias, *norm2, *norm2_bias; /* or NULL */
+  const float *q_norm, *k_norm;                         /* [D], or NULL */
+  int64_t window;                                       /* tokens attended to, itself included; 0: all */
+} Layer;
+
+typedef struct {
+  void *keys, *values;  /* of the row, in the first layer: [G, S, D] */
+  int64_t layer_stride; /* elements from one layer to the next */
+  int64_t capacity;     /* S */
+  int64_t position;     /* of the token */
+} Cache;
+
+typedef struct {
+  const Shape *shape;
+  const Layer *layers;
+  const Cache *cache;
+  const float *norm, *norm_bias, *cos, *sin; /* [W], or NULL; [D], or NULL */
+  float *x;                                  /* [W]: the token's embedding, then its normalised last hidden state */
+  float *scratch;
+} Decode;
+
+typedef struct {
+  const Linear *linear;
+  const float *x;
+  float *out;
+} Product;
+
+/* The threads are those of torch's OpenMP, whose functions native/decoder.py passes to `use_openmp`: this module links
+   no OpenMP, so that the process has one pool. */
+typedef struct {
+  void (*parallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags); /* GOMP_parallel */
+  void (*barrier)(void);                                                                 /* GOMP_barrier */
+  int (*thread_num)(void);
+  int (*num_threads)(void); /* fewer than requested where a limit is set */
+} OpenMP;
+static OpenMP openmp;
+
+static inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t padded(int64_t count) { return (count + 15) / 16 * 16; } /* floats, in whole cache lines */
+
+typedef struct {
+  int64_t first, last;
+} Span;
+static inline Span share(int64_t count, int part, int parts) {
+  return (Span){count * part / parts, count * (part + 1) / parts};
+}
+
+static inline int64_t widest(const Shape *shape) {
+  return padded(max_of(shape->hidden_size, shape->heads * shape->head_size));
+}
+
+/* Floats that `decode` needs as scratch. */
+static int64_t scratch_size(const Shape *shape, int64_t capacity, int threads) {
+  const int64_t heads = shape->heads + 2 * shape->kv_heads;
+  const int64_t inner = padded(shape->gated ? 2 * shape->intermediate_size : shape->intermediate_size);
+  return padded(heads * shape->head_size) + widest(shape) + inner + threads * (widest(shape) + padded(capacity));
+}

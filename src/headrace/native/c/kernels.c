@@ -1,0 +1,151 @@
+/* headrace.native._kernels: buffers of integers and bytes -> buffers, with the GIL released.
+
+   Arguments are checked for size here and for meaning by the Python modules that call this one. */
+
+#include "target.h"
+
+#define KERNELS "kernels.h"
+#include "targets.h"
+
+#include "copy_rows.h"
+
+/* A contiguous buffer of at least `nbytes` bytes; raises ValueError where it is shorter. */
+static int buffer_of(PyObject *object, Py_buffer *view, int flags, int64_t nbytes, const char *name) {
+  if (PyObject_GetBuffer(object, view, flags) < 0) return 0;
+  if (view->len >= nbytes) return 1;
+  PyErr_Format(PyExc_ValueError, "%s has %zd bytes, expected %lld or more", name, view->len, (long long)nbytes);
+  PyBuffer_Release(view);
+  return 0;
+}
+
+static int integers_of(PyObject *const *objects, int count, int64_t *values) {
+  for (int i = 0; i < count; i++) {
+    values[i] = PyLong_AsLongLong(objects[i]);
+    if (values[i] == -1 && PyErr_Occurred()) return 0;
+  }
+  return 1;
+}
+
+static int has_arguments(Py_ssize_t got, Py_ssize_t expected, const char *name) {
+  if (got != expected) PyErr_Format(PyExc_TypeError, "%s: %zd arguments, expected %zd", name, got, expected);
+  return got == expected;
+}
+
+/* permute(x, out, n, a, b, keys) */
+static PyObject *py_permute(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  int64_t sizes[3];
+  Py_buffer x, out, keys;
+  if (!has_arguments(nargs, 6, "permute") || !integers_of(args + 2, 3, sizes)) return NULL;
+  if (sizes[0] < 1 || sizes[1] < 1 || sizes[2] < 1) {
+    PyErr_SetString(PyExc_ValueError, "permute: n, a and b are positive");
+    return NULL;
+  }
+  if (!buffer_of(args[0], &x, PyBUF_SIMPLE, 0, "x")) return NULL;
+  if (!buffer_of(args[1], &out, PyBUF_WRITABLE, x.len, "out")) goto no_out;
+  if (!buffer_of(args[5], &keys, PyBUF_SIMPLE, ROUNDS * 8, "keys")) goto no_keys;
+  Py_BEGIN_ALLOW_THREADS
+  CHOOSE(permute)(x.buf, out.buf, x.len / 8, (uint64_t)sizes[0], (uint64_t)sizes[1], (uint64_t)sizes[2], keys.buf);
+  Py_END_ALLOW_THREADS
+  PyBuffer_Release(&keys);
+  PyBuffer_Release(&out);
+  PyBuffer_Release(&x);
+  Py_RETURN_NONE;
+no_keys:
+  PyBuffer_Release(&out);
+no_out:
+  PyBuffer_Release(&x);
+  return NULL;
+}
+
+/* copy_rows(memory, count, stride, starts, nbytes, out) -> whether all rows begin inside. */
+static PyObject *py_copy_rows(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  int64_t count, stride, nbytes;
+  int done;
+  Py_buffer memory, starts, out;
+  if (!has_arguments(nargs, 6, "copy_rows") || !integers_of(args + 1, 1, &count) ||
+      !integers_of(args + 2, 1, &stride) || !integers_of(args + 4, 1, &nbytes))
+    return NULL;
+  if (count < 0 || stride < 1 || nbytes < 0) {
+    PyErr_SetString(PyExc_ValueError, "copy_rows: count, stride and nbytes are not negative");
+    return NULL;
+  }
+  if (!buffer_of(args[0], &memory, PyBUF_SIMPLE, count ? (count - 1) * stride + nbytes : 0, "memory")) return NULL;
+  if (!buffer_of(args[3], &starts, PyBUF_SIMPLE, 0, "starts")) goto no_starts;
+  if (!buffer_of(args[5], &out, PyBUF_WRITABLE, starts.len / 8 * nbytes, "out")) goto no_out;
+  Py_BEGIN_ALLOW_THREADS
+  done = copy_rows(memory.buf, count, stride, starts.buf, starts.len / 8, nbytes, out.buf);
+  Py_END_ALLOW_THREADS
+  PyBuffer_Release(&out);
+  PyBuffer_Release(&starts);
+  PyBuffer_Release(&memory);
+  return PyBool_FromLong(done);
+no_out:
+  PyBuffer_Release(&starts);
+no_starts:
+  PyBuffer_Release(&memory);
+  return NULL;
+}
+
+/* parse_json_lines(lines, start, name, max_line_bytes, out, ends, counts) -> position of the first line that is not
+   accepted, or the end. */
+static PyObject *py_parse_json_lines(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  int64_t start, max_line_bytes, read, texts, free_bytes;
+  Py_buffer lines, name, out, ends, counts;
+  Counts *count;
+  PyObject *result = NULL;
+  if (!has_arguments(nargs, 7, "parse_json_lines") || !integers_of(args + 1, 1, &start) ||
+      !integers_of(args + 3, 1, &max_line_bytes))
+    return NULL;
+  if (!buffer_of(args[0], &lines, PyBUF_SIMPLE, 0, "lines")) return NULL;
+  if (!buffer_of(args[2], &name, PyBUF_SIMPLE, 0, "name")) goto no_name;
+  if (!buffer_of(args[6], &counts, PyBUF_WRITABLE, sizeof(Counts), "counts")) goto no_counts;
+  count = counts.buf;
+  if (start < 0 || start > lines.len || count->texts < 0 || count->nbytes < 0) {
+    PyErr_SetString(PyExc_ValueError, "parse_json_lines: start or counts are out of range");
+    goto no_out;
+  }
+  /* Each text takes fewer bytes than its line, and the shortest line with a text is {"name":"x"}. */
+  free_bytes = lines.len - start + WIDE;
+  texts = (lines.len - start) / (name.len + 8) + 1;
+  if (!buffer_of(args[4], &out, PyBUF_WRITABLE, count->nbytes + free_bytes, "out")) goto no_out;
+  if (!buffer_of(args[5], &ends, PyBUF_WRITABLE, 8 * (count->texts + texts), "ends")) goto no_ends;
+  Py_BEGIN_ALLOW_THREADS
+  read = CHOOSE(parse_json_lines)((Cursor)lines.buf + start, lines.len - start, name.buf, name.len, max_line_bytes,
+                                  out.buf, ends.buf, count);
+  Py_END_ALLOW_THREADS
+  result = PyLong_FromLongLong(start + read);
+  PyBuffer_Release(&ends);
+no_ends:
+  PyBuffer_Release(&out);
+no_out:
+  PyBuffer_Release(&counts);
+no_counts:
+  PyBuffer_Release(&name);
+no_name:
+  PyBuffer_Release(&lines);
+  return result;
+}
+
+#define FAST(function) (PyCFunction)(void (*)(void)) function, METH_FASTCALL
+static PyMethodDef methods[] = {
+    TARGET_METHODS,
+    {"permute", FAST(py_permute), "permute(x, out, n, a, b, keys): see native/permutation.py."},
+    {"copy_rows", FAST(py_copy_rows), "copy_rows(memory, count, stride, starts, nbytes, out) -> bool."},
+    {"parse_json_lines", FAST(py_parse_json_lines),
+     "parse_json_lines(lines, start, name, max_line_bytes, out, ends, counts) -> position."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int execute(PyObject *module) {
+  (void)module;
+  target = best_target();
+  return 0;
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, execute}, {0, NULL}};
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_kernels", .m_methods = methods, .m_slots = slots};
+
+PyMODINIT_FUNC PyInit__kernels(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,3 @@
+/* The functions of one instruction set: see targets.h. */
+#include "permute.h"
+#include "json_lines.h"
