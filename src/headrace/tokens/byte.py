@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from headrace.tokens.flat import SEPARATOR, FlatTexts, lengths_of
 from headrace.tokens.protocol import DESCRIPTION, Ids, Offsets, bytes_to_text, fingerprint_of, offsets_of
 
 EOS_ID = 256
@@ -29,9 +30,8 @@ class ByteTokenizer:
 
     def encode_batch(self, texts: Sequence[bytes]) -> tuple[Ids, Offsets]:
         """Bytes of all texts, widened; see `Tokenizer.encode_batch`."""
-        return np.frombuffer(b"".join(texts), dtype=np.uint8).astype(np.uint32), offsets_of(
-            [len(t) for t in texts]
-        )
+        joined = texts.joined.replace(SEPARATOR, b"") if isinstance(texts, FlatTexts) else b"".join(texts)
+        return np.frombuffer(joined, dtype=np.uint8).astype(np.uint32), offsets_of(lengths_of(texts))
 
     def encode(self, text: str) -> Ids:
         """UTF-8 bytes of a text: uint32 [n]."""

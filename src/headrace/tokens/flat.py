@@ -1,8 +1,8 @@
-"""Many texts -> one piece of memory, as the fast engine takes them: no object for each."""
+"""Many texts in one buffer -> a sequence of them; engines that can take the buffer make no object for each text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import overload
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from headrace.tokens.protocol import Offsets
 
 SEPARATOR = b"\xff"
-"""Stands in no UTF-8."""
+"""A byte that no UTF-8 contains."""
 
 
 class FlatTexts(Sequence[bytes]):
@@ -37,12 +37,18 @@ class FlatTexts(Sequence[bytes]):
     def __getitem__(self, index: slice) -> list[bytes]: ...
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            return list(self)[index]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
         start = int(self.ends[index - 1]) + 1 if index else 0
         return self.joined[start : int(self.ends[index])]
+
+    def __iter__(self) -> Iterator[bytes]:
+        # Sequence's own goes through __getitem__: 1 us a text, where splitting takes 0.05.
+        texts = self.joined.split(SEPARATOR)
+        texts.pop()  # what is behind the last separator
+        return iter(texts)
 
 
 def lengths_of(texts: Sequence[bytes]) -> Offsets:

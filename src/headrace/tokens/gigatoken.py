@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headrace.tokens.flat import SEPARATOR, FlatTexts
+from headrace.tokens.flat import SEPARATOR, FlatTexts, lengths_of
 from headrace.tokens.protocol import Ids, Offsets, join_ids, offsets_of
 
 CACHE_BYTES = 160 << 20
@@ -68,7 +68,7 @@ class Gigatoken:
             assert len(offsets) == len(texts) + 1, "the engine cut texts otherwise"
             self._forget_if_grown(nbytes)
             return ids, offsets
-        nbytes = sum(map(len, texts))
+        nbytes = int(lengths_of(texts).sum())
         if len(texts) < _FEW or (nbytes >= _LONG * len(texts) and not _is_slim()):
             ids, offsets = join_ids([backend.encode(text) for text in texts])
         else:

@@ -2,8 +2,6 @@
 
 import json
 
-import numpy as np
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -12,7 +10,7 @@ from headrace.ingestion.fields import Fields
 from headrace.ingestion.parse.jsonl import JsonLines
 from headrace.ingestion.read.records import Block
 from headrace.native import use_target
-from headrace.tokens.flat import FlatTexts, lengths_of
+from headrace.tokens.flat import FlatTexts
 
 # What stands in JSON, and what must not: put together at random, most of it is nearly right.
 PIECES = [
@@ -92,13 +90,3 @@ def test_a_store_is_the_same_bytes_with_and_without_the_extension(
         with use_target(target):
             ingest(corpus, tmp_path / name, tokenizer=tokenizer_json, workers=1, max_document_bytes=4000)
     assert tree(tmp_path / "without") == tree(tmp_path / "with")
-
-
-def test_flat_texts_are_a_sequence():
-    texts = FlatTexts(b"one\xfftwo\xffthree\xff", np.array([3, 7, 13]))
-    assert (texts[0], texts[-1], texts[1:]) == (b"one", b"three", [b"two", b"three"])
-    assert list(texts) == [b"one", b"two", b"three"]
-    assert lengths_of(texts).tolist() == lengths_of(list(texts)).tolist() == [3, 3, 5]
-    for outside in (3, -4):
-        with pytest.raises(IndexError):
-            texts[outside]

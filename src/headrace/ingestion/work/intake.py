@@ -191,7 +191,7 @@ class Intake:
     def _prepare(self, parsed: Parsed, tally: Tally) -> None:
         """Normalise, filter and sample a batch in place."""
         options = self._options
-        texts = [normalise(text) for text in parsed.texts] if options.normalise else parsed.texts
+        texts = [normalise(text) for text in parsed.texts] if options.normalise else list(parsed.texts)
         keep = []
         for i, text in enumerate(texts):
             reason = filtered(text, options.filters) if options.filters is not None else None

@@ -166,5 +166,6 @@ _COUNTS = (
 
 
 def _choose(batch: Parsed, keep: Sequence[int]) -> None:
-    batch.texts = [batch.texts[i] for i in keep]
+    texts = list(batch.texts)
+    batch.texts = [texts[i] for i in keep]
     batch.meta = {name: [values[i] for i in keep] for name, values in batch.meta.items()}
