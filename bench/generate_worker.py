@@ -86,8 +86,8 @@ def stored(job: Job) -> dict[str, Any]:
         summary = hr.generate(
             job["model"],
             [{"id": f"{i:06d}", "prompt_token_ids": ids} for i, ids in enumerate(job["prompts"])],
-            Path(folder) / "out", max_new_tokens=job["new"], stop=job["stop"], dtype=job["dtype"], device="cpu",
-            batch_size=job["batch"],
+            Path(folder) / "out", max_new_tokens=job["new"], sampling=hr.SamplingOptions(stop=job["stop"]),
+            engine=hr.EngineOptions(dtype=job["dtype"], device="cpu", batch_size=job["batch"]),
         )  # fmt: skip
     busy = {name: stage.busy_s for name, stage in summary.stages.items()}
     return {"sink_s": busy.get("sink", 0.0), "work_s": busy["forward"] + busy["sample"], "stages": busy}

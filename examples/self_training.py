@@ -27,32 +27,30 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--keep", type=float, default=0.5, help="share of the samples that is kept")
     parser.add_argument("--max-new-tokens", type=int, default=32)
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
     hr.generate(
-        asked.model,
-        asked.prompts,
-        asked.out / "samples",
-        num_samples=asked.samples,
-        temperature=0.8,
-        top_p=0.95,
-        max_new_tokens=asked.max_new_tokens,
-        logprobs=True,
+        options.model,
+        options.prompts,
+        options.out / "samples",
+        num_samples=options.samples,
+        max_new_tokens=options.max_new_tokens,
+        sampling=hr.SamplingOptions(temperature=0.8, top_p=0.95, logprobs=True),
     )
-    table = hr.read_predictions(asked.out / "samples", sort=True)
+    table = hr.read_predictions(options.out / "samples", sort=True)
     table = table.filter(pc.is_null(table["error"]))
 
     mean = pa.array([sum(values) / max(len(values), 1) for values in table["logprobs"].to_pylist()])
     best_first = pc.sort_indices(pc.negate(mean))
-    kept = table.take(best_first[: int(len(table) * asked.keep)])
+    kept = table.take(best_first[: int(len(table) * options.keep)])
     texts = pc.binary_join_element_wise(kept["prompt"], kept["text"], "")
-    pq.write_table(pa.table({"text": texts}), asked.out / "kept.parquet")
+    pq.write_table(pa.table({"text": texts}), options.out / "kept.parquet")
 
-    own = Path(asked.model) / "tokenizer"  # a run has one; a Hugging Face directory is one
-    tokenizer = own if own.exists() else asked.model
-    summary = hr.ingest(asked.out / "kept.parquet", asked.out / "store", tokenizer=tokenizer)
+    own = Path(options.model) / "tokenizer"  # a run has one; a Hugging Face directory is one
+    tokenizer = own if own.exists() else options.model
+    summary = hr.ingest(options.out / "kept.parquet", options.out / "store", tokenizer=tokenizer)
     print(
-        f"{len(table)} samples, {summary.documents} kept, {summary.tokens:,} tokens: train on {asked.out / 'store'}"
+        f"{len(table)} samples, {summary.documents} kept, {summary.tokens:,} tokens: train on {options.out / 'store'}"
     )
 
 

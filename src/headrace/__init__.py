@@ -11,6 +11,8 @@ The path of the data, and the names that meet it:
     a model       train(stores, model=..., out=...)         -> a run; RunSummary
                   GPT, GPTConfig, load_model                GPT-3's decoder, and its weights
     predictions   generate(model=..., prompts=..., out=...) -> parts, each key once; GenerateSummary
+                  SamplingOptions, EngineOptions            its options
+                  PromptOptions, OutputOptions
                   read_predictions(out)                     what is committed, as Arrow
     a look        report(run)                               where the time went, as a page
     errors        HeadraceError and its tree                what, where, got, wanted, cure
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
         TokenizerError,
         WorkerError,
     )
-    from headrace.generation import generate
+    from headrace.generation import EngineOptions, OutputOptions, PromptOptions, SamplingOptions, generate
     from headrace.ingestion import ingest
     from headrace.load import Loader, mix
     from headrace.model import GPT, GPTConfig, load_model
@@ -63,7 +65,7 @@ _EXPORTS = {
     "headrace.types": ["Batch"],
     "headrace.model": ["GPT", "GPTConfig", "load_model"],
     "headrace.training": ["train"],
-    "headrace.generation": ["generate"],
+    "headrace.generation": ["EngineOptions", "OutputOptions", "PromptOptions", "SamplingOptions", "generate"],
     "headrace.sink": ["read_predictions"],
     "headrace.profile": ["report"],
     "headrace.errors": [
@@ -92,13 +94,17 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DocumentError",
+    "EngineOptions",
     "GPTConfig",
     "HeadraceError",
     "InputError",
     "Loader",
     "ManifestError",
     "OrderError",
+    "OutputOptions",
+    "PromptOptions",
     "ResumeError",
+    "SamplingOptions",
     "ShardError",
     "SinkError",
     "SourceError",

@@ -61,17 +61,18 @@ def test_flags_change_only_on_purpose():
             "--warmup-steps", "--weight-decay",
         ],
         "generate": [
-            "--batch-size", "--device", "--distribute", "--dtype", "--engine", "--form", "--frequency-penalty",
-            "--ignore-eos", "--json", "--logprobs", "--max-new-tokens", "--min-p", "--model", "--num-samples", "--out",
-            "--presence-penalty", "--prompt-logprobs", "--prompts", "--repetition-penalty", "--retry-errors", "--seed",
-            "--stop", "--temperature", "--top-k", "--top-p", "--workers",
+            "--add-special-tokens", "--batch-size", "--device", "--distribute", "--dtype", "--engine", "--format",
+            "--frequency-penalty", "--ignore-eos", "--json", "--logprobs", "--max-new-tokens", "--min-p", "--model",
+            "--num-samples", "--out", "--presence-penalty", "--prompt-logprobs", "--prompts",
+            "--repetition-penalty", "--retry-errors", "--seed", "--split-special-tokens", "--stop", "--temperature",
+            "--top-k", "--top-p", "--workers",
         ],
         "serve": [
             "--allow-origin", "--api-key", "--batch-size", "--device", "--drain-s", "--dtype", "--host", "--json",
             "--max-queue", "--model", "--name", "--port", "--predictions", "--state",
         ],
         "report": ["--json"],
-        "export": ["--json", "--to"],
+        "export": ["--json", "--out"],
         "import": ["--json", "--to"],
     }  # fmt: skip
 

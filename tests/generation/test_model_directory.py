@@ -10,7 +10,7 @@ from tokenizers import decoders, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from headrace.errors import ConfigError
-from headrace.generation import generate
+from headrace.generation import EngineOptions, generate
 from headrace.generation.loading import load_engine
 from headrace.generation.model_directory import SpecialIds, special_ids_of
 from headrace.sink import read_predictions
@@ -89,7 +89,7 @@ def bare(request, tmp_path_factory):
 @pytest.mark.parametrize("engine", ["native", "transformers"])
 def test_without_special_tokens_a_prompt_goes_to_its_limit_as_transformers_does(bare, tmp_path, engine):
     prompts = [{"prompt": "hello"}, {"prompt": ""}, {"prompt_token_ids": []}]
-    generate(bare, prompts, tmp_path, max_new_tokens=100, dtype="float32", engine=engine)
+    generate(bare, prompts, tmp_path, max_new_tokens=100, engine=EngineOptions(name=engine, dtype="float32"))
     row, empty, no_ids = read_predictions(tmp_path, sort=True).to_pylist()
     ids = load_tokenizer(bare).encode("hello").tolist()
     model = transformers.LlamaForCausalLM.from_pretrained(bare)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from headrace.errors import ConfigError, ResumeError, SourceError
-from headrace.generation import generate
+from headrace.generation import EngineOptions, OutputOptions, SamplingOptions, generate
 from headrace.model import to_hf
 from headrace.sink import count_predictions, read_predictions
 from headrace.tokens import load_tokenizer
@@ -33,7 +33,7 @@ def keys(out):
 def test_greedy_completions_of_an_exported_model_equal_transformers_generate(model, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    generate(model, PROMPTS, tmp_path, max_new_tokens=12, batch_size=5)
+    generate(model, PROMPTS, tmp_path, max_new_tokens=12, engine=EngineOptions(batch_size=5))
     reference = AutoModelForCausalLM.from_pretrained(model).eval()
     rows = read_predictions(tmp_path, sort=True).to_pylist()
     for prompt, row in zip(PROMPTS, rows, strict=True):
@@ -80,13 +80,19 @@ def test_the_summary_counts_what_was_made_and_what_is_stored(model, tmp_path):
     assert first.tokens_per_s == pytest.approx(first.completion_tokens / first.wall_s)
     assert list(first.stages) == ["prompts", "forward", "sample", "sink"]
     assert events[-1][0] == 48
-    again = generate(model, PROMPTS, tmp_path, max_new_tokens=4, num_samples=2, batch_size=7)
+    again = generate(
+        model, PROMPTS, tmp_path, max_new_tokens=4, num_samples=2, engine=EngineOptions(batch_size=7)
+    )
     assert (again.num_predictions, again.num_new, again.run_id) == (48, 0, first.run_id)
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"max_new_tokens": 5}, "max_new_tokens"), ({"seed": 1}, "seed"), ({"num_samples": 2}, "num_samples")],
+    [
+        ({"max_new_tokens": 5}, "max_new_tokens"),
+        ({"sampling": SamplingOptions(seed=1)}, "seed"),
+        ({"num_samples": 2}, "num_samples"),
+    ],
 )
 def test_another_request_into_the_same_directory_is_refused(model, tmp_path, change, named):
     generate(model, PROMPTS, tmp_path, max_new_tokens=4)
@@ -124,12 +130,9 @@ def test_stops_samples_and_logprobs_reach_the_stored_rows(model, tmp_path):
         tmp_path,
         max_new_tokens=10,
         temperature=0.9,
-        top_p=0.95,
         num_samples=3,
-        stop=["e", "zz"],
-        logprobs=True,
-        prompt_logprobs=True,
-        form="jsonl",
+        sampling=SamplingOptions(top_p=0.95, stop=("e", "zz"), logprobs=True, prompt_logprobs=True),
+        output=OutputOptions(format="jsonl"),
     )
     rows = read_predictions(tmp_path, sort=True).to_pylist()
     assert len(rows) == 18
@@ -150,7 +153,9 @@ def test_a_bad_line_is_an_error_row_and_retry_makes_it_again(model, tmp_path):
     (bad,) = [row for row in read_predictions(tmp_path / "out").to_pylist() if row["error"]]
     assert bad["prompt_id"] == "000000002"
     assert "200 tokens and one to generate" in bad["error"]["message"]
-    again = generate(model, prompts, tmp_path / "out", max_new_tokens=4, retry_errors=True)
+    again = generate(
+        model, prompts, tmp_path / "out", max_new_tokens=4, output=OutputOptions(retry_errors=True)
+    )
     assert (again.num_new, again.num_predictions, again.num_errors) == (1, 6, 1)
 
 
@@ -163,7 +168,7 @@ def test_an_empty_prompt_starts_a_document(model, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from headrace.generation import generate
+from headrace.generation import EngineOptions, generate
 from headrace.sink import Sink
 step, nth = sys.argv[4], int(sys.argv[5])
 seen = 0
@@ -174,7 +179,7 @@ def stop(self, name):
         os.kill(os.getpid(), signal.SIGKILL)
 Sink._step = stop
 model, prompts, out = sys.argv[1:4]
-generate(model, prompts, out, max_new_tokens=6, temperature=1.0, num_samples=2, batch_size=4)
+generate(model, prompts, out, max_new_tokens=6, temperature=1.0, num_samples=2, engine=EngineOptions(batch_size=4))
 """
 
 
@@ -200,18 +205,19 @@ def test_a_job_killed_at_many_moments_ends_as_if_it_had_not_been(model, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "nothing"}, "no engine named 'nothing'"),
-        ({"dtype": "int3"}, "no dtype named 'int3'"),
-        ({"device": "abacus"}, "no device named 'abacus'"),
-        ({"num_samples": 0}, "num_samples is 0"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"form": "csv"}, "no format named 'csv'"),
+        (lambda: {"engine": EngineOptions(name="nothing")}, "no engine named 'nothing'"),
+        (lambda: {"engine": EngineOptions(dtype="int3")}, "no dtype named 'int3'"),
+        (lambda: {"engine": EngineOptions(device="abacus")}, "no device named 'abacus'"),
+        (lambda: {"engine": EngineOptions(batch_size=0)}, "batch_size is 0"),
+        (lambda: {"engine": EngineOptions(workers=0)}, "workers is 0"),
+        (lambda: {"num_samples": 0}, "num_samples is 0"),
+        (lambda: {"temperature": -1.0}, "temperature is -1.0"),
+        (lambda: {"output": OutputOptions(format="csv")}, "no format named 'csv'"),
     ],
 )
 def test_options_without_meaning_are_refused_and_nothing_is_written(model, tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
-        generate(model, PROMPTS, tmp_path / "out", **options)
+        generate(model, PROMPTS, tmp_path / "out", **options())
     assert not (tmp_path / "out").exists()
 
 
@@ -226,4 +232,4 @@ def test_a_gpu_that_is_not_there_is_refused(model, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match="torch sees no GPU here"):
-        generate(model, PROMPTS, tmp_path / "out", device="cuda")
+        generate(model, PROMPTS, tmp_path / "out", engine=EngineOptions(device="cuda"))

@@ -42,8 +42,8 @@ def row(i, *, text=None, error=None, tokens=3, sample_index=0):
     )
 
 
-def store(out, rows, *, part_rows=7, form="parquet"):
-    with Sink(out, request=REQUEST, form=form, part_rows=part_rows) as sink:
+def store(out, rows, *, part_rows=7, format="parquet"):
+    with Sink(out, request=REQUEST, format=format, part_rows=part_rows) as sink:
         for prediction in rows:
             sink.put(prediction)
 
@@ -63,9 +63,9 @@ def all_pages(client, name, **params):
     return found, calls
 
 
-@pytest.mark.parametrize("form", ["parquet", "jsonl"])
-def test_pages_together_are_exactly_what_is_committed(tmp_path, form):
-    store(tmp_path / "out", [row(i) for i in range(40)], form=form)
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_pages_together_are_exactly_what_is_committed(tmp_path, format):
+    store(tmp_path / "out", [row(i) for i in range(40)], format=format)
     client = client_of(a=tmp_path / "out")
     committed = read_predictions(tmp_path / "out").to_pylist()
     for limit in (1, 3, 7, 40, 200):
@@ -115,9 +115,9 @@ def fifty(tmp_path_factory):
     return client_of(a=out), read_predictions(out).to_pylist()
 
 
-@pytest.mark.parametrize("form", ["parquet", "jsonl"])
-def test_a_page_begins_anywhere_in_a_part_of_many_batches(tmp_path, form):
-    store(tmp_path / "out", [row(i, tokens=1) for i in range(2500)], form=form, part_rows=2300)
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_a_page_begins_anywhere_in_a_part_of_many_batches(tmp_path, format):
+    store(tmp_path / "out", [row(i, tokens=1) for i in range(2500)], format=format, part_rows=2300)
     client = client_of(a=tmp_path / "out")
     for offset in (0, 1023, 1024, 1025, 2047, 2049, 2299, 2300, 2499):
         page = client.get("/predictions/a", params={"offset": offset, "limit": 2}).json()

@@ -754,7 +754,12 @@ def real(new_server, hostile_model):
     """`headrace serve` of that model, behind a key, with a job that was really made."""
     out = hostile_model.parent / "said"
     hr.generate(
-        hostile_model, ["Say it:", "x" * 3000], out, max_new_tokens=400, logprobs=True, dtype="float32"
+        hostile_model,
+        ["Say it:", "x" * 3000],
+        out,
+        max_new_tokens=400,
+        sampling=hr.SamplingOptions(logprobs=True),
+        engine=hr.EngineOptions(dtype="float32"),
     )
     return new_server(hostile_model, "--api-key", "sk-real", "--predictions", out)
 

@@ -15,7 +15,7 @@ WRITER = """
 import os, signal, sys
 from headrace.sink import Sink
 from headrace.types import Prediction
-out, form, rows, part_rows, step, nth = sys.argv[1:]
+out, format, rows, part_rows, step, nth = sys.argv[1:]
 seen = 0
 
 def stop(self, name):
@@ -26,7 +26,7 @@ def stop(self, name):
 
 Sink._step = stop
 request = {"model": "m" * 32, "sampling": {"seed": 1}}
-with Sink(out, request=request, form=form, part_rows=int(part_rows)) as sink:
+with Sink(out, request=request, format=format, part_rows=int(part_rows)) as sink:
     for i in range(int(rows)):
         sink.put(Prediction(prompt_id=f"{i:09d}", sample_index=0, prompt="p", text=f"t{i}", token_ids=(i,),
                             finish_reason="stop", completion_tokens=1))
@@ -65,9 +65,9 @@ def start_writer():
     """Start a process that stores rows; it kills itself at the nth time of a step (-1: never)."""
     started = []
 
-    def start(out, *, form="parquet", rows=10, part_rows=4, step="never", nth=-1):
+    def start(out, *, format="parquet", rows=10, part_rows=4, step="never", nth=-1):
         child = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(out), form, str(rows), str(part_rows), step, str(nth)],
+            [sys.executable, "-c", WRITER, str(out), format, str(rows), str(part_rows), step, str(nth)],
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(SRC)},
             text=True,

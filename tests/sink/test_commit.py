@@ -38,18 +38,18 @@ def test_a_kill_at_any_boundary_of_a_commit_loses_and_doubles_nothing(
     assert leftovers == {"part-00000.parquet", "part-00001.parquet", "part-00002.parquet"}
 
 
-@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
 def test_a_job_killed_again_and_again_at_random_ends_with_every_key_once(
-    tmp_path, start_writer, request_json, form
+    tmp_path, start_writer, request_json, format
 ):
-    rng = random.Random(form)
+    rng = random.Random(format)
     for _ in range(4):
-        child = start_writer(tmp_path, form=form, rows=300, part_rows=16)
+        child = start_writer(tmp_path, format=format, rows=300, part_rows=16)
         for _ in range(rng.randrange(1, 280)):
             child.stdout.readline()
         child.kill()
         child.wait()
-    child = start_writer(tmp_path, form=form, rows=300, part_rows=16)
+    child = start_writer(tmp_path, format=format, rows=300, part_rows=16)
     child.communicate()
     assert child.returncode == 0
     assert keys(tmp_path) == wanted(300)
@@ -233,7 +233,7 @@ def test_a_damaged_commit_database_is_named(tmp_path, make_row, request_json):
         Sink(tmp_path, request=request_json)
 
 
-@pytest.mark.parametrize(("option", "value"), [("form", "csv"), ("part_rows", 0), ("part_bytes", 0)])
+@pytest.mark.parametrize(("option", "value"), [("format", "csv"), ("part_rows", 0), ("part_bytes", 0)])
 def test_options_without_meaning_are_refused_before_anything_is_made(tmp_path, request_json, option, value):
     with pytest.raises(ConfigError):
         Sink(tmp_path / "out", request=request_json, **{option: value})

@@ -17,7 +17,7 @@ def out(request, tmp_path, make_row, request_json):
     """25 rows in 4 parts, put in no order."""
     order = list(range(25))
     random.Random(0).shuffle(order)
-    with Sink(tmp_path / "out", request=request_json, form=request.param, part_rows=7) as sink:
+    with Sink(tmp_path / "out", request=request_json, format=request.param, part_rows=7) as sink:
         for i in order:
             sink.put(make_row(i))
     return tmp_path / "out"
@@ -36,10 +36,10 @@ def test_every_field_comes_back_as_it_was_put(tmp_path, request_json):
         prompt_tokens=2,
         completion_tokens=2,
     )
-    for form in ("parquet", "jsonl"):
-        with Sink(tmp_path / form, request=request_json, form=form) as sink:
+    for name in ("parquet", "jsonl"):
+        with Sink(tmp_path / name, request=request_json, format=name) as sink:
             sink.put(row)
-        (got,) = read_predictions(tmp_path / form).to_pylist()
+        (got,) = read_predictions(tmp_path / name).to_pylist()
         assert got == {
             "prompt_id": row.prompt_id,
             "sample_index": 3,

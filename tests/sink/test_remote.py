@@ -37,9 +37,9 @@ def wanted(rows):
     return [(f"{i:09d}", 0) for i in range(rows)]
 
 
-@pytest.mark.parametrize("form", ["parquet", "jsonl"])
-def test_every_key_is_stored_once_and_reads_back_sorted(url, make_row, request_json, form):
-    with RemoteSink(url, request=request_json, form=form, part_rows=4) as sink:
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_every_key_is_stored_once_and_reads_back_sorted(url, make_row, request_json, format):
+    with RemoteSink(url, request=request_json, format=format, part_rows=4) as sink:
         assert [sink.put(make_row(i % 10)) for i in range(25)] == [True] * 10 + [False] * 15
         assert sink.counts() == (10, 0)
     assert keys(url) == wanted(10)

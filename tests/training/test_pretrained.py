@@ -213,7 +213,7 @@ def test_the_command_line_imports_trains_and_exports(hf: Path, store: Path, tmp_
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 2
-    assert headrace("export", run, "--to", tmp_path / "out").returncode == 0
+    assert headrace("export", run, "--out", tmp_path / "out").returncode == 0
     assert (tmp_path / "out" / "config.json").is_file()
 
 

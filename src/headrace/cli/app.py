@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli import demo, learn, output, serve, text
+from headrace.cli import demo, export, generate, learn, report, serve, text
 from headrace.errors import ConfigError, HeadraceError
 from headrace.logs import LogLevel, configure_logging
 
@@ -32,10 +32,10 @@ app.command("ingest", epilog=text.INGEST_EXAMPLES)(text.ingest)
 app.add_typer(tokenizer_app, name="tokenizer")
 app.command("inspect", epilog=text.INSPECT_EXAMPLES)(text.inspect)
 app.command("train", epilog=learn.TRAIN_EXAMPLES)(learn.train)
-app.command("generate", epilog=output.GENERATE_EXAMPLES)(output.generate)
+app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
-app.command("report", epilog=output.REPORT_EXAMPLES)(output.report)
-app.command("export", epilog=output.EXPORT_EXAMPLES)(output.export)
+app.command("report", epilog=report.EXAMPLES)(report.report)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("import", epilog=learn.IMPORT_EXAMPLES)(learn.import_)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -21,7 +22,8 @@ def with_options(**groups: type) -> Callable[[Callable[..., Any]], Callable[...,
     The command has a keyword parameter for each group and receives a built dataclass there. A field
     `seq_len: Annotated[int, Doc("Tokens of a row.")] = 2048` becomes `--seq-len INTEGER  Tokens of a row.
     [default: 2048]`, in a help panel named by the first line of the dataclass's docstring. A field whose
-    annotation has no Doc is for the API only.
+    annotation has no Doc is for the API only; one of type tuple[T, ...] becomes an option that may be given several
+    times.
 
     Args:
         groups: parameter of the command -> its dataclass, frozen and with a default for each documented field.
@@ -39,7 +41,7 @@ def with_options(**groups: type) -> Callable[[Callable[..., Any]], Callable[...,
         @functools.wraps(command)
         def call(**given: Any) -> Any:
             built = {
-                group: groups[group](**{p.name: given.pop(p.name) for p in parameters})
+                group: groups[group](**{p.name: _value(given.pop(p.name)) for p in parameters})
                 for group, parameters in fields.items()
             }
             return command(**given, **built)
@@ -74,6 +76,8 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
             default = field.default
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
+        if typing.get_origin(base) is tuple:  # an option that may be repeated, which typer knows as a list
+            base, default = types.GenericAlias(list, typing.get_args(base)[:1]), list(default)
         flag = next((e.name for e in extras if isinstance(e, Flag)), "--" + field.name.replace("_", "-"))
         names = [flag] if base is not bool or default is False else [f"{flag}/--no-{flag[2:]}"]
         found.append(
@@ -85,6 +89,10 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
             )
         )
     return found
+
+
+def _value(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _annotated(hint: Any) -> bool:

@@ -187,4 +187,4 @@ def _farewell(summary: DemoSummary, stage: Stage) -> None:
     stage.say(f"done in {duration(summary.wall_s)}; next:")
     stage.say(f"  headrace inspect {summary.out / 'store'} --verify")
     stage.say(f"  headrace generate --model {run} --prompts MY.txt --out my-predictions --temperature 0.8")
-    stage.say(f"  headrace export {run} --to hf-model")
+    stage.say(f"  headrace export {run} --out hf-model")

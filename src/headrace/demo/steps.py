@@ -202,7 +202,7 @@ def _train(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
 def _generate(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
     import pyarrow.compute as pc
 
-    from headrace.generation import generate
+    from headrace.generation import SamplingOptions, generate
     from headrace.sink import read_predictions
     from headrace.tokens import load_tokenizer
 
@@ -220,9 +220,7 @@ def _generate(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
         prompts=story.out / "prompts.jsonl",
         out=story.out / "predictions",
         max_new_tokens=new_tokens,
-        temperature=0.7,
-        top_p=0.95,
-        seed=story.seed,
+        sampling=SamplingOptions(temperature=0.7, top_p=0.95, seed=story.seed),
         progress=progress,
     )
     table = read_predictions(story.out / "predictions", sort=True)

@@ -12,29 +12,57 @@ model_directory  special token ids, as a model's directory defines them
 loading          a model's directory -> an engine that is ready
 job              prompts, an engine and a sink -> every sample stored once
 run              the whole job, from the model's directory to the stored predictions
+
+Names that need torch are imported when they are first used: the command line reads the options without it.
 """
 
-from headrace.generation.engines import NativeEngine
-from headrace.generation.job import GenerateSummary, run_job
-from headrace.generation.loading import LoadedEngine, load_engine
-from headrace.generation.options import SamplingOptions
-from headrace.generation.prompts import (
-    DEFAULT_TOKENS,
-    ChatTemplate,
-    Prompt,
-    load_chat_template,
-    read_prompts,
-)
-from headrace.generation.request import Request, Token
-from headrace.generation.run import generate
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from headrace.generation.options import EngineOptions, OutputOptions, PromptOptions, SamplingOptions
+
+if TYPE_CHECKING:
+    from headrace.generation.engines import NativeEngine
+    from headrace.generation.job import GenerateSummary, run_job
+    from headrace.generation.loading import LoadedEngine, load_engine
+    from headrace.generation.prompts import (
+        DEFAULT_TOKENS,
+        ChatTemplate,
+        Prompt,
+        load_chat_template,
+        read_prompts,
+    )
+    from headrace.generation.request import Request, Token
+    from headrace.generation.run import generate
+
+_MODULE_OF = {
+    "NativeEngine": "engines",
+    "GenerateSummary": "job",
+    "run_job": "job",
+    "LoadedEngine": "loading",
+    "load_engine": "loading",
+    "DEFAULT_TOKENS": "prompts",
+    "ChatTemplate": "prompts",
+    "Prompt": "prompts",
+    "load_chat_template": "prompts",
+    "read_prompts": "prompts",
+    "Request": "request",
+    "Token": "request",
+    "generate": "run",
+}
 
 __all__ = [
     "DEFAULT_TOKENS",
     "ChatTemplate",
+    "EngineOptions",
     "GenerateSummary",
     "LoadedEngine",
     "NativeEngine",
+    "OutputOptions",
     "Prompt",
+    "PromptOptions",
     "Request",
     "SamplingOptions",
     "Token",
@@ -44,3 +72,13 @@ __all__ = [
     "read_prompts",
     "run_job",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-from headrace.errors import ConfigError
 from headrace.generation.job import GenerateSummary, Progress, run_job
-from headrace.generation.loading import load_engine, load_workers
-from headrace.generation.options import SamplingOptions
-from headrace.generation.prompts.chat import ChatEncoder
-from headrace.generation.prompts.reader import PromptSource, read_prompts, survey_prompts
+from headrace.generation.loading import LoadedEngine, load_engine, load_workers
+from headrace.generation.options import EngineOptions, OutputOptions, PromptOptions, SamplingOptions
+from headrace.generation.prompts import ChatEncoder, PromptSource, PromptSurvey, read_prompts, survey_prompts
 from headrace.sink import open_sink
 from headrace.stats import Stats
 
@@ -23,124 +21,65 @@ def generate(
     prompts: PromptSource,
     out: str | os.PathLike[str],
     *,
-    max_new_tokens: int = 64,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    presence_penalty: float = 0.0,
-    frequency_penalty: float = 0.0,
-    stop: Sequence[str] = (),
-    ignore_eos: bool = False,
-    logprobs: bool = False,
-    prompt_logprobs: bool = False,
-    seed: int = 0,
-    num_samples: int = 1,
-    engine: Literal["native", "transformers", "vllm"] = "native",
-    dtype: str = "auto",
-    device: str = "auto",
-    batch_size: int = 32,
-    workers: int = 1,
-    distribute: Literal["local", "ray"] = "local",
-    form: Literal["parquet", "jsonl"] = "parquet",
-    retry_errors: bool = False,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    num_samples: int | None = None,
+    sampling: SamplingOptions = SamplingOptions(),  # noqa: B008  # frozen
+    engine: EngineOptions = EngineOptions(),  # noqa: B008
+    prompt_options: PromptOptions = PromptOptions(),  # noqa: B008
+    output: OutputOptions = OutputOptions(),  # noqa: B008
     progress: Progress | None = None,
 ) -> GenerateSummary:
     """Generate for every prompt and store each prediction exactly once.
 
-    Stopped at any moment, by any signal, the same call again makes what is missing; the result
-    has the same keys, each once. Read it with `read_predictions(out)`.
+    If the process is stopped, by any signal at any moment, the same call resumes: it generates what is missing, and
+    the result holds each key once. Read it with `read_predictions(out)`.
 
     Args:
         model: a run directory, or a Hugging Face directory.
         prompts: path of a .txt, .jsonl, .csv or .parquet file, plain or compressed, or a sequence
             of texts or mappings; a row is a text, token ids, or messages for the model's chat template.
         out: directory of the predictions, or an s3://, gs:// or az:// URL.
-        max_new_tokens: tokens to generate at most for each sample.
-        temperature: 0 is greedy.
-        top_k: choose among the k likeliest tokens.
-        top_p: choose among the likeliest tokens that together have this probability.
-        min_p: leave out tokens less likely than this share of the likeliest.
-        repetition_penalty: divides logits of tokens in prompt or output; 1 is none.
-        presence_penalty: is subtracted from logits of tokens in the output; 0 is none.
-        frequency_penalty: the same for each time a token is there; 0 is none.
-        stop: texts that end a sample.
-        ignore_eos: go on after the end-of-document id.
-        logprobs: store the log-probability of each generated token.
-        prompt_logprobs: store that of each prompt token.
-        seed: with the prompt's id and the sample's index it fixes the sample.
-        num_samples: of each prompt.
-        engine: what runs the model: "native", "transformers" (its continuous batching) or "vllm".
-        dtype: "float32", "bfloat16", or "auto": as the weights are stored, float32 on a CPU.
-        device: "cpu", "cuda", or "auto": a GPU where there is one.
-        batch_size: rows decoded at once by each worker; may change when a job goes on.
-        workers: copies of the model that share the prompts; may change when a job goes on.
-        distribute: where workers are: "local" processes, or "ray" actors.
-        form: of the parts: "parquet" or "jsonl".
-        retry_errors: make samples again whose stored row is an error.
-        progress: progress(done, total, note).
+        max_new_tokens: replaces `sampling.max_new_tokens`.
+        temperature: replaces `sampling.temperature`.
+        num_samples: replaces `prompt_options.num_samples`.
+        sampling: how tokens are chosen and when a sample ends.
+        engine: what runs the model, and on how many processes.
+        prompt_options: how prompts become token ids.
+        output: how predictions are stored.
+        progress: called as progress(done, total, note).
 
     Raises:
-        ConfigError: an option makes no sense, or the engine cannot do it.
+        ConfigError: an option is invalid, or the engine does not support it.
         SourceError: the prompts cannot be read.
         ResumeError: `out` holds the output of another request.
         SinkError: another process writes to `out`.
-        SpaceError: no room left; what was stored is kept.
+        SpaceError: no space left on the device; stored predictions are kept.
     """
     started = time.perf_counter()
-    if num_samples < 1:
-        raise ConfigError(f"generate: num_samples is {num_samples}; it must be at least 1.")
-    if batch_size < 1:
-        raise ConfigError(f"generate: batch_size is {batch_size}; it must be at least 1.")
-    if workers < 1:
-        raise ConfigError(f"generate: workers is {workers}; it must be at least 1.")
-    sampling = SamplingOptions(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        ignore_eos=ignore_eos,
-        logprobs=logprobs,
-        prompt_logprobs=prompt_logprobs,
-        seed=seed,
-    )
+    if max_new_tokens is not None:
+        sampling = replace(sampling, max_new_tokens=max_new_tokens)
+    if temperature is not None:
+        sampling = replace(sampling, temperature=temperature)
+    if num_samples is not None:
+        prompt_options = replace(prompt_options, num_samples=num_samples)
     survey = survey_prompts(prompts)
     stats = Stats()
     with ExitStack() as stack:
-        how: dict[str, Any] = {"engine": engine, "dtype": dtype, "device": device, "batch_size": batch_size}
-        if workers > 1 or distribute != "local":
-            loaded = stack.enter_context(load_workers(model, workers=workers, distribute=distribute, **how))
-        else:
-            loaded = load_engine(model, stats=stats, **how)
+        loaded = _load(model, engine, stats, stack)
         loaded.check_supported(sampling)
-        request: dict[str, Any] = {
-            "engine": engine,
-            "model": loaded.fingerprint,
-            "dtype": loaded.dtype,
-            "tokenizer": loaded.tokenizer_fingerprint,
-            "prompts": survey.digest,
-            "num_prompts": survey.num_prompts,
-            "num_samples": num_samples,
-            "sampling": sampling.to_json(),
-            "form": form,
-        }
+        request = _request(loaded, survey, sampling, engine, prompt_options, output)
         load_s = time.perf_counter() - started
-        with open_sink(out, request=request, form=form, retry_errors=retry_errors) as sink:
+        with open_sink(out, request=request, format=output.format, retry_errors=output.retry_errors) as sink:
             started = time.perf_counter()
-            made, prompt_tokens, completion_tokens = run_job(
+            num_new, prompt_tokens, completion_tokens = run_job(
                 read_prompts(prompts),
                 loaded.engine,
                 sink,
                 tokenizer=loaded.prompt_tokenizer,
                 sampling=sampling,
                 chat=ChatEncoder(model),
-                num_samples=num_samples,
+                num_samples=prompt_options.num_samples,
                 num_prompts=survey.num_prompts,
                 progress=progress,
                 stats=stats,
@@ -151,10 +90,10 @@ def generate(
     return GenerateSummary(
         out=os.fspath(out),
         run_id=run_id,
-        engine=engine,
+        engine=engine.name,
         num_prompts=survey.num_prompts,
         num_predictions=num_predictions,
-        num_new=made,
+        num_new=num_new,
         num_errors=num_errors,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
@@ -163,3 +102,41 @@ def generate(
         tokens_per_s=completion_tokens / wall_s if wall_s > 0 else 0.0,
         stages=stats.snapshot(),
     )
+
+
+def _load(
+    model: str | os.PathLike[str], engine: EngineOptions, stats: Stats, stack: ExitStack
+) -> LoadedEngine:
+    options: dict[str, Any] = {
+        "engine": engine.name,
+        "dtype": engine.dtype,
+        "device": engine.device,
+        "batch_size": engine.batch_size,
+    }
+    if engine.workers > 1 or engine.distribute != "local":
+        return stack.enter_context(
+            load_workers(model, workers=engine.workers, distribute=engine.distribute, **options)
+        )
+    return load_engine(model, stats=stats, **options)
+
+
+def _request(
+    loaded: LoadedEngine,
+    survey: PromptSurvey,
+    sampling: SamplingOptions,
+    engine: EngineOptions,
+    prompt_options: PromptOptions,
+    output: OutputOptions,
+) -> dict[str, Any]:
+    """Everything that determines the predictions; its hash is the run id."""
+    return {
+        "engine": engine.name,
+        "model": loaded.fingerprint,
+        "dtype": loaded.dtype,
+        "tokenizer": loaded.tokenizer_fingerprint,
+        "prompts": survey.digest,
+        "num_prompts": survey.num_prompts,
+        "num_samples": prompt_options.num_samples,
+        "sampling": sampling.to_json(),
+        "format": output.format,
+    }

@@ -174,7 +174,7 @@ class Batches:
                 "endpoint": batch["endpoint"],
             }
             out = self._shelf.batches / batch["id"]
-            sink = await loop.run_in_executor(hand, lambda: Sink(out, request=request, form="jsonl"))
+            sink = await loop.run_in_executor(hand, lambda: Sink(out, request=request, format="jsonl"))
             try:
                 if batch["status"] == "in_progress":
                     await self._make(batch, path, sink, hand)

@@ -42,10 +42,10 @@ def open_sink(
     out: str | os.PathLike[str],
     *,
     request: Mapping[str, Any],
-    form: Literal["parquet", "jsonl"] = "parquet",
+    format: Literal["parquet", "jsonl"] = "parquet",
     retry_errors: bool = False,
 ) -> Sink | RemoteSink:
     """The sink for a local directory or a URL; see `Sink` and `RemoteSink`."""
     if is_url(out):
-        return RemoteSink(os.fspath(out), request=request, form=form, retry_errors=retry_errors)
-    return Sink(out, request=request, form=form, retry_errors=retry_errors)
+        return RemoteSink(os.fspath(out), request=request, format=format, retry_errors=retry_errors)
+    return Sink(out, request=request, format=format, retry_errors=retry_errors)

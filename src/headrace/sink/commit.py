@@ -46,7 +46,7 @@ class Sink:
     Args:
         out: directory; made when missing.
         request: what was asked for, JSON values; another request on the same directory is refused.
-        form: "parquet" (zstd) or "jsonl" (JSON lines in zstd).
+        format: "parquet" (zstd) or "jsonl" (JSON lines in zstd).
         part_rows: a part closes when it holds this many rows,
         part_bytes: or this many bytes of log.
         retry_errors: keys whose stored row is an error count as not done; a new row replaces it.
@@ -63,16 +63,16 @@ class Sink:
         out: str | os.PathLike[str],
         *,
         request: Mapping[str, Any],
-        form: Literal["parquet", "jsonl"] = "parquet",
+        format: Literal["parquet", "jsonl"] = "parquet",
         part_rows: int = PART_ROWS,
         part_bytes: int = PART_BYTES,
         retry_errors: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        check_limits(form, part_rows=part_rows, part_bytes=part_bytes)
+        check_limits(format, part_rows=part_rows, part_bytes=part_bytes)
         self.path = Path(out)
         self.run_id = run_id(request)
-        self._form = form
+        self._format = format
         self._part_rows, self._part_bytes = part_rows, part_bytes
         self._retry_errors = retry_errors
         self._clock = clock
@@ -134,8 +134,8 @@ class Sink:
         """Close the part that is being filled and let readers see it; nothing to do when it is empty."""
         if self._log is None or not self._pending:
             return
-        part = encode_part([self._pending[key][0] for key in sorted(self._pending)], form=self._form)
-        name = f"part-{self._part:05d}{FORMATS[self._form].SUFFIX}"
+        part = encode_part([self._pending[key][0] for key in sorted(self._pending)], format=self._format)
+        name = f"part-{self._part:05d}{FORMATS[self._format].SUFFIX}"
         path = self.path / "parts" / name
         with files.space_errors(path, kept="Every row stored so far is kept in the log."):
             files.replace(path, part.data, step=self._step)

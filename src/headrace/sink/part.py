@@ -46,24 +46,24 @@ class Part:
     """Keys of error rows in it that a later part replaces."""
 
 
-def check_limits(form: str, *, part_rows: int, part_bytes: int) -> None:
+def check_limits(format: str, *, part_rows: int, part_bytes: int) -> None:
     """Refuse options that make no part.
 
     Raises:
         ConfigError: no such format, or a limit below 1.
     """
-    if form not in FORMATS:
-        raise ConfigError(f"sink: no format named {form!r}; there are {', '.join(FORMATS)}.")
+    if format not in FORMATS:
+        raise ConfigError(f"sink: no format named {format!r}; there are {', '.join(FORMATS)}.")
     if part_rows < 1 or part_bytes < 1:
         raise ConfigError(f"sink: part_rows {part_rows} and part_bytes {part_bytes} must be at least 1.")
 
 
-def encode_part(payloads: Sequence[bytes], *, form: str) -> NewPart:
+def encode_part(payloads: Sequence[bytes], *, format: str) -> NewPart:
     """Build a part in memory: it is bounded, and so it is written whole or not at all.
 
     Args:
         payloads: in the order of their keys.
-        form: a name out of FORMATS.
+        format: a name out of FORMATS.
     """
     errors = tokens = 0
 
@@ -74,7 +74,7 @@ def encode_part(payloads: Sequence[bytes], *, form: str) -> NewPart:
             tokens += sum(batch.column("completion_tokens").to_pylist())
             yield batch
 
-    data = memoryview(FORMATS[form].encode(counted()))
+    data = memoryview(FORMATS[format].encode(counted()))
     return NewPart(data=data, rows=len(payloads), errors=errors, tokens=tokens, crc32c=_crc32c(data))
 
 

@@ -42,7 +42,7 @@ class RemoteSink:
     Args:
         out: s3://, gs://, az:// or memory:// URL, or an open blob.
         request: what was asked for, JSON values; another request at the same place is refused.
-        form: "parquet" (zstd) or "jsonl" (JSON lines in zstd).
+        format: "parquet" (zstd) or "jsonl" (JSON lines in zstd).
         part_rows: a part closes when it holds this many rows,
         part_bytes: or this many bytes,
         part_s: or its first row is this many seconds old.
@@ -59,17 +59,17 @@ class RemoteSink:
         out: str | Blob,
         *,
         request: Mapping[str, Any],
-        form: Literal["parquet", "jsonl"] = "parquet",
+        format: Literal["parquet", "jsonl"] = "parquet",
         part_rows: int = PART_ROWS,
         part_bytes: int = PART_BYTES,
         part_s: float = PART_S,
         retry_errors: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        check_limits(form, part_rows=part_rows, part_bytes=part_bytes)
+        check_limits(format, part_rows=part_rows, part_bytes=part_bytes)
         self._blob = open_blob(out) if isinstance(out, str) else out
         self.run_id = run_id(request)
-        self._form, self._part_rows, self._part_bytes, self._part_s = form, part_rows, part_bytes, part_s
+        self._format, self._part_rows, self._part_bytes, self._part_s = format, part_rows, part_bytes, part_s
         self._retry_errors, self._clock = retry_errors, clock
         self._writer = secrets.token_hex(8)
         self._pending: dict[tuple[str, int], tuple[bytes, bool]] = {}
@@ -129,8 +129,8 @@ class RemoteSink:
         """Write the part that is being filled and let readers see it; nothing to do when it is empty."""
         if not self._open or not self._pending:
             return
-        part = encode_part([self._pending[key][0] for key in sorted(self._pending)], form=self._form)
-        name = f"parts/part-{self._part:08d}-{self._writer}{FORMATS[self._form].SUFFIX}"
+        part = encode_part([self._pending[key][0] for key in sorted(self._pending)], format=self._format)
+        name = f"parts/part-{self._part:08d}-{self._writer}{FORMATS[self._format].SUFFIX}"
         self._blob.put(name, bytes(part.data))
         self._step("part written")
         keys = [[*key, self._part, error] for key, (_, error) in self._pending.items()]

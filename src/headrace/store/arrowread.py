@@ -36,7 +36,7 @@ class _Reader:
     def __init__(self, data: memoryview) -> None:
         self.data = data
 
-    def number(self, format: str, at: int) -> int:  # noqa: A002  # struct's own word
+    def number(self, format: str, at: int) -> int:  # struct's own word
         if at < 0:
             raise ArrowFileError(f"offset {at} before the beginning")
         try:
@@ -54,7 +54,7 @@ class _Reader:
         place = self.number("H", vtable + 4 + 2 * slot)
         return table + place if place else None
 
-    def scalar(self, table: int, slot: int, format: str, default: int = 0) -> int:  # noqa: A002  # as above
+    def scalar(self, table: int, slot: int, format: str, default: int = 0) -> int:  # as above
         at = self.field(table, slot)
         return default if at is None else self.number(format, at)
 

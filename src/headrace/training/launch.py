@@ -65,7 +65,7 @@ def train(
     pipeline: str = "1f1b",
     microbatches: int | None = None,
     recompute: bool = False,
-    compile: bool = False,  # noqa: A002  # the word that torch users type
+    compile: bool = False,  # the word that torch users type
     embeddings: str | PathLike[str] | None = None,
     eval_stores: Any = None,
     eval_rows: int = 64,

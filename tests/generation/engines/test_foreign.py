@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headrace.errors import ConfigError
-from headrace.generation import NativeEngine, Request, SamplingOptions, generate
+from headrace.generation import EngineOptions, NativeEngine, Request, SamplingOptions, generate
 from headrace.generation.decoding.hf_runner import HFRunner
 from headrace.generation.engines.transformers_engine import TransformersEngine
 from headrace.generation.engines.vllm_engine import VLLMEngine
@@ -125,20 +125,32 @@ def test_a_job_runs_on_transformers_and_refuses_what_it_has_not(gpt, tmp_path):
     to_hf(gpt, load_tokenizer("byte"), tmp_path / "model")
     prompts = [f"prompt {i}" for i in range(6)]
     generate(tmp_path / "model", prompts, tmp_path / "native", max_new_tokens=6)
-    made = generate(tmp_path / "model", prompts, tmp_path / "theirs", max_new_tokens=6, engine="transformers")
+    made = generate(
+        tmp_path / "model",
+        prompts,
+        tmp_path / "theirs",
+        max_new_tokens=6,
+        engine=EngineOptions(name="transformers"),
+    )
     assert (made.engine, made.num_predictions, made.num_errors) == ("transformers", 6, 0)
     ours, theirs = (read_predictions(tmp_path / name, sort=True) for name in ("native", "theirs"))
     assert ours["token_ids"].equals(theirs["token_ids"])
     assert ours["text"].equals(theirs["text"])
     with pytest.raises(ConfigError, match="no frequency_penalty"):
-        generate(tmp_path / "model", prompts, tmp_path / "no", engine="transformers", frequency_penalty=0.5)
+        generate(
+            tmp_path / "model",
+            prompts,
+            tmp_path / "no",
+            engine=EngineOptions(name="transformers"),
+            sampling=SamplingOptions(frequency_penalty=0.5),
+        )
     assert not (tmp_path / "no").exists()
 
 
 def test_engines_of_others_read_hugging_face_directories_only(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ConfigError, match="reads Hugging Face directories"):
-        generate(tmp_path, ["a"], tmp_path / "out", engine="transformers")
+        generate(tmp_path, ["a"], tmp_path / "out", engine=EngineOptions(name="transformers"))
 
 
 def test_vllm_that_is_not_installed_is_said(directory, monkeypatch):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from headrace.errors import ConfigError
-from headrace.generation import generate
+from headrace.generation import EngineOptions, generate
 from headrace.generation.prompts.chat import ChatEncoder, load_chat_template
 from headrace.model import to_hf
 from headrace.sink import read_predictions
@@ -40,7 +40,9 @@ def test_messages_of_a_batch_file_are_answered_as_their_rendered_text_is(chatty,
         {"id": "image", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
     ]
     path.write_text("\n".join(map(json.dumps, lines)))
-    summary = generate(chatty, path, tmp_path / "out", max_new_tokens=6, dtype="float32")
+    summary = generate(
+        chatty, path, tmp_path / "out", max_new_tokens=6, engine=EngineOptions(dtype="float32")
+    )
     assert (summary.num_new, summary.num_errors) == (5, 2)
     rows = {row["prompt_id"]: row for row in read_predictions(tmp_path / "out").to_pylist()}
     assert rows["chat"]["prompt"] == rows["row"]["prompt"] == rows["text"]["prompt"]

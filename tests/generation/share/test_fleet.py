@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import headrace
 from headrace.errors import ConfigError, WorkerError
-from headrace.generation import Request, SamplingOptions, generate
+from headrace.generation import EngineOptions, Request, SamplingOptions, generate
 from headrace.generation.share.crew import LocalCrew
 from headrace.generation.share.exchange import Setup
 from headrace.generation.share.fleet import Fleet
@@ -20,7 +21,9 @@ from headrace.tokens import load_tokenizer
 
 SRC = Path(headrace.__file__).parents[1]
 PROMPTS = [f"prompt number {i}" for i in range(40)]
-OPTIONS = {"max_new_tokens": 8, "temperature": 1.0, "num_samples": 2, "batch_size": 4, "dtype": "float32"}
+OPTIONS = {"max_new_tokens": 8, "temperature": 1.0, "num_samples": 2}
+ENGINE = EngineOptions(batch_size=4, dtype="float32")
+TWO_WORKERS = EngineOptions(batch_size=4, dtype="float32", workers=2)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def model(gpt, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(model, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    generate(model, PROMPTS, out, **OPTIONS)
+    generate(model, PROMPTS, out, engine=ENGINE, **OPTIONS)
     return read_predictions(out, sort=True)
 
 
@@ -51,11 +54,13 @@ def crew(model):
 def test_two_workers_store_what_one_process_stores(model, whole, tmp_path, distribute):
     if distribute == "ray":
         pytest.importorskip("ray")
-    summary = generate(model, PROMPTS, tmp_path, workers=2, distribute=distribute, **OPTIONS)
+    summary = generate(
+        model, PROMPTS, tmp_path, engine=replace(TWO_WORKERS, distribute=distribute), **OPTIONS
+    )
     assert (summary.num_predictions, summary.num_errors) == (80, 0)
     assert read_predictions(tmp_path, sort=True).equals(whole)
     # The number of workers is no part of what was asked for.
-    assert generate(model, PROMPTS, tmp_path, **OPTIONS).num_new == 0
+    assert generate(model, PROMPTS, tmp_path, engine=ENGINE, **OPTIONS).num_new == 0
 
 
 def requests_for(count):
@@ -116,7 +121,7 @@ def test_requests_are_read_only_as_workers_take_them(crew):
 def test_a_job_killed_with_its_workers_goes_on_and_leaves_no_process(model, whole, tmp_path):
     script = (
         "import os, signal, sys\n"
-        "from headrace.generation import generate\n"
+        "from headrace.generation import EngineOptions, generate\n"
         "from headrace.sink import Sink\n"
         "put, seen = Sink.put, []\n"
         "def stop(self, row):\n"
@@ -125,7 +130,7 @@ def test_a_job_killed_with_its_workers_goes_on_and_leaves_no_process(model, whol
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return put(self, row)\n"
         "Sink.put = stop\n"
-        f"generate(sys.argv[1], {PROMPTS!r}, sys.argv[2], workers=2, **{OPTIONS!r})\n"
+        f"generate(sys.argv[1], {PROMPTS!r}, sys.argv[2], engine={TWO_WORKERS!r}, **{OPTIONS!r})\n"
     )
     mark = f"fleet-{os.getpid()}"
     env = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1", "FLEET_MARK": mark}
@@ -137,7 +142,7 @@ def test_a_job_killed_with_its_workers_goes_on_and_leaves_no_process(model, whol
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not marked(mark)
-    summary = generate(model, PROMPTS, tmp_path / "out", workers=2, **OPTIONS)
+    summary = generate(model, PROMPTS, tmp_path / "out", engine=TWO_WORKERS, **OPTIONS)
     assert summary.num_new == 80 - 29
     assert read_predictions(tmp_path / "out", sort=True).equals(whole)
 
@@ -156,11 +161,11 @@ def marked(mark):
 
 def test_a_worker_that_cannot_load_says_why(model, tmp_path):
     with pytest.raises(ConfigError, match="no engine named"):
-        generate(model, PROMPTS, tmp_path, workers=2, engine="nothing")
+        generate(model, PROMPTS, tmp_path, engine=EngineOptions(workers=2, name="nothing"))
     with pytest.raises(ConfigError, match="no dtype named 'int3'"):
-        generate(model, PROMPTS, tmp_path, workers=2, dtype="int3")
-    with pytest.raises(ConfigError, match="no way to distribute named 'post'"):
-        generate(model, PROMPTS, tmp_path, workers=2, distribute="post")
+        generate(model, PROMPTS, tmp_path, engine=EngineOptions(workers=2, dtype="int3"))
+    with pytest.raises(ConfigError, match="no distribute named 'post'"):
+        generate(model, PROMPTS, tmp_path, engine=EngineOptions(workers=2, distribute="post"))
     with pytest.raises(ConfigError, match="workers is 0"):
-        generate(model, PROMPTS, tmp_path, workers=0)
+        generate(model, PROMPTS, tmp_path, engine=EngineOptions(workers=0))
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,32 @@
+"""`headrace export`: a run directory -> a Hugging Face directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli.console import count, print_json, stdout
+
+EXAMPLES = """[bold]Example[/bold]
+
+headrace export run --out hf-model
+"""
+
+
+def export(
+    *,
+    run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The Hugging Face directory to write.", show_default=False)],
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Export a run's model and tokenizer as a Hugging Face directory (GPT-2 format)."""
+    from headrace.model import load_model, to_hf
+
+    model, tokenizer = load_model(run)
+    to_hf(model, tokenizer, out)
+    if json:
+        print_json({"model": out, "parameters": model.config.num_parameters})
+    else:
+        stdout.print(f"{out}: {count(model.config.num_parameters)} parameters", soft_wrap=True)
