@@ -13,7 +13,8 @@ HeadraceError
 │   └── ShardError               a shard or block is damaged, missing or forged
 ├── CheckpointError              no valid checkpoint, or a damaged one     exit code 2
 ├── SinkError                    predictions: damaged log or part, a second coordinator   exit code 2
-├── SpaceError                   no room left on the device                exit code 2
+├── StorageError                 a file cannot be read or written: permission, I/O error   exit code 2
+│   └── SpaceError               no room left on the device
 └── WorkerError                  a worker, rank or remote peer failed      exit code 1
 """
 
@@ -84,10 +85,14 @@ class SinkError(HeadraceError):
     exit_code = 2
 
 
-class SpaceError(HeadraceError):
-    """No room left on the device; what was complete stays complete."""
+class StorageError(HeadraceError):
+    """The operating system refused to read or write a file: permission, I/O error, read-only file system."""
 
     exit_code = 2
+
+
+class SpaceError(StorageError):
+    """No room left on the device; what was complete stays complete."""
 
 
 class WorkerError(HeadraceError):

@@ -14,7 +14,7 @@ import pytest
 
 from headrace.errors import ConfigError, DocumentError, ResumeError, SourceError, SpaceError, TokenizerError
 from headrace.ingestion import conduct, ingest
-from headrace.storage.blob import LocalBlob
+from headrace.storage import LocalBlob
 from headrace.store import Store
 
 SMALL = {"shard_text_bytes": 20_000}
@@ -89,7 +89,7 @@ def test_a_job_killed_at_any_write_gives_the_same_bytes_when_run_again(tmp_path,
         writes += 1
 
     monkeypatch.setattr(LocalBlob, "put", put)
-    monkeypatch.setattr("headrace.storage.blob.fsync_directory", lambda path: None)
+    monkeypatch.setattr("headrace.storage.files.fsync_directory", lambda path: None)
     options = {"workers": 1, "shard_text_bytes": 40_000}
     ingest(corpus, tmp_path / "undisturbed", **options)
     wanted, total = tree(tmp_path / "undisturbed"), writes

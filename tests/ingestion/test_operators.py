@@ -166,7 +166,7 @@ class Killed(BaseException):
 def test_dedup_killed_at_any_write_gives_the_same_bytes_when_run_again(
     tmp_path, make_documents, write_jsonl, tree, monkeypatch
 ):
-    from headrace.storage.blob import LocalBlob
+    from headrace.storage import LocalBlob
 
     files, _ = _corpus(tmp_path, make_documents, write_jsonl)
     options = {"dedup": "exact", "validation_share": 0.2, "workers": 1, **SMALL}

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from headrace.errors import ConfigError, ResumeError, SinkError, SpaceError
-from headrace.sink import Sink, count_predictions, files, read_predictions
+from headrace.sink import Sink, count_predictions, read_predictions
 
 STEPS = ("frame", "part written", "part synced", "part renamed", "before commit", "committed", "log removed")
 
@@ -189,7 +189,9 @@ def test_a_full_disk_at_any_byte_is_said_and_loses_nothing(tmp_path, make_row, r
         out = tmp_path / str(room)
         stored = 0
         with monkeypatch.context() as patch:
-            patch.setattr(files, "write_all", SmallDisk(room).write_all)
+            disk = SmallDisk(room)
+            for module in ("storage.files", "sink.log"):
+                patch.setattr(f"headrace.{module}.write_all", disk.write_all)
             try:
                 with Sink(out, request=request_json, part_rows=2) as sink:
                     for i in range(3):

@@ -4,7 +4,7 @@ import pytest
 
 from headrace.errors import ConfigError, ResumeError, SinkError
 from headrace.sink import RemoteSink, count_predictions, open_sink, read_predictions
-from headrace.storage.blob import MemoryBlob
+from headrace.storage import MemoryBlob
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-from store_fakes import BYTE, WIDE, FlakyBlob, make_store, sample_tokens
+from storage_fakes import FlakyBlob
+from store_fakes import BYTE, WIDE, make_store, sample_tokens
 
 from headrace.errors import ConfigError, ManifestError
-from headrace.storage.blob import open_blob
+from headrace.storage import open_blob
 from headrace.store import ShardEntry, Store, commit_store, write_shard
 
 BOTH = pytest.mark.parametrize("url", ["local", "memory"], indirect=True)

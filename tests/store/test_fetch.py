@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from store_fakes import FakeClock, FlakyBlob, busy, cut, make_store, sample_tokens
+from storage_fakes import FakeClock, FlakyBlob, busy, cut
+from store_fakes import make_store, sample_tokens
 
 from headrace.errors import ShardError, WorkerError
-from headrace.storage.blob import open_blob
-from headrace.storage.remote import Retry, RetryingBlob
+from headrace.storage import ConcurrencyLimit, Retry, RetryingBlob, coalesce, open_blob
 from headrace.store import Store
-from headrace.store.fetch import InFlight, Wanted, runs
+from headrace.store.fetch import BlockRequest
 from headrace.store.unpack import unpack
 
 TOKENS, ENDS = sample_tokens(6400)
@@ -32,7 +32,7 @@ def remote(request, monkeypatch):
     def open_(trouble=lambda number, operation, path: None, **options):
         clock = FakeClock()
         flaky = FlakyBlob(open_blob(url), trouble)
-        blob = RetryingBlob(flaky, Retry(sleep=clock.sleep, draw=lambda: 0.5))
+        blob = RetryingBlob(flaky, Retry(sleep=clock.sleep, random=lambda: 0.5))
         monkeypatch.setattr("headrace.store.read.open_blob", lambda _: blob)
         opened.append(Store.open(url, **options))
         return opened[-1], flaky, clock
@@ -67,11 +67,11 @@ def test_neighbours_are_fetched_together_and_nothing_twice(places, gap, most):
     wanted = []
     for i, (shard, nbytes) in enumerate(places):
         at[shard] += nbytes + (i * 37) % 200
-        wanted.append(Wanted(i, shard, i, at[shard] - nbytes, at[shard], memoryview(b"")))
-    groups = runs(wanted[::-1], max_gap=gap, max_run=most)
+        wanted.append(BlockRequest(i, shard, i, at[shard] - nbytes, at[shard], memoryview(b"")))
+    groups = coalesce(wanted[::-1], max_gap=gap, max_request=most)
     assert sorted(one.block for group in groups for one in group) == list(range(len(wanted)))
     for group in groups:
-        assert len({one.shard for one in group}) == 1
+        assert len({one.file for one in group}) == 1
         assert group[-1].stop - group[0].start <= most
         assert all(0 <= b.start - a.stop <= gap for a, b in itertools.pairwise(group))
 
@@ -95,7 +95,7 @@ def test_requests_are_under_way_together(remote):
     store, flaky, _ = remote(trouble)
     blocks = np.arange(0, 100, 6)[:16] * 64
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headrace.store.fetch.runs", lambda wanted, **_: [[one] for one in wanted])
+        patch.setattr("headrace.store.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
         assert np.array_equal(store.gather(blocks, 64), rows_of(blocks, 64))
     assert flaky.most_running == 16
 
@@ -114,9 +114,9 @@ def test_no_more_blocks_are_decoded_at_once_than_there_are_cores(remote, monkeyp
         with lock:
             running -= 1
 
-    monkeypatch.setattr("headrace.store.fetch.cores", lambda: 2)
+    monkeypatch.setattr("headrace.store.fetch.available_cores", lambda: 2)
     monkeypatch.setattr("headrace.store.fetch.unpack", slow)
-    monkeypatch.setattr("headrace.store.fetch.runs", lambda wanted, **_: [[one] for one in wanted])
+    monkeypatch.setattr("headrace.store.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
     blocks = np.arange(0, 100, 6)[:16] * 64
     store, _, _ = remote()
     assert np.array_equal(store.gather(blocks, 64), rows_of(blocks, 64))
@@ -134,7 +134,7 @@ def test_a_prefetched_row_needs_no_request_of_its_own(remote):
 
 def test_a_storm_of_refusals_is_waited_out_and_the_pace_recovers(remote, monkeypatch):
     """The first three tries of every data request are refused; each block arrives, and the limit grows back."""
-    monkeypatch.setattr("headrace.store.fetch.runs", lambda wanted, **_: [[one] for one in wanted])
+    monkeypatch.setattr("headrace.store.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
     store, flaky, clock = remote()
     store.gather([0, 3200], 1)
     tries = Counter()
@@ -146,7 +146,7 @@ def test_a_storm_of_refusals_is_waited_out_and_the_pace_recovers(remote, monkeyp
             return busy() if tries[place] <= 3 else None
 
     flaky.trouble = trouble
-    limits = store._gather._blocks.in_flight
+    limits = store._gather._blocks.limit
     before = limits.limit
     assert np.array_equal(store.gather(STARTS, 32), rows_of(STARTS, 32))
     assert len(clock.sleeps) == 3 * len(tries) > 60
@@ -154,30 +154,30 @@ def test_a_storm_of_refusals_is_waited_out_and_the_pace_recovers(remote, monkeyp
     assert low < before
     flaky.trouble = lambda number, operation, path: None
     for _ in range(1000):
-        limits.answered()
+        limits.succeeded()
     assert limits.limit > before
 
 
 def test_refusals_halve_the_requests_under_way_once_for_each_round_of_them():
-    flow = InFlight(first=16, most=64)
+    flow = ConcurrencyLimit(first=16, most=64)
     for _ in range(16):
         flow.refused()
     assert flow.limit == 8
-    flow.answered()
+    flow.succeeded()
     flow.refused()
     assert 4 <= flow.limit < 5
     for _ in range(20):
-        flow.answered()
+        flow.succeeded()
         flow.refused()
     assert flow.limit == 1, "one is always allowed"
     for _ in range(5000):
-        flow.answered()
+        flow.succeeded()
     assert flow.limit == 64
 
 
 def test_waits_grow_and_stay_bounded():
     clock = FakeClock()
-    retry = Retry(attempts=12, sleep=clock.sleep, draw=lambda: 1.0)
+    retry = Retry(attempts=12, sleep=clock.sleep, random=lambda: 1.0)
 
     def never():
         raise cut()

@@ -17,7 +17,7 @@ import pytest
 import zstandard
 from store_fakes import BYTE, WIDE
 
-from headrace.storage.blob import open_blob
+from headrace.storage import open_blob
 from headrace.store import Store, commit_store, write_shard
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "store-v1"

@@ -12,7 +12,7 @@ import xxhash
 from store_fakes import BYTE, make_store, sample_tokens
 
 from headrace.errors import ManifestError, ShardError, StoreError
-from headrace.storage.blob import open_blob
+from headrace.storage import open_blob
 from headrace.store import Store, commit_store, write_shard
 from headrace.store.arrowfile import table_bytes
 from headrace.store.arrowread import ArrowFileError, read_columns

@@ -7,7 +7,7 @@ import pytest
 from store_fakes import BYTE, make_store, sample_tokens
 
 from headrace.errors import ManifestError, ShardError
-from headrace.storage.blob import open_blob
+from headrace.storage import open_blob
 from headrace.store import Store, commit_store, write_shard
 
 pytestmark = pytest.mark.s3

@@ -107,33 +107,17 @@ def test_a_shard_name_that_could_leave_the_store_is_refused(tmp_path, name):
 
 
 class FullDisk:
-    """Room for so many bytes; then every write says that there is none."""
+    """A device with room for so many bytes."""
 
     def __init__(self, room):
         self.room = room
-        self._write = os.write
 
-    def open(self, path, mode):
-        disk = self
-        file = open(path, mode)  # noqa: PTH123, SIM115  # closed by whom it is given to
-
-        class Limited:
-            def write(self, data):
-                disk.room -= memoryview(data).nbytes
-                if disk.room < 0:
-                    raise OSError(errno.ENOSPC, "No space left on device")
-                return file.write(data)
-
-            def __getattr__(self, name):
-                return getattr(file, name)
-
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *_):
-                file.close()
-
-        return Limited()
+    def write_all(self, handle, data):
+        taken = bytes(data)[: self.room]
+        os.write(handle, taken)
+        self.room -= len(taken)
+        if len(taken) < memoryview(data).nbytes:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("room", [0, 100, 500, 1500, 2500])
@@ -142,7 +126,7 @@ def test_a_full_disk_is_said_and_what_was_complete_stays(tmp_path, monkeypatch, 
     make_store(tmp_path, tokens, ends)
     disk = FullDisk(room)
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.open", lambda self, mode="r": disk.open(self, mode))
+        patch.setattr("headrace.storage.files.write_all", disk.write_all)
         with pytest.raises(SpaceError, match=r"no space left on the device.*Nothing that was complete"):
             make_store(tmp_path, tokens, ends, sizes=[100, 200], prefix="next", codec="none")
     assert not list(tmp_path.rglob("*.tmp"))

@@ -11,8 +11,7 @@ import pytest
 from headrace.errors import ResumeError
 from headrace.model import GPTConfig
 from headrace.model.checkpoint import list_checkpoints
-from headrace.storage import open_blob
-from headrace.storage.blob import Unavailable
+from headrace.storage import Unavailable, open_blob
 from headrace.training import train
 from headrace.training.mirror import Mirror
 

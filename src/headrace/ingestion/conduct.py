@@ -33,8 +33,7 @@ from headrace.ingestion.units.plan import plan_tracks
 from headrace.ingestion.units.record import UnitRecord
 from headrace.ingestion.units.schedule import Schedule
 from headrace.ingestion.work.intake import StrictStop
-from headrace.storage import Blob, open_blob
-from headrace.storage.blob import LocalBlob
+from headrace.storage import Blob, LocalBlob, open_blob
 from headrace.store import token_dtype
 from headrace.store.commit import current_manifest
 from headrace.store.format import MANIFEST

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from headrace.errors import ConfigError
 from headrace.order.stream import RowOrder, Shuffle
-from headrace.store.fetch import cores
+from headrace.platform import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,6 +131,6 @@ def threads_for(stores: Sequence[Store], threads: int | None, *, on_device: bool
     if threads is not None:
         return threads, False
     local = not on_device and not any(is_remote(store) for store in stores)
-    if local and (cores() == 1 or all(is_mapped(store) for store in stores)):
+    if local and (available_cores() == 1 or all(is_mapped(store) for store in stores)):
         return 1, True
-    return min(4, cores()), False
+    return min(4, available_cores()), False

@@ -29,7 +29,7 @@ from starlette.routing import Route
 
 from headrace.errors import ConfigError, HeadraceError
 from headrace.sink import JOB, SCHEMA, Part, committed_parts, count_predictions, decode_part, parse_job
-from headrace.storage.blob import open_blob
+from headrace.storage import open_blob
 
 LIMIT, MAX_LIMIT = 50, 200
 MAX_QUERY, MAX_EXCERPT = 1000, 10_000

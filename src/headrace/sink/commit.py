@@ -13,7 +13,6 @@ are deleted, and the rows of the open log are taken up again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import time
@@ -23,12 +22,13 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from headrace.errors import SinkError
-from headrace.sink import files
+from headrace.platform import lock_file, open_directory
 from headrace.sink.database import explained, open_database
 from headrace.sink.log import Log
 from headrace.sink.part import FORMATS, check_limits, encode_part
 from headrace.sink.request import JOB, check_job, job_bytes, run_id
 from headrace.sink.schema import key_of, to_payload
+from headrace.storage import disk_errors, make_directory, write_file
 from headrace.types import Prediction
 
 PART_ROWS = 4096
@@ -82,14 +82,15 @@ class Sink:
         self._log: Log | None = None
         if self.path.exists() and not self.path.is_dir():
             raise SinkError(f"{self.path}: is a file. Give a new or empty directory for the predictions.")
-        with files.space_errors(self.path, kept="Nothing was changed."):
-            (self.path / "parts").mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.path, kept="Nothing was changed."):
+            make_directory(self.path / "parts")
             self._lock_fd = _lock(self.path)
             try:
                 _claim(self.path, request)
                 self._db = open_database(self.path)
             except BaseException:
-                os.close(self._lock_fd)
+                if self._lock_fd >= 0:
+                    os.close(self._lock_fd)
                 raise
         try:
             self._recover()
@@ -125,7 +126,7 @@ class Sink:
     def sync(self) -> None:
         """Every row put so far survives a power cut from now on."""
         if self._unsynced and self._log is not None:
-            with files.space_errors(self._log.path, kept="Every committed row is kept."):
+            with disk_errors(self._log.path, kept="Every committed row is kept."):
                 self._log.sync()
             self._unsynced = False
         self._synced_at = self._clock()
@@ -137,8 +138,8 @@ class Sink:
         part = encode_part([self._pending[key][0] for key in sorted(self._pending)], format=self._format)
         name = f"part-{self._part:05d}{FORMATS[self._format].SUFFIX}"
         path = self.path / "parts" / name
-        with files.space_errors(path, kept="Every row stored so far is kept in the log."):
-            files.replace(path, part.data, step=self._step)
+        with disk_errors(path, kept="Every row stored so far is kept in the log."):
+            write_file(path, part.data, step=self._step)
         self._step("part renamed")
         try:
             self._end_reading()
@@ -257,15 +258,15 @@ class Sink:
 
 def _lock(path: Path) -> int:
     """The directory itself is the lock: it leaves no file behind and dies with its process."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
+    handle = open_directory(path)
+    if handle is None:
+        return -1
+    if not lock_file(handle, wait=False):
+        os.close(handle)
         raise SinkError(
             f"{path}: another process is writing this job. Wait for it, or give another output directory."
-        ) from error
-    return fd
+        )
+    return handle
 
 
 def _claim(path: Path, request: Mapping[str, Any]) -> None:
@@ -280,4 +281,4 @@ def _claim(path: Path, request: Mapping[str, Any]) -> None:
             f"{path}: holds {', '.join(sorted(strangers)[:3])} but no {JOB}, so it is not a job's output. "
             f"Give an empty or new directory."
         )
-    files.replace(job, job_bytes(request))
+    write_file(job, job_bytes(request))

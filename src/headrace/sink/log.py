@@ -19,7 +19,7 @@ from pathlib import Path
 import google_crc32c
 
 from headrace.errors import SinkError
-from headrace.sink import files
+from headrace.storage import disk_errors, write_all
 
 MAGIC = b"HRWAL\0\0\1"
 HEAD_BYTES = len(MAGIC) + 16
@@ -70,8 +70,8 @@ class Log:
 
     def _write(self, data: bytes) -> None:
         try:
-            with files.space_errors(self.path, kept="Every row stored before this one is kept."):
-                files.write_all(self._fd, data)
+            with disk_errors(self.path, kept="Every row stored before this one is kept."):
+                write_all(self._fd, data)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self.nbytes)

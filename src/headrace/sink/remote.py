@@ -27,7 +27,7 @@ from headrace.errors import SinkError
 from headrace.sink.part import FORMATS, Part, check_limits, encode_part
 from headrace.sink.request import JOB, check_job, job_bytes, parse_job, run_id
 from headrace.sink.schema import to_payload
-from headrace.storage.blob import Blob, open_blob
+from headrace.storage import Blob, open_blob
 from headrace.types import Prediction
 
 PART_ROWS = 4096

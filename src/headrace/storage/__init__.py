@@ -1,10 +1,65 @@
 """Bytes anywhere: local files, memory and object stores behind one small interface.
 
-blob      bytes by name under a URL: the interface, local directories, memory
-remote    the same on S3, GCS, Azure and HTTP, with retries
-cache     blocks fetched once per machine, bounded and shared by processes
+In reading order:
+
+    protocol      Blob, the interface
+    files         local files that are whole or absent after a power cut; errors of the disk
+    local, memory a directory; bytes of this process
+    event_loop, remote   S3, GCS, Azure and HTTP
+    retry         the same call again while a remote is unavailable
+    opener        a URL or path -> its blob
+    reader        an object as a file that seeks
+    ranges, limiter, threads   many ranges, read by few requests, by daemon threads
+    cache         blocks fetched once per machine, bounded and shared by processes
+    arrow         Arrow data from outside, checked before it is read
 """
 
-from headrace.storage.blob import Blob, open_blob
+from headrace.storage import NodeCache
+from headrace.storage.arrow import validate_arrow
+from headrace.storage.files import (
+    disk_errors,
+    fsync_directory,
+    make_directory,
+    storage_error,
+    write_all,
+    write_file,
+)
+from headrace.storage.limiter import ConcurrencyLimit
+from headrace.storage.local import LocalBlob
+from headrace.storage.memory import MemoryBlob
+from headrace.storage.opener import absolute_url, open_blob, read_verified
+from headrace.storage.protocol import Blob, Data, Unavailable
+from headrace.storage.ranges import coalesce
+from headrace.storage.reader import ObjectFile, split_url
+from headrace.storage.remote import RemoteBlob
+from headrace.storage.retry import Cancelled, Retry, RetryingBlob
+from headrace.storage.threads import INTERRUPT_S, DaemonPool
 
-__all__ = ["Blob", "open_blob"]
+__all__ = [
+    "INTERRUPT_S",
+    "Blob",
+    "Cancelled",
+    "ConcurrencyLimit",
+    "DaemonPool",
+    "Data",
+    "LocalBlob",
+    "MemoryBlob",
+    "NodeCache",
+    "ObjectFile",
+    "RemoteBlob",
+    "Retry",
+    "RetryingBlob",
+    "Unavailable",
+    "absolute_url",
+    "coalesce",
+    "disk_errors",
+    "fsync_directory",
+    "make_directory",
+    "open_blob",
+    "read_verified",
+    "split_url",
+    "storage_error",
+    "validate_arrow",
+    "write_all",
+    "write_file",
+]

@@ -1,16 +1,18 @@
 """Stored blocks of a remote store -> files of a local directory that all processes of the machine share.
 
     <directory>/<2 hex>/<key>         a block's stored bytes, renamed into place
-    <directory>/<2 hex>/<key>.claim   its flock is held by the process that fetches it
-    <directory>/evict.lock            its flock is held by the process that makes room
+    <directory>/<2 hex>/<key>.claim   locked (flock) by the process that fetches the block
+    <directory>/evict.lock            locked (flock) by the process that removes blocks
 
 A claim is a lock of the kernel, not a file's existence: it ends with the process that held it, however that
 died, and the next process removes the file.
+
+A cache that fails while it is used (a full device, no inodes, an I/O error) is bypassed: blocks are fetched as if
+there were none. A directory that cannot be used at all is refused when it is opened.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,83 +20,107 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from headrace.errors import ConfigError
+from headrace.platform import lock_file
+from headrace.storage.files import FULL_DEVICE, is_file_at
 from headrace.types import Bytes
 
 _LOW_WATER: Final = 0.9
-"""Making room goes on to this part of the bound, so that it is not needed for each block."""
+"""Eviction goes on to this part of the bound, so that it is not needed for each block."""
 _SUFFIXES: Final = (".claim", ".tmp")
 
 
 class NodeCache:
-    """Blocks on a local disk, at most `max_bytes` of them, each fetched by one process."""
+    """Blocks on a local disk, at most `max_bytes` of them, each fetched by one process of the machine."""
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, max_bytes: int, upcoming: Callable[[], Mapping[str, int]]
+        self, directory: str | os.PathLike[str], *, max_bytes: int, next_uses: Callable[[], Mapping[str, int]]
     ) -> None:
-        """Create the directory and clear what dead processes left.
+        """Create the directory and remove what dead processes left.
 
         Args:
             directory: local; shared by the processes of one machine.
             max_bytes: bound on the blocks' bytes; exceeded by at most a 32nd of it for each process.
-            upcoming: key -> rank of its next use, for the keys whose use is announced.
+            next_uses: key -> rank of its next use, for the keys whose use is announced.
+
+        Raises:
+            ConfigError: the directory cannot be created or written.
         """
-        self._directory = Path(directory)
+        self._directory = Path(directory).absolute()
         self._max_bytes = max_bytes
-        self._upcoming = upcoming
-        self._claims: dict[str, int] = {}
+        self._next_uses = next_uses
+        self._claims: dict[str, int | None] = {}
         self._lock = threading.Lock()
         self._unscanned = 0
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._clear_debris()
-        self._make_room()
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._remove_debris()
+            self._evict()
+        except OSError as error:
+            if error.errno not in FULL_DEVICE:
+                raise ConfigError(
+                    f"cache_dir {self._directory}: cannot be used: {error.strerror or error}. Name a local directory "
+                    "that can be written, or leave cache_dir out"
+                ) from error
 
     def get(self, key: str) -> bytes | None:
-        """A block's stored bytes, not yet checked; None if it is not here."""
+        """A block's stored bytes, not yet checked; None if they are not here."""
         path = self._path(key)
         try:
             data = path.read_bytes()
-            os.utime(path)  # for whoever evicts without knowing the order: this one was used
-        except FileNotFoundError:
+        except OSError:
             return None
+        with suppress(OSError):
+            os.utime(path)  # a process that evicts without knowing the order sees that this block was used
         return data
 
     def claim(self, key: str) -> bool:
-        """Take it upon this process to fetch a block; False if another has. `release` it."""
+        """Try to become the process that fetches a block; False if another one is. End it with `release`."""
         path = self._path(key, ".claim")
-        while True:
-            path.parent.mkdir(exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(handle)
-                return False
-            if _is_file_of(handle, path):
-                with self._lock:
-                    self._claims[key] = handle
-                return True
-            os.close(handle)  # its holder removed it between our open and our lock
+        try:
+            while True:
+                path.parent.mkdir(exist_ok=True)
+                handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+                try:
+                    taken = lock_file(handle, wait=False)
+                except OSError:
+                    os.close(handle)
+                    raise
+                if taken and is_file_at(handle, path):
+                    return self._claimed(key, handle)
+                os.close(handle)  # where it was taken: its holder removed it between our open and our lock
+                if not taken:
+                    return False
+        except OSError:
+            return self._claimed(key, None)  # no claim can be made here: each process fetches for itself
+
+    def _claimed(self, key: str, handle: int | None) -> bool:
+        with self._lock:
+            self._claims[key] = handle
+        return True
 
     def release(self, key: str) -> None:
         """End a claim."""
         with self._lock:
             handle = self._claims.pop(key)
-        self._path(key, ".claim").unlink(missing_ok=True)
-        os.close(handle)
+        if handle is not None:
+            with suppress(OSError):
+                self._path(key, ".claim").unlink(missing_ok=True)
+            os.close(handle)
 
     def wait(self, key: str) -> None:
         """Wait while another process holds the claim."""
         try:
-            handle = os.open(self._path(key, ".claim"), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
+            handle = os.open(self._path(key, ".claim"), os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        except OSError:
             return
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_file(handle, wait=True)
         finally:
             os.close(handle)
 
     def put(self, key: str, stored: Bytes) -> None:
-        """Keep a claimed block's bytes; without room on the device it is not kept, which is no error."""
+        """Keep a claimed block's bytes; where they cannot be written they are not kept, which is no error."""
         path, temporary = self._path(key), self._path(key, ".tmp")
         try:
             temporary.write_bytes(stored)
@@ -109,11 +135,13 @@ class NodeCache:
             if due:
                 self._unscanned = 0
         if due:
-            self._make_room()
+            with suppress(OSError):
+                self._evict()
 
     def drop(self, key: str) -> None:
-        """Remove a block whose bytes turned out damaged."""
-        self._path(key).unlink(missing_ok=True)
+        """Remove a block whose bytes are damaged."""
+        with suppress(OSError):
+            self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str, suffix: str = "") -> Path:
         return self._directory / key[:2] / (key + suffix)
@@ -122,11 +150,12 @@ class NodeCache:
         with os.scandir(self._directory) as tops:
             for top in tops:
                 if top.is_dir():
-                    with os.scandir(top.path) as found:
-                        yield from found
+                    with os.scandir(top.path) as entries:
+                        yield from entries
 
-    def _make_room(self) -> None:
-        with self._alone():
+    def _evict(self) -> None:
+        """Remove blocks down to the low-water mark, if there are more than the bound."""
+        with self._exclusive():
             blocks = []
             for entry in self._files():
                 if not entry.name.endswith(_SUFFIXES):
@@ -136,37 +165,33 @@ class NodeCache:
             total = sum(size for _, _, size, _ in blocks)
             if total <= self._max_bytes:
                 return
-            upcoming = self._upcoming()
+            uses = self._next_uses()
             # First those without announced use, the oldest first; then those whose next use is furthest.
-            blocks.sort(key=lambda b: (b[0] in upcoming, -upcoming[b[0]] if b[0] in upcoming else b[3]))
+            blocks.sort(key=lambda b: (b[0] in uses, -uses[b[0]] if b[0] in uses else b[3]))
             for _, path, size, _ in blocks:
                 if total <= _LOW_WATER * self._max_bytes:
                     break
                 Path(path).unlink(missing_ok=True)
                 total -= size
 
-    def _clear_debris(self) -> None:
-        """Claims and half-written files of processes that died."""
-        with self._alone():
+    def _remove_debris(self) -> None:
+        """Remove claims and half-written files of processes that died."""
+        with self._exclusive():
             for entry in self._files():
                 if entry.name.endswith(_SUFFIXES):
                     key = entry.name.rsplit(".", 1)[0]
                     if self.claim(key):
-                        self._path(key, ".tmp").unlink(missing_ok=True)
+                        with suppress(OSError):
+                            self._path(key, ".tmp").unlink(missing_ok=True)
                         self.release(key)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        handle = os.open(self._directory / "evict.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def _exclusive(self) -> Iterator[None]:
+        handle = os.open(
+            self._directory / "evict.lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644
+        )
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_file(handle, wait=True)
             yield
         finally:
             os.close(handle)
-
-
-def _is_file_of(handle: int, path: Path) -> bool:
-    try:
-        return path.stat().st_ino == os.fstat(handle).st_ino
-    except FileNotFoundError:
-        return False

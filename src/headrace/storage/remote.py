@@ -1,110 +1,146 @@
-"""A URL on S3, GCS, Azure or HTTP -> bytes by name, with retries that back off and recover.
+"""A URL on S3, GCS, Azure or HTTP -> bytes by name; each call is one try.
 
 Credentials, regions and endpoints come from the environment, by the names that each provider's own tools use
 (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ...).
+
+Time limits bound silence, not work: a download may last as long as bytes arrive, and an upload that was too slow for
+its limit gets twice the limit, and the whole line, at its next try. A download that is much slower than those before
+it is requested a second time, and the faster of the two is taken.
 """
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import os
-import random
 import re
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
-from headrace.errors import StoreError, WorkerError
-from headrace.storage.blob import Blob, Data, Unavailable, check_path, pieces
+from headrace.errors import StoreError
+from headrace.storage import event_loop
+from headrace.storage.protocol import Data, Unavailable, as_buffers, check_path
+from headrace.storage.retry import Cancelled
 from headrace.types import Bytes
 
 T = TypeVar("T")
+
+SILENCE_S: Final = 30.0
+"""A download that brings no byte for so long has failed."""
+UPLOAD_S: Final = 60.0
+"""First limit of an upload's request; doubles with each upload that runs into it."""
+MAX_UPLOAD_S: Final = 960.0
+HEDGE_MIN_S: Final = 0.5
+"""A second request is never sent before."""
+HEDGE_FACTOR: Final = 4.0
+"""It is sent when the first lasts so many times as long as the slowest of the last requests."""
+_FIRST_HEDGE_S: Final = 5.0
+_HEDGE_WINDOW: Final = 64
 
 # 408 and 429 ask for another try; every other 4xx, and 501, says that the request itself is wrong.
 _PERMANENT = re.compile(
     r"\b(?:status:? |HTTP status |code: )?(4(?!08|29)\d\d|501) (?:Bad|Unauth|Forb|Method|Not|Conf|Gone)"
 )
-# What the client says of a URL that it will not ask; it does not say why.
-_NOT_ASKED = re.compile(r"HTTP error: builder error|URL scheme is not allowed")
+# S3's codes behind a 400 or 409 that are worth another try: a body that came too slowly, two writers at once.
+_TRANSIENT = re.compile(r"RequestTimeout|OperationAborted|ConditionalRequestConflict|RequestTimeTooSkewed")
+# The client's words for a URL that it does not send a request to; it does not say why.
+_NOT_SENT = re.compile(r"HTTP error: builder error|URL scheme is not allowed")
 _ALLOW_HTTP = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
 _PAST_THE_END = re.compile(r"\b416\b|Wanted range starting at")
 _THROTTLED = re.compile(r"\b(429|503)\b|SlowDown|Too Many Requests|ServerBusy")
-_ANSWER = re.compile(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
+_TIMED_OUT = re.compile(r"timed out|timeout", re.IGNORECASE)
+_XML_ERROR = re.compile(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """How often and how patiently a remote is asked again."""
-
-    attempts: int = 12
-    first_wait_s: float = 0.1
-    """Doubles with each failure, up to `max_wait_s`; the actual wait is random between half of it and it."""
-    max_wait_s: float = 15.0
-    sleep: Callable[[float], None] = time.sleep
-    """Tests pass a clock of their own."""
-    draw: Callable[[], float] = random.random
-
-    def wait_s(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row."""
-        full = min(self.max_wait_s, self.first_wait_s * 2.0 ** min(failures - 1, 30))
-        return full * (0.5 + 0.5 * self.draw())
-
-    def run(
-        self, work: Callable[[], T], *, what: str, failed: Callable[[Unavailable], None] | None = None
-    ) -> T:
-        """Do it, again and again while the remote is unavailable.
-
-        Raises:
-            WorkerError: `attempts` tries have failed.
-        """
-        for attempt in range(1, self.attempts + 1):
-            try:
-                return work()
-            except Unavailable as error:
-                if failed is not None:
-                    failed(error)
-                if attempt == self.attempts:
-                    raise WorkerError(
-                        f"{what}: failed {attempt} times, the last with: {error}. "
-                        "Is the endpoint up and reachable? What was committed is unchanged; run the command again."
-                    ) from error
-                self.sleep(self.wait_s(attempt))
-        raise AssertionError("attempts >= 1")
-
-
-def _in_words(text: str) -> str:
-    """The first line of a client's error, and what the server said in its XML."""
+def summarize_error(text: str) -> str:
+    """The first line of a client's error, and the code and message of the server's XML."""
     first = text.splitlines()[0].partition(": <?xml")[0][:400]
-    said = _ANSWER.search(text)
-    return first if said is None else f"{first}: {said[1]}: {said[2] or ''}".rstrip(": ")
+    xml = _XML_ERROR.search(text)
+    return first if xml is None else f"{first}: {xml[1]}: {xml[2] or ''}".rstrip(": ")
+
+
+class HedgeDelay:
+    """Durations of the last requests -> how long to wait before a second one is sent; safe for threads."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=_HEDGE_WINDOW)
+        self._lock = threading.Lock()
+
+    def add(self, seconds: float) -> None:
+        """A request succeeded in so many seconds."""
+        with self._lock:
+            self._seconds.append(seconds)
+
+    def seconds(self) -> float:
+        """Seconds after which a request counts as stuck."""
+        with self._lock:
+            if not self._seconds:
+                return _FIRST_HEDGE_S
+            return max(HEDGE_MIN_S, HEDGE_FACTOR * max(self._seconds))
+
+
+async def hedged(make: Callable[[], Awaitable[T]], delay_s: float) -> T:
+    """The result of an idempotent request, made a second time if the first has no result after `delay_s`.
+
+    The first success is returned and the other request cancelled; if both fail, the first one's error is raised.
+    """
+    tasks = [asyncio.ensure_future(make())]
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=delay_s)
+        if not done:
+            tasks.append(asyncio.ensure_future(make()))
+        pending = set(tasks)
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task.exception() is None:
+                    return task.result()
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class RemoteBlob:
-    """An object store or HTTP server under a URL; every call is one try."""
+    """An object store or HTTP server under a URL; see `Blob`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, silence_s: float = SILENCE_S, upload_s: float = UPLOAD_S) -> None:
         import obstore
 
         self._url = url.rstrip("/")
-        options: dict[str, Any] = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=10)}
-        if url.startswith("http://") or any(
-            os.environ.get(n, "").lower() in ("1", "true") for n in _ALLOW_HTTP
-        ):
+        self._obstore = obstore
+        self._hedge = HedgeDelay()
+        self._reader = self._connect(read_timeout=silence_s, timeout=86400.0)
+        self._upload_s = upload_s
+        self._writer = self._connect(timeout=upload_s)
+
+    def _connect(self, **seconds: float) -> Any:
+        options: dict[str, Any] = {name: timedelta(seconds=value) for name, value in seconds.items()}
+        options["connect_timeout"] = timedelta(seconds=10)
+        allowed = any(os.environ.get(name, "").lower() in ("1", "true") for name in _ALLOW_HTTP)
+        if self._url.startswith("http://") or allowed:
             options["allow_http"] = True
-        # Retries are ours: they tell the fetcher that it asks too much, and tests replace their clock.
-        self._store: Any = obstore.store.from_url(
+        # Retries are ours: they tell the limiter that a remote refuses, and tests replace their clock.
+        return self._obstore.store.from_url(
             self._url,
             client_options=cast("Any", options),
             retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=60)},
         )
-        self._obstore = obstore
 
     @property
     def url(self) -> str:
-        """What it was opened with."""
+        """The URL that it was opened with."""
         return self._url
+
+    def _run(self, path: str, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run one request; errors of the client and the server become ours."""
+        with self._errors(path):
+            return event_loop.run(coroutine)
 
     @contextmanager
     def _errors(self, path: str) -> Iterator[None]:
@@ -119,125 +155,112 @@ class RemoteBlob:
                 f"{where}: access denied; check the credentials in the environment ({error})"
             ) from error
         except (exceptions.NotSupportedError, NotImplementedError) as error:
-            # A server without ranges never learns them; asked again and again it took 50 s to say so.
+            # A server without ranges will not learn them; retried, it took 50 s to say so.
             raise StoreError(f"{where}: the server cannot do this: {str(error).splitlines()[0]}") from error
+        except exceptions.AlreadyExistsError:
+            raise
+        except (asyncio.CancelledError, concurrent.futures.CancelledError) as error:
+            raise Cancelled(f"{where}: cancelled, as the process is ending") from error
         except exceptions.BaseError as error:
             text = str(error)
-            if _NOT_ASKED.search(text):
+            if _NOT_SENT.search(text):
                 raise StoreError(
                     f"{where}: the endpoint is plain HTTP, or no URL. Plain HTTP is allowed by {_ALLOW_HTTP[0]}=true "
-                    f"({', '.join(_ALLOW_HTTP[1:])} mean the same): {_in_words(text)}"
+                    f"({', '.join(_ALLOW_HTTP[1:])} mean the same): {summarize_error(text)}"
                 ) from error
-            if _PERMANENT.search(text):
-                raise StoreError(f"{where}: the server refuses: {_in_words(text)}") from error
+            if _PERMANENT.search(text) and not _TRANSIENT.search(text):
+                raise StoreError(f"{where}: the server refuses: {summarize_error(text)}") from error
             raise Unavailable(
-                f"{where}: {_in_words(text)}", throttled=bool(_THROTTLED.search(text))
+                f"{where}: {summarize_error(text)}",
+                throttled=bool(_THROTTLED.search(text)),
+                timed_out=bool(_TIMED_OUT.search(text)),
             ) from error
 
     def size(self, path: str) -> int:
         """See `Blob.size`."""
-        with self._errors(path):
-            return int(self._obstore.head(self._store, check_path(path))["size"])
+
+        async def head() -> int:
+            return int((await self._obstore.head_async(self._reader, check_path(path)))["size"])
+
+        return self._run(path, self._hedged(head))
 
     def get(self, path: str) -> Bytes:
         """See `Blob.get`."""
-        with self._errors(path):
-            return memoryview(self._obstore.get(self._store, check_path(path)).bytes())
+
+        async def get() -> Bytes:
+            result = await self._obstore.get_async(self._reader, check_path(path))
+            return memoryview(await result.bytes_async())
+
+        return self._run(path, get())
 
     def get_range(self, path: str, start: int, stop: int) -> Bytes:
         """See `Blob.get_range`."""
         if stop <= start:
             return b""
-        with self._errors(path):
+
+        async def get_range() -> Bytes:
             try:
-                return memoryview(
-                    self._obstore.get_range(self._store, check_path(path), start=start, end=stop)
+                data = await self._obstore.get_range_async(
+                    self._reader, check_path(path), start=start, end=stop
                 )
             except self._obstore.exceptions.BaseError as error:
                 if _PAST_THE_END.search(str(error)):
                     return b""
                 raise
+            return memoryview(data)
+
+        return self._run(path, self._hedged(get_range))
+
+    async def _hedged(self, make: Callable[[], Awaitable[T]]) -> T:
+        began = time.monotonic()
+        result = await hedged(make, self._hedge.seconds())
+        self._hedge.add(time.monotonic() - began)
+        return result
 
     def put(self, path: str, data: Data) -> None:
         """See `Blob.put`."""
-        with self._errors(path):
-            self._obstore.put(self._store, check_path(path), b"".join(pieces(data)))
+        self._upload(path, data)
 
     def put_if_absent(self, path: str, data: Data) -> bool:
         """See `Blob.put_if_absent`."""
-        with self._errors(path):
-            try:
-                self._obstore.put(self._store, check_path(path), b"".join(pieces(data)), mode="create")
-            except self._obstore.exceptions.AlreadyExistsError:
-                return False
+        try:
+            self._upload(path, data, mode="create")
+        except self._obstore.exceptions.AlreadyExistsError:
+            return False
         return True
+
+    def _upload(self, path: str, data: Data, **options: Any) -> None:
+        name, joined = check_path(path), b"".join(as_buffers(data))
+        if self._upload_s > UPLOAD_S:
+            options["max_concurrency"] = 1  # a slow line: one part after the other, each with all of it
+
+        async def put() -> None:
+            await self._obstore.put_async(self._writer, name, joined, **options)
+
+        try:
+            self._run(path, put())
+        except Unavailable as error:
+            if error.timed_out and self._upload_s < MAX_UPLOAD_S:
+                self._upload_s *= 2
+                self._writer = self._connect(timeout=self._upload_s)
+            raise
 
     def list(self, prefix: str = "") -> list[str]:
         """See `Blob.list`."""
-        with self._errors(prefix):
-            found = self._obstore.list(self._store, prefix.rstrip("/") or None)
-            return sorted(str(item["path"]) for batch in found for item in batch)
+
+        async def names() -> list[str]:
+            stream = self._obstore.list(self._reader, prefix.rstrip("/") or None)
+            return sorted([str(item["path"]) async for batch in stream for item in batch])
+
+        return self._run(prefix, names())
 
     def delete(self, path: str) -> None:
         """See `Blob.delete`."""
-        with self._errors(path):
+
+        async def delete() -> None:
             try:
-                self._obstore.delete(self._store, check_path(path))
+                await self._obstore.delete_async(self._writer, check_path(path))
             except (self._obstore.exceptions.NotFoundError, FileNotFoundError):
                 return  # Azure's bulk request has an error of its own for it
 
-
-class RetryingBlob:
-    """A blob whose calls are tried again while it is unavailable."""
-
-    def __init__(self, inner: Blob, retry: Retry) -> None:
-        self.inner = inner
-        self.retry = retry
-
-    @property
-    def url(self) -> str:
-        """The inner blob's URL."""
-        return self.inner.url
-
-    def _run(self, path: str, work: Callable[[], T]) -> T:
-        return self.retry.run(work, what=f"{self.url}/{path}")
-
-    def size(self, path: str) -> int:
-        """See `Blob.size`."""
-        return self._run(path, lambda: self.inner.size(path))
-
-    def get(self, path: str) -> Bytes:
-        """See `Blob.get`."""
-        return self._run(path, lambda: self.inner.get(path))
-
-    def get_range(self, path: str, start: int, stop: int) -> Bytes:
-        """See `Blob.get_range`."""
-        return self._run(path, lambda: self.inner.get_range(path, start, stop))
-
-    def put(self, path: str, data: Data) -> None:
-        """See `Blob.put`."""
-        self._run(path, lambda: self.inner.put(path, data))
-
-    def put_if_absent(self, path: str, data: Data) -> bool:
-        """See `Blob.put_if_absent`; a first try whose answer was lost counts as ours if the bytes are ours."""
-        failures = 0
-
-        def once() -> bool:
-            nonlocal failures
-            try:
-                return self.inner.put_if_absent(path, data)
-            except Unavailable:
-                failures += 1
-                raise
-
-        if self._run(path, once):
-            return True
-        return failures > 0 and bytes(self.get(path)) == b"".join(pieces(data))
-
-    def list(self, prefix: str = "") -> list[str]:
-        """See `Blob.list`."""
-        return self._run(prefix, lambda: self.inner.list(prefix))
-
-    def delete(self, path: str) -> None:
-        """See `Blob.delete`."""
-        self._run(path, lambda: self.inner.delete(path))
+        self._run(path, delete())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headrace.errors import ConfigError, ManifestError
-from headrace.storage.blob import Blob, open_blob, read_right
+from headrace.storage import Blob, open_blob, read_verified
 from headrace.store.format import MANIFEST, ShardEntry, is_name, snapshot_path, token_dtype, tokenizer_path
 from headrace.store.manifest import FileSum, Manifest, fingerprint_of, parse_manifest
 from headrace.store.table import ShardTable, encode_table
@@ -128,7 +128,7 @@ def current_manifest(blob: Blob, snapshot: int | None = None) -> Manifest | None
     """The store's manifest (of one snapshot); None where there is none."""
     name = MANIFEST if snapshot is None else snapshot_path(snapshot)
     try:
-        return read_right(
+        return read_verified(
             blob, lambda: parse_manifest(blob.get(name), where=f"{blob.url}/{name}"), ManifestError
         )
     except (FileNotFoundError, NotADirectoryError):
@@ -149,7 +149,7 @@ def read_table(blob: Blob, manifest: Manifest) -> ShardTable:
         return data
 
     try:
-        data = read_right(blob, read, ManifestError)
+        data = read_verified(blob, read, ManifestError)
     except FileNotFoundError as error:
         raise ManifestError(
             f"{where}: missing, and the manifest names it. Restore it, or ingest again."

@@ -6,10 +6,8 @@ the remote recovers. A block that arrives damaged is asked for again before it i
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,96 +15,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ShardError
+from headrace.platform import available_cores
 from headrace.stats import Stats
-from headrace.storage.blob import Blob, Unavailable
-from headrace.storage.cache import NodeCache
-from headrace.storage.remote import Retry
+from headrace.storage import (
+    Blob,
+    ConcurrencyLimit,
+    DaemonPool,
+    NodeCache,
+    Retry,
+    Unavailable,
+    coalesce,
+)
 from headrace.store.slots import Done
 from headrace.store.source import Source
 from headrace.store.unpack import locate, unpack
 from headrace.types import Bytes
 
-MAX_IN_FLIGHT: Final = 64
-FIRST_IN_FLIGHT: Final = 16
-MAX_GAP: Final = 64 << 10
-"""Bytes fetched for nothing rather than by a request of their own."""
 _CACHED_GAP: Final = 1 << 10
-MAX_RUN: Final = 8 << 20
-"""Bytes of one request: a block shuffle's group of 4 MiB and its edges are one."""
 DAMAGED_TRIES: Final = 3
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class InFlight:
-    """How many requests may be under way: one more for each round of answers, half after a refusal."""
-
-    def __init__(self, *, first: int = FIRST_IN_FLIGHT, most: int = MAX_IN_FLIGHT) -> None:
-        self.most = most
-        self.limit = float(min(first, most))
-        self._running = 0
-        self._answered = True
-        """Since the last halving: what was sent before it may be refused without halving again."""
-        self._changed = threading.Condition()
-
-    def enter(self) -> None:
-        """Wait for a place."""
-        with self._changed:
-            while self._running >= int(self.limit):
-                self._changed.wait()
-            self._running += 1
-
-    def leave(self) -> None:
-        """Give the place back, whatever came of the request."""
-        with self._changed:
-            self._running -= 1
-            self._changed.notify()
-
-    def answered(self) -> None:
-        """A request was answered."""
-        with self._changed:
-            self._answered = True
-            self.limit = min(float(self.most), self.limit + 1.0 / self.limit)
-            self._changed.notify()
-
-    def refused(self) -> None:
-        """A request was refused."""
-        with self._changed:
-            if self._answered:
-                self.limit = max(1.0, self.limit / 2)
-                self._answered = False
-
-
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """One block to fetch."""
+class BlockRequest:
+    """One block to fetch: bytes [start, stop) of a file, decoded into `out`."""
 
     block: int
-    shard: int
+    file: int
+    """Number of the shard."""
     inside: int
+    """Number of the block inside the shard."""
     start: int
     stop: int
     out: memoryview
-
-
-def runs(wanted: Sequence[Wanted], *, max_gap: int = MAX_GAP, max_run: int = MAX_RUN) -> list[list[Wanted]]:
-    """Blocks -> groups that are fetched by one request each: neighbours of one file, gaps included."""
-    groups: list[list[Wanted]] = []
-    for one in sorted(wanted, key=lambda w: (w.shard, w.start)):
-        last = groups[-1] if groups else None
-        if (
-            last is not None
-            and last[-1].shard == one.shard
-            and one.start - last[-1].stop <= max_gap
-            and one.stop - last[0].start <= max_run
-        ):
-            last.append(one)
-        else:
-            groups.append([one])
-    return groups
 
 
 class FetchedBlocks:
@@ -122,7 +62,7 @@ class FetchedBlocks:
         stats: Stats,
         cache: NodeCache | None = None,
         retry: Retry | None = None,
-        in_flight: InFlight | None = None,
+        limit: ConcurrencyLimit | None = None,
     ) -> None:
         shards = len(source.codecs)
         self.direct: NDArray[np.bool_] = np.zeros(shards, bool)
@@ -134,40 +74,42 @@ class FetchedBlocks:
         self._stats = stats
         self._cache = cache
         self._retry = retry or Retry()
-        self.in_flight = in_flight or InFlight()
-        self._threads = ThreadPoolExecutor(self.in_flight.most, thread_name_prefix="headrace-fetch")
+        self.limit = limit or ConcurrencyLimit()
+        self._closed = threading.Event()
+        self._threads = DaemonPool(self.limit.most, name="headrace-fetch")
         # Not those that wait for answers: where a huge page of the pool is first used, each of many threads that
         # decode into it at once would clear one of its own, and all but one are thrown away.
-        self._decoders = ThreadPoolExecutor(cores(), thread_name_prefix="headrace-decode")
+        self._decoders = DaemonPool(available_cores(), name="headrace-decode")
 
     def close(self) -> None:
         """End the threads; requests under way are not waited for, and what has arrived is delivered."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._decoders.shutdown(wait=False)
+        self._closed.set()
+        self._threads.shutdown()
+        self._decoders.shutdown()
 
     def load(self, blocks: Sequence[int], outs: Sequence[memoryview], done: Done) -> None:
         """Fetch, check and decode blocks by threads; see `slots.Load`."""
         places = [locate(self._source, block) for block in blocks]
         shards = list(dict.fromkeys(shard for shard, _ in places))
         if len(shards) > 1:
-            list(self._threads.map(self._source.index, shards))  # all at once: each may be a request
+            self._threads.map(self._source.index, shards)  # all at once: each may be a request
         wanted = []
         for block, out, (shard, inside) in zip(blocks, outs, places, strict=True):
             index = self._source.index(shard)
             start = int(index.offset[inside])
-            wanted.append(Wanted(block, shard, inside, start, start + int(index.nbytes[inside]), out))
+            wanted.append(BlockRequest(block, shard, inside, start, start + int(index.nbytes[inside]), out))
         if self._cache is not None:
             self._threads.submit(self._guarded, self._cache, wanted, done)
             return
-        for run in runs(wanted):
+        for run in coalesce(wanted):
             self._threads.submit(self._fetch_run, run, done)
 
-    def _load_through_cache(self, cache: NodeCache, wanted: Sequence[Wanted], done: Done) -> None:
+    def _load_through_cache(self, cache: NodeCache, wanted: Sequence[BlockRequest], done: Done) -> None:
         """One fetch per machine: what another process has fetched or is fetching is taken from the directory."""
         keys = {one.block: self._key(one) for one in wanted}
         waiting, mine = [], []
 
-        def keep(one: Wanted, stored: Bytes) -> None:
+        def keep(one: BlockRequest, stored: Bytes) -> None:
             cache.put(keys[one.block], stored)
 
         def finished(block: int, error: Exception | None) -> None:
@@ -186,14 +128,14 @@ class FetchedBlocks:
                     mine.append(one)
         finally:
             # No large gaps: what lies in them is another's to fetch.
-            for run in runs(mine, max_gap=_CACHED_GAP):
+            for run in coalesce(mine, max_gap=_CACHED_GAP):
                 self._threads.submit(self._fetch_run, run, finished, keep)
         for one in waiting:
             # Our own claims never wait for another's, so two processes cannot wait for each other.
             cache.wait(keys[one.block])
             self._load_through_cache(cache, [one], done)
 
-    def _guarded(self, cache: NodeCache, wanted: Sequence[Wanted], done: Done) -> None:
+    def _guarded(self, cache: NodeCache, wanted: Sequence[BlockRequest], done: Done) -> None:
         told: set[int] = set()
 
         def once(block: int, error: Exception | None) -> None:
@@ -207,7 +149,7 @@ class FetchedBlocks:
                 if one.block not in told:
                     done(one.block, error)
 
-    def _from_cache(self, cache: NodeCache, one: Wanted, key: str, done: Done) -> bool:
+    def _from_cache(self, cache: NodeCache, one: BlockRequest, key: str, done: Done) -> bool:
         stored = cache.get(key)
         if stored is None:
             return False
@@ -219,19 +161,22 @@ class FetchedBlocks:
         done(one.block, None)
         return True
 
-    def _key(self, one: Wanted) -> str:
-        entry = self._source.entry(one.shard)
+    def _key(self, one: BlockRequest) -> str:
+        entry = self._source.entry(one.file)
         return f"{entry.content[:16]}-{entry.data_xxh3:016x}-{one.inside:x}"
 
     def block_key(self, block: int) -> str:
         """Name of a block in the machine's cache."""
         shard, inside = locate(self._source, block)
-        return self._key(Wanted(block, shard, inside, 0, 0, memoryview(b"")))
+        return self._key(BlockRequest(block, shard, inside, 0, 0, memoryview(b"")))
 
     def _fetch_run(
-        self, run: Sequence[Wanted], done: Done, keep: Callable[[Wanted, Bytes], None] | None = None
+        self,
+        run: Sequence[BlockRequest],
+        done: Done,
+        keep: Callable[[BlockRequest, Bytes], None] | None = None,
     ) -> None:
-        start, path = run[0].start, self._source.path(run[0].shard)
+        start, path = run[0].start, self._source.path(run[0].file)
         try:
             data = memoryview(self._get(path, start, run[-1].stop))
             self._decoders.submit(self._deliver_run, run, data, done, keep)
@@ -241,17 +186,17 @@ class FetchedBlocks:
 
     def _deliver_run(
         self,
-        run: Sequence[Wanted],
+        run: Sequence[BlockRequest],
         data: memoryview,
         done: Done,
-        keep: Callable[[Wanted, Bytes], None] | None,
+        keep: Callable[[BlockRequest, Bytes], None] | None,
     ) -> None:
         start = run[0].start
         for one in run:
             self._deliver(one, data[one.start - start : one.stop - start], done, keep)
 
     def _deliver(
-        self, one: Wanted, stored: Bytes, done: Done, keep: Callable[[Wanted, Bytes], None] | None
+        self, one: BlockRequest, stored: Bytes, done: Done, keep: Callable[[BlockRequest, Bytes], None] | None
     ) -> None:
         for attempt in range(1, DAMAGED_TRIES + 1):
             try:
@@ -261,7 +206,7 @@ class FetchedBlocks:
                     if attempt == DAMAGED_TRIES:
                         raise
                     # On its way, perhaps, and not where it is stored.
-                    stored = self._get(self._source.path(one.shard), one.start, one.stop)
+                    stored = self._get(self._source.path(one.file), one.start, one.stop)
                     continue
                 if keep is not None:
                     keep(one, stored)
@@ -271,12 +216,12 @@ class FetchedBlocks:
                 done(one.block, None)
             return
 
-    def _unpack(self, one: Wanted, stored: Bytes) -> None:
-        index = self._source.index(one.shard)
+    def _unpack(self, one: BlockRequest, stored: Bytes) -> None:
+        index = self._source.index(one.file)
         with self._stats.busy("decode", items=1, nbytes=len(one.out)):
             unpack(
                 self._source,
-                one.shard,
+                one.file,
                 one.inside,
                 index,
                 stored,
@@ -287,7 +232,7 @@ class FetchedBlocks:
 
     def _get(self, path: str, start: int, stop: int) -> Bytes:
         def once() -> Bytes:
-            self.in_flight.enter()
+            self.limit.acquire()
             try:
                 with self._stats.busy("read", items=1, nbytes=stop - start):
                     data = self._blob.get_range(path, start, stop)
@@ -297,14 +242,14 @@ class FetchedBlocks:
                     "shard again."
                 ) from error
             finally:
-                self.in_flight.leave()
+                self.limit.release()
             if len(data) != stop - start:
                 raise Unavailable(f"{self._blob.url}/{path}: {len(data)} bytes of [{start}, {stop}): cut off")
-            self.in_flight.answered()
+            self.limit.succeeded()
             return data
 
         def failed(error: Unavailable) -> None:
             if error.throttled:
-                self.in_flight.refused()
+                self.limit.refused()
 
-        return self._retry.run(once, what=f"{self._blob.url}/{path}", failed=failed)
+        return self._retry.run(once, what=f"{self._blob.url}/{path}", failed=failed, closed=self._closed)

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from headrace.errors import ConfigError, OrderError
 from headrace.native import Rows
 from headrace.stats import Stats
-from headrace.storage.blob import LocalBlob
-from headrace.storage.cache import NodeCache
-from headrace.storage.remote import Retry, RetryingBlob
+from headrace.storage import LocalBlob, NodeCache, Retry, RetryingBlob
 from headrace.store.fetch import FetchedBlocks
 from headrace.store.found import Found, FoundBlocks, FoundRows
 from headrace.store.local import NOT_READY, LocalBlocks
@@ -130,7 +128,7 @@ class Gather:
             blob, retry = source.blob.inner, source.blob.retry
         cache = None
         if cache_dir is not None:
-            cache = NodeCache(cache_dir, max_bytes=cache_dir_bytes, upcoming=self._upcoming_keys)
+            cache = NodeCache(cache_dir, max_bytes=cache_dir_bytes, next_uses=self._upcoming_keys)
         return FetchedBlocks(source, blob, self._dtype, verify=verify, stats=stats, cache=cache, retry=retry)
 
     def _upcoming_keys(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from headrace.errors import ShardError
-from headrace.storage.blob import Blob, read_right
+from headrace.storage import Blob, read_verified
 from headrace.store.arrowread import ArrowFileError, read_numbers
 from headrace.store.codec import max_stored_nbytes
 from headrace.store.format import INDEX_FIELDS, ShardEntry, data_path, docs_path, index_path
@@ -110,7 +110,7 @@ def read_checked(blob: Blob, path: str, nbytes: int, xxh3: int) -> Bytes:
     Raises:
         ShardError: missing, or other bytes.
     """
-    return read_right(blob, lambda: _read_checked(blob, path, nbytes, xxh3), ShardError)
+    return read_verified(blob, lambda: _read_checked(blob, path, nbytes, xxh3), ShardError)
 
 
 def _read_checked(blob: Blob, path: str, nbytes: int, xxh3: int) -> Bytes:

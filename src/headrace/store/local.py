@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from headrace.errors import ShardError
 from headrace.native import Rows
 from headrace.stats import Stats
-from headrace.storage.blob import LocalBlob
+from headrace.storage import LocalBlob
 from headrace.store.format import CODECS
 from headrace.store.index import BlockIndex, check_block
 from headrace.store.mapped import MappedFiles, reserved

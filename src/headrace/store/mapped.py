@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from headrace.errors import ShardError
 from headrace.native import Rows
-from headrace.storage.blob import LocalBlob
+from headrace.storage import LocalBlob
 
 _PAGE: Final = mmap.PAGESIZE
 _HUGE: Final = 2 << 20

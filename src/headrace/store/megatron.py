@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, ManifestError, ShardError
-from headrace.storage.blob import LocalBlob, fsync_directory, space_errors
+from headrace.storage import LocalBlob, disk_errors, fsync_directory
 from headrace.store.format import BLOCK_TOKENS, ShardEntry
 from headrace.store.index import BlockIndex
 from headrace.store.manifest import FileSum, Manifest, fingerprint_of
@@ -243,7 +243,7 @@ def export_megatron(
             f"{store.url}: ids up to {store.vocab_size - 1}, Megatron's int32 holds up to 2**31 - 1"
         )
     bin_path, idx_path = folder / f"{name}.bin", folder / f"{name}.idx"
-    with space_errors(str(bin_path)):
+    with disk_errors(bin_path):
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{name}.bin.tmp"
         with temporary.open("wb") as file:

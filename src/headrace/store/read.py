@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, ManifestError, OrderError, StoreError
 from headrace.stats import Stats
-from headrace.storage.blob import Blob, LocalBlob, open_blob
+from headrace.storage import Blob, LocalBlob, open_blob
 from headrace.store.commit import current_manifest, read_table, read_tokenizer_files
 from headrace.store.format import CODECS, MANIFEST, ShardEntry, snapshot_path
 from headrace.store.found import Found

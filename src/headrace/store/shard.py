@@ -12,7 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, ShardError
-from headrace.storage.blob import Blob, open_blob
+from headrace.storage import Blob, open_blob
 from headrace.store import arrowfile
 from headrace.store.arrowfile import ALIGNMENT, Field
 from headrace.store.arrowread import ArrowFileError, read_columns

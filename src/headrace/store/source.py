@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ShardError
-from headrace.storage.blob import Blob
+from headrace.storage import Blob
 from headrace.store.arrowread import ArrowFileError, read_columns
 from headrace.store.format import END_FIELDS, ShardEntry, data_path, docs_path
 from headrace.store.index import BlockIndex, load_docs, load_index

@@ -9,7 +9,7 @@ import numpy as np
 import xxhash
 
 from headrace.errors import ManifestError, ShardError
-from headrace.storage.blob import Blob, open_blob
+from headrace.storage import Blob, open_blob
 from headrace.store.format import MANIFEST, ShardEntry, data_path, docs_path, index_path, snapshot_path
 from headrace.store.manifest import parse_manifest
 

@@ -18,7 +18,7 @@ from headrace.model.checkpoint import (
     manifest_files,
     verify_checkpoint,
 )
-from headrace.storage.blob import Blob, Unavailable
+from headrace.storage import Blob, Unavailable
 from headrace.training.recipe import RUN
 
 _CHECKPOINTS = "checkpoints"

@@ -15,8 +15,7 @@ from headrace.ingestion.operators import exact, minhash
 from headrace.ingestion.operators.minhash import MinHash
 from headrace.ingestion.units.journal import drop_path, sketch_path
 from headrace.ingestion.units.record import UnitRecord
-from headrace.storage import Blob
-from headrace.storage.blob import LocalBlob
+from headrace.storage import Blob, LocalBlob
 
 
 def mark_repeated(job: Job, blob: Blob, records: Sequence[UnitRecord], past: Sequence[Any]) -> None:

@@ -16,8 +16,7 @@ from headrace.ingestion.job.job import Job, Place, job_path, sketches_path, stor
 from headrace.ingestion.job.summary import total
 from headrace.ingestion.units.journal import ROOT, rejects_path
 from headrace.ingestion.units.record import UnitRecord
-from headrace.storage import Blob
-from headrace.storage.blob import LocalBlob
+from headrace.storage import Blob, LocalBlob
 from headrace.store import ShardEntry, commit_store
 from headrace.store.commit import current_manifest
 

@@ -43,9 +43,9 @@ def open_raw(url: str) -> io.RawIOBase:
         SourceError: there is no such file, or it cannot be read.
     """
     if "://" in url:
-        from headrace.ingestion.read.remote import RemoteFile
+        from headrace.storage import ObjectFile
 
-        return RemoteFile(url)
+        return ObjectFile(url)
     try:
         if not stat.S_ISREG(Path(url).stat().st_mode):  # opening a pipe would wait for its writer
             raise SourceError(

@@ -1,22 +1,13 @@
-"""s3://, gs://, az://, http(s)://, file:// and memory:// sources -> files that seek and read ahead."""
+"""A URL of an object, a folder or a pattern -> the URLs of the objects that it stands for."""
 
 from __future__ import annotations
 
-import io
 from fnmatch import fnmatchcase
 
 from headrace.errors import SourceError, StoreError
-from headrace.storage.blob import Blob, Unavailable, open_blob
+from headrace.storage import Unavailable, open_blob, split_url
 
-READ_AHEAD_BYTES = 8 << 20
 _GLOB = "*?["
-
-
-def split_url(url: str) -> tuple[str, str]:
-    """URL of the bucket (or host, or container), and the name in it."""
-    scheme, _, rest = url.partition("://")
-    bucket, _, name = rest.partition("/")
-    return f"{scheme}://{bucket}", name
 
 
 def expand_url(pattern: str) -> list[str]:
@@ -66,67 +57,3 @@ def _list(bucket: str, prefix: str) -> list[str]:
         raise SourceError(
             f"{bucket}/{prefix}: cannot be listed: {error}. Name the files themselves"
         ) from error
-
-
-class RemoteFile(io.RawIOBase):
-    """An object as a file: reads forward in pieces of 8 MiB, seeks anywhere."""
-
-    def __init__(self, url: str, *, read_ahead_bytes: int = READ_AHEAD_BYTES) -> None:
-        self._url = url
-        bucket, self._name = split_url(url)
-        self._blob: Blob = open_blob(bucket)
-        self._ahead_bytes = read_ahead_bytes
-        self._position = 0
-        self._piece_at = 0
-        self._piece = memoryview(b"")
-        try:
-            self._size = self._blob.size(self._name)
-        except (OSError, Unavailable) as error:
-            raise SourceError(f"{url}: {error}") from error
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def tell(self) -> int:
-        """The current byte."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a byte; nothing is read."""
-        self._position = offset + (0, self._position, self._size)[whence]
-        return self._position
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        """Fill some of the buffer; 0 at the end."""
-        view = memoryview(buffer).cast("B")
-        at = self._position - self._piece_at
-        if not 0 <= at < len(self._piece):
-            if self._position >= self._size or not len(view):
-                return 0
-            self._piece = memoryview(self._fetch(self._position, max(len(view), self._ahead_bytes)))
-            self._piece_at, at = self._position, 0
-        n = min(len(view), len(self._piece) - at)
-        view[:n] = self._piece[at : at + n]
-        self._position += n
-        return n
-
-    def _fetch(self, start: int, size: int) -> bytes:
-        stop = min(start + size, self._size)
-        try:
-            data = bytes(self._blob.get_range(self._name, start, stop))
-        except StoreError as error:
-            raise SourceError(
-                f"{error}. Ranges of bytes are needed: fetch the file, and give its path"
-            ) from error
-        except (OSError, Unavailable) as error:
-            raise SourceError(f"{self._url}: bytes {start} to {stop}: {error}") from error
-        if not data:
-            raise SourceError(
-                f"{self._url}: is shorter than it was: no byte at {start}, its size was {self._size}"
-            )
-        return data

@@ -22,8 +22,7 @@ import orjson
 
 from headrace.errors import ResumeError
 from headrace.ingestion.units.record import UnitRecord
-from headrace.storage import Blob
-from headrace.storage.blob import LocalBlob
+from headrace.storage import Blob, LocalBlob
 
 ROOT = ".ingest"
 JOB = f"{ROOT}/job.json"

@@ -10,10 +10,10 @@ import threading
 
 import numpy as np
 import pytest
-from store_fakes import FlakyBlob, make_store, sample_tokens
+from storage_fakes import FlakyBlob
+from store_fakes import make_store, sample_tokens
 
-from headrace.storage.blob import open_blob
-from headrace.storage.cache import NodeCache
+from headrace.storage import NodeCache, open_blob
 from headrace.store import Store
 
 TOKENS, ENDS = sample_tokens(6400)
@@ -69,7 +69,7 @@ def test_what_one_store_fetched_the_next_one_finds(open_store, tmp_path):
 
 
 def test_two_that_read_at_once_fetch_each_block_once(open_store, monkeypatch):
-    monkeypatch.setattr("headrace.store.fetch.runs", lambda wanted, **_: [[one] for one in wanted])
+    monkeypatch.setattr("headrace.store.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
     stores = [open_store() for _ in range(3)]
     right = []
     threads = [threading.Thread(target=lambda s=s: right.append(read_rows(s))) for s, _ in stores]
@@ -91,7 +91,7 @@ def _read_in_child(open_store, connection, barrier):
 
 
 def test_processes_of_one_machine_fetch_each_block_once(open_store, monkeypatch):
-    monkeypatch.setattr("headrace.store.fetch.runs", lambda wanted, **_: [[one] for one in wanted])
+    monkeypatch.setattr("headrace.store.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
     pipes, children, barrier = [], [], FORK.Barrier(3)
     for _ in range(3):
         mine, theirs = FORK.Pipe()
@@ -110,7 +110,7 @@ def test_processes_of_one_machine_fetch_each_block_once(open_store, monkeypatch)
 
 
 def _claim_and_die(path, connection):
-    cache = NodeCache(path, max_bytes=1 << 20, upcoming=dict)
+    cache = NodeCache(path, max_bytes=1 << 20, next_uses=dict)
     assert cache.claim("aa-1")
     cache._path("aa-1", ".tmp").write_bytes(b"half")
     connection.send("claimed")
@@ -126,14 +126,14 @@ def test_a_killed_process_leaves_no_claim_and_its_debris_is_cleaned(tmp_path):
     child.join()
     assert child.exitcode == -signal.SIGKILL
     assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == ["aa-1.claim", "aa-1.tmp"]
-    cache = NodeCache(tmp_path, max_bytes=1 << 20, upcoming=dict)
+    cache = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
     assert list((tmp_path / "aa").iterdir()) == []
     assert cache.claim("aa-1")
 
 
 def test_a_claim_keeps_others_away_until_it_is_released(tmp_path):
-    one = NodeCache(tmp_path, max_bytes=1 << 20, upcoming=dict)
-    two = NodeCache(tmp_path, max_bytes=1 << 20, upcoming=dict)
+    one = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
+    two = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
     assert one.claim("aa-1")
     assert not two.claim("aa-1")
     waited = threading.Event()
@@ -165,21 +165,21 @@ def fill(cache, keys):
 
 def test_what_is_needed_last_goes_first(tmp_path):
     keys = [f"aa-{i}" for i in range(10)]
-    cache = NodeCache(tmp_path, max_bytes=1 << 20, upcoming=dict)
+    cache = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
     fill(cache, keys)
     upcoming = {key: rank for rank, key in enumerate(keys)}
-    NodeCache(tmp_path, max_bytes=500, upcoming=lambda: upcoming)
+    NodeCache(tmp_path, max_bytes=500, next_uses=lambda: upcoming)
     assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == keys[:4], "90 % of the bound"
 
 
 def test_without_an_order_the_oldest_goes_first(tmp_path):
     keys = [f"aa-{i}" for i in range(10)]
-    cache = NodeCache(tmp_path, max_bytes=1 << 20, upcoming=dict)
+    cache = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
     fill(cache, keys)
     for age, key in enumerate(keys):
         os.utime(tmp_path / "aa" / key, (1000 - age, 1000 - age))
     assert cache.get("aa-9") is not None, "used now"
-    NodeCache(tmp_path, max_bytes=400, upcoming=dict)
+    NodeCache(tmp_path, max_bytes=400, next_uses=dict)
     assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == ["aa-0", "aa-1", "aa-9"]
 
 

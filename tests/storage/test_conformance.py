@@ -7,11 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from store_fakes import FakeClock, FlakyBlob, cut, make_store, sample_tokens
+from storage_fakes import FakeClock, FlakyBlob, cut
+from store_fakes import make_store, sample_tokens
 
 from headrace.errors import ConfigError, StoreError
-from headrace.storage.blob import LocalBlob, MemoryBlob, Unavailable, open_blob
-from headrace.storage.remote import RemoteBlob, Retry, RetryingBlob, _in_words
+from headrace.storage import LocalBlob, MemoryBlob, Retry, RetryingBlob, Unavailable, open_blob
+from headrace.storage.remote import RemoteBlob, summarize_error
 from headrace.store import Store
 
 
@@ -156,16 +157,16 @@ def test_what_azure_says_of_a_missing_object_and_of_a_range_past_the_end_is_unde
     """Its delete raises FileNotFoundError, and its client refuses such a range itself: both seen with Azurite."""
     blob = RemoteBlob("memory://")
 
-    def missing(store, path):
+    async def missing(store, path):
         raise FileNotFoundError(f"Object at location {path} not found: Bulk delete request failed")
 
-    def past(store, path, *, start, end):
+    async def past(store, path, *, start, end):
         raise blob._obstore.exceptions.GenericError(
             f"Generic MicrosoftAzure error: Wanted range starting at {start}, but object was only {start} bytes long"
         )
 
-    monkeypatch.setattr(blob._obstore, "delete", missing)
-    monkeypatch.setattr(blob._obstore, "get_range", past)
+    monkeypatch.setattr(blob._obstore, "delete_async", missing)
+    monkeypatch.setattr(blob._obstore, "get_range_async", past)
     blob.delete("a")
     assert blob.get_range("a", 10, 20) == b""
 
@@ -294,7 +295,7 @@ def test_a_refusal_is_in_the_servers_own_words(http):
     with pytest.raises(StoreError, match="the server cannot do this"):
         open_blob(url).put_if_absent("job.json", b"{}")
     said = "PUT http://x/b - 400 Bad Request: <?xml version='1.0'?>\n<Error><Code>InvalidBucketName</Code>"
-    assert _in_words(f"{said}<Message>Too short.</Message></Error>") == (
+    assert summarize_error(f"{said}<Message>Too short.</Message></Error>") == (
         "PUT http://x/b - 400 Bad Request: InvalidBucketName: Too short."
     )
-    assert _in_words("plain\nDebug source: many lines") == "plain"
+    assert summarize_error("plain\nDebug source: many lines") == "plain"

@@ -1,0 +1,154 @@
+"""A call that differs between operating systems -> one function that works on each, with a fallback.
+
+Linux is the first platform, macOS the second. Other modules call these functions instead of `fcntl`,
+`os.sched_getaffinity`, `/proc` and the like, so that importing headrace and its pure-Python paths work on both.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+
+def _optional(module: str) -> Any:
+    """A module of the standard library that only POSIX systems have; None elsewhere."""
+    try:
+        return import_module(module)
+    except ImportError:
+        return None
+
+
+_fcntl: Final = _optional("fcntl")
+_resource: Final = _optional("resource")
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        with suppress(OSError):
+            return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def cpu_model() -> str | None:
+    """Name of the CPU; None where the system does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith("model name"):
+                return line.partition(":")[2].strip()
+    return None
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction set extensions of the CPU, by Linux's names; empty where the system does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith(("flags", "features")):
+                return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def total_memory_nbytes() -> int | None:
+    """Bytes of physical memory; None where the system does not say."""
+    with suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+def resident_memory_nbytes() -> int | None:
+    """Bytes of memory that this process holds now; None where the system does not say."""
+    with suppress(AttributeError, ValueError, OSError, IndexError):
+        pages = int(Path("/proc/self/statm").read_bytes().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def peak_memory_nbytes() -> int | None:
+    """Most bytes of memory that this process has held; None where the system does not say."""
+    if _resource is None:
+        return None
+    # Linux counts KiB, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(_resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+def process_exists(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    if pid < 1:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return pid < 1 << 31  # it belongs to another user
+    return True
+
+
+def max_memory_maps() -> int | None:
+    """Memory maps that a process may hold; None where there is no such limit."""
+    with suppress(OSError, ValueError):
+        return int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
+    return None
+
+
+def lock_file(handle: int, *, wait: bool) -> bool:
+    """Take the exclusive advisory lock of an open file; it ends with the process that holds it.
+
+    Without `fcntl` (not a POSIX system) nothing is locked, and the lock counts as taken.
+
+    Args:
+        handle: a file descriptor; closing it gives the lock back.
+        wait: wait while another process holds it.
+
+    Returns:
+        Whether the lock was taken; always true with `wait`.
+    """
+    if _fcntl is None:
+        return True
+    try:
+        _fcntl.flock(handle, _fcntl.LOCK_EX if wait else _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def open_directory(path: str | os.PathLike[str]) -> int | None:
+    """A file descriptor of a directory, for fsync or a lock; None where directories cannot be opened."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return None
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | getattr(os, "O_CLOEXEC", 0))
+
+
+def read_at(handle: int, nbytes: int, offset: int) -> bytes:
+    """Up to `nbytes` bytes of an open file from `offset` on; the file position is not used by `os.pread`."""
+    if hasattr(os, "pread"):
+        return os.pread(handle, nbytes, offset)
+    os.lseek(handle, offset, os.SEEK_SET)
+    return os.read(handle, nbytes)
+
+
+def can_fork() -> bool:
+    """Whether processes can be made by fork and go on safely: on Linux; macOS's own libraries forbid it."""
+    return hasattr(os, "fork") and sys.platform != "darwin"
+
+
+def after_fork_in_child(function: Callable[[], None]) -> None:
+    """Call a function in each process that is made by fork, from now on."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
+
+
+def use_batch_scheduling() -> None:
+    """Let the calling thread not interrupt others when it wakes up (SCHED_BATCH); nothing where that is missing.
+
+    Its share of the processor stays the same.
+    """
+    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with suppress(OSError):  # a sandbox may forbid it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -1,0 +1,135 @@
+"""A call that fails while a remote is unavailable -> the same call again, after waits that grow."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from headrace.errors import StoreError, WorkerError
+from headrace.storage.protocol import Blob, Data, Unavailable, as_buffers
+from headrace.types import Bytes
+
+T = TypeVar("T")
+
+
+class Cancelled(StoreError):
+    """The object was closed while a request was under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often and how patiently a remote is asked again."""
+
+    attempts: int = 12
+    first_wait_s: float = 0.1
+    """Doubles with each failure, up to `max_wait_s`; the actual wait is random between half of it and it."""
+    max_wait_s: float = 15.0
+    sleep: Callable[[float], None] | None = None
+    """Tests pass a clock of their own."""
+    random: Callable[[], float] = random.random
+
+    def wait_s(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row."""
+        full = min(self.max_wait_s, self.first_wait_s * 2.0 ** min(failures - 1, 30))
+        return full * (0.5 + 0.5 * self.random())
+
+    def run(
+        self,
+        work: Callable[[], T],
+        *,
+        what: str,
+        failed: Callable[[Unavailable], None] | None = None,
+        closed: threading.Event | None = None,
+    ) -> T:
+        """Call `work` until it succeeds, again and again while the remote is unavailable.
+
+        Args:
+            work: one try.
+            what: names the request in messages.
+            failed: called with each failure.
+            closed: set when nobody waits for the result any more; no further try is made then.
+
+        Raises:
+            WorkerError: `attempts` tries have failed.
+            Cancelled: `closed` was set.
+        """
+        for attempt in range(1, self.attempts + 1):
+            if closed is not None and closed.is_set():
+                raise Cancelled(f"{what}: closed while a request was under way")
+            try:
+                return work()
+            except Unavailable as error:
+                if failed is not None:
+                    failed(error)
+                if attempt == self.attempts:
+                    raise WorkerError(
+                        f"{what}: failed {attempt} times, the last with: {error}. "
+                        "Is the endpoint up and reachable? What was committed is unchanged; run the command again."
+                    ) from error
+                self._wait(self.wait_s(attempt), closed)
+        raise AssertionError("attempts >= 1")
+
+    def _wait(self, seconds: float, closed: threading.Event | None) -> None:
+        if self.sleep is not None:
+            self.sleep(seconds)
+        else:
+            (closed or threading.Event()).wait(seconds)
+
+
+class RetryingBlob:
+    """A blob whose calls are tried again while it is unavailable; see `Blob`."""
+
+    def __init__(self, inner: Blob, retry: Retry) -> None:
+        self.inner = inner
+        self.retry = retry
+
+    @property
+    def url(self) -> str:
+        """The inner blob's URL."""
+        return self.inner.url
+
+    def _run(self, path: str, work: Callable[[], T]) -> T:
+        return self.retry.run(work, what=f"{self.url}/{path}")
+
+    def size(self, path: str) -> int:
+        """See `Blob.size`."""
+        return self._run(path, lambda: self.inner.size(path))
+
+    def get(self, path: str) -> Bytes:
+        """See `Blob.get`."""
+        return self._run(path, lambda: self.inner.get(path))
+
+    def get_range(self, path: str, start: int, stop: int) -> Bytes:
+        """See `Blob.get_range`."""
+        return self._run(path, lambda: self.inner.get_range(path, start, stop))
+
+    def put(self, path: str, data: Data) -> None:
+        """See `Blob.put`."""
+        self._run(path, lambda: self.inner.put(path, data))
+
+    def put_if_absent(self, path: str, data: Data) -> bool:
+        """See `Blob.put_if_absent`; a try whose response was lost counts as ours if the stored bytes are ours."""
+        failures = 0
+
+        def once() -> bool:
+            nonlocal failures
+            try:
+                return self.inner.put_if_absent(path, data)
+            except Unavailable:
+                failures += 1
+                raise
+
+        if self._run(path, once):
+            return True
+        return failures > 0 and bytes(self.get(path)) == b"".join(as_buffers(data))
+
+    def list(self, prefix: str = "") -> list[str]:
+        """See `Blob.list`."""
+        return self._run(prefix, lambda: self.inner.list(prefix))
+
+    def delete(self, path: str) -> None:
+        """See `Blob.delete`."""
+        self._run(path, lambda: self.inner.delete(path))
