@@ -14,8 +14,8 @@ In reading order:
     arrow         Arrow data from outside, checked before it is read
 """
 
-from headrace.storage import NodeCache
 from headrace.storage.arrow import validate_arrow
+from headrace.storage.cache import NodeCache
 from headrace.storage.files import (
     disk_errors,
     fsync_directory,
