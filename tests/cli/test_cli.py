@@ -68,8 +68,9 @@ def test_flags_change_only_on_purpose():
             "--top-k", "--top-p", "--workers",
         ],
         "serve": [
-            "--allow-origin", "--api-key", "--batch-size", "--device", "--drain-s", "--dtype", "--host", "--json",
-            "--max-queue", "--model", "--name", "--port", "--predictions", "--state",
+            "--allow-host", "--allow-origin", "--api-key", "--batch-size", "--device", "--drain-s", "--dtype", "--host",
+            "--json", "--max-body-bytes", "--max-connections", "--max-queue", "--max-upload-bytes", "--model", "--name",
+            "--port", "--predictions", "--state",
         ],
         "report": ["--json"],
         "export": ["--json", "--out"],

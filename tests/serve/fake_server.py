@@ -7,10 +7,11 @@ import threading
 import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from headrace.serve import browse
+from headrace.serve.page import page_routes
+from headrace.serve.predictions import prediction_routes
 
 TIMES = (
     "time_to_first_token_seconds",
@@ -21,15 +22,15 @@ TIMES = (
 
 
 class FakeServer:
-    """Serves page.html and OpenAI's protocol on loopback, in a thread.
+    """Serves the page and OpenAI's protocol on loopback, in a thread.
 
     script: pieces of an answer: text, (text, tokens), an event, or an Exception that breaks the connection;
         INDEX in a text is the choice's index.
     refuse: (status, headers, body) instead of any answer, until it is None again.
     """
 
-    def __init__(self, page, *, stores=None, api_key=None):
-        self.page, self.api_key = page, api_key
+    def __init__(self, *, stores=None, api_key=None):
+        self.api_key = api_key
         self.reset()
         self.registry = CollectorRegistry()
         self.running = Gauge("num_requests_running", "running", registry=self.registry)
@@ -39,13 +40,13 @@ class FakeServer:
         bounds = [0.001 * 1.5**i for i in range(24)]
         self.times = {name: Histogram(name, name, buckets=bounds, registry=self.registry) for name in TIMES}
         routes = [
-            Route("/", self._page),
             Route("/v1/models", self._models),
             Route("/v1/completions", self._complete, methods=["POST"]),
             Route("/v1/chat/completions", self._complete, methods=["POST"]),
             Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/metrics", self._metrics),
-            *browse.routes(stores or {}),
+            *page_routes(),
+            *prediction_routes(stores or {}),
         ]
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -84,9 +85,6 @@ class FakeServer:
     def stop(self):
         self._server.should_exit = True
         self._thread.join(10)
-
-    async def _page(self, _):
-        return Response(self.page.read_bytes(), media_type="text/html; charset=utf-8")
 
     async def _models(self, request):
         return self._refusal(request) or JSONResponse(

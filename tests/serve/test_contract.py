@@ -83,4 +83,4 @@ def test_tokens_are_counted_once(server):
 
 
 def test_the_page_is_part_of_the_package():
-    assert importlib.resources.files("headrace.serve").joinpath("page.html").is_file()
+    assert importlib.resources.files("headrace.serve.page").joinpath("index.html").is_file()

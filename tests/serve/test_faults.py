@@ -23,7 +23,7 @@ def raw_request(server, body, *, receive_buffer=None):
     made.connect((at.hostname, at.port))
     data = json.dumps(body).encode()
     made.sendall(
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         b"content-length: %d\r\n\r\n%b" % (len(data), data)
     )
     return made
@@ -58,7 +58,9 @@ def test_a_client_that_leaves_while_it_still_sends_is_forgotten(narrow):
     at = urlparse(narrow.url)
     for _ in range(20):
         with socket.create_connection((at.hostname, at.port)) as client:
-            client.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+            client.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{"
+            )
     assert narrow.post("/v1/completions", {"prompt": "the", "max_tokens": 2}).status_code == 200
     assert narrow.errors == []
 

@@ -1,20 +1,24 @@
-"""The model over HTTP: OpenAI's protocol, a page, and batches that survive a kill.
+"""A model over HTTP: OpenAI's API, a page for people, and batches that survive a kill.
 
-run        options -> a server that runs and drains
-app        the routes
-guard      keys, sizes and errors in front of them
-wire, bodies, refusal   JSON in, JSON out, errors as OpenAI shapes them
-served     the model: prompts to ids, ids to text, messages to a prompt
-ask        a body -> the engine's requests
-drive      the engine's own thread -> tokens in asyncio
-answer     tokens -> a stream's frames, or one object
-respond    both on the wire; who leaves is cancelled
-files, batches   uploads and background jobs, kept over restarts
-metrics    Prometheus
-openapi    the document
-browse, page.html   prediction stores and the page
+options        ServeOptions
+run            model and options -> checked, listening
+process        the running server: model, uvicorn, signals
+app            the application: all routes
+connection     bytes -> requests, within limits
+middleware     host, origin, key and size of every request; errors
+origins        Host and Origin headers -> allowed or not
+redaction      error messages without the server's paths
+protocol/      OpenAI's bodies, errors and document
+completions/   a body -> the engine's requests -> a response
+token_stream   tokens of one request, for its coroutine
+engine_thread  the engine's own thread
+metrics, history   Prometheus, and the last 15 minutes for plots
+files, batches/    uploads and background jobs, kept over restarts
+predictions/   prediction stores as JSON
+page/          the page
 """
 
-from headrace.serve.run import Ready, serve
+from headrace.serve.options import ServeOptions
+from headrace.serve.run import ServerInfo, serve
 
-__all__ = ["Ready", "serve"]
+__all__ = ["ServeOptions", "ServerInfo", "serve"]

@@ -1,12 +1,11 @@
-"""A loaded model -> the ASGI application: OpenAI's paths, the page, and what operators ask for."""
+"""A loaded model -> the ASGI application: OpenAI's paths, the page, and what operators need."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from importlib.resources import files as package_files
 from pathlib import Path
 
 import orjson
@@ -20,59 +19,96 @@ from starlette.types import ASGIApp
 
 from headrace import __version__
 from headrace.errors import HeadraceError
-from headrace.serve import batches, browse, files
-from headrace.serve.ask import ask
-from headrace.serve.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
-from headrace.serve.drive import Driver
-from headrace.serve.guard import Guard, refusal_for
+from headrace.serve.batches import BatchQueue
+from headrace.serve.completions import CompletionResponse, ServedModel, parse_request
+from headrace.serve.engine_thread import EngineThread
+from headrace.serve.files import FileStore
+from headrace.serve.history import MetricsHistory
 from headrace.serve.metrics import CONTENT_TYPE, Metrics
-from headrace.serve.openapi import document
-from headrace.serve.refusal import Refusal, invalid
-from headrace.serve.respond import Reply
-from headrace.serve.served import Served
-from headrace.serve.wire import json_response, read_body
+from headrace.serve.middleware import RequestMiddleware, error_for
+from headrace.serve.options import ServeOptions
+from headrace.serve.origins import OriginPolicy
+from headrace.serve.page import page_routes
+from headrace.serve.predictions import prediction_routes
+from headrace.serve.protocol import (
+    APIError,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    TokenizeBody,
+    bad_request,
+    json_response,
+    openapi_document,
+    read_body,
+)
+from headrace.serve.redaction import Redactor
 
-MAX_BODY_BYTES = 16 << 20
 RETRY_AFTER_S = 1
 
 
-class Server:
-    """The application and its state: one model, one engine thread, one directory for files and batches.
+class ModelServer:
+    """The application and its state: one model, one engine thread, one directory of files and batches.
 
     Args:
-        served: the model.
-        state: directory of uploaded files and batches; one server at a time writes it.
-        api_keys: any of them opens the door; none: it stands open.
-        max_queue: samples that may wait for a place; more are refused with 429.
-        max_body_bytes: of a JSON body.
-        predictions: name -> directory of a prediction store to be shown.
-        allow_origins: origins whose pages may call this server (CORS); none by default.
+        model: the model.
+        state: directory of uploaded files and batches; one server at a time uses it.
+        options: of the server.
+        redact: removes the server's paths from error messages.
     """
 
-    def __init__(
-        self,
-        served: Served,
-        *,
-        state: Path,
-        api_keys: Sequence[str] = (),
-        max_queue: int = 1024,
-        max_body_bytes: int = MAX_BODY_BYTES,
-        predictions: Mapping[str, str] | None = None,
-        allow_origins: Sequence[str] = (),
-    ) -> None:
-        self.served, self.draining = served, False
-        self.metrics = Metrics(served.name)
-        self.driver: Driver | None = None
+    def __init__(self, model: ServedModel, *, state: Path, options: ServeOptions, redact: Redactor) -> None:
+        self.model, self.draining = model, False
+        self.engine: EngineThread | None = None
+        self.metrics = Metrics(
+            model.name,
+            gauges={
+                "num_requests_running": ("Samples that decode now.", lambda: self._gauge("running")),
+                "num_requests_waiting": ("Samples that wait for a free row.", lambda: self._gauge("waiting")),
+            },
+        )
         self.on_start: Callable[[], None] = lambda: None
         self.on_failure: Callable[[BaseException], None] = lambda _: None
         self._created = int(time.time())
-        self._max_queue = max_queue
-        self._shelf = files.Shelf(state)
-        self._batches = batches.Batches(self._shelf, served=served)
-        self._page = package_files("headrace.serve").joinpath("page.html").read_bytes()
-        self._document = orjson.dumps(document(title=f"headrace serving {served.name}", version=__version__))
+        self._max_queue = options.max_queue
+        self._redact = redact
+        self._history = MetricsHistory(self.metrics)
+        self._files = FileStore(state, max_upload_bytes=options.max_upload_bytes)
+        self._batches = BatchQueue(self._files, model=model, redact=redact)
+        self._document = orjson.dumps(
+            openapi_document(title=f"headrace serving {model.name}", version=__version__)
+        )
         routes = [
-            Route("/", self._show_page),
+            *self._openai_routes(),
+            *self._operator_routes(),
+            *self._files.routes(self._check_accepting),
+            *self._batches.routes(self._check_accepting),
+            *prediction_routes(options.stores),
+            *page_routes(),
+        ]
+        app: ASGIApp = Starlette(
+            routes=routes,
+            lifespan=self._lifespan,
+            exception_handlers=dict.fromkeys(
+                (APIError, HTTPException, HeadraceError, Exception), self._error_response
+            ),
+        )
+        origins = options.allow_origins or ()
+        app = RequestMiddleware(
+            app,
+            metrics=self.metrics,
+            origins=OriginPolicy(
+                bound=options.host, allow_hosts=options.allow_hosts or (), allow_origins=origins
+            ),
+            api_keys=options.api_keys or (),
+            max_body_bytes=options.max_body_bytes,
+            redact=redact,
+        )
+        if origins:
+            app = CORSMiddleware(app, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
+        self.app = app
+
+    def _openai_routes(self) -> list[Route]:
+        return [
             Route("/v1/completions", self._complete, methods=["POST"]),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/models", self._list_models),
@@ -80,103 +116,101 @@ class Server:
             Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/detokenize", self._detokenize, methods=["POST"]),
             Route("/tokenizer_info", self._tokenizer_info),
+        ]
+
+    def _operator_routes(self) -> list[Route]:
+        return [
             Route("/health", self._health),
             Route("/metrics", self._show_metrics),
-            Route("/openapi.json", self._openapi),
-            *self._shelf.routes(self._refuse_while_draining),
-            *self._batches.routes(self._refuse_while_draining),
-            *browse.routes(dict(predictions or {})),
+            Route("/metrics/history", self._show_history),
+            Route("/openapi.json", self._show_openapi),
         ]
-        app: ASGIApp = Starlette(
-            routes=routes,
-            lifespan=self._lifespan,
-            exception_handlers=dict.fromkeys(
-                (Refusal, HTTPException, HeadraceError, Exception), _answer_error
-            ),
-        )
-        app = Guard(app, metrics=self.metrics, api_keys=api_keys, max_body_bytes=max_body_bytes)
-        if allow_origins:
-            app = CORSMiddleware(
-                app, allow_origins=list(allow_origins), allow_methods=["*"], allow_headers=["*"]
-            )
-        self.app = app
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        self.driver = Driver(self.served.engine, loop=loop, metrics=self.metrics, on_failure=self.on_failure)
-        self.metrics.watch(self.driver)
-        self._batches.start(self.driver)
+        self.engine = EngineThread(
+            self.model.engine, loop=loop, metrics=self.metrics, on_failure=self.on_failure
+        )
+        self._batches.start(self.engine)
+        history = loop.create_task(self._history.run())
         self.on_start()
         try:
             yield
         finally:
+            history.cancel()
+            with suppress(asyncio.CancelledError):
+                await history
             await self._batches.stop()
-            await asyncio.to_thread(self.driver.stop)
+            await asyncio.to_thread(self.engine.stop)
 
     def close(self) -> None:
-        """Let go of the state directory."""
-        self._shelf.close()
+        """Release the state directory."""
+        self._files.close()
 
     async def drain(self, *, limit_s: float) -> None:
-        """Refuse new requests and wait until the running ones ended, at most so long; batches pause."""
+        """Refuse new requests and wait until the running ones end, at most so long; batches pause."""
         self.draining = True
         await self._batches.stop()
-        if self.driver is not None:
+        if self.engine is not None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.driver.idle.wait(), limit_s)
+                await asyncio.wait_for(self.engine.idle.wait(), limit_s)
+
+    def _gauge(self, name: str) -> float:
+        return 0.0 if self.engine is None else float(getattr(self.engine, name))
 
     # ---- OpenAI's paths ----
 
     async def _complete(self, request: Request) -> ASGIApp:
-        return self._reply(await read_body(request, CompletionBody))
+        return self._response(await read_body(request, CompletionBody))
 
     async def _chat(self, request: Request) -> ASGIApp:
-        return self._reply(await read_body(request, ChatBody))
+        return self._response(await read_body(request, ChatBody))
 
-    def _reply(self, body: CompletionBody | ChatBody) -> Reply:
-        self._refuse_while_draining()
-        driver = self._ready()
-        if driver.waiting >= self._max_queue:
-            raise self._busy(driver)
-        asked = ask(body, self.served)
-        count = len(asked.call.requests)
-        if count > self._max_queue + self.served.batch_size:
-            raise invalid(
+    def _response(self, body: CompletionBody | ChatBody) -> CompletionResponse:
+        self._check_accepting()
+        engine = self._running_engine()
+        if engine.waiting >= self._max_queue:
+            raise self._queue_full(engine)
+        request = parse_request(body, self.model)
+        count = len(request.tokens.requests)
+        if count > self._max_queue + self.model.batch_size:
+            raise bad_request(
                 f"The request asks for {count} samples; this server queues at most {self._max_queue}.", "n"
             )
-        if driver.waiting and driver.waiting + count > self._max_queue:
-            raise self._busy(driver)
-        return Reply(asked, served=self.served, driver=driver)
+        if engine.waiting and engine.waiting + count > self._max_queue:
+            raise self._queue_full(engine)
+        return CompletionResponse(request, model=self.model, engine=engine)
 
-    def _busy(self, driver: Driver) -> Refusal:
-        return Refusal(
+    def _queue_full(self, engine: EngineThread) -> APIError:
+        return APIError(
             429,
-            f"{driver.waiting} samples wait already, at most {self._max_queue} may. Try again later.",
+            f"{engine.waiting} samples wait already, at most {self._max_queue} may. Try again later.",
             code="queue_full",
             headers={"retry-after": str(RETRY_AFTER_S)},
         )
 
     async def _list_models(self, _: Request) -> Response:
-        return json_response({"object": "list", "data": [self._model()]})
+        return json_response({"object": "list", "data": [self._model_object()]})
 
     async def _get_model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        if name != self.served.name:
-            raise Refusal(
+        if name != self.model.name:
+            raise APIError(
                 404, f"The model {name[:100]!r} does not exist.", param="model", code="model_not_found"
             )
-        return json_response(self._model())
+        return json_response(self._model_object())
 
-    def _model(self) -> dict[str, object]:
+    def _model_object(self) -> dict[str, object]:
         return {
-            "id": self.served.name,
+            "id": self.model.name,
             "object": "model",
             "created": self._created,
             "owned_by": "headrace",
-            "root": self.served.name,
+            "root": self.model.name,
             "parent": None,
-            "max_model_len": self.served.context,
+            "max_model_len": self.model.context,
+            "has_chat_template": self.model.has_chat_template,
         }
 
     # ---- tokens ----
@@ -184,35 +218,34 @@ class Server:
     async def _tokenize(self, request: Request) -> Response:
         body = await read_body(request, TokenizeBody)
         if (body.prompt is None) == (body.messages is None):
-            raise invalid("Give either prompt or messages.", "prompt")
+            raise bad_request("Give either prompt or messages.", "prompt")
         if body.messages is not None:
-            ids = self.served.encode_messages(body.messages, generation_prompt=body.add_generation_prompt)
+            ids = self.model.encode_messages(body.messages, generation_prompt=body.add_generation_prompt)
         else:
             special = body.add_special_tokens and body.prompt != ""
-            ids = self.served.encode(body.prompt or "", special=special)
-        names = [self.served.token_name(one) for one in ids] if body.return_token_strs else None
+            ids = self.model.encode(body.prompt or "", special=special)
+        names = [self.model.token_name(one) for one in ids] if body.return_token_strs else None
         return json_response(
-            {"count": len(ids), "max_model_len": self.served.context, "tokens": ids, "token_strs": names}
+            {"count": len(ids), "max_model_len": self.model.context, "tokens": ids, "token_strs": names}
         )
 
     async def _detokenize(self, request: Request) -> Response:
         body = await read_body(request, DetokenizeBody)
-        return json_response({"prompt": self.served.decode(body.tokens)})
+        return json_response({"prompt": self.model.decode(body.tokens)})
 
     async def _tokenizer_info(self, _: Request) -> Response:
-        served = self.served
-        eos = served.eos_id
+        model, eos = self.model, self.model.eos_id
         return json_response(
             {
-                "tokenizer_class": served.tokenizer.name,
-                "fingerprint": served.tokenizer_fingerprint,
-                "vocab_size": served.vocab_size,
-                "model_max_length": served.context,
-                "eos_token": None if eos is None else served.token_name(eos),
+                "tokenizer_class": model.tokenizer.name,
+                "fingerprint": model.tokenizer_fingerprint,
+                "vocab_size": model.vocab_size,
+                "model_max_length": model.context,
+                "eos_token": None if eos is None else model.token_name(eos),
                 "eos_token_id": eos,
                 "bos_token": None,
                 "pad_token": None,
-                "chat_template": served.chat_template,
+                "chat_template": model.chat_template,
             }
         )
 
@@ -221,39 +254,52 @@ class Server:
     async def _health(self, _: Request) -> Response:
         if self.draining:
             return json_response({"status": "draining"}, status=503)
-        if self.driver is None or self.driver.failure is not None:
+        if self.engine is None or self.engine.failure is not None:
             return json_response({"status": "failed"}, status=503)
         return json_response({"status": "ok"})
 
     async def _show_metrics(self, _: Request) -> Response:
         return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
-    async def _openapi(self, _: Request) -> Response:
+    async def _show_history(self, request: Request) -> Response:
+        return history_response(self._history, request)
+
+    async def _show_openapi(self, _: Request) -> Response:
         return Response(self._document, media_type="application/json")
 
-    async def _show_page(self, _: Request) -> Response:
-        # The page's own policy stands in it; what a page cannot say of itself is who may frame it.
-        headers = {"x-content-type-options": "nosniff", "content-security-policy": "frame-ancestors 'none'"}
-        return Response(self._page, media_type="text/html; charset=utf-8", headers=headers)
-
-    def _refuse_while_draining(self) -> None:
+    def _check_accepting(self) -> None:
         if self.draining:
-            raise Refusal(
+            raise APIError(
                 503,
                 "The server is shutting down.",
                 code="draining",
                 headers={"retry-after": str(RETRY_AFTER_S), "connection": "close"},
             )
 
-    def _ready(self) -> Driver:
-        if self.driver is None or self.driver.failure is not None:
-            failure = None if self.driver is None else self.driver.failure
-            raise Refusal(
+    def _running_engine(self) -> EngineThread:
+        if self.engine is None or self.engine.failure is not None:
+            failure = None if self.engine is None else self.engine.failure
+            raise APIError(
                 503, f"The engine does not run ({failure}); restart the server.", code="engine_failed"
             )
-        return self.driver
+        return self.engine
+
+    async def _error_response(self, _: Request, error: Exception) -> Response:
+        answer = error_for(error, redact=self._redact)
+        return json_response(answer.content, status=answer.status, headers=answer.headers)
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
-    refusal = refusal_for(error)
-    return json_response(refusal.content, status=refusal.status, headers=refusal.headers)
+def history_response(history: MetricsHistory, request: Request) -> Response:
+    """The samples of a server's history, after the moment of the parameter `after` (seconds since 1970).
+
+    Raises:
+        APIError: the parameter is no number.
+    """
+    text = request.query_params.get("after", "0")
+    try:
+        after = float(text)
+    except ValueError as error:
+        raise bad_request(f"after: {text[:40]!r}; expected seconds since 1970.", "after") from error
+    return json_response(
+        {"object": "list", "data": history.after(after)}, headers={"cache-control": "no-store"}
+    )

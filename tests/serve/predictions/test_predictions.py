@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from headrace.serve import browse
+from headrace.serve.predictions import prediction_routes
+from headrace.serve.predictions import rows as rows_module
 from headrace.sink import Sink, open_sink, read_predictions
 from headrace.types import Prediction
 
@@ -49,7 +50,9 @@ def store(out, rows, *, part_rows=7, format="parquet"):
 
 
 def client_of(**stores):
-    return TestClient(Starlette(routes=browse.routes({k: str(v) for k, v in stores.items()}, clock=Clock())))
+    return TestClient(
+        Starlette(routes=prediction_routes({k: str(v) for k, v in stores.items()}, clock=Clock()))
+    )
 
 
 def all_pages(client, name, **params):
@@ -134,7 +137,7 @@ def test_the_list_names_every_store_with_its_counts(tmp_path):
         .json()
     )
     a, b, c = answer["data"]
-    assert (a["name"], a["rows"], a["errors"], a["rows_wanted"], a["parts"]) == ("a", 10, 3, 40, 2)
+    assert (a["name"], a["rows"], a["errors"], a["rows_expected"], a["parts"]) == ("a", 10, 3, 40, 2)
     assert a["bytes"] == sum(path.stat().st_size for path in (tmp_path / "a" / "parts").iterdir())
     assert a["model"] == "m" * 32
     assert a["request"] == REQUEST
@@ -196,7 +199,7 @@ def test_hostile_text_comes_through_to_the_byte(tmp_path):
 
 def test_a_search_is_many_short_answers(tmp_path, monkeypatch):
     """However few rows match, a call looks at a bounded number of rows, and all calls together find all."""
-    monkeypatch.setattr(browse, "SCAN_ROWS", 10)
+    monkeypatch.setattr(rows_module, "SCAN_ROWS", 10)
     store(
         tmp_path / "out", [row(i, text="needle" if i in (3, 77) else "hay") for i in range(80)], part_rows=5
     )
@@ -206,7 +209,7 @@ def test_a_search_is_many_short_answers(tmp_path, monkeypatch):
 
 
 def test_an_answer_is_bounded_however_large_the_rows_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(browse, "ANSWER_BYTES", 5000)
+    monkeypatch.setattr(rows_module, "RESPONSE_BYTES", 5000)
     store(tmp_path / "out", [row(i, text="x" * 2000) for i in range(20)])
     client = client_of(a=tmp_path / "out")
     assert len(client.get("/predictions/a").content) < 5000 + 2500

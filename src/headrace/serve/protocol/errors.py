@@ -1,4 +1,4 @@
-"""What a client did wrong -> OpenAI's error object with the right status."""
+"""What a client did wrong -> OpenAI's error object with the right HTTP status."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ import orjson
 
 TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
     500: "server_error",
     503: "server_error",
+    507: "server_error",
 }
 
 
-class Refusal(Exception):
-    """A request that gets an error as its answer.
+class APIError(Exception):
+    """A request that is answered with an error.
 
     Args:
         status: HTTP status.
-        message: what, got, wanted, cure.
-        param: the field at fault.
-        code: for programs.
-        headers: of the answer, for example Retry-After.
+        message: what is wrong, the value got, the value expected, the cure.
+        param: name of the field at fault.
+        code: error code for programs.
+        headers: additional response headers, for example Retry-After.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Refusal(Exception):
 
     @property
     def body(self) -> bytes:
-        """The answer."""
+        """The response body."""
         return orjson.dumps(self.content)
 
     @property
@@ -58,6 +60,6 @@ class Refusal(Exception):
         }
 
 
-def invalid(message: str, param: str | None = None, *, code: str | None = None) -> Refusal:
-    """A request whose content is at fault."""
-    return Refusal(400, message, param=param, code=code)
+def bad_request(message: str, param: str | None = None, *, code: str | None = None) -> APIError:
+    """An error with status 400: a field of the request is at fault."""
+    return APIError(400, message, param=param, code=code)

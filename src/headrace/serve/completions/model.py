@@ -1,4 +1,4 @@
-"""A model directory -> prompts as ids, ids as text, messages as a prompt: what answers need beside the engine."""
+"""Model directory -> an engine, prompts as ids, ids as text, messages as a prompt: what responses need."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ import orjson
 
 from headrace.errors import ConfigError, HeadraceError
 from headrace.generation import LoadedEngine, NativeEngine, load_chat_template, load_engine
-from headrace.serve.bodies import Message
-from headrace.serve.refusal import Refusal, invalid
+from headrace.serve.protocol import APIError, ChatMessage, bad_request
 
 
-class Served:
-    """The one model of a server. Immutable, safe to read from every thread.
+class ServedModel:
+    """The one model of a server. Immutable: every thread may read it.
 
     Args:
-        model: a run or a Hugging Face directory.
-        name: what clients call it; default the directory's name.
-        dtype: of the weights, "auto" as `generate` chooses it.
+        model: a run directory or a Hugging Face directory.
+        name: what clients call the model; default the directory's name.
+        dtype: of the weights; "auto" as `generate` chooses it.
         device: "cpu", "cuda" or "auto".
-        batch_size: rows decoded at once.
+        batch_size: samples that decode at once.
 
     Raises:
-        ConfigError: it cannot be loaded, or its engine cannot be stepped.
+        ConfigError: the model cannot be loaded, or its engine cannot stream.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Served:
         self.name = name or path.resolve().name
         loaded: LoadedEngine = load_engine(path, dtype=dtype, device=device, batch_size=batch_size)
         if not isinstance(loaded.engine, NativeEngine):
-            raise ConfigError(f"serve: {path}: its engine cannot be stepped, so it cannot stream.")
+            raise ConfigError(f"serve: {path}: its engine cannot run step by step, so it cannot stream.")
         self.engine = loaded.engine
         self.dtype, self.fingerprint = loaded.dtype, loaded.fingerprint
         self.tokenizer_fingerprint = loaded.tokenizer_fingerprint
@@ -50,7 +49,7 @@ class Served:
         self.vocab_size, self.context = self.engine.runner.vocab_size, self.engine.runner.context
         self._prompts = loaded.prompt_tokenizer
         self.tokenizer = loaded.prompt_tokenizer.tokenizer
-        self._special = _special_names(path)
+        self._special = _special_tokens(path)
         ends = loaded.prompt_tokenizer.special_ids.eos
         self.eos_id = ends[0] if ends else None
         for end in ends:
@@ -60,71 +59,75 @@ class Served:
         self._chat = load_chat_template(path)
 
     @property
-    def chat(self) -> bool:
-        """Whether the model says how messages become a prompt."""
+    def has_chat_template(self) -> bool:
+        """Whether the model's directory defines how messages become a prompt."""
         return self._chat is not None
 
     @property
     def chat_template(self) -> str | None:
-        """The template's source, where there is one."""
+        """The source of the chat template, if there is one."""
         return None if self._chat is None else self._chat.source
 
     def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
-        """Ids of a prompt; with what the model expects in front, unless told otherwise.
+        """Token ids of a prompt.
+
+        Args:
+            text: the prompt.
+            special: put in front what the model expects there.
 
         Raises:
-            Refusal: half a surrogate pair, or no text for a model that has nothing to begin one with.
+            APIError: the text holds half a surrogate pair, or is empty and the model has no token that begins a text.
         """
-        _refuse_surrogates(text)
+        _check_unicode(text)
         if special:
             try:
                 return tuple(self._prompts.encode(text))
             except ConfigError as error:
-                raise refusal_of(error) from error
+                raise prompt_error(error) from error
         return tuple(self.tokenizer.encode(text).tolist())
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids.
+        """Text of token ids; special tokens have none.
 
         Raises:
-            Refusal: an id outside the vocabulary.
+            APIError: an id outside the vocabulary.
         """
         bad = next((i for i in ids if not 0 <= i < self.vocab_size), None)
         if bad is not None:
-            raise invalid(f"tokens: id {bad}; the model's ids are in [0, {self.vocab_size}).", "tokens")
+            raise bad_request(f"tokens: id {bad}; the model's ids are in [0, {self.vocab_size}).", "tokens")
         table = self._bytes
         return b"".join(table[i] for i in ids if i < len(table)).decode("utf-8", errors="replace")
 
     def encode_messages(
-        self, messages: Sequence[Message], *, generation_prompt: bool = True
+        self, messages: Sequence[ChatMessage], *, generation_prompt: bool = True
     ) -> tuple[int, ...]:
-        """Ids of a conversation by the model's own template.
+        """Token ids of a conversation by the model's own chat template.
 
         Raises:
-            Refusal: no template, or it does not take these messages.
+            APIError: the model has no template, or the template does not take these messages.
         """
         if self._chat is None:
-            raise invalid(
+            raise bad_request(
                 f"{self.name} has no chat template: it was trained to continue text. Use /v1/completions.",
                 "messages",
                 code="no_chat_template",
             )
         turns = []
         for message in messages:
-            _refuse_surrogates(message.text)
+            _check_unicode(message.text)
             turns.append({"role": message.role, "content": message.text})
         try:
             return tuple(self._chat.encode(turns, generation_prompt=generation_prompt))
         except ConfigError as error:
-            raise invalid(str(error), "messages") from error
+            raise bad_request(str(error), "messages") from error
 
     def token_name(self, token_id: int) -> str:
-        r"""A token as answers with log-probabilities show it: text, or `bytes:\xe2` for part of a character."""
+        r"""A token as log-probabilities show it: its text, or `bytes:\xe2` for a part of a character."""
         return self._names[token_id] if 0 <= token_id < len(self._names) else f"token_id:{token_id}"
 
-    def token_bytes(self, token_id: int) -> list[int]:
-        """A token's bytes; empty for a special one."""
-        return list(self._bytes[token_id]) if 0 <= token_id < len(self._bytes) else []
+    def token_bytes(self, token_id: int) -> bytes:
+        """Bytes of a token's text; empty for a special token."""
+        return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else b""
 
     def _name_of(self, token_id: int) -> str:
         data = self._bytes[token_id] if token_id < len(self._bytes) else b""
@@ -136,7 +139,7 @@ class Served:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def _special_names(path: Path) -> dict[int, str]:
+def _special_tokens(path: Path) -> dict[int, str]:
     file = path / "tokenizer.json"
     if not file.is_file():
         return {}
@@ -145,16 +148,16 @@ def _special_names(path: Path) -> dict[int, str]:
     return {}
 
 
-def _refuse_surrogates(text: str) -> None:
+def _check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise invalid(
+        raise bad_request(
             f"The text is not valid Unicode at character {error.start}: half a surrogate pair."
         ) from error
 
 
-def refusal_of(error: HeadraceError) -> Refusal:
-    """A refusal for a request that the engine cannot make."""
+def prompt_error(error: HeadraceError) -> APIError:
+    """The response for a prompt that the engine cannot take."""
     code = "context_length_exceeded" if "Shorten the prompt" in str(error) else None
-    return Refusal(400, str(error), param="prompt", code=code)
+    return APIError(400, str(error), param="prompt", code=code)

@@ -1,0 +1,448 @@
+"""Batch objects -> their result files, one batch at a time; a killed server continues when it starts again.
+
+    STATE/batches/<id>.json          OpenAI's batch object, replaced as a whole
+    STATE/batches/<id>.input.jsonl   until the batch is finished, its input: a second name of the uploaded file
+    STATE/batches/<id>/              until the batch is finished, its responses: an exactly-once sink, one row a line
+
+The key of a line's row is its number in the input, so that a restart knows what is missing. The result files have names
+that follow from the batch: writing them twice is writing them once. A quarter of the engine's rows stays free for
+clients that wait for a response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from headrace.errors import HeadraceError, WorkerError
+from headrace.serve.batches.input_file import BatchLine, batch_error, check_input, read_requests
+from headrace.serve.batches.results import result_lines
+from headrace.serve.completions import ResponseFormatter, ServedModel, collect, parse_request, submitted
+from headrace.serve.engine_thread import EngineThread
+from headrace.serve.files import ID, FileStore, list_page, newest_first, remove_tree, write_durably
+from headrace.serve.protocol import (
+    APIError,
+    BatchBody,
+    ChatBody,
+    CompletionBody,
+    bad_request,
+    json_response,
+    parse_fields,
+    read_body,
+)
+from headrace.serve.redaction import os_error_message
+from headrace.sink import Sink
+from headrace.types import Prediction
+
+ENDPOINTS: dict[str, type[CompletionBody | ChatBody]] = {
+    "/v1/completions": CompletionBody,
+    "/v1/chat/completions": ChatBody,
+}
+WINDOW = re.compile(r"([1-9][0-9]{0,4})([smhd])\Z")
+WINDOW_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
+MAX_UNFINISHED = 1000
+WRITE_EVERY_S = 1.0
+EXPIRE_EVERY_S = 1.0
+EndStatus = Literal["completed", "cancelled", "expired", "failed"]
+
+
+class BatchQueue:
+    """All batches of a server; one runs at a time, in the order of their creation.
+
+    Args:
+        files: uploaded files, and the directory of the batches.
+        model: the model.
+        redact: removes the server's paths from error messages.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        files: FileStore,
+        *,
+        model: ServedModel,
+        redact: Callable[[str], str] = str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._files, self._model, self._redact, self._clock = files, model, redact, clock
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._deadlines: dict[str, int] = {}
+        """Of batches that wait."""
+        self._running: set[str] = set()
+        self._engine: EngineThread | None = None
+        self._cancelled: set[str] = set()
+        self._unwritten: set[str] = set()
+        """Failed batches whose committed responses could not be written; tried again at the next start."""
+
+    def start(self, engine: EngineThread) -> None:
+        """Continue what a former server left, and wait for more."""
+        self._engine = engine
+        self._deadlines = {batch["id"]: batch["expires_at"] for batch in self._unfinished()}
+        loop = asyncio.get_running_loop()
+        # SQLite's connection belongs to one thread, and an fsync must not block the event loop.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batch")
+        self._tasks = [loop.create_task(self._work()), loop.create_task(self._expire_waiting())]
+
+    async def stop(self) -> None:
+        """Pause: committed rows stay, lines that run are run again after the next start."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if tasks:
+            self._thread.shutdown()
+
+    # ---- OpenAI's paths ----
+
+    def routes(self, check_accepting: Callable[[], None]) -> list[Route]:
+        """Routes of /v1/batches.
+
+        Args:
+            check_accepting: raises while the server takes no new requests.
+        """
+
+        async def create(request: Request) -> Response:
+            check_accepting()
+            body = await read_body(request, BatchBody)
+            if body.endpoint not in ENDPOINTS:
+                raise bad_request(
+                    f"endpoint: {body.endpoint[:100]!r}; there are {', '.join(ENDPOINTS)}.", "endpoint"
+                )
+            if len(self._unfinished()) >= MAX_UNFINISHED:
+                raise APIError(429, f"{MAX_UNFINISHED} batches wait already.", code="queue_full")
+            batch = new_batch(body, now=int(self._clock()))
+            await anyio.to_thread.run_sync(self._create, batch)
+            self._deadlines[batch["id"]] = batch["expires_at"]
+            self._wake.set()
+            return json_response(batch)
+
+        async def list_batches(request: Request) -> Response:
+            return json_response(list_page(newest_first(self._files.batches, "batch-*.json"), request, 20))
+
+        async def get(request: Request) -> Response:
+            return json_response(self._get(request.path_params["identity"]))
+
+        async def cancel(request: Request) -> Response:
+            batch = self._get(request.path_params["identity"])
+            if batch["status"] not in UNFINISHED[:2]:
+                raise bad_request(f"The batch is {batch['status']}; it cannot be cancelled.", "id")
+            batch |= {"status": "cancelling", "cancelling_at": int(self._clock())}
+            self._write(batch)
+            self._cancelled.add(batch["id"])
+            self._wake.set()
+            return json_response(batch)
+
+        return [
+            Route("/v1/batches", create, methods=["POST"]),
+            Route("/v1/batches", list_batches, methods=["GET"]),
+            Route("/v1/batches/{identity}", get, methods=["GET"]),
+            Route("/v1/batches/{identity}/cancel", cancel, methods=["POST"]),
+        ]
+
+    def _create(self, batch: dict[str, Any]) -> None:
+        requests = self._requests(batch)
+        self._files.link(batch["input_file_id"], requests)
+        try:
+            self._write(batch)
+        except BaseException:
+            requests.unlink(missing_ok=True)
+            raise
+
+    def _get(self, identity: str) -> dict[str, Any]:
+        if ID.match(identity) and identity.startswith("batch-"):
+            with contextlib.suppress(FileNotFoundError):
+                batch: dict[str, Any] = orjson.loads((self._files.batches / f"{identity}.json").read_bytes())
+                return batch
+        raise APIError(404, f"No batch with id {identity[:100]!r}.", param="id", code="batch_not_found")
+
+    def _write(self, batch: dict[str, Any]) -> None:
+        write_durably(self._files.batches / f"{batch['id']}.json", [orjson.dumps(batch)])
+
+    def _requests(self, batch: dict[str, Any]) -> Path:
+        return self._files.batches / f"{batch['id']}.input.jsonl"
+
+    def _rows(self, batch: dict[str, Any]) -> Path:
+        return self._files.batches / str(batch["id"])
+
+    # ---- the worker ----
+
+    def _unfinished(self) -> list[dict[str, Any]]:
+        """Batches that are to be run or written, the oldest first."""
+        return [
+            batch
+            for batch in reversed(newest_first(self._files.batches, "batch-*.json"))
+            if batch["status"] in UNFINISHED
+            or (
+                batch["status"] == "failed"
+                and batch["id"] not in self._unwritten
+                and self._requests(batch).exists()
+            )
+        ]
+
+    async def _work(self) -> None:
+        while True:
+            self._wake.clear()
+            batch = next((batch for batch in self._unfinished() if batch["id"] not in self._running), None)
+            if batch is None:
+                await self._wake.wait()
+                continue
+            try:
+                await self._run(batch)
+            except WorkerError:
+                return  # the engine has failed; the next server continues
+
+    async def _expire_waiting(self) -> None:
+        """End batches whose time is over while another one runs."""
+        while True:
+            await asyncio.sleep(EXPIRE_EVERY_S)
+            for identity, expires_at in list(self._deadlines.items()):
+                if identity not in self._running and self._clock() >= expires_at:
+                    with contextlib.suppress(WorkerError):
+                        await self._run(self._get(identity))
+
+    async def _run(self, batch: dict[str, Any]) -> None:
+        """Take one batch to its end, and forget it."""
+        self._running.add(batch["id"])
+        try:
+            await self._finish(batch)
+        finally:
+            self._running.discard(batch["id"])
+        self._deadlines.pop(batch["id"], None)
+        self._cancelled.discard(batch["id"])
+
+    async def _finish(self, batch: dict[str, Any]) -> None:
+        """Take one batch to its end, whatever fails on the way."""
+        loop, thread = asyncio.get_running_loop(), self._thread
+        end: EndStatus = "failed"
+        try:
+            end = "failed" if batch["status"] == "failed" else await self._generate_all(batch)
+        except WorkerError:
+            raise
+        except (HeadraceError, OSError, APIError) as error:
+            self._add_errors(batch, [batch_error(self._message(error))])
+        try:
+            if end in ("completed", "expired"):
+                batch |= {"status": "finalizing", "finalizing_at": int(self._clock())}
+                self._write(batch)
+            await loop.run_in_executor(thread, self._write_results, batch, end)
+        except (HeadraceError, OSError) as error:
+            end = "failed"
+            self._add_errors(batch, [batch_error(self._message(error))])
+            self._unwritten.add(batch["id"])
+        batch |= {"status": end, f"{end}_at": batch[f"{end}_at"] or int(self._clock())}
+        try:
+            self._write(batch)
+        except OSError:
+            self._unwritten.add(batch["id"])
+            return
+        if batch["id"] not in self._unwritten:
+            await loop.run_in_executor(thread, self._remove_working_files, batch)
+
+    async def _generate_all(self, batch: dict[str, Any]) -> EndStatus:
+        """Run every line that has no row yet, and commit; the status that the batch ends with."""
+        loop, thread = asyncio.get_running_loop(), self._thread
+        requests = self._requests(batch)
+        total, digest, errors = await loop.run_in_executor(thread, check_input, requests, batch["endpoint"])
+        if errors:
+            self._add_errors(batch, errors)
+            return "failed"
+        batch["request_counts"]["total"] = total
+        if batch["status"] == "validating":
+            batch |= {"status": "in_progress", "in_progress_at": int(self._clock())}
+        self._write(batch)
+        identity = {
+            "model": self._model.fingerprint,
+            "dtype": self._model.dtype,
+            "tokenizer": self._model.tokenizer_fingerprint,
+            "prompts": digest,
+            "endpoint": batch["endpoint"],
+        }
+        out = self._rows(batch)
+        sink = await loop.run_in_executor(thread, lambda: Sink(out, request=identity, format="jsonl"))
+        try:
+            if batch["status"] == "in_progress":
+                try:
+                    await self._generate(batch, requests, sink)
+                except (HeadraceError, OSError):
+                    with contextlib.suppress(HeadraceError, OSError):  # what is there can still be fetched
+                        await loop.run_in_executor(thread, sink.commit)
+                    raise
+            await loop.run_in_executor(thread, sink.commit)
+            rows, failed = await loop.run_in_executor(thread, sink.counts)
+            batch["request_counts"] |= {"completed": rows - failed, "failed": failed}
+        finally:
+            await asyncio.shield(loop.run_in_executor(thread, sink.abandon))
+        if batch["status"] == "cancelling" or batch["id"] in self._cancelled:
+            batch["cancelling_at"] = batch["cancelling_at"] or int(self._clock())
+            return "cancelled"
+        return "expired" if rows < total else "completed"
+
+    async def _generate(self, batch: dict[str, Any], requests: Path, sink: Sink) -> None:
+        """Run lines until none is missing, the batch is cancelled or its time is over."""
+        loop, thread = asyncio.get_running_loop(), self._thread
+        rows = max(1, self._model.batch_size * 3 // 4)
+        free = asyncio.Semaphore(rows)
+        counts = batch["request_counts"]
+        written = time.monotonic()
+
+        async def generate(line: BatchLine) -> None:
+            nonlocal written
+            try:
+                row = await self._generate_line(line, ENDPOINTS[batch["endpoint"]])
+                await loop.run_in_executor(thread, sink.put, row)
+                counts["failed" if row.error else "completed"] += 1
+                if time.monotonic() - written > WRITE_EVERY_S and batch["id"] not in self._cancelled:
+                    written = time.monotonic()
+                    self._write(batch)
+            finally:
+                free.release()
+
+        committed, errors = await loop.run_in_executor(thread, sink.counts)
+        counts |= {"completed": committed - errors, "failed": errors}
+        lines = read_requests(requests)
+        try:
+            async with asyncio.TaskGroup() as group:
+                while missing := await loop.run_in_executor(thread, _missing, lines, sink, rows):
+                    for line in missing:
+                        await free.acquire()
+                        if batch["id"] in self._cancelled or self._clock() >= batch["expires_at"]:
+                            return
+                        group.create_task(generate(line))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _generate_line(self, line: BatchLine, schema: type[CompletionBody | ChatBody]) -> Prediction:
+        """One line's response, or its error, as a row."""
+        assert self._engine is not None
+        try:
+            request = parse_request(parse_fields(line.body, schema), self._model)
+            async with submitted(request, self._engine):
+                response = await collect(request, ResponseFormatter(request, self._model))
+        except APIError as refused:
+            error = APIError(
+                refused.status, self._redact(str(refused)), param=refused.param, code=refused.code
+            )
+            return Prediction(
+                prompt_id=line.key,
+                sample_index=0,
+                prompt="",
+                text="",
+                token_ids=(),
+                finish_reason="error",
+                error={"type": str(error.status), "message": error.body.decode()},
+            )
+        usage: Any = response["usage"]
+        return Prediction(
+            prompt_id=line.key,
+            sample_index=0,
+            prompt="",
+            text=orjson.dumps(response).decode(),
+            token_ids=(),
+            finish_reason="stop",
+            prompt_tokens=usage["prompt_tokens"],
+            completion_tokens=usage["completion_tokens"],
+        )
+
+    # ---- the end of a batch ----
+
+    def _write_results(self, batch: dict[str, Any], end: EndStatus) -> None:
+        """Write the files of responses and of errors; a batch without a row has neither."""
+        out, counts = self._rows(batch), batch["request_counts"]
+        if not out.is_dir() and end != "expired":
+            return
+        stem = batch["id"].removeprefix("batch-")
+        which: Literal["output", "error"]
+        for which in ("output", "error"):
+            lines = result_lines(
+                self._requests(batch), out, batch=stem, which=which, expired=end == "expired"
+            )
+            first = next(lines, None)
+            if first is None and which == "error":
+                continue
+            file = self._files.add(
+                _chain(first, lines),
+                name=f"{batch['id']}_{which}.jsonl",
+                purpose="batch_output",
+                identity=f"file-{stem}-{which}",
+            )
+            batch[f"{which}_file_id"] = file["id"]
+        if end == "expired":
+            counts["failed"] = counts["total"] - counts["completed"]
+
+    def _remove_working_files(self, batch: dict[str, Any]) -> None:
+        remove_tree(self._rows(batch))
+        self._requests(batch).unlink(missing_ok=True)
+
+    def _message(self, error: Exception) -> str:
+        return os_error_message(error) if isinstance(error, OSError) else self._redact(str(error))
+
+    @staticmethod
+    def _add_errors(batch: dict[str, Any], errors: list[dict[str, Any]]) -> None:
+        known = (batch["errors"] or {"data": []})["data"]
+        batch["errors"] = {"object": "list", "data": [*known, *errors]}
+
+
+def new_batch(body: BatchBody, *, now: int) -> dict[str, Any]:
+    """OpenAI's batch object, just created.
+
+    Raises:
+        APIError: the completion window has no meaning.
+    """
+    window = WINDOW.match(body.completion_window)
+    if window is None:
+        raise bad_request(
+            f"completion_window: {body.completion_window[:50]!r}; expected a number and s, m, h or d, "
+            "for example '24h'.",
+            "completion_window",
+        )
+    times = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
+    return {
+        "id": f"batch-{secrets.token_hex(12)}",
+        "object": "batch",
+        "endpoint": body.endpoint,
+        "errors": None,
+        "input_file_id": body.input_file_id,
+        "completion_window": body.completion_window,
+        "status": "validating",
+        "output_file_id": None,
+        "error_file_id": None,
+        "created_at": now,
+        "expires_at": now + int(window[1]) * WINDOW_UNITS_S[window[2]],
+        **{f"{name}_at": None for name in times},
+        "request_counts": {"total": 0, "completed": 0, "failed": 0},
+        "metadata": body.metadata,
+    }
+
+
+def _missing(lines: Iterator[BatchLine], sink: Sink, most: int) -> list[BatchLine]:
+    """The next lines that have no row, at most so many."""
+    missing: list[BatchLine] = []
+    for line in lines:
+        if not sink.done(line.key, 0):
+            missing.append(line)
+            if len(missing) == most:
+                break
+    return missing
+
+
+def _chain(first: bytes | None, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if first is not None:
+        yield first
+    yield from rest

@@ -1,0 +1,136 @@
+"""A listening socket and options -> the running server: model, uvicorn, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import uvicorn
+
+from headrace.errors import WorkerError
+from headrace.serve.app import ModelServer
+from headrace.serve.completions import ServedModel
+from headrace.serve.connection import limited_protocol
+from headrace.serve.options import ServeOptions
+from headrace.serve.redaction import Redactor
+from headrace.serve.run import ServerInfo
+
+BACKLOG = 2048
+CLOSE_S = 5
+"""After the drain, for connections that do not close by themselves."""
+OTHER_FILES = 256
+"""File descriptors besides those of connections."""
+
+
+def run_server(
+    model: str | os.PathLike[str],
+    options: ServeOptions,
+    *,
+    listener: socket.socket,
+    state: Path,
+    ready: Callable[[ServerInfo], None],
+) -> None:
+    """Load the model and serve it; after a signal, finish the running requests and return.
+
+    Raises:
+        ConfigError: the model cannot be loaded.
+        SinkError: another server uses the state directory.
+        WorkerError: the engine failed while serving.
+    """
+    _raise_file_limit(options.max_connections + OTHER_FILES)
+    served = ServedModel(
+        model, name=options.name, dtype=options.dtype, device=options.device, batch_size=options.batch_size
+    )
+    redact = Redactor({"state": state, "model": model, **options.stores})
+    server = ModelServer(served, state=state, options=options, redact=redact)
+    info = _info(served, listener, state=state, options=options)
+    running = _AnnouncingServer(_uvicorn_config(server, options), lambda: ready(info))
+    failures: list[BaseException] = []
+
+    def on_failure(error: BaseException) -> None:
+        failures.append(error)
+        running.should_exit = True
+
+    server.on_start = lambda: _handle_signals(server, running, drain_s=options.drain_s)
+    server.on_failure = on_failure
+    running.run(sockets=[listener])
+    server.close()
+    if failures:
+        raise WorkerError(f"serve: the engine failed: {failures[0]}") from failures[0]
+
+
+def _uvicorn_config(server: ModelServer, options: ServeOptions) -> uvicorn.Config:
+    return uvicorn.Config(
+        server.app,
+        http=limited_protocol(max_connections=options.max_connections),
+        log_level="error",
+        access_log=False,
+        lifespan="on",
+        backlog=BACKLOG,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=CLOSE_S,
+        server_header=False,
+        ws="none",
+    )
+
+
+def _info(model: ServedModel, listener: socket.socket, *, state: Path, options: ServeOptions) -> ServerInfo:
+    address = listener.getsockname()
+    host = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
+    return ServerInfo(
+        url=f"http://{host}:{address[1]}",
+        model=model.name,
+        pid=os.getpid(),
+        dtype=model.dtype,
+        context=model.context,
+        chat=model.has_chat_template,
+        state=str(state),
+        predictions=sorted(options.stores),
+    )
+
+
+class _AnnouncingServer(uvicorn.Server):
+    """Calls a function when it accepts requests."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._announce()
+
+
+def _handle_signals(server: ModelServer, running: uvicorn.Server, *, drain_s: float) -> None:
+    """The first signal drains, the second ends at once."""
+    loop, config = asyncio.get_running_loop(), running.config
+    drains: list[asyncio.Task[None]] = []
+
+    async def drain() -> None:
+        await server.drain(limit_s=drain_s)
+        running.should_exit = True
+
+    def on_signal() -> None:
+        if not drains:
+            drains.append(loop.create_task(drain()))
+        else:
+            config.timeout_graceful_shutdown = 0
+            running.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+
+def _raise_file_limit(files: int) -> None:
+    """Allow as many file descriptors as connections need, as far as the system lets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < files:
+        with suppress(OSError, ValueError):
+            most = files if hard == resource.RLIM_INFINITY else min(files, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
