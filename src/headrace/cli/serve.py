@@ -11,7 +11,8 @@ import typer
 
 from headrace.cli.console import facts, print_json, share_cores, stdout, warn
 from headrace.cli.options import with_options
-from headrace.serve.options import ServeOptions
+from headrace.serve import ServeOptions, ServerInfo
+from headrace.serve import serve as run
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -37,8 +38,6 @@ def serve(
 ) -> None:
     """Serve a model: OpenAI's completions, chat, files and batches, metrics, and a page."""
     share_cores()
-    from headrace.serve import ServerInfo
-    from headrace.serve import serve as run
 
     def ready(info: ServerInfo) -> None:
         if json:

@@ -18,7 +18,7 @@ predictions/   prediction stores as JSON
 page/          the page
 """
 
-from headrace.serve.options import ServeOptions
-from headrace.serve.run import ServerInfo, serve
+from headrace.serve.options import ServeOptions, ServerInfo
+from headrace.serve.run import serve
 
 __all__ = ["ServeOptions", "ServerInfo", "serve"]

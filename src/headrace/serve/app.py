@@ -27,7 +27,7 @@ from headrace.serve.history import MetricsHistory
 from headrace.serve.metrics import CONTENT_TYPE, Metrics
 from headrace.serve.middleware import RequestMiddleware, error_for
 from headrace.serve.options import ServeOptions
-from headrace.serve.origins import OriginPolicy
+from headrace.serve.origins import CrossOriginPolicy
 from headrace.serve.page import page_routes
 from headrace.serve.predictions import prediction_routes
 from headrace.serve.protocol import (
@@ -96,7 +96,7 @@ class ModelServer:
         app = RequestMiddleware(
             app,
             metrics=self.metrics,
-            origins=OriginPolicy(
+            origins=CrossOriginPolicy(
                 bound=options.host, allow_hosts=options.allow_hosts or (), allow_origins=origins
             ),
             api_keys=options.api_keys or (),

@@ -6,7 +6,6 @@ connection: nginx speaks HTTP/1.0 to its backends by default.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from asyncio import TimerHandle
 from typing import Any
@@ -58,7 +57,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     # ---- from the transport ----
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """Refuse a connection too many; give the others a limited time for their header."""
         super().connection_made(transport)
         opened = transport.get_extra_info("socket")
@@ -136,8 +135,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._received = 0
         super().on_headers_complete()
         if self.parser.get_http_version() == "1.0" and self.cycle is not None:
-            # An instance attribute: the cycle looks `send` up when its task starts.
-            self.cycle.send = UnframedSend(self.cycle)  # type: ignore[method-assign]
+            # In front of the method: the cycle looks `send` up when its task starts.
+            vars(self.cycle)["send"] = UnframedSend(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""

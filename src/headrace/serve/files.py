@@ -140,7 +140,7 @@ class FileStore:
 
     @contextlib.contextmanager
     def reserve(self, nbytes: int) -> Iterator[None]:
-        """Keep room for an upload while it is received; called on the event loop's thread.
+        """Reserve space for an upload while it is received; called on the event loop's thread.
 
         Raises:
             APIError: 413, the uploads together would be too large.

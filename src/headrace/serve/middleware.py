@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.errors import HeadraceError
 from headrace.serve.metrics import Metrics
-from headrace.serve.origins import OriginPolicy
+from headrace.serve.origins import CrossOriginPolicy
 from headrace.serve.protocol import APIError
 
 PAGE_PATHS = ("/", "/page/")
@@ -44,7 +44,7 @@ class RequestMiddleware:
         app: ASGIApp,
         *,
         metrics: Metrics,
-        origins: OriginPolicy,
+        origins: CrossOriginPolicy,
         api_keys: Sequence[str] = (),
         max_body_bytes: int,
         redact: Callable[[str], str],

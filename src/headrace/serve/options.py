@@ -1,9 +1,9 @@
-"""Options of a server, for the API and the command line."""
+"""Options of a server, for the API and the command line; and what a running server says about itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -106,3 +106,19 @@ class ServeOptions:
                 )
             stores[name] = out
         return stores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """A server that accepts requests."""
+
+    url: str
+    model: str
+    pid: int
+    dtype: str
+    context: int
+    chat: bool
+    """Whether the model has a chat template."""
+    state: str
+    """Directory of its files and batches."""
+    predictions: list[str] = field(default_factory=list)

@@ -18,7 +18,7 @@ HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::(?P<port>[0-
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class OriginPolicy:
+class CrossOriginPolicy:
     """Which names and origins may call a server.
 
     Args:
@@ -79,7 +79,7 @@ class OriginPolicy:
     def host_allowed(self, host: str) -> bool:
         """Whether a Host header names this server.
 
-        >>> policy = OriginPolicy(bound="127.0.0.1", allow_hosts=["*.example.com"])
+        >>> policy = CrossOriginPolicy(bound="127.0.0.1", allow_hosts=["*.example.com"])
         >>> [
         ...     policy.host_allowed(host)
         ...     for host in ("localhost:8000", "[::1]", "127.0.0.1", "a.example.com:1")

@@ -17,9 +17,8 @@ from headrace.errors import WorkerError
 from headrace.serve.app import ModelServer
 from headrace.serve.completions import ServedModel
 from headrace.serve.connection import limited_protocol
-from headrace.serve.options import ServeOptions
+from headrace.serve.options import ServeOptions, ServerInfo
 from headrace.serve.redaction import Redactor
-from headrace.serve.run import ServerInfo
 
 BACKLOG = 2048
 CLOSE_S = 5

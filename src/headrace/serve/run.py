@@ -7,28 +7,11 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.errors import ConfigError
-from headrace.serve.options import ServeOptions
+from headrace.serve.options import ServeOptions, ServerInfo
 from headrace.sink import JOB
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerInfo:
-    """A server that accepts requests."""
-
-    url: str
-    model: str
-    pid: int
-    dtype: str
-    context: int
-    chat: bool
-    """Whether the model has a chat template."""
-    state: str
-    """Directory of its files and batches."""
-    predictions: list[str] = field(default_factory=list)
 
 
 def serve(

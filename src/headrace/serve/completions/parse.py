@@ -88,8 +88,8 @@ def _chat(body: ChatBody, model: ServedModel) -> tuple[Prompts, SamplingOptions]
     if limit == 0:
         raise bad_request(f"{field}: 0; expected at least 1.", field)
     ids = model.encode_messages(body.messages)
-    room = max(1, model.context - len(ids))
-    sampling = sampling_from(body, max_new_tokens=min(DEFAULT_TOKENS, room) if limit is None else limit)
+    left = max(1, model.context - len(ids))
+    sampling = sampling_from(body, max_new_tokens=min(DEFAULT_TOKENS, left) if limit is None else limit)
     return [(ids, "")], sampling
 
 

@@ -1,14 +1,14 @@
 """GET /predictions -> what generation jobs have committed, as JSON, in bounded memory and bounded responses.
 
     GET /predictions           every store: rows, errors, bytes, request
-    GET /predictions/NAME      rows in the order of their commits, filtered, page by page; beside another store's
+    GET /predictions/NAME      rows in the order of their commits, filtered, page by page; also with another store's
 
 Only committed rows are read, also while a job runs: a later call returns more. `position` is a row's place in the
 order of the commits; it does not change while a job runs, only when `--retry-errors` replaces error rows before it.
 
 query      URL parameters -> RowQuery
 rows       a store and a query -> rows, each call looking at a bounded number
-compare    two stores -> rows of one beside the rows of the other with the same keys
+compare    two stores -> rows of one, each with the row of the other that has the same key
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def prediction_routes(
         try:
             store = store_named(request.path_params["name"], "name")
             query = parse_query(request.query_params)
-            other = store_named(query.beside, "beside") if query.beside is not None else None
+            other = store_named(query.compare, "compare") if query.compare is not None else None
             return _json(
                 await anyio.to_thread.run_sync(lambda: read_page(store, query, other), limiter=limiter)
             )

@@ -11,7 +11,7 @@ from headrace.errors import ConfigError
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 MAX_QUERY, MAX_EXCERPT = 1000, 10_000
-PARAMETERS = ("offset", "limit", "query", "errors", "excerpt", "beside", "different")
+PARAMETERS = ("offset", "limit", "query", "errors", "excerpt", "compare", "different")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class RowQuery:
     """Only rows with an error."""
     excerpt: int | None = None
     """Characters of prompt and text around the first match, without the values per token; None: whole rows."""
-    beside: str | None = None
+    compare: str | None = None
     """Name of another store; each row comes with that store's row of the same key."""
     different: bool = False
     """Only rows whose text is not the other store's."""
@@ -63,8 +63,8 @@ def parse_query(params: QueryParams) -> RowQuery:
     if len(text) > MAX_QUERY:
         raise BadParameterError("query", f"{len(text)} characters; at most {MAX_QUERY}.")
     different = _boolean(values, "different")
-    if different and "beside" not in values:
-        raise BadParameterError("different", "only together with beside, the store to compare with.")
+    if different and "compare" not in values:
+        raise BadParameterError("different", "only together with compare, the store to compare with.")
     return RowQuery(
         offset=_integer(values, "offset", default=0, least=0, most=2**62),
         limit=_integer(values, "limit", default=DEFAULT_LIMIT, least=1, most=MAX_LIMIT),
@@ -73,7 +73,7 @@ def parse_query(params: QueryParams) -> RowQuery:
         excerpt=_integer(values, "excerpt", default=0, least=1, most=MAX_EXCERPT)
         if "excerpt" in values
         else None,
-        beside=values.get("beside"),
+        compare=values.get("compare"),
         different=different,
     )
 

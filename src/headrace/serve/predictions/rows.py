@@ -133,7 +133,7 @@ def read_page(
     snapshot = store.snapshot()
     rows: list[orjson.Fragment] = []
     nbytes, reached = 0, min(query.offset, snapshot.rows)
-    for next_position, row in _scan(snapshot.parts, query, _Beside.of(other)):
+    for next_position, row in _scan(snapshot.parts, query, _OtherStore.of(other)):
         reached = next_position
         if row is not None:
             encoded = orjson.dumps(row)
@@ -153,14 +153,14 @@ def read_page(
 
 
 @dataclass(frozen=True, slots=True)
-class _Beside:
+class _OtherStore:
     """The other store of a comparison."""
 
     parts: list[Part]
     index: KeyIndex
 
     @classmethod
-    def of(cls, store: PredictionStore | None) -> _Beside | None:
+    def of(cls, store: PredictionStore | None) -> _OtherStore | None:
         if store is None:
             return None
         snapshot = store.snapshot()
@@ -179,7 +179,7 @@ class _Beside:
 
 
 def _scan(
-    parts: list[Part], query: RowQuery, beside: _Beside | None
+    parts: list[Part], query: RowQuery, other: _OtherStore | None
 ) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Matching rows, each with the position after it; a None row says how far nothing more matches."""
     columns = SCHEMA.names if query.excerpt is None else EXCERPT_COLUMNS
@@ -195,17 +195,17 @@ def _scan(
         for batch in decode_part(part, columns=columns):
             skip = max(0, query.offset - position)
             candidates = batch.slice(skip)
-            matches = _matches(candidates, query, beside)
+            matches = _matches(candidates, query, other)
             others: list[Any] = []
-            if beside is not None:  # read together; the caller takes `limit` rows at most
-                others = beside.rows(candidates.take(pa.array(matches[: query.limit], pa.int64())), columns)
+            if other is not None:  # read together; the caller takes `limit` rows at most
+                others = other.rows(candidates.take(pa.array(matches[: query.limit], pa.int64())), columns)
             for number, index in enumerate(matches):
                 at = position + skip + index
                 (row,) = candidates.slice(index, 1).to_pylist()
                 result = {"position": at} | _shortened(row, query)
-                if beside is not None:
-                    other = others[number]
-                    result["beside"] = None if other is None else _shortened(other, query)
+                if other is not None:
+                    match = others[number]
+                    result["other"] = None if match is None else _shortened(match, query)
                 yield at + 1, result
             position += batch.num_rows
         first += count
@@ -218,7 +218,7 @@ def visible_rows(part: Part) -> int:
     return part.rows - len(part.superseded)
 
 
-def _matches(batch: pa.RecordBatch, query: RowQuery, beside: _Beside | None) -> list[int]:
+def _matches(batch: pa.RecordBatch, query: RowQuery, other: _OtherStore | None) -> list[int]:
     """Indices of matching rows, ascending."""
     if not query.filtered:
         return list(range(batch.num_rows))
@@ -234,14 +234,14 @@ def _matches(batch: pa.RecordBatch, query: RowQuery, beside: _Beside | None) -> 
             anywhere = pc.or_(anywhere, pc.match_substring(text, query.text, ignore_case=True))
         mask = pc.and_(mask, anywhere)
     indices: list[int] = pc.indices_nonzero(mask).to_pylist()
-    if query.different and beside is not None and indices:
+    if query.different and other is not None and indices:
         candidates = batch.take(pa.array(indices))
         texts = candidates.column("text").to_pylist()
-        others = beside.rows(candidates, ["prompt_id", "sample_index", "text"])
+        others = other.rows(candidates, ["prompt_id", "sample_index", "text"])
         indices = [
             index
-            for index, text, other in zip(indices, texts, others, strict=True)
-            if other is None or other["text"] != text
+            for index, text, match in zip(indices, texts, others, strict=True)
+            if match is None or match["text"] != text
         ]
     return indices
 

@@ -86,7 +86,7 @@ class ContentPart(Struct, forbid_unknown_fields=True):
 
     type: str
     text: str | None = None
-    refusal: str | None = None
+    refused: str | None = msgspec.field(name="refusal", default=None)
     annotations: list[Any] | None = None
     cache_control: dict[str, Any] | None = None
 
@@ -96,7 +96,7 @@ class ChatMessage(Struct, forbid_unknown_fields=True):
 
     role: NonEmpty
     content: str | list[ContentPart] | None = None
-    refusal: str | None = None
+    refused: str | None = msgspec.field(name="refusal", default=None)
     name: str | None = None
     annotations: list[Any] | None = None
     cache_control: dict[str, Any] | None = None
@@ -105,9 +105,9 @@ class ChatMessage(Struct, forbid_unknown_fields=True):
     def text(self) -> str:
         """The content as one string; a refusal is what the assistant wrote in place of a content."""
         if isinstance(self.content, str):
-            return self.content or self.refusal or ""
+            return self.content or self.refused or ""
         parts = self.content or []
-        return "".join(part.text or part.refusal or "" for part in parts) or self.refusal or ""
+        return "".join(part.text or part.refused or "" for part in parts) or self.refused or ""
 
 
 class ChatBody(SamplingFields):
@@ -219,7 +219,10 @@ def parse_fields(fields: object, schema: type[T]) -> T:
     return body
 
 
-_NESTED = {"messages[]": ChatMessage.__struct_fields__, "stream_options": StreamOptions.__struct_fields__}
+_NESTED = {
+    "messages[]": ChatMessage.__struct_encode_fields__,
+    "stream_options": StreamOptions.__struct_fields__,
+}
 
 
 def _nested(fields: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -268,7 +271,7 @@ def _check_parts(message: ChatMessage, *, where: str) -> None:
                 "messages",
                 code="unsupported_value",
             )
-        if (part.text if part.type == "text" else part.refusal) is None:
+        if (part.text if part.type == "text" else part.refused) is None:
             raise bad_request(
                 f"{at}: a part of type {part.type!r} needs the field {part.type!r}.", "messages"
             )
