@@ -45,6 +45,7 @@ PENDING = {
     "src/model",
     "src/order",
     "src/profile",
+    "src/serve",
     "src/sink",
     "src/storage",
     "src/store",
