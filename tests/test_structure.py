@@ -44,7 +44,6 @@ PENDING = {
     "src/load",
     "src/model",
     "src/order",
-    "src/profile",
     "src/serve",
     "src/sink",
     "src/storage",

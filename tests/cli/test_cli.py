@@ -44,7 +44,7 @@ def flags():
 def test_flags_change_only_on_purpose():
     assert flags() == {
         "": ["--install-completion", "--log-file", "--log-level", "--show-completion", "--version"],
-        "demo": ["--fresh", "--json", "--out", "--seconds", "--seed", "--text-field"],
+        "demo": ["--json", "--out", "--restart", "--seconds", "--seed", "--text-field"],
         "ingest": [
             "--append", "--codec", "--dedup", "--engine", "--filter", "--json", "--keep", "--max-document-bytes",
             "--max-reject-share", "--normalise", "--out", "--restart", "--sample", "--seed", "--strict", "--text-field",

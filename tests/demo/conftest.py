@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from headrace.demo import run_demo
-from headrace.demo.show import Stage
+from headrace.demo import DemoOptions, run_demo
+from headrace.demo.display import DemoDisplay
 from headrace.demo.steps import STEPS
 
 
@@ -46,23 +46,20 @@ SMALL = {
 }
 
 
-class Told(io.StringIO):
-    """Where a test's demo is told, instead of stderr."""
-
-
 @pytest.fixture
 def small_options():
     return SMALL
 
 
 @pytest.fixture
-def told():
-    return Told()
+def output():
+    """What a test's demo prints, instead of stderr."""
+    return io.StringIO()
 
 
 @pytest.fixture
 def one_thread():
-    """On a busy machine a second thread waits for its turn while the first one spins."""
+    """On a busy machine a second thread waits for a core while the first one spins."""
     import torch
 
     before = torch.get_num_threads()
@@ -72,11 +69,11 @@ def one_thread():
 
 
 @pytest.fixture
-def small_demo(told, one_thread):
+def small_demo(output, one_thread):
     from rich.console import Console
 
     def run(files, out, **others):
-        stage = Stage(steps=len(STEPS), console=Console(file=told, width=100))
-        return run_demo(files, out, stage=stage, **{**SMALL, **others})
+        display = DemoDisplay(steps=len(STEPS), console=Console(file=output, width=100))
+        return run_demo(files, out, display=display, options=DemoOptions(**{**SMALL, **others}))
 
     return run

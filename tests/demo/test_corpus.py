@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.demo import corpus as corpus_module
-from headrace.demo.corpus import HELD_OUT, parts_of, read_texts, write_corpus
+from headrace.demo.corpus import HELD_OUT, read_corpus_file, training_parts, write_corpus
 from headrace.errors import DocumentError, SourceError
 from headrace.ingestion.read.sources import find_sources
 
@@ -22,7 +22,7 @@ def write_texts(path, texts):
 
 
 def texts_in(folder, files):
-    return [text for path in files for _, text in read_texts(folder / path)]
+    return [text for path in files for _, text in read_corpus_file(folder / path)]
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80)
@@ -33,7 +33,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80
 def test_every_document_is_either_trained_on_or_held_out(tmp_path, texts):
     sources = write_texts(tmp_path / "in.jsonl.gz", texts)
     found = write_corpus(sources, tmp_path / "corpus")
-    train = texts_in(tmp_path / "corpus", [path.name for path in parts_of(tmp_path / "corpus")])
+    train = texts_in(tmp_path / "corpus", [path.name for path in training_parts(tmp_path / "corpus")])
     held_out = texts_in(tmp_path / "corpus", [HELD_OUT])
     assert found.documents == len(train) >= 1
     assert found.held_out_documents == len(held_out) >= 1
@@ -58,14 +58,14 @@ def test_a_large_corpus_is_cut_into_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus_module, "PART_BYTES", 1000)
     sources = write_texts(tmp_path / "in.jsonl.gz", ["x" * 400] * 30)
     assert write_corpus(sources, tmp_path / "corpus").parts == 10
-    assert len(parts_of(tmp_path / "corpus")) == 10
+    assert len(training_parts(tmp_path / "corpus")) == 10
 
 
-def test_the_text_may_stand_in_any_field(tmp_path):
+def test_the_text_may_be_in_any_field(tmp_path):
     path = tmp_path / "in.csv"
     path.write_text("content,text\nthe words,the title\nmore words,a title\n")
     write_corpus(find_sources([path]), tmp_path / "corpus", text_field="content")
-    parts = [part.name for part in parts_of(tmp_path / "corpus")]
+    parts = [part.name for part in training_parts(tmp_path / "corpus")]
     texts = "".join(texts_in(tmp_path / "corpus", [*parts, HELD_OUT]))
     assert "words" in texts
     assert "title" not in texts
@@ -86,7 +86,7 @@ def test_the_rest_of_a_killed_run_is_cleared(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "part-0099.jsonl.gz").write_bytes(b"half")
     write_corpus(sources, tmp_path / "corpus")
-    assert [path.name for path in parts_of(tmp_path / "corpus")] == ["part-0000.jsonl.gz"]
+    assert [path.name for path in training_parts(tmp_path / "corpus")] == ["part-0000.jsonl.gz"]
     assert not (tmp_path / "corpus.partial").exists()
 
 

@@ -1,4 +1,4 @@
-"""SIGKILL anywhere, the same call again: the story goes on and ends as if nothing had happened."""
+"""SIGKILL in every step, then the same call: the demo ends as if it had not been killed."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import sys
 from headrace.sink import read_predictions
 from headrace.store import Store
 
-# A demo whose process kills itself at the n-th sign of progress of a step. The naive way has its own
-# tests; here it would only take time.
+# A demo whose process kills itself at the n-th call of a step's progress function. The comparison of loaders has
+# tests of its own; here it would only take time.
 DRIVER = """
 import json, os, signal, sys
-from headrace.demo import run_demo, steps
-from headrace.demo.show import Stage
+from headrace.demo import DemoOptions, run_demo, steps
+from headrace.demo.display import DemoDisplay
 
 job = json.loads(sys.argv[1])
-steps.compare = lambda **_: {
+steps.compare_loaders = lambda **_: {
     "naive": {"tokens_per_s": 1.0}, "headrace": {"tokens_per_s": 2.0}, "once_s": 1.0, "epoch_tokens": 1
 }
 
 
-class Deadly(Stage):
-    def _plain(self, title):
-        return Dying(title)
+class KillingDisplay(DemoDisplay):
+    def _lines(self, title):
+        return KillingProgress(title)
 
 
-class Dying:
+class KillingProgress:
     def __init__(self, title):
         self.title, self.count = title, 0
 
@@ -45,7 +45,7 @@ class Dying:
         self.die_at(-1)
 
 
-run_demo(job["files"], job["out"], stage=Deadly(steps=8), **job["options"])
+run_demo(job["files"], job["out"], display=KillingDisplay(steps=8), options=DemoOptions(**job["options"]))
 """
 
 
@@ -58,7 +58,7 @@ KILLS = [
     ["generate", 1],
     ["report", 0],
 ]
-"""Step and sign of progress; -1 is after the step was recorded."""
+"""Step and call of its progress function; -1 is after the step was recorded."""
 
 
 def start(files, out, options, kill):
@@ -78,19 +78,19 @@ def keys(out):
 
 
 def test_a_demo_killed_in_every_step_ends_like_one_that_was_not(corpus_file, small_options, tmp_path):
-    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
-    assert start([corpus_file], calm, small_options, None).returncode == 0
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert start([corpus_file], undisturbed, small_options, None).returncode == 0
     for kill in KILLS:
-        done = start([corpus_file], stormy, small_options, kill)
+        done = start([corpus_file], killed, small_options, kill)
         assert done.returncode == -signal.SIGKILL, f"{kill}: {done.stderr}"
-    last = start([corpus_file], stormy, small_options, None)
+    last = start([corpus_file], killed, small_options, None)
     assert last.returncode == 0, last.stderr
 
-    with Store.open(str(calm / "store")) as one, Store.open(str(stormy / "store")) as two:
+    with Store.open(str(undisturbed / "store")) as one, Store.open(str(killed / "store")) as two:
         assert one.fingerprint == two.fingerprint
-    assert losses(stormy) == losses(calm)
-    assert keys(stormy) == keys(calm)
-    assert len(set(keys(stormy))) == small_options["prompts"]
-    assert (stormy / "run" / "report.html").exists()
+    assert losses(killed) == losses(undisturbed)
+    assert keys(killed) == keys(undisturbed)
+    assert len(set(keys(killed))) == small_options["prompts"]
+    assert (killed / "run" / "report.html").exists()
     # Nothing that a kill left behind stays.
-    assert {path.name for path in stormy.iterdir()} == {path.name for path in calm.iterdir()}
+    assert {path.name for path in killed.iterdir()} == {path.name for path in undisturbed.iterdir()}

@@ -1,4 +1,4 @@
-"""The story from end to end, small: everything is there, once, and a second call finds it done."""
+"""The demo from end to end (run.py, steps.py), small: everything is made once, and a second call finds it done."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from headrace.errors import ConfigError, DocumentError, SourceError
 from headrace.sink import read_predictions
 
-STORY = ["corpus", "tokenizer", "ingest", "inspect", "naive way", "train", "generate", "report"]
+NAMES = ["corpus", "tokenizer", "ingest", "inspect", "comparison", "train", "generate", "report"]
 
 
 def files_in(folder):
@@ -20,22 +20,22 @@ def files_in(folder):
     }
 
 
-def test_text_becomes_a_model_its_predictions_and_a_report(small_demo, told, corpus_file, tmp_path):
+def test_text_becomes_a_model_its_predictions_and_a_report(small_demo, output, corpus_file, tmp_path):
     out = tmp_path / "out"
     summary = small_demo([corpus_file], out)
 
-    assert [step.name for step in summary.steps] == STORY
+    assert [step.name for step in summary.steps] == NAMES
     assert not any(step.done_before for step in summary.steps)
     page = summary.report.read_text(encoding="utf-8")
     for words in (
-        "Against the naive way",
+        "Compared with the naive loader",
         "Sample predictions",
         "The run spent",
         "code.jsonl.gz",
         "headrace demo",
     ):
         assert words in page
-    assert [path.name for path in summary.plots] == ["loss.png", "stages.png", "tokens_per_s.png"]
+    assert [path.name for path in summary.plots] == ["loss.svg", "stages.svg", "tokens_per_s.svg"]
     keys = read_predictions(out / "predictions").select(["prompt_id", "sample_index", "error"]).to_pylist()
     assert len({(row["prompt_id"], row["sample_index"]) for row in keys}) == len(keys) == 5
     assert all(row["error"] is None for row in keys)
@@ -43,8 +43,8 @@ def test_text_becomes_a_model_its_predictions_and_a_report(small_demo, told, cor
         json.loads(line)["step"] for line in (out / "run" / "metrics.jsonl").read_text().splitlines()
     ] == [1, 2, 3, 4]
     assert json.loads(json.dumps(summary.results))["train"]["steps"] == 4
-    text = told.getvalue()
-    for number, name in enumerate(STORY, start=1):
+    text = output.getvalue()
+    for number, name in enumerate(NAMES, start=1):
         assert f"✓ {number}/8 {name}" in text
     assert str(summary.report.resolve()) in text
 
@@ -53,7 +53,7 @@ def test_text_becomes_a_model_its_predictions_and_a_report(small_demo, told, cor
     assert all(step.done_before for step in again.steps)
     assert files_in(out) == before
 
-    # What is gone is made again, and only that.
+    # A missing file is made again, and only that one.
     summary.report.unlink()
     third = small_demo([corpus_file], out)
     assert [step.name for step in third.steps if not step.done_before] == ["report"]
@@ -63,7 +63,7 @@ def test_text_becomes_a_model_its_predictions_and_a_report(small_demo, told, cor
         "run/about.json",
     }
 
-    with pytest.raises(ConfigError, match=r"seed was 0, now 1.*--fresh"):
+    with pytest.raises(ConfigError, match=r"seed was 0, now 1.*--restart"):
         small_demo([corpus_file], out, seed=1)
 
 

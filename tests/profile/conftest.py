@@ -1,4 +1,4 @@
-"""A run directory made by hand: what train and the demo leave behind, with numbers that are easy to check."""
+"""A run directory made by hand, as train and the demo write it, with numbers that are easy to check."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The page stands alone, is sound HTML, and shows hostile texts as text."""
+"""The page (page.py, svg.py, report.py) needs nothing else, is valid HTML, and shows hostile texts as text."""
 
 from __future__ import annotations
 
 import re
+import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 import pytest
@@ -92,7 +93,7 @@ def test_hostile_texts_are_shown_as_they_are(made):
     for name, value in FULL.items():
         made.write(name, value)
     shown = "".join(page_of(made).text)
-    # title, heading, corpus twice, command, machine twice, the naive way twice, and the sample four times
+    # title, heading, corpus twice, command, machine twice, the comparison twice, and the sample four times
     assert shown.count(HOSTILE) >= 12
 
 
@@ -102,10 +103,10 @@ def test_any_text_a_model_writes_keeps_the_page_sound(made, text):
     made.write(
         "predictions.json", {"predictions": 1, "samples": [{"prompt_id": "p", "prompt": text, "text": text}]}
     )
-    from headrace.profile.page import render
-    from headrace.profile.rundir import read_run
+    from headrace.profile.page import render_page
+    from headrace.profile.run_files import read_run_files
 
-    Page(render(read_run(made.path), made=text))
+    Page(render_page(read_run_files(made.path), made=text))
 
 
 def test_ids_are_unique_and_labels_point_at_them(made):
@@ -128,7 +129,10 @@ def test_it_can_be_read_without_seeing_it(made):
     assert len(charts) == 2
     assert all(svg["role"] == "img" and svg["aria-labelledby"] for svg in charts)
     assert all(th["scope"] in ("row", "col") for th in page.all("th"))
-    assert "Training loss went from 10.00 at step 1 to 2.08 at step 100." in "".join(page.text)
+    assert (
+        "Training loss went from 10.00 at step 1 to 2.08 at step 100; the median of the last 11 steps is 2.08."
+        in "".join(page.text)
+    )
 
 
 def test_it_names_the_slowest_stage_in_words(made):
@@ -145,7 +149,7 @@ def test_it_follows_the_readers_theme_and_prints(made):
 def test_a_plain_run_has_no_section_without_content(made):
     headings = "".join(page_of(made).text)
     assert "Where the time went" in headings
-    assert "Against the naive way" not in headings
+    assert "Compared with the naive loader" not in headings
     assert "Sample predictions" not in headings
 
 
@@ -162,14 +166,19 @@ def test_a_run_that_has_not_stepped_has_a_page_too(made):
     assert "No step was timed yet." in "".join(page_of(made).text)
 
 
-def test_plots_are_pictures_of_twice_a_screens_pixels(made):
+def test_plots_are_pictures_of_their_own(made):
+    """Each is well-formed SVG with a size, its own colours, and no reference to anything else."""
     report(made.path)
     names = sorted(path.name for path in (made.path / "plots").iterdir())
-    assert names == ["loss.png", "stages.png", "tokens_per_s.png"]
+    assert names == ["loss.svg", "stages.svg", "tokens_per_s.svg"]
     for name in names:
-        head = (made.path / "plots" / name).read_bytes()[:24]
-        assert head.startswith(b"\x89PNG")
-        assert int.from_bytes(head[16:20], "big") == 7 * 192
+        root = ET.parse(made.path / "plots" / name).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert int(root.attrib["width"]) == 920
+        assert int(root.attrib["height"]) > 100
+        text = (made.path / "plots" / name).read_text()
+        assert "href" not in text
+        assert "var(" not in text
 
 
 def test_the_report_of_no_run_is_refused(tmp_path):
@@ -188,6 +197,6 @@ def test_a_report_says_the_mfu_or_that_the_hardware_is_unknown_and_names_stores_
     text = "".join(page_of(made).text)
     assert "unknown hardware" in text
     assert "s3://bucket/store" in text
-    assert "{'url'" not in text.partition("Everything that was asked for")[0]
+    assert "{'url'" not in text.partition("All options")[0]
     made.steps([{"step": i, "loss": 2.0, "step_s": 1.0, "mfu": 0.4 + i / 1000} for i in range(1, 4)])
     assert "40.2 % of the devices" in "".join(page_of(made).text)

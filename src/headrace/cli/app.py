@@ -104,7 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one way o
     except ModuleNotFoundError as error:
         extra = {
             "torch": "train",
-            "matplotlib": "train",
             "transformers": "hf",
             "ray": "ray",
             "starlette": "serve",

@@ -25,6 +25,6 @@ def report(
 
     page = write(run)
     if json:
-        print_json({"report": page, "plots": sorted((run / "plots").glob("*.png"))})
+        print_json({"report": page, "plots": sorted((run / "plots").glob("*.svg"))})
     else:
         stdout.print(f"report: {page}\nplots:  {run / 'plots'}", soft_wrap=True)

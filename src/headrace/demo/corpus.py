@@ -1,7 +1,6 @@
 """Documents -> corpus/part-*.jsonl.gz and corpus/held-out.jsonl.gz, the same bytes every time.
 
-One document in fifty is held out of training: the loss on it is the honest one, and
-the prompts come from it.
+One document in fifty is held out of training; the evaluation loss and the prompts come from these.
 """
 
 from __future__ import annotations
@@ -15,41 +14,41 @@ from typing import IO, Self
 
 import orjson
 
-from headrace.demo.texts import python_documents, python_files, standard_library
+from headrace.demo.standard_library import python_documents, python_files, standard_library
 from headrace.errors import SourceError
-from headrace.ingestion import read_texts as ingest_texts
+from headrace.formatting import nbytes
+from headrace.ingestion import read_texts
 from headrace.ingestion.read.sources import Source
-from headrace.profile.rivals import megabytes
 from headrace.types import Document
 
 Progress = Callable[[int, int | None, str], None]
 
 PART_BYTES = 4 << 20
-"""Text of one part file: enough parts that every core has one to ingest."""
+"""Text of one part file: small enough that every core gets a part to ingest."""
 MAX_BYTES = 64 << 20
-"""Text that a demo takes of the user's files: what its five minutes can use."""
+"""Text that a demo reads at most: more than it can train on in its few minutes."""
 HELD_OUT = "held-out.jsonl.gz"
 _ONE_IN = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """What the demo trains on."""
+    """The text that the demo trains on."""
 
     name: str
-    """In words: what the text is."""
+    """A description of the text."""
     documents: int
     text_bytes: int
     parts: int
     held_out_documents: int
     held_out_bytes: int
     capped: bool
-    """There was more text than MAX_BYTES; the rest was left out."""
+    """Whether there was more text than MAX_BYTES, which was left out."""
 
     def sentence(self) -> str:
         """The corpus in one line."""
         documents = "1 document" if self.documents == 1 else f"{self.documents:,} documents"
-        text = f"{self.name}: {megabytes(self.text_bytes)} of text in {documents}"
+        text = f"{self.name}: {nbytes(self.text_bytes)} of text in {documents}"
         return f"{text} (the first {MAX_BYTES >> 20} MiB of more)" if self.capped else text
 
 
@@ -59,13 +58,13 @@ def write_corpus(
     """Write a corpus of the user's files, or of the running Python's own sources.
 
     Args:
-        sources: files to read; none means the standard library.
-        folder: replaced as a whole.
+        sources: files to read; empty for the standard library.
+        folder: the directory to write; an existing one is replaced.
         text_field: column or key that holds the text, where documents have fields.
         progress: called with (bytes of text so far, total or None, note).
 
     Raises:
-        SourceError: no text, or a file that is truncated or not what its name says.
+        SourceError: no text, or a file that is truncated or of another format than its name says.
         DocumentError: a document that is not UTF-8, not JSON, or has no text.
     """
     total = None
@@ -77,7 +76,7 @@ def write_corpus(
     staging = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    with _Parts(staging) as train, _Lines(staging / HELD_OUT) as held_out:
+    with _PartWriter(staging) as train, _TextWriter(staging / HELD_OUT) as held_out:
         capped = _split(documents, train, held_out, total=total, progress=progress)
     if not train.documents:
         raise SourceError(f"{name}: no text in it; a demo needs at least a few kilobytes.")
@@ -94,13 +93,13 @@ def write_corpus(
     )
 
 
-def parts_of(folder: Path) -> list[Path]:
+def training_parts(folder: Path) -> list[Path]:
     """The files to train on, in order."""
     return sorted(folder.glob("part-*.jsonl.gz"))
 
 
-def read_texts(path: Path) -> Iterator[tuple[str, str]]:
-    """(source, text) of every document of one of a corpus's files."""
+def read_corpus_file(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (source, text) of every document of a file that `write_corpus` wrote."""
     with gzip.open(path, "rb") as lines:
         for line in lines:
             row = orjson.loads(line)
@@ -109,13 +108,13 @@ def read_texts(path: Path) -> Iterator[tuple[str, str]]:
 
 def _split(
     documents: Iterable[Document],
-    train: _Parts,
-    held_out: _Lines,
+    train: _PartWriter,
+    held_out: _TextWriter,
     *,
     total: int | None,
     progress: Progress | None,
 ) -> bool:
-    """Deal the documents out; True when some were left out for size."""
+    """Write each document to one of the two sides; return True when some were left out for size."""
     last: Document | None = None
     done = 0
     for number, document in enumerate(documents, start=1):
@@ -134,7 +133,7 @@ def _split(
     else:
         capped = False
     if last is not None and not held_out.documents:
-        # A few long documents: hold out the end of the last one instead.
+        # Fewer than fifty documents: hold out the end of the last one instead.
         head, tail = _cut(last, len(last.text) - max(len(last.text) // 10, min(len(last.text) // 2, 4096)))
         held_out.write(tail)
         last = head
@@ -144,7 +143,7 @@ def _split(
 
 
 def _cut(document: Document, at: int) -> tuple[Document, Document]:
-    """Two documents out of one, cut at a line's end if there is one before `at`, never inside a character."""
+    """Cut a document in two, at the last line end before `at` if there is one, and never inside a character."""
     text = document.text
     newline = text.rfind(b"\n", 1, at)
     at = newline + 1 if newline > 0 else at
@@ -158,7 +157,7 @@ def _cut(document: Document, at: int) -> tuple[Document, Document]:
 
 def _file_documents(sources: Sequence[Source], text_field: str) -> Iterator[Document]:
     for source in sources:
-        for number, text in enumerate(ingest_texts(source.url, text_field=text_field, strict=True), start=1):
+        for number, text in enumerate(read_texts(source.url, text_field=text_field, strict=True), start=1):
             name = f"{Path(source.url).name} {number}"
             yield Document(text=text.encode("utf-8"), source=name, offset=number)
 
@@ -168,8 +167,8 @@ def _name(sources: Sequence[Source]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more files"
 
 
-class _Lines:
-    """One .jsonl.gz file, written; its bytes depend on the documents alone."""
+class _TextWriter:
+    """Writes one .jsonl.gz file whose bytes depend on the documents alone."""
 
     def __init__(self, path: Path) -> None:
         self.documents = 0
@@ -192,20 +191,20 @@ class _Lines:
         self._raw.close()
 
 
-class _Parts:
-    """part-0000.jsonl.gz and so on, a new one whenever one is full."""
+class _PartWriter:
+    """Writes part-0000.jsonl.gz and so on; a new file begins when one has PART_BYTES."""
 
     def __init__(self, folder: Path) -> None:
         self.documents = 0
         self.text_bytes = 0
         self.parts = 0
         self._folder = folder
-        self._file: _Lines | None = None
+        self._file: _TextWriter | None = None
 
     def write(self, document: Document) -> None:
         if self._file is None or self._file.text_bytes >= PART_BYTES:
             self._close()
-            self._file = _Lines(self._folder / f"part-{self.parts:04d}.jsonl.gz")
+            self._file = _TextWriter(self._folder / f"part-{self.parts:04d}.jsonl.gz")
             self.parts += 1
         self._file.write(document)
         self.documents += 1

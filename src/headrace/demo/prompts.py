@@ -1,4 +1,4 @@
-"""Held-out documents -> prompts: beginnings that a reader can judge the model's endings by."""
+"""Held-out documents -> prompts: the lines before and including the head of a function or class."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _HEADS = ("def ", "class ", "async def ")
 def choose_prompts(
     documents: Iterable[tuple[str, str]], *, count: int, num_tokens: Callable[[str], int], limit: int
 ) -> list[dict[str, str]]:
-    """Prompts in a fixed order, the same for the same documents.
+    """Choose prompts; the same documents give the same prompts in the same order.
 
-    A prompt ends with the head of a function or class where a document has one,
-    and at a line's end elsewhere; a dozen lines stand before it.
+    A prompt ends with the head of a function or class where a document has one, elsewhere with any line, after
+    a dozen lines of context.
 
     Args:
-        documents: (source, text).
-        count: wanted; fewer come out of little text.
-        num_tokens: of a text.
-        limit: tokens of a prompt at most; lines are left out at its beginning.
+        documents: pairs of source and text.
+        count: prompts to choose; little text gives fewer.
+        num_tokens: counts the tokens of a text.
+        limit: most tokens of a prompt; a longer one loses lines at its beginning.
 
     Returns:
         {"id", "prompt"}, ids unique: source and line.
@@ -42,11 +42,11 @@ def choose_prompts(
             (heads if is_head else plain).append(entry)
     chosen = sorted(heads)[:count]
     chosen += sorted(plain)[: count - len(chosen)]
-    return [{"id": name, "prompt": _fitting(lines, num_tokens, limit)} for _, name, lines in chosen]
+    return [{"id": name, "prompt": _fit(lines, num_tokens, limit)} for _, name, lines in chosen]
 
 
-def _fitting(lines: list[str], num_tokens: Callable[[str], int], limit: int) -> str:
-    """The last lines that fit; of one line that is too long, its end."""
+def _fit(lines: list[str], num_tokens: Callable[[str], int], limit: int) -> str:
+    """Join the last lines that fit into the limit; of one line that is too long, keep its end."""
     text = _joined(lines)
     while len(lines) > 1 and num_tokens(text) > limit:
         lines = lines[1:]

@@ -1,4 +1,4 @@
-"""What earlier steps wrote -> the next step's files, and a sentence on what it found."""
+"""The files of earlier steps -> the next step's files, its result, and a sentence about it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace.demo.corpus import HELD_OUT, parts_of, read_texts, write_corpus
-from headrace.demo.journal import Journal, write_json
-from headrace.demo.naive import compare
+from headrace.demo.corpus import HELD_OUT, read_corpus_file, training_parts, write_corpus
+from headrace.demo.display import DemoDisplay, ProgressFunction
+from headrace.demo.loader_comparison import compare_loaders
+from headrace.demo.options import DemoOptions
 from headrace.demo.prompts import choose_prompts
-from headrace.demo.show import ProgressFunction, Stage
+from headrace.demo.state import DemoState, write_json
 from headrace.errors import SourceError
+from headrace.formatting import approximate, count, nbytes, ratio
 from headrace.ingestion.read.sources import Source
-from headrace.profile import machine, report
-from headrace.profile.rivals import big, times
-from headrace.profile.rundir import read_run
-from headrace.profile.where import sentence
+from headrace.profile import describe_machine, describe_stages, read_run_files, report, run_stage_times
 
 MAX_NEW_TOKENS = 64
 SHOWN = 3
@@ -27,78 +26,71 @@ IN_REPORT = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    """What was asked for, and where the story stands."""
+class DemoContext:
+    """Everything that the steps work with."""
 
     out: Path
     sources: tuple[Source, ...]
-    text_field: str
-    seconds: float
-    total_steps: int | None
-    seed: int
-    vocab_size: int
-    model: str
-    row_tokens: int | None
-    batch_size: int | None
-    prompts: int
-    measure_s: float
+    options: DemoOptions
     command: str
-    journal: Journal
-    stage: Stage
+    state: DemoState
+    display: DemoDisplay
 
-    def found(self, step: str) -> dict[str, Any]:
-        """What a finished step found."""
-        found = self.journal.done(step)
-        assert found is not None, f"step {step} comes before"
-        return found
+    def result(self, step: str) -> dict[str, Any]:
+        """The result of an earlier step."""
+        result = self.state.result(step)
+        assert result is not None, f"step {step} comes before"
+        return result
 
     @property
     def seq_len(self) -> int:
         """Tokens of a row."""
-        if self.row_tokens is not None:
-            return self.row_tokens
+        if self.options.seq_len is not None:
+            return self.options.seq_len
         from headrace.model import gpt_config  # torch comes with it
 
-        return gpt_config(self.model, vocab_size=self.vocab_size).max_position_embeddings
+        return gpt_config(self.options.model, vocab_size=self.options.vocab_size).max_position_embeddings
 
     @property
     def parts(self) -> list[Path]:
-        """The corpus's files to train on."""
-        return parts_of(self.out / "corpus")
+        """The files of the corpus to train on."""
+        return training_parts(self.out / "corpus")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One step of the story."""
+class DemoStep:
+    """One step of the demo."""
 
     name: str
     writes: tuple[str, ...]
-    """Names in the output directory; the step is done again when one is gone."""
-    run: Callable[[Story, ProgressFunction], Mapping[str, Any]]
+    """Names in the output directory; the step is done again when one is missing."""
+    run: Callable[[DemoContext, ProgressFunction], Mapping[str, Any]]
     sentence: Callable[[Mapping[str, Any]], str]
-    """What was found, in words."""
-    show: Callable[[Story, Mapping[str, Any]], None] | None = None
+    """The result in words."""
+    show: Callable[[DemoContext, Mapping[str, Any]], None] | None = None
 
 
-def _corpus(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
-    corpus = write_corpus(story.sources, story.out / "corpus", text_field=story.text_field, progress=progress)
+def _corpus(context: DemoContext, progress: ProgressFunction) -> Mapping[str, Any]:
+    corpus = write_corpus(
+        context.sources, context.out / "corpus", text_field=context.options.text_field, progress=progress
+    )
     return {**asdict(corpus), "sentence": corpus.sentence()}
 
 
-def _tokenizer(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
+def _tokenizer(context: DemoContext, progress: ProgressFunction) -> Mapping[str, Any]:
     from headrace.tokens import load_tokenizer, train_tokenizer
 
-    total = story.found("corpus")["text_bytes"]
+    total = context.result("corpus")["text_bytes"]
 
     def texts() -> Iterator[str]:
-        for path in story.parts:
-            for _, text in read_texts(path):
+        for path in context.parts:
+            for _, text in read_corpus_file(path):
                 yield text
 
     path = train_tokenizer(
         texts(),
-        vocab_size=story.vocab_size,
-        out=story.out / "tokenizer.json",
+        vocab_size=context.options.vocab_size,
+        out=context.out / "tokenizer.json",
         progress=lambda done, _, note: progress(min(done, total), total, note),
     )
     tokenizer = load_tokenizer(path)
@@ -109,34 +101,37 @@ def _tokenizer(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
     }
 
 
-def _ingest(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
+def _ingest(context: DemoContext, progress: ProgressFunction) -> Mapping[str, Any]:
     from headrace.ingestion import ingest
 
-    tokenizer = str(story.out / "tokenizer.json")
+    tokenizer = str(context.out / "tokenizer.json")
     held_out = ingest(
-        [str(story.out / "corpus" / HELD_OUT)], str(story.out / "held-out"), tokenizer=tokenizer, workers=1
+        [str(context.out / "corpus" / HELD_OUT)],
+        str(context.out / "held-out"),
+        tokenizer=tokenizer,
+        workers=1,
     )
     summary = ingest(
-        [str(p) for p in story.parts], str(story.out / "store"), tokenizer=tokenizer, progress=progress
+        [str(p) for p in context.parts], str(context.out / "store"), tokenizer=tokenizer, progress=progress
     )
-    if summary.tokens <= story.seq_len:
+    if summary.tokens <= context.seq_len:
         raise SourceError(
-            f"{story.found('corpus')['name']}: {summary.tokens:,} tokens are not one row of {story.seq_len} and "
+            f"{context.result('corpus')['name']}: {summary.tokens:,} tokens are not one row of {context.seq_len} and "
             "its label; a demo needs more text, a few hundred kilobytes to be worth looking at."
         )
     return {
         "documents": summary.documents,
         "tokens": summary.tokens,
-        "bytes_in": story.found("corpus")["text_bytes"],
+        "bytes_in": context.result("corpus")["text_bytes"],
         "wall_s": summary.wall_s,
         "held_out_tokens": held_out.tokens,
     }
 
 
-def _inspect(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
+def _inspect(context: DemoContext, progress: ProgressFunction) -> Mapping[str, Any]:
     from headrace.store import Store
 
-    with Store.open(str(story.out / "store")) as store:
+    with Store.open(str(context.out / "store")) as store:
         store.verify(progress=progress)
         return {
             "tokens": store.num_tokens,
@@ -146,47 +141,47 @@ def _inspect(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
             "dtype": str(store.dtype),
             "codec": store.codec,
             "fingerprint": store.fingerprint,
-            "rows": store.num_rows(story.seq_len),
+            "rows": store.num_rows(context.seq_len),
         }
 
 
-def _naive(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
-    return compare(
-        files=story.parts,
-        tokenizer=story.out / "tokenizer.json",
-        store=story.out / "store",
-        seq_len=story.seq_len,
-        seconds=story.measure_s,
-        once_s=story.found("ingest")["wall_s"],
-        epoch_tokens=story.found("inspect")["tokens"],
-        seed=story.seed,
+def _compare_loaders(context: DemoContext, progress: ProgressFunction) -> Mapping[str, Any]:
+    return compare_loaders(
+        files=context.parts,
+        tokenizer=context.out / "tokenizer.json",
+        store=context.out / "store",
+        seq_len=context.seq_len,
+        seconds=context.options.measure_s,
+        once_s=context.result("ingest")["wall_s"],
+        epoch_tokens=context.result("inspect")["tokens"],
+        seed=context.options.seed,
         progress=progress,
     )
 
 
-def _train(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
+def _train(context: DemoContext, progress: ProgressFunction) -> Mapping[str, Any]:
     from headrace.training import train
 
-    enough = story.found("ingest")["held_out_tokens"] > story.seq_len
+    enough = context.result("ingest")["held_out_tokens"] > context.seq_len
     summary = train(
-        str(story.out / "store"),
-        out=story.out / "run",
-        model=story.model,
-        seq_len=story.seq_len,
-        batch_size=story.batch_size,
-        steps=story.total_steps,
-        max_seconds=story.seconds if story.total_steps is None else None,
-        seed=story.seed,
-        eval_stores=str(story.out / "held-out") if enough else None,
+        str(context.out / "store"),
+        out=context.out / "run",
+        model=context.options.model,
+        seq_len=context.seq_len,
+        batch_size=context.options.batch_size,
+        steps=context.options.steps,
+        max_seconds=context.options.seconds if context.options.steps is None else None,
+        seed=context.options.seed,
+        eval_stores=str(context.out / "held-out") if enough else None,
         eval_rows=32,
-        # A kill loses at most so much of a two-minute run.
+        # A kill loses at most 15 seconds of a two-minute run.
         checkpoint_seconds=15.0,
         keep=2,
         progress=progress,
     )
     if summary.stopped_by is not None:
         raise KeyboardInterrupt(summary.stopped_by)
-    steps = read_run(story.out / "run").steps
+    steps = read_run_files(context.out / "run").steps
     evals = [step.eval_loss for step in steps if step.eval_loss is not None]
     return {
         "steps": summary.steps,
@@ -199,31 +194,31 @@ def _train(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
     }
 
 
-def _generate(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
+def _generate(context: DemoContext, progress: ProgressFunction) -> Mapping[str, Any]:
     import pyarrow.compute as pc
 
     from headrace.generation import SamplingOptions, generate
     from headrace.sink import read_predictions
     from headrace.tokens import load_tokenizer
 
-    tokenizer = load_tokenizer(story.out / "tokenizer.json")
-    new_tokens = min(MAX_NEW_TOKENS, story.seq_len // 2)
+    tokenizer = load_tokenizer(context.out / "tokenizer.json")
+    new_tokens = min(MAX_NEW_TOKENS, context.seq_len // 2)
     chosen = choose_prompts(
-        read_texts(story.out / "corpus" / HELD_OUT),
-        count=story.prompts,
+        read_corpus_file(context.out / "corpus" / HELD_OUT),
+        count=context.options.prompts,
         num_tokens=lambda text: len(tokenizer.encode(text)),
-        limit=story.seq_len - new_tokens,
+        limit=context.seq_len - new_tokens,
     )
-    _write_lines(story.out / "prompts.jsonl", chosen)
+    _write_lines(context.out / "prompts.jsonl", chosen)
     summary = generate(
-        model=story.out / "run",
-        prompts=story.out / "prompts.jsonl",
-        out=story.out / "predictions",
+        model=context.out / "run",
+        prompts=context.out / "prompts.jsonl",
+        out=context.out / "predictions",
         max_new_tokens=new_tokens,
-        sampling=SamplingOptions(temperature=0.7, top_p=0.95, seed=story.seed),
+        sampling=SamplingOptions(temperature=0.7, top_p=0.95, seed=context.options.seed),
         progress=progress,
     )
-    table = read_predictions(story.out / "predictions", sort=True)
+    table = read_predictions(context.out / "predictions", sort=True)
     every = max(1, table.num_rows // IN_REPORT)
     stages = {name: asdict(count) for name, count in summary.stages.items()}
     store_s = stages.get("sink", {}).get("busy_s", 0.0)
@@ -242,33 +237,33 @@ def _generate(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
     }
 
 
-def _report(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
-    run = story.out / "run"
-    corpus, train, inspect = story.found("corpus"), story.found("train"), story.found("inspect")
-    predictions, vocabulary = story.found("generate"), story.found("tokenizer")["vocab_size"]
-    known = machine()
-    write_json(run / "ingest.json", story.found("ingest"))
-    write_json(run / "naive.json", story.found("naive way"))
+def _report(context: DemoContext, progress: ProgressFunction) -> Mapping[str, Any]:
+    run = context.out / "run"
+    corpus, train, inspect = context.result("corpus"), context.result("train"), context.result("inspect")
+    predictions, vocabulary = context.result("generate"), context.result("tokenizer")["vocab_size"]
+    machine = describe_machine()
+    write_json(run / "ingest.json", context.result("ingest"))
+    write_json(run / "naive.json", context.result("comparison"))
     write_json(
         run / "predictions.json",
         {
             **predictions,
-            "what": f"{len(predictions['samples'])} of {predictions['predictions']}, evenly spaced and not "
-            "picked: what the model wrote after beginnings from text that it was not trained on.",
+            "what": f"{len(predictions['samples'])} of {predictions['predictions']}, evenly spaced: what the "
+            "model wrote after beginnings of text that it was not trained on.",
         },
     )
     write_json(
         run / "about.json",
         {
-            "title": f"A GPT of {big(train['parameters'])} parameters, trained on {corpus['name']}",
+            "title": f"A GPT of {approximate(train['parameters'])} parameters, trained on {corpus['name']}",
             "corpus": corpus["sentence"],
             "tokenizer": f"byte-level BPE, {vocabulary:,} ids, trained on this corpus",
-            "store": f"{inspect['tokens']:,} tokens in {_count(inspect['shards'], 'shard')} of "
-            f"{inspect['nbytes'] / 1e6:.1f} MB ({inspect['codec']})",
-            "machine": known,
-            "software": _software(known),
-            "started": story.journal.started,
-            "command": story.command,
+            "store": f"{inspect['tokens']:,} tokens in {_plural(inspect['shards'], 'shard')} of "
+            f"{nbytes(inspect['nbytes'])} ({inspect['codec']})",
+            "machine": machine,
+            "software": _software(machine),
+            "started": context.state.started,
+            "command": context.command,
         },
     )
     progress(1, 2, "page and plots")
@@ -276,10 +271,12 @@ def _report(story: Story, progress: ProgressFunction) -> Mapping[str, Any]:
     return {"report": os.fspath(page)}
 
 
-def _software(known: Mapping[str, object]) -> str:
+def _software(machine: Mapping[str, object]) -> str:
     from headrace import __version__
 
-    return f"headrace {__version__}, Python {known['python']}, torch {known['torch']}, {known['system']}"
+    return (
+        f"headrace {__version__}, Python {machine['python']}, torch {machine['torch']}, {machine['system']}"
+    )
 
 
 def _write_lines(path: Path, rows: list[dict[str, str]]) -> None:
@@ -290,76 +287,75 @@ def _write_lines(path: Path, rows: list[dict[str, str]]) -> None:
     partial.replace(path)
 
 
-def _count(number: int, name: str) -> str:
-    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
+def _plural(number: int, name: str) -> str:
+    return f"{count(number)} {name}" if number == 1 else f"{count(number)} {name}s"
 
 
-def _say_naive(found: Mapping[str, Any]) -> str:
-    ratio = found["headrace"]["tokens_per_s"] / max(found["naive"]["tokens_per_s"], 1e-9)
-    return f"headrace delivers tokens {times(ratio, 'faster', 'slower')}"
+def _describe_comparison(result: Mapping[str, Any]) -> str:
+    gain = result["headrace"]["tokens_per_s"] / max(result["naive"]["tokens_per_s"], 1e-9)
+    return f"headrace delivers tokens {ratio(gain, 'faster', 'slower')} than the naive loader"
 
 
-def _say_train(found: Mapping[str, Any]) -> str:
+def _describe_training(result: Mapping[str, Any]) -> str:
     text = (
-        f"{big(found['parameters'])} parameters, {found['steps']:,} steps: "
-        f"loss {found['first_loss']:.2f} → {found['last_loss']:.2f}"
+        f"{approximate(result['parameters'])} parameters, {count(result['steps'])} steps: "
+        f"loss {result['first_loss']:.2f} → {result['last_loss']:.2f}"
     )
-    return text if found["eval_loss"] is None else f"{text}, held-out {found['eval_loss']:.2f}"
+    return text if result["eval_loss"] is None else f"{text}, held-out {result['eval_loss']:.2f}"
 
 
-def _show_samples(story: Story, found: Mapping[str, Any]) -> None:
-    story.stage.samples(found["samples"][:SHOWN])
+def _show_samples(context: DemoContext, result: Mapping[str, Any]) -> None:
+    context.display.samples(result["samples"][:SHOWN])
 
 
-def _show_sentence(story: Story, found: Mapping[str, Any]) -> None:
-    from headrace.profile.charts import stage_times
+def _show_stages(context: DemoContext, result: Mapping[str, Any]) -> None:
+    stages = run_stage_times(read_run_files(Path(result["report"]).parent))
+    context.display.print(f"      {describe_stages(stages)}")
 
-    story.stage.say(f"      {sentence(stage_times(read_run(Path(found['report']).parent)))}")
 
-
-STEPS: tuple[Step, ...] = (
-    Step(name="corpus", writes=("corpus",), run=_corpus, sentence=lambda f: f["sentence"]),
-    Step(
+STEPS: tuple[DemoStep, ...] = (
+    DemoStep(name="corpus", writes=("corpus",), run=_corpus, sentence=lambda f: f["sentence"]),
+    DemoStep(
         name="tokenizer",
         writes=("tokenizer.json",),
         run=_tokenizer,
         sentence=lambda f: f"byte-level BPE, {f['vocab_size']:,} ids ({f['engine']})",
     ),
-    Step(
+    DemoStep(
         name="ingest",
         writes=("store", "held-out"),
         run=_ingest,
         sentence=lambda f: f"{f['tokens']:,} tokens, {f['bytes_in'] / max(1, f['tokens']):.2f} bytes each",
     ),
-    Step(
+    DemoStep(
         name="inspect",
         writes=(),
         run=_inspect,
         sentence=lambda f: (
-            f"every checksum right: {_count(f['documents'], 'document')}, {_count(f['shards'], 'shard')}, "
-            f"{f['nbytes'] / 1e6:.1f} MB ({f['codec']})"
+            f"every checksum right: {_plural(f['documents'], 'document')}, {_plural(f['shards'], 'shard')}, "
+            f"{nbytes(f['nbytes'])} ({f['codec']})"
         ),
     ),
-    Step(
-        name="naive way",
+    DemoStep(
+        name="comparison",
         writes=(),
-        run=_naive,
-        sentence=_say_naive,
-        show=lambda story, found: story.stage.rivals(found),
+        run=_compare_loaders,
+        sentence=_describe_comparison,
+        show=lambda context, result: context.display.comparison(result),
     ),
-    Step(name="train", writes=("run",), run=_train, sentence=_say_train),
-    Step(
+    DemoStep(name="train", writes=("run",), run=_train, sentence=_describe_training),
+    DemoStep(
         name="generate",
         writes=("prompts.jsonl", "predictions"),
         run=_generate,
         sentence=lambda f: f"{f['predictions']} predictions, {f['new_tokens']:,} tokens, each stored once",
         show=_show_samples,
     ),
-    Step(
+    DemoStep(
         name="report",
         writes=("run/report.html", "run/plots"),
         run=_report,
         sentence=lambda f: f["report"],
-        show=_show_sentence,
+        show=_show_stages,
     ),
 )

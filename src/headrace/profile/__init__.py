@@ -1,7 +1,19 @@
-"""Counters and metrics -> where the time went, as plots and a page."""
+"""Counters and metrics of a run -> where its time went, as a page and charts."""
 
-from headrace.profile.machine import machine
+from headrace.profile.comparison import comparison_rows
+from headrace.profile.machine import describe_machine
 from headrace.profile.report import report
-from headrace.profile.where import StageTime, duration, percent, sentence
+from headrace.profile.run_files import RunFiles, StepMetrics, read_run_files
+from headrace.profile.stage_times import StageTime, describe_stages, run_stage_times
 
-__all__ = ["StageTime", "duration", "machine", "percent", "report", "sentence"]
+__all__ = [
+    "RunFiles",
+    "StageTime",
+    "StepMetrics",
+    "comparison_rows",
+    "describe_machine",
+    "describe_stages",
+    "read_run_files",
+    "report",
+    "run_stage_times",
+]

@@ -1,4 +1,4 @@
-"""This machine -> the few facts that a measured number needs beside it."""
+"""This machine -> the facts that a measured number needs beside it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import platform
 import sys
 from pathlib import Path
 
+CPU_INFO = Path("/proc/cpuinfo")
 
-def machine() -> dict[str, object]:
-    """Processor, cores that this process may use, memory in bytes, system, Python; no name of the host."""
+
+def describe_machine() -> dict[str, object]:
+    """Processor, cores that this process may use, memory in bytes, system, Python and torch versions.
+
+    The host's name is left out on purpose: reports are shared.
+    """
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -22,8 +27,8 @@ def machine() -> dict[str, object]:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
@@ -37,7 +42,7 @@ def _memory_bytes() -> int | None:
 
 
 def _version(package: str) -> str | None:
-    # By its metadata: importing torch to print its version would cost seconds.
+    # Read from the package's metadata: importing torch for its version would take seconds.
     from importlib.metadata import PackageNotFoundError, version
 
     loaded = sys.modules.get(package)

@@ -1,36 +1,45 @@
-"""A run as a value -> one self-contained HTML page; every text that comes from outside is escaped."""
+"""The files of a run -> one self-contained HTML page; every text from outside is escaped."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files as package_files
 from string import Template
 from typing import Any
 
-from headrace.profile.charts import LineChart, loss_chart, speed_chart, stage_times
-from headrace.profile.facts import facts, headline, subtitle, tiles
-from headrace.profile.rivals import rows as rival_rows
-from headrace.profile.rundir import RunFiles
-from headrace.profile.svg import legend, line_chart
-from headrace.profile.where import StageTime, duration, percent, sentence, slowest, wall_seconds
+from headrace.formatting import duration, percent
+from headrace.profile.charts import LineChart, run_charts
+from headrace.profile.comparison import comparison_rows
+from headrace.profile.figures import run_facts, run_subtitle, run_tiles, run_title
+from headrace.profile.run_files import RunFiles
+from headrace.profile.stage_times import (
+    StageTime,
+    describe_stages,
+    run_stage_times,
+    slowest_stage,
+    wall_seconds,
+)
+from headrace.profile.svg import draw_legend, draw_line_chart
+
+MAX_COLUMNS = 4
+"""Tiles in a row on a wide screen."""
 
 
-def render(run: RunFiles, *, made: str) -> str:
+def render_page(run: RunFiles, *, made: str) -> str:
     """The page as text.
 
     Args:
-        run: what read_run found.
+        run: the run's files.
         made: version and date, for the last line.
     """
-    stages = stage_times(run)
-    charts = [chart for chart in (loss_chart(run.steps), speed_chart(run.steps)) if chart is not None]
     body = "".join(
         [
             _header(run),
             "<main>\n",
-            _where(stages),
-            _plots(charts),
+            _where(run_stage_times(run)),
+            _plots(run_charts(run.steps)),
             _naive(run.naive),
             _samples(run.predictions),
             _what_ran(run),
@@ -38,19 +47,22 @@ def render(run: RunFiles, *, made: str) -> str:
         ]
     )
     template = package_files("headrace.profile").joinpath("report.html").read_text(encoding="utf-8")
-    return Template(template).substitute(title=escape(headline(run)), body=body)
+    return Template(template).substitute(title=escape(run_title(run)), body=body)
 
 
 def _header(run: RunFiles) -> str:
+    tiles = run_tiles(run)
     cards = "".join(
         f"<div><dt>{escape(tile.name)}</dt>"
         f"<dd>{escape(tile.value)} <small>{escape(tile.unit)}</small></dd></div>"
-        for tile in tiles(run)
+        for tile in tiles
     )
+    # Rows of nearly equal length: 7 tiles are 4 and 3, and grow to fill their rows.
+    columns = math.ceil(len(tiles) / max(1, math.ceil(len(tiles) / MAX_COLUMNS)))
     return (
-        f'<header><p class="kicker">headrace report</p><h1>{escape(headline(run))}</h1>'
-        f'<p class="sub">{escape(subtitle(run))}</p>'
-        + (f'<dl class="tiles">{cards}</dl>' if cards else "")
+        f'<header><p class="kicker">headrace report</p><h1>{escape(run_title(run))}</h1>'
+        f'<p class="sub">{escape(run_subtitle(run))}</p>'
+        + (f'<dl class="tiles" style="--columns:{columns}">{cards}</dl>' if cards else "")
         + "</header>\n"
     )
 
@@ -59,7 +71,7 @@ def _where(stages: Sequence[StageTime]) -> str:
     title = "Where the time went"
     if not stages:
         return _section("where", title, '<p class="verdict">No step was timed yet.</p>')
-    top, wall = slowest(stages), wall_seconds(stages)
+    top, wall = slowest_stage(stages), wall_seconds(stages)
     longest = max(stage.seconds for stage in stages)
     lines = []
     for stage in stages:
@@ -71,13 +83,13 @@ def _where(stages: Sequence[StageTime]) -> str:
             f'<td class="bar"><span class="{kind}" style="{length}"></span></td>'
             f'<td class="number">{duration(stage.seconds)}</td><td class="number">{share}</td></tr>'
         )
-    keys = [("slowest", "slowest stage"), ("", "the run stood still for it")]
+    keys = [("slowest", "slowest stage"), ("", "part of the wall time")]
     if any(stage.overlaps for stage in stages):
         keys.append(("overlaps", "in the background, beside compute"))
     legend_items = "".join(f'<li><span class="key-box {kind}"></span>{text}</li>' for kind, text in keys)
     head = _head(["stage", "", "time", "share"], numbers_from=2)
     table = f'<table class="stages">{head}<tbody>{"".join(lines)}</tbody></table>'
-    verdict = f'<p class="verdict">{escape(sentence(stages))}</p>'
+    verdict = f'<p class="verdict">{escape(describe_stages(stages))}</p>'
     return _section("where", title, f'{verdict}{table}<ul class="legend note">{legend_items}</ul>')
 
 
@@ -85,7 +97,7 @@ def _plots(charts: Sequence[LineChart]) -> str:
     if not charts:
         return ""
     figures = "".join(
-        f"<figure><h2>{escape(chart.title)}</h2>{legend(chart)}{line_chart(chart)}"
+        f"<figure><h2>{escape(chart.title)}</h2>{draw_legend(chart)}{draw_line_chart(chart)}"
         f"<figcaption>{escape(chart.summary)}</figcaption></figure>"
         for chart in charts
     )
@@ -93,12 +105,12 @@ def _plots(charts: Sequence[LineChart]) -> str:
 
 
 def _naive(naive: Mapping[str, Any]) -> str:
-    lines = rival_rows(naive)
+    lines = comparison_rows(naive)
     if not lines:
         return ""
     body = "".join(
-        f'<tr><th scope="row">{escape(row.what)}</th><td class="number">{escape(row.naive)}</td>'
-        f'<td class="number ours">{escape(row.ours)}</td>'
+        f'<tr><th scope="row">{escape(row.quantity)}</th><td class="number">{escape(row.naive)}</td>'
+        f'<td class="number ours">{escape(row.headrace)}</td>'
         f'<td class="number better">{escape(row.ratio)}</td></tr>'
         for row in lines
     )
@@ -106,7 +118,7 @@ def _naive(naive: Mapping[str, Any]) -> str:
     what = f"<p>{escape(str(naive.get('what', '')))}</p>"
     notes = "".join(f'<p class="note">{escape(str(note))}</p>' for note in naive.get("notes", ()))
     table = f'<div class="scroll"><table class="rivals">{head}<tbody>{body}</tbody></table></div>'
-    return _section("naive", "Against the naive way", f"{what}{table}{notes}")
+    return _section("naive", "Compared with the naive loader", f"{what}{table}{notes}")
 
 
 def _head(names: Sequence[str], *, numbers_from: int) -> str:
@@ -132,7 +144,11 @@ def _samples(predictions: Mapping[str, Any]) -> str:
 
 
 def _sample(sample: Mapping[str, Any]) -> str:
-    ended = {"length": "cut off at its limit", "stop": "ended by itself", "error": "failed"}
+    ended = {
+        "length": "cut off at its limit",
+        "stop": "ended with its end-of-document token",
+        "error": "failed",
+    }
     reason = str(sample.get("finish_reason", ""))
     name = " · ".join(part for part in (str(sample.get("prompt_id", "")), ended.get(reason, reason)) if part)
     return (
@@ -143,12 +159,11 @@ def _sample(sample: Mapping[str, Any]) -> str:
 
 
 def _what_ran(run: RunFiles) -> str:
-    body = _definitions(facts(run))
-    asked = _definitions((name, str(value)) for name, value in flatten(run.run))
+    body = _definitions(run_facts(run))
+    options = _definitions((name, str(value)) for name, value in flatten(run.run))
     more = (
-        "<details><summary>Everything that was asked for (run.json)</summary>"
-        f'<dl class="facts">{asked}</dl></details>'
-        if asked
+        f'<details><summary>All options (run.json)</summary><dl class="facts">{options}</dl></details>'
+        if options
         else ""
     )
     return _section("ran", "What ran", f'<dl class="facts">{body}</dl>{more}')

@@ -1,4 +1,4 @@
-"""A run directory -> report.html and plots/*.png beside its metrics."""
+"""A run directory -> report.html and plots/*.svg beside its metrics."""
 
 from __future__ import annotations
 
@@ -6,37 +6,47 @@ import datetime as dt
 from os import PathLike
 from pathlib import Path
 
-from headrace.profile.charts import loss_chart, speed_chart, stage_times
-from headrace.profile.page import render
-from headrace.profile.plots import write_plots
-from headrace.profile.rundir import read_run
+from headrace.profile.charts import run_charts
+from headrace.profile.page import render_page
+from headrace.profile.run_files import read_run_files
+from headrace.profile.stage_times import run_stage_times
+from headrace.profile.svg import draw_bar_chart, draw_line_chart, standalone
 
 
 def report(run_dir: str | PathLike[str]) -> Path:
-    """Write a page about a run that one would show to a colleague, and its plots as pictures.
+    """Write a page about a run, and its charts as pictures.
 
-    The page holds all it needs: it makes no request, follows the reader's light
-    or dark theme, and prints.
+    The page is one file: it makes no request, follows the reader's light or dark theme, and prints. The pictures
+    are loss.svg, tokens_per_s.svg and stages.svg in plots/, on a white ground.
 
     Args:
-        run_dir: what `headrace train --out` wrote; ingest.json, naive.json,
-            predictions.json and about.json in it are shown when they are there.
+        run_dir: a directory that `headrace train --out` wrote; ingest.json, naive.json, predictions.json and
+            about.json in it are shown too.
 
     Returns:
         Path of report.html.
 
     Raises:
-        ConfigError: not a run, or a file in it that is not what it should be.
-        ModuleNotFoundError: matplotlib is missing; the page is written before.
+        ConfigError: not a run, or a file in it has another content than its name says.
     """
     from headrace import __version__
 
-    run = read_run(run_dir)
+    run = read_run_files(run_dir)
     today = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = run.path / "report.html"
-    partial = page.with_suffix(".html.tmp")
-    partial.write_text(render(run, made=f"Made by headrace {__version__} on {today}"), encoding="utf-8")
-    partial.replace(page)
-    charts = [chart for chart in (loss_chart(run.steps), speed_chart(run.steps)) if chart is not None]
-    write_plots(charts, stage_times(run), run.path / "plots")
+    _write(page, render_page(run, made=f"Made by headrace {__version__} on {today}"))
+    folder = run.path / "plots"
+    folder.mkdir(exist_ok=True)
+    for chart in run_charts(run.steps):
+        _write(folder / f"{chart.name}.svg", standalone(draw_line_chart(chart)))
+    stages = run_stage_times(run)
+    if stages:
+        _write(folder / "stages.svg", standalone(draw_bar_chart(stages)))
     return page
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f"{path.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

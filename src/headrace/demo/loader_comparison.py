@@ -1,10 +1,8 @@
-"""The same text, loaded naively and by headrace -> time to first batch, tokens/s, peak memory of each.
+"""The same text, loaded by a tutorial's code and by headrace -> time to first batch, tokens/s, peak memory of each.
 
-Naive is what a tutorial shows: the whole gzip files in a list of lines, tokenizing
-in `__getitem__`, `DataLoader(batch_size=32, shuffle=True)`. It is counted
-generously: every token that it tokenizes counts, cut into rows without padding
-or truncation. Each way runs in a process of its own; importing libraries is not
-counted for either.
+The naive loader is what a tutorial shows: all lines of the gzip files in a list, tokenizing in `__getitem__`,
+`DataLoader(batch_size=32, shuffle=True)`. Every token that it tokenizes is counted, cut into rows without padding
+or truncation. Each loader runs in a process of its own; the time of imports is not counted for either.
 """
 
 from __future__ import annotations
@@ -24,27 +22,27 @@ from headrace.errors import WorkerError
 
 BATCH_ROWS = 32
 START_LIMIT_S = 600.0
-"""A child that has not measured anything by then is ended."""
-_CHILD = "import sys; from headrace.demo.naive import child; child(sys.argv[1])"
+"""A measuring process that has no result by then is killed."""
+_CHILD = "import sys; from headrace.demo.loader_comparison import measure_job; measure_job(sys.argv[1])"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What one way of loading took."""
+class LoaderMeasurement:
+    """Times and memory of one loader."""
 
     first_batch_s: float
-    """From opening the data to the first batch in hand; imports are done by then."""
+    """From opening the data to the first batch; imports are done before."""
     tokens_per_s: float
     """After the first batch: input ids and labels, int64."""
     peak_bytes: int
     """Largest resident memory of the process."""
     data_bytes: int
-    """Of it, what was not there when the imports were done."""
+    """The part of peak_bytes above the memory after the imports."""
     batches: int
     measured_s: float
 
 
-def compare(
+def compare_loaders(
     *,
     files: Sequence[Path],
     tokenizer: Path,
@@ -56,40 +54,42 @@ def compare(
     seed: int = 0,
     progress: Callable[[int, int | None, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure both ways on the same text, one after the other.
+    """Measure both loaders on the same text, one after the other.
 
     Args:
-        files: .jsonl.gz, for the naive way.
-        tokenizer: tokenizer.json, for the naive way; the one that the store was made with.
+        files: .jsonl.gz files for the naive loader.
+        tokenizer: the tokenizer.json that the store was made with, for the naive loader.
         store: the same text, ingested.
         seq_len: T; both deliver batches of 32 rows of T inputs and T labels.
-        seconds: how long each way is measured after its first batch.
-        once_s: what ingest took, for the table.
+        seconds: how long each loader is measured after its first batch.
+        once_s: seconds that the ingest took, for the table.
         epoch_tokens: tokens of the text.
-        seed: of both orders.
-        progress: called with (ways measured, 2, note).
+        seed: seed of both orders.
+        progress: called with (loaders measured, 2, note).
 
     Returns:
-        What profile/rivals.py turns into a table.
+        The content of naive.json, which headrace.profile shows as a table.
 
     Raises:
-        WorkerError: a child failed; its last words are in the message.
+        WorkerError: a measuring process failed; the last line of its stderr is in the message.
     """
     shared = {"seq_len": seq_len, "seconds": seconds, "seed": seed}
-    report = progress or (lambda *_: None)
-    report(0, 2, "the naive way")
-    naive = _child({"way": "naive", "files": [str(f) for f in files], "tokenizer": str(tokenizer), **shared})
-    report(1, 2, "headrace")
-    ours = _child({"way": "headrace", "store": str(store), **shared})
-    report(2, 2, "")
+    show = progress or (lambda *_: None)
+    show(0, 2, "the naive loader")
+    naive = _run_job(
+        {"loader": "naive", "files": [str(f) for f in files], "tokenizer": str(tokenizer), **shared}
+    )
+    show(1, 2, "headrace")
+    ours = _run_job({"loader": "headrace", "store": str(store), **shared})
+    show(2, 2, "")
     what = (
-        "Naive: the whole gzip files in a list of lines, json.loads and tokenizing in __getitem__, "
+        "Naive: all lines of the gzip files in a list, json.loads and tokenizing in __getitem__, "
         f"DataLoader(batch_size={BATCH_ROWS}, shuffle=True). Both deliver batches of {BATCH_ROWS} rows of "
         f"{seq_len} int64 inputs and labels, shuffled, each in a process of its own."
     )
     note = (
-        "Counted generously: every token that the naive way tokenizes counts, though most scripts cut "
-        "documents off and throw the rest away. Importing libraries counts for neither."
+        "Every token that the naive loader tokenizes is counted, though most scripts truncate documents. "
+        "The time of imports is not counted for either."
     )
     return {
         "what": what,
@@ -103,11 +103,11 @@ def compare(
     }
 
 
-def _child(job: dict[str, Any]) -> dict[str, Any]:
-    words = json.dumps({**job, "parent": os.getpid()})
+def _run_job(job: dict[str, Any]) -> dict[str, Any]:
+    argument = json.dumps({**job, "parent": os.getpid()})
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _CHILD, words],
+            [sys.executable, "-c", _CHILD, argument],
             capture_output=True,
             stdin=subprocess.DEVNULL,
             env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
@@ -116,11 +116,11 @@ def _child(job: dict[str, Any]) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired as error:
         raise WorkerError(
-            f"loading by {job['way']}: no result after {error.timeout:.0f} s; is the corpus too large?"
+            f"measuring the {job['loader']} loader: no result after {error.timeout:.0f} s. Give fewer files."
         ) from error
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise WorkerError(f"loading by {job['way']}: exit code {done.returncode}: {said[-1]}")
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise WorkerError(f"measuring the {job['loader']} loader: exit code {done.returncode}: {lines[-1]}")
     measured: dict[str, Any] = json.loads(done.stdout)
     return measured
 
@@ -131,14 +131,14 @@ def measure(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
     resident: Callable[[], tuple[int, int]] | None = None,
-) -> Measured:
-    """Time a way of loading that gives (input ids, labels), both [B, T], without end.
+) -> LoaderMeasurement:
+    """Measure a loader that yields (input ids, labels), both [B, T], without end.
 
     Args:
-        open_batches: opens the data; the time starts before.
-        seconds: measured after the first batch.
-        clock: seconds.
-        resident: (now, peak) bytes of this process.
+        open_batches: opens the data; the time starts before the call.
+        seconds: how long to measure after the first batch.
+        clock: returns seconds.
+        resident: returns the resident bytes of this process, now and at the peak.
     """
     resident = resident or resident_bytes
     before, _ = resident()
@@ -153,7 +153,7 @@ def measure(
         tokens += input_ids.numel()
         count += 1
     _, peak = resident()
-    return Measured(
+    return LoaderMeasurement(
         first_batch_s=first - start,
         tokens_per_s=tokens / (now - first) if count else 0.0,
         peak_bytes=peak,
@@ -186,13 +186,13 @@ def resident_bytes() -> tuple[int, int]:
 def naive_batches(
     files: Sequence[str], tokenizer: str, *, seq_len: int, seed: int
 ) -> Callable[[], Iterator[tuple[Any, Any]]]:
-    """The naive way, ready to be opened: libraries are imported, nothing is read."""
+    """Import what the naive loader needs; return the function that opens it."""
     import torch
     from tokenizers import Tokenizer
     from torch.utils.data import DataLoader, Dataset
 
-    class Lines(Dataset[list[int]]):
-        """All lines of all files in memory; a document is tokenized when it is asked for."""
+    class LineDataset(Dataset[list[int]]):
+        """All lines of all files in memory; a document is tokenized when it is taken."""
 
         def __init__(self) -> None:
             self.tokenizer = Tokenizer.from_file(tokenizer)
@@ -211,24 +211,24 @@ def naive_batches(
 
     def batches() -> Iterator[tuple[Any, Any]]:
         torch.manual_seed(seed)
-        loader = DataLoader(Lines(), batch_size=BATCH_ROWS, shuffle=True, collate_fn=list)
-        waiting: list[int] = []
+        loader = DataLoader(LineDataset(), batch_size=BATCH_ROWS, shuffle=True, collate_fn=list)
+        ids_left: list[int] = []
         size = BATCH_ROWS * (seq_len + 1)
         while True:
             for documents in loader:
                 for ids in documents:
-                    waiting += ids
-                while len(waiting) >= size:
-                    rows = torch.tensor(waiting[:size]).view(BATCH_ROWS, seq_len + 1)
-                    del waiting[:size]
+                    ids_left += ids
+                while len(ids_left) >= size:
+                    rows = torch.tensor(ids_left[:size]).view(BATCH_ROWS, seq_len + 1)
+                    del ids_left[:size]
                     yield rows[:, :-1], rows[:, 1:]
 
     return batches
 
 
 def headrace_batches(store: str, *, seq_len: int, seed: int) -> Callable[[], Iterator[tuple[Any, Any]]]:
-    """Loading by headrace, ready to be opened."""
-    import torch  # noqa: F401 - so that the loader gives tensors, and its import is not timed
+    """Import what headrace's loader needs; return the function that opens it."""
+    import torch  # noqa: F401 - the loader gives tensors then, and the import is not timed
 
     from headrace.load import Loader
     from headrace.store import Store
@@ -243,18 +243,18 @@ def headrace_batches(store: str, *, seq_len: int, seed: int) -> Callable[[], Ite
     return batches
 
 
-def child(words: str) -> None:
-    """What a measuring process does: its job is one JSON object, its result another on stdout."""
-    job = json.loads(words)
+def measure_job(argument: str) -> None:
+    """Run in a measuring process: read a job as JSON, print a LoaderMeasurement as JSON."""
+    job = json.loads(argument)
     shape = {"seq_len": job["seq_len"], "seed": job["seed"]}
-    if job["way"] == "naive":
-        opened = naive_batches(job["files"], job["tokenizer"], **shape)
+    if job["loader"] == "naive":
+        open_batches = naive_batches(job["files"], job["tokenizer"], **shape)
     else:
-        opened = headrace_batches(job["store"], **shape)
+        open_batches = headrace_batches(job["store"], **shape)
 
     def clock() -> float:
         if os.getppid() != job["parent"]:
-            raise SystemExit("the demo that asked for this was killed")
+            raise SystemExit("the demo that started this process was killed")
         return time.perf_counter()
 
-    sys.stdout.write(json.dumps(asdict(measure(opened, seconds=job["seconds"], clock=clock))))
+    sys.stdout.write(json.dumps(asdict(measure(open_batches, seconds=job["seconds"], clock=clock))))

@@ -1,4 +1,4 @@
-"""Both ways of loading are measured alike, on the same tokens."""
+"""Both loaders are measured alike, on the same tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from collections import Counter
 import pytest
 import torch
 
-from headrace.demo.naive import BATCH_ROWS, Measured, compare, measure, naive_batches
+from headrace.demo.loader_comparison import (
+    BATCH_ROWS,
+    LoaderMeasurement,
+    compare_loaders,
+    measure,
+    naive_batches,
+)
 from headrace.errors import WorkerError
 from headrace.tokens import load_tokenizer, train_tokenizer
 
@@ -38,12 +44,12 @@ def test_the_clock_starts_before_the_data_is_opened_and_the_first_batch_is_not_i
         return now[0]
 
     found = measure(batches, seconds=10.0, clock=clock, resident=iter([(100, 100), (200, 350)]).__next__)
-    assert found == Measured(
+    assert found == LoaderMeasurement(
         first_batch_s=5.0, tokens_per_s=32.0, peak_bytes=350, data_bytes=250, batches=20, measured_s=10.0
     )
 
 
-def test_the_naive_way_delivers_every_token_and_wastes_none(text):
+def test_the_naive_loader_delivers_every_token_and_wastes_none(text):
     """The rows of its first epoch are the documents' own ids, in documents' order of shuffling."""
     path, tokenizer, documents = text
     ids, _ = load_tokenizer(tokenizer).encode_batch([one.encode() for one in documents])
@@ -63,12 +69,12 @@ def test_the_naive_way_delivers_every_token_and_wastes_none(text):
     assert expected.total() - seen.total() < BATCH_ROWS * 16
 
 
-def test_both_ways_run_in_their_own_processes_on_the_same_text(text, tmp_path):
+def test_both_loaders_run_in_their_own_processes_on_the_same_text(text, tmp_path):
     from headrace.ingestion import ingest
 
     path, tokenizer, _ = text
     summary = ingest([path], tmp_path / "store", tokenizer=tokenizer, workers=1)
-    found = compare(
+    found = compare_loaders(
         files=[path],
         tokenizer=tokenizer,
         store=tmp_path / "store",
@@ -77,18 +83,18 @@ def test_both_ways_run_in_their_own_processes_on_the_same_text(text, tmp_path):
         once_s=summary.wall_s,
         epoch_tokens=summary.tokens,
     )
-    for way in ("naive", "headrace"):
-        assert found[way]["tokens_per_s"] > 0
-        assert found[way]["first_batch_s"] > 0
+    for loader in ("naive", "headrace"):
+        assert found[loader]["tokens_per_s"] > 0
+        assert found[loader]["first_batch_s"] > 0
         # Their own memory, not that of the process that started them.
-        assert found[way]["peak_bytes"] < 1_000_000_000
-        assert found[way]["data_bytes"] < found[way]["peak_bytes"]
+        assert found[loader]["peak_bytes"] < 1_000_000_000
+        assert found[loader]["data_bytes"] < found[loader]["peak_bytes"]
 
 
-def test_a_way_that_fails_says_which_and_why(text, tmp_path):
+def test_a_loader_that_fails_says_which_and_why(text, tmp_path):
     path, tokenizer, _ = text
-    with pytest.raises(WorkerError, match=r"headrace: exit code 1: .*no-store"):
-        compare(
+    with pytest.raises(WorkerError, match=r"headrace loader: exit code 1: .*no-store"):
+        compare_loaders(
             files=[path],
             tokenizer=tokenizer,
             store=tmp_path / "no-store",

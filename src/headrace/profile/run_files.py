@@ -1,14 +1,15 @@
-"""A run directory -> one frozen value: what was asked for, its steps, and what was measured beside it.
+"""A run directory -> one frozen value: its options, its steps, and the measurements beside them.
 
-    RUN/run.json           what was asked for (written by train)
-    RUN/metrics.jsonl      one line a step (written by train)
-    RUN/ingest.json        what ingest did: documents, tokens, bytes, seconds          optional
-    RUN/naive.json         the naive way beside ours, same text (see demo/naive.py)    optional
-    RUN/predictions.json   what generate did, and a few samples                        optional
-    RUN/about.json         title, command, machine, started                            optional
+    RUN/run.json           options and shapes (written by train)
+    RUN/metrics.jsonl      one line per step (written by train)
+    RUN/tokenizer/         the store's tokenizer (written by train)
+    RUN/ingest.json        documents, tokens, bytes and seconds of the ingest                 optional
+    RUN/naive.json         the naive loader measured on the same text (demo/comparison.py)    optional
+    RUN/predictions.json   figures of generate, and a few samples                             optional
+    RUN/about.json         title, command, machine, start time                                optional
 
-A run that was killed leaves a torn last line, and steps that were done again after
-the last checkpoint: the torn line is left out, and of a step only its last line counts.
+A run that was killed leaves a torn last line, which is left out, and steps that were done again after the last
+checkpoint, of which the last line counts.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One line of metrics.jsonl; what a line does not hold is None or zero."""
+class StepMetrics:
+    """One line of metrics.jsonl; a value that the line does not hold is None or zero."""
 
     step: int
     loss: float | None = None
@@ -44,11 +45,13 @@ class Step:
     checkpoint_s: float = 0.0
     eval_s: float = 0.0
     other_s: float = 0.0
-    """What the parts above leave of the step."""
+    """Seconds of the step that none of the parts above took."""
     reading_s: float = 0.0
     """Work of the loader's threads, beside compute."""
     decoding_s: float = 0.0
-    learning_rate: float | None = None
+    lr: float | None = None
+    grad_norm: float | None = None
+    """Norm of the gradient before clipping."""
     tokens_per_s: float | None = None
     mfu: float | None = None
     """Share of the devices' peak; None where the hardware is not known."""
@@ -56,20 +59,20 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFiles:
-    """All that a report shows."""
+    """Everything that a report shows."""
 
     path: Path
     run: Json
-    steps: tuple[Step, ...]
-    """Sorted by step, each step once."""
+    steps: tuple[StepMetrics, ...]
+    """Sorted by step; no step twice."""
     ingest: Json = field(default_factory=dict)
     naive: Json = field(default_factory=dict)
     predictions: Json = field(default_factory=dict)
     about: Json = field(default_factory=dict)
 
 
-def read_run(run_dir: str | PathLike[str]) -> RunFiles:
-    """Read what there is in a run directory.
+def read_run_files(run_dir: str | PathLike[str]) -> RunFiles:
+    """Read the files of a run directory.
 
     Raises:
         ConfigError: not a run directory, or one of its files is not JSON.
@@ -80,7 +83,7 @@ def read_run(run_dir: str | PathLike[str]) -> RunFiles:
     if not (path / "run.json").is_file() and not (path / "metrics.jsonl").is_file():
         raise ConfigError(
             f"{path}: holds neither run.json nor metrics.jsonl, so it is not a run. "
-            "Give the directory that was `--out` of headrace train."
+            "Give a directory that `headrace train --out` wrote."
         )
     return RunFiles(
         path=path,
@@ -105,16 +108,16 @@ def _object(path: Path) -> Json:
             f"{path}: not JSON ({error}). Delete it, or run the step that writes it again."
         ) from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: got a JSON {type(value).__name__}, wanted an object.")
+        raise ConfigError(f"{path}: got a JSON {type(value).__name__}, expected an object.")
     return value
 
 
-def _steps(path: Path) -> tuple[Step, ...]:
+def _steps(path: Path) -> tuple[StepMetrics, ...]:
     by_step = {step.step: step for step in _lines(path)}
     return tuple(by_step[number] for number in sorted(by_step))
 
 
-def _lines(path: Path) -> Iterator[Step]:
+def _lines(path: Path) -> Iterator[StepMetrics]:
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -127,13 +130,13 @@ def _lines(path: Path) -> Iterator[Step]:
             yield _step(row)
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
             if number == len(lines):
-                return  # torn by a kill
+                return  # a kill cut it
             raise ConfigError(f"{path}: line {number}: not a step of a run ({error}).") from None
 
 
-def _step(row: Json) -> Step:
+def _step(row: Json) -> StepMetrics:
     parts = sum(_seconds(row, name) for name in ("data_wait_s", "compute_s", "checkpoint_s", "eval_s"))
-    return Step(
+    return StepMetrics(
         step=int(row["step"]),
         loss=_finite(row.get("loss")),
         eval_loss=_finite(row.get("eval_loss")),
@@ -146,7 +149,8 @@ def _step(row: Json) -> Step:
         other_s=max(0.0, _seconds(row, "step_s") - parts),
         reading_s=_seconds(row, "reading_s"),
         decoding_s=_seconds(row, "decoding_s"),
-        learning_rate=_finite(row.get("lr")),
+        lr=_finite(row.get("lr")),
+        grad_norm=_finite(row.get("grad_norm")),
         tokens_per_s=_finite(row.get("tokens_per_s")),
         mfu=_finite(row.get("mfu")),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.demo.texts import python_documents, topics
+from headrace.demo.standard_library import documentation_topics, python_documents
 from headrace.errors import SourceError
 
 
@@ -19,7 +19,7 @@ def test_sources_come_in_the_order_of_their_paths_and_topics_after_them(tmp_path
         write(tmp_path, name, b"x = 1\n")
     found = [document.source for document in python_documents(tmp_path)]
     assert found[:4] == ["a/b.py", "a/z.py", "a.py", "b.py"]
-    assert found[4:] == [document.source for document in topics()]
+    assert found[4:] == [document.source for document in documentation_topics()]
 
 
 def test_what_is_not_text_or_not_the_standard_library_is_passed_over(tmp_path):

@@ -1,9 +1,8 @@
-"""What a demo was asked for, and which of its steps are done -> demo.json, replaced in one step each time."""
+"""A demo's options and its finished steps -> demo.json, replaced atomically at each change."""
 
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +18,8 @@ NAME = "demo.json"
 FORMAT = 1
 
 
-class Journal:
-    """demo.json of one output directory; a step is in it when all of its output is on disk."""
+class DemoState:
+    """demo.json of one output directory; a step is recorded when all of its output is on disk."""
 
     def __init__(self, out: Path, state: dict[str, Any]) -> None:
         self._out = out
@@ -31,33 +30,33 @@ class Journal:
         """When the demo was first started: "2025-06-01 12:00 UTC"."""
         return str(self._state["started"])
 
-    def done(self, step: str) -> dict[str, Any] | None:
-        """What a finished step found; None while it is not finished."""
-        found: dict[str, Any] | None = self._state["done"].get(step)
-        return found
+    def result(self, step: str) -> dict[str, Any] | None:
+        """The result of a finished step; None while it is not finished."""
+        result: dict[str, Any] | None = self._state["done"].get(step)
+        return result
 
-    def record(self, step: str, found: Mapping[str, Any]) -> None:
-        """Write down that a step is finished."""
-        self._state["done"][step] = dict(found)
+    def record(self, step: str, result: Mapping[str, Any]) -> None:
+        """Record that a step is finished."""
+        self._state["done"][step] = dict(result)
         self._write()
 
     def _write(self) -> None:
         write_json(self._out / NAME, self._state)
 
 
-def open_journal(out: Path, asked: Mapping[str, Any], *, owned: Sequence[str], fresh: bool) -> Journal:
-    """The journal of a directory: a new one, or the one to go on with.
+def open_state(out: Path, options: Mapping[str, Any], *, owned: Sequence[str], restart: bool) -> DemoState:
+    """Open the state of a directory, or begin a new one.
 
     Args:
         out: the demo's directory, which exists.
-        asked: everything that the demo's result depends on.
-        owned: names in `out` that a demo writes; `fresh` deletes these and nothing else.
-        fresh: start over; a demo that has not finished a step needs no asking.
+        options: everything that the demo's result depends on.
+        owned: names in `out` that a demo writes; `restart` deletes these and nothing else.
+        restart: start over. A demo that has not finished a step is replaced without it.
 
     Raises:
-        ConfigError: the directory holds something else, or a demo of something else.
+        ConfigError: the directory holds other files, or a demo with other options.
     """
-    asked = orjson.loads(orjson.dumps(asked))
+    options = orjson.loads(orjson.dumps(options))
     path = out / NAME
     state = _read(path)
     if state is None:
@@ -67,29 +66,29 @@ def open_journal(out: Path, asked: Mapping[str, Any], *, owned: Sequence[str], f
                 f"{out}: holds {', '.join(foreign[:3])} and no {NAME}, so it is not a demo's directory. "
                 "Give an empty or a new one with --out."
             )
-    elif not fresh and state["done"] and state["asked"] != asked:
+    elif not restart and state["done"] and state["options"] != options:
         raise ConfigError(
-            f"{out}: holds a demo of something else: {_difference(state['asked'], asked)}. "
-            "Start over with --fresh, or give another directory with --out."
+            f"{out}: holds a demo with other options: {_difference(state['options'], options)}. "
+            "Start over with --restart, or give another directory with --out."
         )
-    if state is None or fresh or state["asked"] != asked:
+    if state is None or restart or state["options"] != options:
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
-        state = {"format": FORMAT, "started": now, "asked": asked, "cleared": False, "done": {}}
+        state = {"format": FORMAT, "started": now, "options": options, "cleared": False, "done": {}}
         write_json(path, state)
     if not state["cleared"]:
-        # Written down first: a kill in the middle must not leave the old demo's files to the new one.
+        # The state is written first: after a kill in the middle the next call deletes the rest of the old files.
         for name in owned:
             _remove(out / name)
         state["cleared"] = True
         write_json(path, state)
-    return Journal(out, state)
+    return DemoState(out, state)
 
 
 @contextmanager
-def only_one(out: Path) -> Iterator[None]:
-    """Hold a directory while the block runs; a second demo in it is refused.
+def exclusive(out: Path) -> Iterator[None]:
+    """Lock a directory while the block runs.
 
-    The lock is on the directory itself and dies with its process: nothing is left to clean.
+    The lock is on the directory itself and ends with the process, so no lock file can be left behind.
 
     Raises:
         ConfigError: another demo runs in it.
@@ -97,6 +96,8 @@ def only_one(out: Path) -> Iterator[None]:
     handle = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
+            import fcntl
+
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
@@ -108,7 +109,7 @@ def only_one(out: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """A JSON file, whole and on disk, or not at all."""
+    """Write a JSON file whole and synced, or not at all."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str))
@@ -128,7 +129,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ConfigError(
-            f"{path}: not the journal of a demo of this version. Give another directory with --out."
+            f"{path}: not the state of a demo of this version. Give another directory with --out."
         )
     return state
 

@@ -1,4 +1,4 @@
-"""The story's steps -> lines and bars on stderr: live on a terminal, plain and sparse elsewhere."""
+"""The demo's steps -> bars on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from headrace.profile.rivals import rows as rival_rows
-from headrace.profile.where import duration
+from headrace.formatting import count, duration, percent
+from headrace.logs import LineTimer
+from headrace.profile import comparison_rows
 
 ProgressFunction = Callable[[int, int | None, str], None]
-PLAIN_EVERY_S = 10.0
-"""Seconds between two progress lines where stderr is not a terminal."""
 
 
-class Stage:
-    """Where the story is told."""
+class DemoDisplay:
+    """Shows the demo's steps on a console, by default stderr."""
 
     def __init__(
         self, *, steps: int, console: Console | None = None, clock: Callable[[], float] = time.monotonic
@@ -37,37 +36,36 @@ class Stage:
         self._number = 0
         self._clock = clock
 
-    def say(self, line: str = "", *, style: str = "") -> None:
-        """One line, as it is: no markup, no wrapping."""
+    def print(self, line: str = "", *, style: str = "") -> None:
+        """Print one line as it is, without markup and wrapping."""
         self.console.print(Text(line, style=style), soft_wrap=True)
 
-    def skip(self, title: str, found: str) -> None:
-        """A step that an earlier run has done."""
+    def skip(self, title: str, result: str) -> None:
+        """Show a step that an earlier run has finished."""
         self._number += 1
-        self._line("=", title, f"{found} (done before)", "", style="dim")
+        self._line("=", title, f"{result} (done before)", "", style="dim")
 
     @contextmanager
     def step(self, title: str) -> Iterator[tuple[ProgressFunction, Callable[[str], None]]]:
         """Show a step while the block runs it.
 
         Yields:
-            progress(done, total, note), and a function that takes what the step
-            found, in words, for its last line.
+            progress(done, total, note), and a function that takes the step's result in words, for its last line.
         """
         self._number += 1
         start = self._clock()
-        words = [""]
-        with self._bar(title) if self.console.is_terminal else self._plain(title) as progress:
-            yield progress, lambda text: words.__setitem__(0, text)
-        self._line("✓", title, words[0], duration(self._clock() - start), style="")
+        result = [""]
+        with self._bar(title) if self.console.is_terminal else self._lines(title) as progress:
+            yield progress, lambda text: result.__setitem__(0, text)
+        self._line("✓", title, result[0], duration(self._clock() - start), style="")
 
-    def _line(self, mark: str, title: str, found: str, took: str, *, style: str) -> None:
+    def _line(self, mark: str, title: str, result: str, time: str, *, style: str) -> None:
         text = Text(style=style)
         text.append(f"{mark} {self._number}/{self._steps} ", style="green" if mark == "✓" else "")
         text.append(f"{title:<10}", style="bold" if mark == "✓" else "")
-        text.append(f" {found}")
-        if took:
-            text.append(f"  {took}", style="dim")
+        text.append(f" {result}")
+        if time:
+            text.append(f"  {time}", style="dim")
         self.console.print(text, soft_wrap=True)
 
     @contextmanager
@@ -93,23 +91,21 @@ class Stage:
             yield progress
 
     @contextmanager
-    def _plain(self, title: str) -> Iterator[ProgressFunction]:
-        self.say(f"  {self._number}/{self._steps} {title} ...")
-        last = self._clock()
+    def _lines(self, title: str) -> Iterator[ProgressFunction]:
+        self.print(f"  {self._number}/{self._steps} {title} ...")
+        timer = LineTimer(clock=self._clock)
 
         def progress(done: int, total: int | None, note: str) -> None:
-            nonlocal last
-            if self._clock() - last >= PLAIN_EVERY_S:
-                last = self._clock()
-                share = f"{100 * done / total:.0f} %" if total else f"{done:,}"
-                self.say(f"      {title}: {share} {printable(note)}".rstrip())
+            if timer.due():
+                share = percent(done / total) if total else count(done)
+                self.print(f"      {title}: {share} {printable(note)}".rstrip())
 
         yield progress
 
-    def rivals(self, naive: Mapping[str, Any]) -> None:
-        """The table "naive against headrace"."""
+    def comparison(self, measured: Mapping[str, Any]) -> None:
+        """Print the table that compares the naive loader with headrace's."""
         head = ("same text, same machine", "naive", "headrace", "ratio")
-        lines = [head, *((row.what, row.naive, row.ours, row.ratio) for row in rival_rows(naive))]
+        lines = [head, *((r.quantity, r.naive, r.headrace, r.ratio) for r in comparison_rows(measured))]
         widths = [max(len(line[column]) for line in lines) for column in range(4)]
         for line in lines:
             styles = ("dim", "dim", "dim") if line is head else ("", "bold", "green")
@@ -120,15 +116,15 @@ class Stage:
             self.console.print(text, soft_wrap=True)
 
     def samples(self, samples: Sequence[Mapping[str, Any]], *, lines: int = 6) -> None:
-        """A few predictions: the end of the prompt, then what the model wrote."""
+        """Print a few predictions: the end of the prompt, then the generated text."""
         for sample in samples:
             prompt = printable(str(sample["prompt"])).splitlines()[-3:]
             text = Text()
             text.append(f"      {printable(str(sample['prompt_id']))}\n", style="dim")
             text.append("\n".join(f"      | {line}" for line in prompt), style="dim")
-            written = printable(str(sample["text"])).split("\n")
-            text.append(written[0], style="bold cyan")
-            for line in written[1:lines]:
+            generated = printable(str(sample["text"])).split("\n")
+            text.append(generated[0], style="bold cyan")
+            for line in generated[1:lines]:
                 text.append("\n      | ", style="dim")
                 text.append(line, style="bold cyan")
             self.console.print(text, overflow="ellipsis", no_wrap=True, crop=True)
@@ -136,6 +132,6 @@ class Stage:
 
 
 def printable(text: str) -> str:
-    """Text from outside, made safe to print: no control character reaches the terminal but newline."""
+    """Replace the control characters of a text, except newline, so that it is safe to print on a terminal."""
     expanded = text.expandtabs(4)
     return "".join(c if c == "\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in expanded)
