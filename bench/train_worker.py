@@ -155,7 +155,7 @@ def naive(job: Job) -> dict[str, Any]:
     """Headrace's model behind the naive loader: text tokenized in __getitem__, no worker."""
     import torch
 
-    from headrace.demo.naive import naive_batches
+    from headrace.demo.loader_comparison import naive_batches
     from headrace.model import GPT
     from headrace.training.parallel import compile_blocks
 
