@@ -314,14 +314,17 @@ def ours(folder: Path, _workers: int, seed: int, *, codec: str = "none", **chose
     import headrace as hr
 
     opening = {k: chosen.pop(k) for k in ("verify",) if k in chosen}
+    reading = {k: chosen.pop(k) for k in ("threads",) if k in chosen}
     if codec != "none":
         # Two fifths of the decoded tokens: with the default of 256 MiB this store would be decoded once and then
         # served from memory. The window of four groups (16 MiB) is that much smaller than the default, too.
         opening["cache_bytes"] = max(8 << 20, raw_tokens(folder).nbytes * 2 // 5)
         if chosen.get("shuffle") == "blocks":
-            chosen["window"] = 4
+            reading["window"] = 4
     store = hr.Store.open(ours_store(folder, codec), **opening)
-    loader = hr.Loader(store, seq_len=T, batch_size=B, seed=seed, epochs=None, rank=0, world_size=1, **chosen)
+    loader = hr.Loader(
+        store, seq_len=T, batch_size=B, seed=seed, rank=0, world_size=1, reading=hr.ReadOptions(**reading), **chosen
+    )  # fmt: skip
 
     def stream() -> Iterator[Any]:
         loader.seek(0)

@@ -51,9 +51,7 @@ def main() -> None:
         batch_size=asked.batch_size * arguments.world_size,
         seed=7,
         packing="best_fit",
-        padding_free=True,
-        position_ids=True,
-        cu_seqlens=True,
+        output=hr.BatchOptions(padding_free=True, position_ids=True, cu_seqlens=True),
     )
     model = transformers.AutoModelForCausalLM.from_pretrained(asked.model)
     trainer = Trainer(model=model, args=arguments, train_dataset=loader)

@@ -55,7 +55,9 @@ def main() -> None:
     asked = parser.parse_args()
 
     store = hr.Store.open(asked.store)
-    loader = hr.Loader(store, seq_len=64, batch_size=asked.batch_size, seed=7, framework="numpy")
+    loader = hr.Loader(
+        store, seq_len=64, batch_size=asked.batch_size, seed=7, output=hr.BatchOptions(framework="numpy")
+    )
     rng = np.random.default_rng(0)
     weights = {
         "tok": jnp.asarray(rng.normal(0, 0.1, (store.vocab_size, WIDTH)), jnp.float32),

@@ -41,7 +41,13 @@ def main() -> None:
 
     store = hr.Store.open(asked.store)
     # Rank and number of ranks are those of torch.distributed.
-    loader = hr.Loader(store, seq_len=asked.seq_len, batch_size=asked.batch_size, seed=7, device=device)
+    loader = hr.Loader(
+        store,
+        seq_len=asked.seq_len,
+        batch_size=asked.batch_size,
+        seed=7,
+        output=hr.BatchOptions(device=device),
+    )
 
     torch.manual_seed(0)
     shape = transformers.GPT2Config(

@@ -7,7 +7,8 @@ The path of the data, and the names that meet it:
     a store       Store.open(url)                           tokens, documents, shards; checked on read
                   mix({store: weight})                      several stores, read as one
     batches       Loader(store, seq_len=..., batch_size=...)  this rank's rows of each global batch
-                  Batch                                     input_ids, labels, tokens
+                  Batch                                     input_ids, labels, tokens; a mapping that models take
+                  BatchOptions, ReadOptions                 what a batch carries, how it is read
     a model       train(stores, model=..., out=...)         -> a run; RunSummary
                   GPT, GPTConfig, load_model                GPT-3's decoder, and its weights
     predictions   generate(model=..., prompts=..., out=...) -> parts, each key once; GenerateSummary
@@ -49,21 +50,19 @@ if TYPE_CHECKING:
     )
     from headrace.generation import EngineOptions, OutputOptions, PromptOptions, SamplingOptions, generate
     from headrace.ingestion import ingest
-    from headrace.load import Loader, mix
+    from headrace.load import Batch, BatchOptions, Loader, ReadOptions, mix
     from headrace.model import GPT, GPTConfig, load_model
     from headrace.profile import report
     from headrace.sink import read_predictions
     from headrace.store import Store
     from headrace.tokens import load_tokenizer, train_tokenizer
     from headrace.training import train
-    from headrace.types import Batch
 
 _EXPORTS = {
     "headrace.ingestion": ["ingest"],
     "headrace.tokens": ["load_tokenizer", "train_tokenizer"],
     "headrace.store": ["Store"],
-    "headrace.load": ["Loader", "mix"],
-    "headrace.types": ["Batch"],
+    "headrace.load": ["Batch", "BatchOptions", "Loader", "ReadOptions", "mix"],
     "headrace.model": ["GPT", "GPTConfig", "load_model"],
     "headrace.training": ["train"],
     "headrace.generation": ["EngineOptions", "OutputOptions", "PromptOptions", "SamplingOptions", "generate"],
@@ -93,6 +92,7 @@ _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in nam
 __all__ = [
     "GPT",
     "Batch",
+    "BatchOptions",
     "CheckpointError",
     "ConfigError",
     "DocumentError",
@@ -105,6 +105,7 @@ __all__ = [
     "OrderError",
     "OutputOptions",
     "PromptOptions",
+    "ReadOptions",
     "ResumeError",
     "SamplingOptions",
     "ShardError",

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from headrace.errors import ConfigError, ResumeError
-from headrace.load import Loader
+from headrace.load import Loader, ReadOptions
 
 transformers = pytest.importorskip("transformers")
 from headrace.interop.hf import LoaderMixin, Trainer, model_inputs  # noqa: E402  # after the check for transformers
@@ -36,7 +36,7 @@ def losses(trainer):
 
 
 def run(folder, store, *, resume=None, threads=None, **changed):
-    loader = Loader(store, seq_len=15, batch_size=4, seed=3, threads=threads)
+    loader = Loader(store, seq_len=15, batch_size=4, seed=3, reading=ReadOptions(threads=threads))
     trainer = Trainer(model=model(), args=arguments(folder, **changed), train_dataset=loader)
     trainer.train(resume_from_checkpoint=resume)
     return trainer

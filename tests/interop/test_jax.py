@@ -3,15 +3,17 @@
 import numpy as np
 import pytest
 
-from headrace.load import Loader
+from headrace.load import BatchOptions, Loader
 
 jax = pytest.importorskip("jax")
 from headrace.interop.jax import jax_batches  # noqa: E402  # after the check for jax
 
 
 def test_arrays_hold_the_loaders_tokens(store):
-    kept = list(jax_batches(Loader(store, seq_len=15, batch_size=4, epochs=1, framework="numpy")))
-    plain = list(Loader(store, seq_len=15, batch_size=4, epochs=1, framework="numpy"))
+    kept = list(
+        jax_batches(Loader(store, seq_len=15, batch_size=4, epochs=1, output=BatchOptions(framework="numpy")))
+    )
+    plain = list(Loader(store, seq_len=15, batch_size=4, epochs=1, output=BatchOptions(framework="numpy")))
     for got, want in zip(kept, plain, strict=True):
         assert got["input_ids"].dtype == np.int32
         assert (np.asarray(got["input_ids"]) == want.input_ids).all()
@@ -22,9 +24,7 @@ def test_masked_labels_and_positions_come_along(store):
     options = {
         "seq_len": 15,
         "batch_size": 20,
-        "framework": "numpy",
-        "mask_document_starts": True,
-        "position_ids": True,
+        "output": BatchOptions(framework="numpy", mask_document_starts=True, position_ids=True),
     }
     got, want = next(jax_batches(Loader(store, **options))), next(Loader(store, **options))
     assert (want.labels == -100).any()

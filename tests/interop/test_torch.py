@@ -18,11 +18,12 @@ def test_a_dataloader_delivers_the_loaders_batches(store):
 
 def test_its_state_is_the_loaders(store):
     dataset = LoaderDataset(Loader(store, seq_len=15, batch_size=4, epochs=1))
-    next(iter(dataset))
+    batches = iter(dataset)
+    next(batches)
     state = dataset.state_dict()
     other = LoaderDataset(Loader(store, seq_len=15, batch_size=4, epochs=1))
     other.load_state_dict(state)
-    assert [b.position for b in other] == [b.position for b in dataset]
+    assert [b.position for b in other] == [b.position for b in batches]
 
 
 def test_worker_processes_are_refused(store, monkeypatch):

@@ -11,14 +11,15 @@ import pytest
 RUN = """
 import json, os, sys
 from pathlib import Path
-from headrace.load import Loader, mix
+from headrace.load import BatchOptions, Loader, ReadOptions, mix
 from headrace.store import Store
 
 folder = Path(sys.argv[1])
 stores = [Store.open(url) for url in sys.argv[2:]]
 loader = Loader(
     mix({stores[0]: 0.7, stores[1]: 0.3}), seq_len=31, batch_size=8, epochs=2, seed=5, packing="best_fit",
-    packing_dir=folder / "plans", threads=2, framework="numpy", rank=0, world_size=1,
+    reading=ReadOptions(packing_dir=folder / "plans", threads=2), output=BatchOptions(framework="numpy"), rank=0,
+    world_size=1,
 )
 if (folder / "state.json").exists():
     loader.load_state_dict(json.loads((folder / "state.json").read_text()))
@@ -126,11 +127,11 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None
 import importlib.util
-from headrace.load import Loader
+from headrace.load import BatchOptions, Loader
 from headrace.store import Store
 import headrace.load.host as host
 host.find_spec = lambda name: None if name == "torch" else importlib.util.find_spec(name)
-batch = next(Loader(Store.open(sys.argv[1]), seq_len=31, batch_size=4, position_ids=True))
+batch = next(Loader(Store.open(sys.argv[1]), seq_len=31, batch_size=4, output=BatchOptions(position_ids=True)))
 print(type(batch.input_ids).__name__, batch.labels.dtype, batch.position_ids.shape)
 """
 

@@ -18,12 +18,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer_callback import ExportableState
 
 from headrace.errors import ConfigError, ResumeError
-from headrace.load import Loader
+from headrace.load import Batch, Loader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from headrace.types import Batch
 
 
 class LoaderMixin:
@@ -61,7 +59,7 @@ class Trainer(LoaderMixin, transformers.Trainer):
 class LoaderState(transformers.TrainerCallback, ExportableState):
     """Keeps a loader's state in trainer_state.json, and restores it from there."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader[Any]) -> None:
         self.loader = loader
 
     def state(self) -> dict[str, Any]:
@@ -92,7 +90,7 @@ class LoaderState(transformers.TrainerCallback, ExportableState):
 class _Batches(IterableDataset[dict[str, Any]]):
     """One epoch of the Trainer: as many batches as it counts, from the loader's position on."""
 
-    def __init__(self, trainer: LoaderMixin, loader: Loader) -> None:
+    def __init__(self, trainer: LoaderMixin, loader: Loader[Any]) -> None:
         self._trainer = trainer
         self._loader = loader
 
@@ -118,29 +116,22 @@ class _Batches(IterableDataset[dict[str, Any]]):
             yield model_inputs(batch, shifted=shifted)
 
 
-def model_inputs(batch: Batch, *, shifted: bool = True) -> dict[str, Any]:
-    """A batch as a transformers causal language model takes it.
+def model_inputs(batch: Batch[Any], *, shifted: bool = True) -> dict[str, Any]:
+    """A batch as a causal language model of transformers takes it.
 
     Args:
-        batch: of a loader with framework="torch".
-        shifted: whether the model's loss takes `shift_labels`, labels that stand at the place that predicts
-            them. Without it, labels stand at their own place, and each row's last label is lost.
+        batch: of a loader whose arrays are torch tensors.
+        shifted: whether the model's loss takes `shift_labels`, labels that are shifted already. Without it, labels
+            are aligned with the inputs, the model shifts them, and each row's last label is lost.
 
     Returns:
-        input_ids, labels, and position_ids and cu_seq_lens where the loader was asked for them.
+        The batch's keys and tensors; see `Batch`.
     """
-    inputs = {"input_ids": batch.input_ids, "labels": batch.labels}
-    if shifted:
-        inputs["shift_labels"] = batch.labels
-    else:
+    inputs = dict(batch)
+    if not shifted:
+        del inputs["shift_labels"]
         inputs["labels"] = batch.labels.roll(1, dims=-1)
         inputs["labels"][..., 0] = -100
-    if batch.position_ids is not None:
-        inputs["position_ids"] = batch.position_ids
-    if batch.cu_seqlens is not None and batch.input_ids.shape[0] == 1:
-        longest = int(batch.cu_seqlens.diff().max())
-        inputs |= {"cu_seq_lens_q": batch.cu_seqlens, "cu_seq_lens_k": batch.cu_seqlens}
-        inputs |= {"max_length_q": longest, "max_length_k": longest}
     return inputs
 
 

@@ -11,8 +11,7 @@ from headrace.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from headrace.load import Loader
-    from headrace.types import Batch
+    from headrace.load import Batch, Loader
 
 
 class LoaderDataset(IterableDataset[Any]):
@@ -23,10 +22,10 @@ class LoaderDataset(IterableDataset[Any]):
     StatefulDataLoader resumes exactly too.
     """
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader[Any]) -> None:
         self.loader = loader
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch[Any]]:
         if get_worker_info() is not None:
             raise ConfigError(
                 "a loader in DataLoader workers: every worker would deliver every batch again. Use "
@@ -43,5 +42,5 @@ class LoaderDataset(IterableDataset[Any]):
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on where a run stood; see `Loader.load_state_dict`."""
+        """Go on at a saved position; see `Loader.load_state_dict`."""
         self.loader.load_state_dict(state)

@@ -1,6 +1,25 @@
-"""A store and an order -> batches: of this rank, from this position on, on the asked device."""
+"""A store and an order -> batches: this rank's rows of each global batch, from any position, on any device.
 
+In reading order:
+
+    options              what a batch carries, how it is read
+    mixture              stores and weights -> one source
+    distributed          this process's data-parallel rank
+    indices              a position -> the rows of the batch there
+    rows, packing/       row numbers -> tokens: the stream cut every seq_len, or whole documents side by side
+    defaults             what "auto" means for a kind of store
+    host, device         tokens -> int64 arrays in host memory, or on a device
+    batch_builder, batch rows -> a batch: a mapping that models take
+    read_ahead           rows announced to remote stores
+    thread_pool, prefetch  batches made ahead
+    loader               all of it: `Loader`
+    pytree               batches as pytrees of torch and JAX
+"""
+
+from headrace.load.batch import Batch
+from headrace.load.distributed import data_rank
 from headrace.load.loader import Loader
 from headrace.load.mixture import Mixture, mix
+from headrace.load.options import BatchOptions, ReadOptions
 
-__all__ = ["Loader", "Mixture", "mix"]
+__all__ = ["Batch", "BatchOptions", "Loader", "Mixture", "ReadOptions", "data_rank", "mix"]

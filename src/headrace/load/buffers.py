@@ -1,4 +1,4 @@
-"""A shape -> an array to fill, reused only when nothing that was made from it is alive."""
+"""A shape -> an array to fill; its memory is used again only when no array, view or tensor of it is alive."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-# References to a buffer that nobody else holds, seen from inside take(): the pool's list, the loop variable,
+# References to a buffer that only the pool holds, counted inside take(): the pool's list, the loop variable,
 # and getrefcount's own argument.
-_FREE = 3
+_FREE_REFERENCES = 3
 
 
 class BufferPool:
-    """Arrays of one shape, handed out again when their last view, tensor or batch is gone.
+    """Arrays of one shape, given out again when their last view, tensor or batch is gone.
 
-    Touching fresh pages costs more than filling them (1.3 GB/s against 10), so buffers are reused; a buffer
-    that is still seen by anyone (a view, a tensor over it, a batch in a list) has references and is left
-    alone, and a fresh one is made instead. At most `keep` buffers are remembered; others are garbage.
+    The first write to fresh memory costs more than the copy itself (1.3 GB/s against 10), so buffers are used
+    again. A buffer to which anything else refers (a view, a tensor over it, a batch in a list) is left alone, and
+    a new one is allocated. The pool keeps at most `keep` buffers; Python frees the others.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, *, keep: int = 8) -> None:
@@ -35,8 +35,8 @@ class BufferPool:
         """An array of the pool's shape; its content is undefined."""
         with self._lock:
             for buffer in self._buffers:
-                if sys.getrefcount(buffer) == _FREE:
-                    # A view, not the buffer itself: whoever holds it holds a reference to the buffer.
+                if sys.getrefcount(buffer) == _FREE_REFERENCES:
+                    # A view: it, and everything made of it, refers to the buffer.
                     return buffer[:]
             buffer = np.empty(self._shape, self._dtype)
             if len(self._buffers) < self._keep:

@@ -1,4 +1,4 @@
-"""Tokens in the stored type -> the same on a device, copied beside the computation and widened there."""
+"""Tokens in host memory -> the same on a torch device, copied on a stream of its own and widened there."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from headrace.errors import ConfigError
-from headrace.load.host import IGNORE
+from headrace.load.host import IGNORED
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-class DevicePlace:
-    """Pinned buffers, a copy stream, and ids widened on the device: the bus carries 2 bytes a token, not 16.
+class DevicePlacement:
+    """Copies tokens in the stored type, so that 2 bytes a token cross the bus and not 16, and widens on the device.
 
     Raises:
         ConfigError: torch is not installed, or has no such device.
@@ -32,13 +32,15 @@ class DevicePlace:
             raise ConfigError(f"device={device!r}: torch cannot use it here: {error}") from error
         self._width = width
         self._dtype = dtype
-        # torch has few kernels for unsigned types; the bits travel as signed, and are masked when widened.
+        # torch has few kernels for unsigned types: the bits are copied as a signed type, and masked when widened.
         self._signed, self._mask = (
             (torch.int16, 0xFFFF) if dtype.itemsize == 2 else (torch.int32, 0xFFFF_FFFF)
         )
         self._in_flight: deque[Any] = deque()
         self._cuda = self.device.type == "cuda"
         self._stream = torch.cuda.Stream(self.device) if self._cuda else None  # type: ignore[no-untyped-call]
+
+    torch = True
 
     def buffer(self, rows: int) -> NDArray[Any]:
         """An array [rows, T + 1] to fill, pinned for CUDA."""
@@ -50,7 +52,7 @@ class DevicePlace:
         return array
 
     def place(self, tokens: NDArray[Any]) -> tuple[Any, Any]:
-        """The tokens on the device, and the event after which they are there (None: they are)."""
+        """The tokens on the device, and the event after which they are there (None: they are there)."""
         import torch
 
         host = torch.from_numpy(tokens.view(tokens.dtype.name.removeprefix("u")))
@@ -64,14 +66,14 @@ class DevicePlace:
         return there.view(unsigned), (event, host)
 
     def arrive(self, tokens: Any, ready: Any) -> None:
-        """Make the computation wait for the copy, on the device, and the tokens' memory wait for both."""
+        """Make the current stream wait for the copy, and keep both ends of the copy alive until it is done."""
         if ready is not None:
             import torch
 
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(ready[0])
             tokens.record_stream(stream)
-            # The copy reads the pinned memory until its event: it is held until then.
+            # The copy reads the pinned memory until its event, so the buffer is kept until then.
             self._in_flight.append(ready)
             while self._in_flight and self._in_flight[0][0].query():
                 self._in_flight.popleft()
@@ -79,13 +81,13 @@ class DevicePlace:
     def widen(
         self, tokens: Any, *, masked: NDArray[np.bool_] | None = None, keep: NDArray[np.bool_] | None = None
     ) -> tuple[Any, Any]:
-        """Inputs and labels on the device; see `HostPlace.widen`."""
+        """Inputs and labels on the device; see `HostPlacement.widen`."""
         import torch
 
         wide = tokens.view(self._signed).to(torch.int64) & self._mask
         inputs, labels = wide[:, :-1].contiguous(), wide[:, 1:].contiguous()
         if masked is not None:
-            labels[self.array(masked)] = IGNORE
+            labels[self.array(masked)] = IGNORED
         if keep is not None:
             kept = self.array(keep)
             inputs, labels = inputs[kept][None], labels[kept][None]

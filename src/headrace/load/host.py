@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,45 +13,44 @@ from headrace.load.buffers import BufferPool
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Framework = Literal["auto", "torch", "numpy"]
-IGNORE = -100
-"""Label that torch's cross-entropy leaves out."""
+    from headrace.load.options import Framework
+
+IGNORED = -100
+"""Label that torch's cross_entropy ignores by default (ignore_index)."""
 
 
 def use_torch(framework: Framework) -> bool:
-    """Whether ids are torch tensors: "auto" is torch where it is installed, else NumPy.
+    """Whether arrays are torch tensors: "auto" is torch where it is installed, else NumPy.
 
     Raises:
-        ConfigError: an unknown framework, or torch asked for where it is not installed.
+        ConfigError: "torch", and torch is not installed.
     """
-    if framework not in ("auto", "torch", "numpy"):
-        raise ConfigError(f'framework={framework!r}: use "auto", "torch" or "numpy"')
     installed = framework != "numpy" and find_spec("torch") is not None
     if framework == "torch" and not installed:
         raise ConfigError('framework="torch", but torch is not installed: pip install "headrace[train]"')
     return installed
 
 
-class HostPlace:
-    """Tokens stay where they were read; torch is imported when ids are first asked for.
+class HostPlacement:
+    """Leaves tokens in the memory that they were read into; torch is imported when ids are first widened.
 
     Args:
-        rows: of a batch, as they come most often.
+        rows: rows of a full batch, for which buffers are used again.
         width: T + 1.
-        torch: whether ids become torch tensors.
+        torch: whether arrays become torch tensors.
     """
 
     def __init__(self, *, rows: int, width: int, torch: bool) -> None:
         # One buffer holds inputs and labels, so that a batch takes one from the pool.
         self._wide = BufferPool((2, rows, width - 1), np.int64, keep=4)
         self._shape = (rows, width)
-        self._torch = torch
+        self.torch = torch
 
     def buffer(self, rows: int) -> None:
-        """No array of its own to read into: a new one is as good."""
+        """None: rows are read into an array of their own."""
 
     def place(self, tokens: NDArray[Any]) -> tuple[NDArray[Any], None]:
-        """Where the tokens are wanted: here they stay, and are ready."""
+        """The tokens as they are; there is nothing to wait for."""
         return tokens, None
 
     def widen(
@@ -76,17 +75,17 @@ class HostPlace:
         np.copyto(pair[0], tokens[:, :-1])
         np.copyto(pair[1], tokens[:, 1:])
         if masked is not None:
-            pair[1][masked] = IGNORE
+            pair[1][masked] = IGNORED
         if keep is not None:
             pair = pair[:, keep][:, None]
         return self.array(pair[0]), self.array(pair[1])
 
     def arrive(self, tokens: NDArray[Any], ready: Any) -> None:
-        """Nothing to wait for."""
+        """Does nothing: tokens in host memory are complete."""
 
     def array(self, values: NDArray[Any]) -> Any:
         """A tensor over the same memory, or the array itself."""
-        if not self._torch:
+        if not self.torch:
             return values
         import torch
 

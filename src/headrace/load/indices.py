@@ -1,28 +1,32 @@
-"""Positions of the global order -> which rows this rank reads; computed in chunks, ahead of the tokens."""
+"""A position of the global order -> which rows this rank reads for the batch there; computed in chunks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from headrace.order.ranks import rank_slice
+from headrace.order import rank_slice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from headrace.order.mix import QuotaTable
-    from headrace.order.stream import RowOrder
-    from headrace.store.found import Found
+    from headrace.load.options import LastBatch
+    from headrace.order import QuotaTable, RowOrder
 
-# Positions per chunk: the first are few, so that a first batch does not wait for the rest; then doubled,
-# because the arithmetic is vectorised and costs 100 calls into NumPy however few the positions are.
+# Positions per chunk. The first chunk is small, so that the first batch comes soon; chunks then double, because the
+# vectorised arithmetic makes some 100 calls into NumPy for each chunk, whatever its size.
 _FIRST_CHUNK = 256
 _MAX_CHUNK = 1 << 13
 
-Last = Literal["keep", "drop", "repeat"]
+
+class RowLookup(Protocol):
+    """Addresses of the rows of several batches, looked up at once by `Store.find`."""
+
+    def read(self, batch: int) -> NDArray[Any] | None:
+        """Tokens of one of the batches; None where they must be read by `Store.gather`."""
 
 
 class BatchIndex(NamedTuple):
@@ -38,14 +42,14 @@ class BatchIndex(NamedTuple):
     """int64 [b]: which source; None where there is one."""
     epoch: int
     """Epoch of the global batch's first row."""
-    found: Found | None = None
-    """Rows of many batches, looked up ahead; None where each batch is looked up by itself."""
+    lookup: RowLookup | None = None
+    """Addresses of the rows of several batches, looked up at once; None where each batch is looked up by itself."""
     number: int = 0
-    """Which of `found`'s batches this one is."""
+    """Index of this batch in `lookup`."""
 
 
 class IndexStream:
-    """Indices of successive global batches; any position can be asked for, successive ones are cheap."""
+    """The rows of the batch at a position, any position; successive ones come from one chunk and are cheap."""
 
     def __init__(
         self,
@@ -55,19 +59,17 @@ class IndexStream:
         batch_size: int,
         rank: int,
         world_size: int,
-        end: int | None,
-        last: Last,
-        find: Callable[[NDArray[np.int64]], Found | None] | None = None,
+        last: LastBatch,
+        look_up: Callable[[NDArray[np.int64]], RowLookup | None] | None = None,
     ) -> None:
         self._orders = orders
         self._table = table
         self._batch_size = batch_size
         self._rank = rank
         self._world_size = world_size
-        self._end = end
         self._last = last
-        self._find = find
-        self._found: Found | None = None
+        self._look_up = look_up
+        self._lookup: RowLookup | None = None
         self._epoch_rows = sum(order.rows for order in orders)
         self._chunk_batches = max(1, _FIRST_CHUNK // batch_size)
         self._begin = 0
@@ -75,33 +77,33 @@ class IndexStream:
         self._rows = np.empty((0, 0), np.int64)
         self._sources: NDArray[np.int64] | None = None
 
-    def steps_from(self, position: int) -> int | None:
-        """Batches from a position to the end; None where there is no end. The same on every rank."""
-        if self._end is None:
+    def steps(self, position: int, end: int | None) -> int | None:
+        """Batches from a position to the end of its pass; None where there is no end. The same on every rank."""
+        if end is None:
             return None
-        left = max(0, self._end - position)
-        return left // self._batch_size if self._last == "drop" else -(-left // self._batch_size)
+        rows = max(0, end - position)
+        return rows // self._batch_size if self._last == "drop" else -(-rows // self._batch_size)
 
-    def at(self, position: int) -> BatchIndex | None:
-        """The batch that begins at a position; None at the end."""
+    def at(self, position: int, end: int | None) -> BatchIndex | None:
+        """The batch that begins at a position of a pass that ends at `end`; None where the pass has no more."""
         rows = self._batch_size
-        number, off = divmod(position - self._begin, rows)
-        # Most calls end here: chunks hold only whole batches.
-        if 0 <= number < self._batches and not off:
+        number, offset = divmod(position - self._begin, rows)
+        # Most calls return here: a chunk holds whole batches of one pass.
+        if 0 <= number < self._batches and not offset:
             sources = None if self._sources is None else self._sources[number]
             epoch = position // self._epoch_rows
-            return BatchIndex(position, rows, self._rows[number], sources, epoch, self._found, number)
-        if self._end is not None and position + rows > self._end and self._last != "repeat":
-            rows = max(0, self._end - position) if self._last == "keep" else 0
-        if rows == 0 or (self._end is not None and position >= self._end):
+            return BatchIndex(position, rows, self._rows[number], sources, epoch, self._lookup, number)
+        if end is not None and position + rows > end and self._last != "repeat":
+            rows = max(0, end - position) if self._last == "keep" else 0
+        if rows == 0 or (end is not None and position >= end):
             return None
         if rows < self._batch_size:
-            begin, end = rank_slice(rows, rank=self._rank, world_size=self._world_size)
-            picked, sources = self._locate(np.arange(position + begin, position + end, dtype=np.int64))
-            found = None
+            begin, stop = rank_slice(rows, rank=self._rank, world_size=self._world_size)
+            picked, sources = self._locate(np.arange(position + begin, position + stop, dtype=np.int64))
+            lookup = None
         else:
-            self._refill(position)
-            picked, found = self._rows[0], self._found
+            self._refill(position, end)
+            picked, lookup = self._rows[0], self._lookup
             sources = None if self._sources is None else self._sources[0]
         return BatchIndex(
             position=position,
@@ -109,20 +111,20 @@ class IndexStream:
             rows=picked,
             sources=sources,
             epoch=position // self._epoch_rows,
-            found=found,
+            lookup=lookup,
         )
 
-    def _refill(self, position: int) -> None:
+    def _refill(self, position: int, last: int | None) -> None:
         begin, end = rank_slice(self._batch_size, rank=self._rank, world_size=self._world_size)
         batches = self._chunk_batches
-        if self._end is not None:
-            batches = min(batches, max(1, (self._end - position) // self._batch_size))
+        if last is not None:
+            batches = min(batches, max(1, (last - position) // self._batch_size))
         firsts = position + np.arange(batches, dtype=np.int64) * self._batch_size
         positions = (firsts[:, None] + np.arange(begin, end, dtype=np.int64)).ravel()
         rows, sources = self._locate(positions)
         self._rows = rows.reshape(batches, end - begin)
         self._sources = None if sources is None else sources.reshape(batches, end - begin)
-        self._found = None if self._find is None else self._find(self._rows)
+        self._lookup = None if self._look_up is None else self._look_up(self._rows)
         self._begin, self._batches = position, batches
         self._chunk_batches = min(2 * self._chunk_batches, max(1, _MAX_CHUNK // max(1, end - begin)))
 
@@ -132,6 +134,6 @@ class IndexStream:
         sources, indices = self._table.locate(positions)
         rows = np.empty_like(indices)
         for number, order in enumerate(self._orders):
-            chosen = sources == number
-            rows[chosen] = order.rows_at(indices[chosen])[0]
+            of_source = sources == number
+            rows[of_source] = order.rows_at(indices[of_source])[0]
         return rows, sources

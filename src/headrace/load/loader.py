@@ -1,32 +1,40 @@
-"""A store (or a mixture) and an order -> batches: this rank's rows of each global batch, resumable at any."""
+"""A store (or a mixture) and options -> batches: this rank's rows of each global batch, resumable at any position."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal, Self
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, overload
 
-from headrace.errors import ConfigError, OrderError, WorkerError
-from headrace.load.ahead import BatchesAhead
-from headrace.load.batches import BatchMaker, Wanted
-from headrace.load.choose import (
-    ShuffleChoice,
-    check_options,
-    is_remote,
-    order_name,
-    row_order,
-    threads_for,
-)
-from headrace.load.device import DevicePlace
-from headrace.load.forks import generation
-from headrace.load.hints import Hints
-from headrace.load.host import Framework, HostPlace, use_torch
-from headrace.load.indices import IndexStream, Last
+from headrace.errors import ConfigError, OrderError, ResumeError, WorkerError
+from headrace.load.batch import Array, Batch
+from headrace.load.batch_builder import BatchBuilder
+from headrace.load.defaults import is_remote, order_name, row_order, threads_for
+from headrace.load.device import DevicePlacement
+from headrace.load.distributed import check_rank, data_rank
+from headrace.load.forks import fork_count
+from headrace.load.host import HostPlacement, use_torch
+from headrace.load.indices import IndexStream, RowLookup
 from headrace.load.mixture import Mixture
+from headrace.load.options import (
+    MAX_POSITION,
+    MAX_SEQ_LEN,
+    BatchOptions,
+    Packing,
+    ReadOptions,
+    ShuffleOption,
+    check_packing,
+    checked_int,
+    optional_int,
+)
 from headrace.load.packing.rows import PackedRows
-from headrace.load.ranks import data_rank
+from headrace.load.prefetch import Prefetcher
+from headrace.load.progress import Progress
+from headrace.load.pytree import register_batches
+from headrace.load.read_ahead import ReadAhead
 from headrace.load.rows import ConcatenatedRows
-from headrace.order.cursor import OrderSpec, position_from_state, state_from_position
-from headrace.order.ranks import rank_slice
+from headrace.order import OrderSpec, position_from_state, rank_slice, state_from_position
 from headrace.stats import StageCount, Stats
 
 if TYPE_CHECKING:
@@ -34,18 +42,26 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
+    from headrace.order import QuotaTable, RowOrder
     from headrace.store import Store
-    from headrace.store.found import Found
-    from headrace.types import Batch
+
+_ENDLESS_BATCHES = 1 << 40
+"""Length of an endless loader for Lightning, which otherwise takes a batch ahead and counts it in its checkpoints."""
 
 
-class Loader:
-    """Batches of a store, in an order that is arithmetic.
+class Loader(Generic[Array]):
+    """Batches of a store in an order that is a function of seed and position.
 
-    Iterating yields this rank's rows of one global batch after another, and continues where it stopped: the
-    state is one position, committed when a batch is taken. At the end of the last epoch iteration stops, and
-    stays stopped; `seek(0)` begins again.
+    `for batch in loader` is one pass: this rank's rows of one global batch after another, `epochs` epochs long. The
+    next loop reads the next pass, so that `for epoch in range(3): for batch in loader:` with epochs=1 reads three
+    epochs, each in its own order. After `load_state_dict` or `seek` the next loop reads the rest of the pass that
+    the position lies in. With epochs=None a loop never ends, and a new one goes on at the position.
+
+    `next(loader)` takes one batch and raises StopIteration at the pass's end, until a loop or `seek` begins another.
+    The state is one position, which moves when a batch is taken. Several threads may take from one loader: each
+    batch is delivered once.
 
     Args:
         source: a Store, or a Mixture from `mix`.
@@ -53,38 +69,57 @@ class Loader:
         batch_size: rows per global batch, over all ranks. A multiple of the ranks gives every rank the same
             number; otherwise they differ by one.
         seed: any int; names the order.
-        epochs: passes over all rows; None is endless. Batches run across the end of an epoch, so that every
-            row is read once per epoch and only the run's very last batch can be partial.
+        epochs: epochs of one pass; None is endless. Batches run across the end of an epoch, so that every row is
+            read once per epoch and only a pass's very last batch can be partial.
         rank: this data-parallel rank; by default torch.distributed's where it is initialised, else torchrun's
-            RANK, else 0. With tensor or pipeline parallelism give `Layout.data_rank`.
+            RANK, else 0. With tensor or pipeline parallelism give the data-parallel rank.
         world_size: data-parallel ranks; by default from the same place.
         shuffle: "global" is one permutation of all rows; "blocks" permutes blocks, then rows within a window
             of blocks, so that each block is fetched and decoded once per epoch; "none" is the store's order;
             "auto" is global where the store is mapped, blocks where it is compressed or remote. True is
             "auto", False "none".
-        window: blocks per window, for "blocks"; by default as many as decode to 64 MiB.
         packing: None cuts the stream every seq_len tokens; "best_fit" puts whole documents side by side.
-        packing_dir: where packing plans are kept; by default in the store, in packing/.
-        last: the run's last, partial batch: "keep" splits what is left over the ranks (a rank for which no
-            row is left gets one filler row, all labels -100, so that all take the same number of steps),
-            "drop" leaves it out, "repeat" fills it with the first rows of one further epoch.
-        document_ids, position_ids, cu_seqlens: also say where documents lie in each row; see `Batch`.
-        padding_free: inputs and labels as [1, N], the pieces of documents one after the other, with
-            cu_seqlens.
-        mask_document_starts: no loss on a document's first token (packed rows never have it).
-        label_mask: from tokens [B, T + 1] to bool [B, T], True where a label is not to be learnt.
-        framework: "torch", "numpy", or "auto": torch where it is installed.
-        device: a torch device to deliver to; pinned memory, a stream of its own and widening there for CUDA.
-        threads: that make batches ahead; 0 makes them when they are asked for. By default up to 4; for mapped
-            stores, and on one core for compressed ones, one, and only while steps last longer than handing a
-            batch over (20 us).
-        prefetch: batches made ahead by threads; bounds memory.
-        stats: counters to add to; by default the loader's own.
+        output: what a batch carries, and where: framework, device, document and position ids, label masks.
+        reading: how rows are read: threads, batches made ahead, the window of a block shuffle, packing plans.
 
     Raises:
-        ConfigError: options that make no sense together, or a store without a row of this length.
+        ConfigError: options of a wrong type or that make no sense together, or a store without a row of this length.
         OrderError: a rank out of range.
     """
+
+    @overload
+    def __init__(
+        self: Loader[NDArray[np.integer[Any]]],
+        source: Store | Mixture,
+        *,
+        seq_len: int,
+        batch_size: int,
+        seed: int = ...,
+        epochs: int | None = ...,
+        rank: int | None = ...,
+        world_size: int | None = ...,
+        shuffle: ShuffleOption = ...,
+        packing: Packing | None = ...,
+        output: BatchOptions[Literal["numpy"]],
+        reading: ReadOptions | None = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Loader[Tensor],
+        source: Store | Mixture,
+        *,
+        seq_len: int,
+        batch_size: int,
+        seed: int = ...,
+        epochs: int | None = ...,
+        rank: int | None = ...,
+        world_size: int | None = ...,
+        shuffle: ShuffleOption = ...,
+        packing: Packing | None = ...,
+        output: BatchOptions[Literal["auto", "torch"]] | None = ...,
+        reading: ReadOptions | None = ...,
+    ) -> None: ...
 
     def __init__(
         self,
@@ -96,75 +131,59 @@ class Loader:
         epochs: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
-        shuffle: ShuffleChoice = "auto",
-        window: int | None = None,
-        packing: Literal["best_fit"] | None = None,
-        packing_dir: str | os.PathLike[str] | None = None,
-        last: Last = "keep",
-        document_ids: bool = False,
-        position_ids: bool = False,
-        cu_seqlens: bool = False,
-        padding_free: bool = False,
-        mask_document_starts: bool = False,
-        label_mask: Callable[[NDArray[Any]], NDArray[np.bool_]] | None = None,
-        framework: Framework = "auto",
-        device: Any = None,
-        threads: int | None = None,
-        prefetch: int = 4,
-        stats: Stats | None = None,
+        shuffle: ShuffleOption = "auto",
+        packing: Packing | None = None,
+        output: BatchOptions[Any] | None = None,
+        reading: ReadOptions | None = None,
     ) -> None:
-        self._options = {name: value for name, value in locals().items() if name not in ("self", "stats")}
-        check_options(
-            seq_len=seq_len,
-            batch_size=batch_size,
-            prefetch=prefetch,
-            threads=threads,
-            epochs=epochs,
-            last=last,
-            packing=packing,
-        )
         self.source = source
-        self.seq_len = seq_len
-        self.seed = seed
-        self.epochs = epochs
+        self.seq_len = checked_int("seq_len", seq_len, low=1, high=MAX_SEQ_LEN)
+        self.seed = checked_int("seed", seed)
+        self.epochs = optional_int("epochs", epochs, low=1)
+        self.shuffle = shuffle
+        self.packing = check_packing(packing)
+        self.output = _checked_options("output", output, BatchOptions)
+        self.reading = _checked_options("reading", reading, ReadOptions)
         self.rank, self.world_size = data_rank(rank, world_size)
-        self.stats = stats if stats is not None else Stats()
-        self._mixture = source if isinstance(source, Mixture) else None
-        stores = source.stores if isinstance(source, Mixture) else (source,)
-        self._rows: list[ConcatenatedRows | PackedRows] = [
-            PackedRows(store, seq_len=seq_len, plan_dir=packing_dir)
-            if packing == "best_fit"
-            else ConcatenatedRows(store, seq_len=seq_len)
-            for store in stores
-        ]
-        self._orders = [
-            row_order(
-                rows, shuffle, window, seed=seed, source=rows.store.fingerprint if self._mixture else ""
-            )
-            for rows in self._rows
-        ]
-        self._table = self._mixture.quota_table(seed) if self._mixture else None
-        self._end = None if epochs is None else epochs * self.num_rows
-        self._last = last
-        self._wanted = Wanted(
-            document_ids=document_ids,
-            position_ids=position_ids,
-            cu_seqlens=cu_seqlens,
-            padding_free=padding_free,
-            mask_document_starts=mask_document_starts,
-            label_mask=label_mask,
-        )
-        self._torch = use_torch("torch" if device is not None else framework)
-        self._device = device
-        self._hinted = any(is_remote(store) for store in stores)
-        self._threads, self._while_long = threads_for(stores, threads, on_device=device is not None)
-        self._prefetch = prefetch
-        self._position = 0
+        self._rank_given = rank is not None
+        self.stats = Stats()
+        self._rows, self._orders, self._table = self._order_rows()
+        self._torch = use_torch("torch" if self.output.device is not None else self.output.framework)
+        self._progress = Progress(None if self.epochs is None else self.epochs * self.num_rows)
+        self._lock = threading.RLock()
         self._closed = False
-        self._begun: int | None = None
+        self._began: int | None = None
+        register_batches()
         self._set_batch_size(batch_size)
 
-    # --- where it stands ---
+    def _order_rows(
+        self,
+    ) -> tuple[list[ConcatenatedRows | PackedRows], list[RowOrder], QuotaTable | None]:
+        """Rows and order of each store, and for a mixture which store is at which position."""
+        rows: list[ConcatenatedRows | PackedRows] = [
+            PackedRows(store, seq_len=self.seq_len, plan_dir=self.reading.packing_dir)
+            if self.packing == "best_fit"
+            else ConcatenatedRows(store, seq_len=self.seq_len)
+            for store in self._stores
+        ]
+        mixture = self.source if isinstance(self.source, Mixture) else None
+        orders = [
+            row_order(
+                one,
+                self.shuffle,
+                self.reading.window,
+                seed=self.seed,
+                source=one.store.fingerprint if mixture else "",
+            )
+            for one in rows
+        ]
+        return rows, orders, mixture.quota_table(self.seed) if mixture else None
+
+    @property
+    def _stores(self) -> tuple[Store, ...]:
+        return self.source.stores if isinstance(self.source, Mixture) else (self.source,)
+
+    # --- position and state ---
 
     @property
     def num_rows(self) -> int:
@@ -173,8 +192,16 @@ class Loader:
 
     @property
     def position(self) -> int:
-        """Rows of the global order taken so far, all ranks and epochs."""
-        return self._position
+        """Rows of the global order taken so far, over all ranks and epochs."""
+        return self._progress.position
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next batch's first row: `for epoch in range(loader.epoch, 3)` goes on after a resume."""
+        progress = self._progress
+        if progress.end is not None and not self._index.steps(progress.position, progress.end):
+            return max(progress.position, progress.end) // self.num_rows
+        return progress.position // self.num_rows
 
     @property
     def batch_size(self) -> int:
@@ -183,98 +210,166 @@ class Loader:
 
     @batch_size.setter
     def batch_size(self, rows: int) -> None:
-        self._ahead.close()
-        self._set_batch_size(rows)
+        with self._lock:
+            self._prefetcher.close()
+            self._set_batch_size(rows)
 
     def __len__(self) -> int:
-        """Batches of the whole run, the same on every rank.
+        """Batches of the next loop, or of the one that is under way; the same on every rank.
+
+        After `seek` or `load_state_dict` these are the batches that are left of the pass.
 
         Raises:
-            TypeError: the run is endless.
+            TypeError: the loader is endless.
         """
-        steps = self._index.steps_from(0)
-        if steps is None:
-            raise TypeError("this loader is endless (epochs=None) and has no length; give epochs=")
+        progress = self._progress
+        begin, end = progress.begin, progress.end
+        if end is None or self.epochs is None:
+            if _called_by_lightning():
+                return _ENDLESS_BATCHES
+            raise TypeError("this loader is endless (epochs=None) and has no length. Give epochs=")
+        pass_rows = self.epochs * self.num_rows
+        if (
+            progress.is_abandoned
+            or not self._index.steps(progress.position, end)
+            or _called_by_lightning()  # counts the batches before a resume itself
+        ):
+            begin, end = 0, pass_rows
+        steps = self._index.steps(begin, end)
+        assert steps is not None
         return steps
 
     def seek(self, position: int) -> None:
         """Go to a position of the global order; the next batch begins there.
 
         Raises:
-            OrderError: before the beginning, or beyond the end.
+            OrderError: not an integer from 0 to 2**62.
         """
-        if position < 0 or (self._end is not None and position > self._end + self._batch_size):
-            raise OrderError(f"seek to position {position}: this run has positions 0 to {self._end}")
-        self._position = position
-        self._restart()
+        try:
+            position = checked_int("position", position, low=0, high=MAX_POSITION)
+        except ConfigError as error:
+            raise OrderError(f"seek: {error}") from None
+        with self._lock:
+            self._progress.seek(position)
+            self._restart()
 
     def state_dict(self) -> dict[str, int | str]:
-        """Where the run stands: at most 256 bytes of JSON, the same on every rank, for every batch size."""
-        return state_from_position(self._position, self._spec(self._position))
+        """The position and what fixes the order: at most 256 bytes of JSON, the same on every rank."""
+        position = self._progress.position
+        return state_from_position(position, self._order_spec(position))
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on where a run stood, on any number of ranks.
+        """Go on at a saved position, on any number of ranks and with any batch size.
 
         Raises:
-            ResumeError: the state belongs to another store, tokenizer, seq_len, seed, shuffle, packing or
-                mixture.
+            ResumeError: not a loader's state, or one of another store, tokenizer, seq_len, seed, shuffle, packing
+                or mixture.
         """
+        if not hasattr(state, "get"):
+            raise ResumeError(
+                f"load_state_dict: expected the dict of Loader.state_dict(), got {type(state).__name__}"
+            )
         position = state.get("position")
-        spec = self._spec(position if isinstance(position, int) else 0)
-        self.seek(position_from_state(state, spec))
+        spec = self._order_spec(position if isinstance(position, int) else 0)
+        position = position_from_state(state, spec)
+        if position > MAX_POSITION:
+            raise ResumeError(f"loader state: position {position}, expected at most 2**62. Is it damaged?")
+        self.seek(position)
 
-    def _spec(self, position: int) -> OrderSpec:
+    def _order_spec(self, position: int) -> OrderSpec:
         return OrderSpec(
             store=self.source.fingerprint,
             tokenizer=self.source.tokenizer_fingerprint,
             seq_len=self.seq_len,
             seed=self.seed,
             shuffle=order_name(self._orders),
-            packing=self._rows[0].packing,
+            packing=self.packing,
             mixture=self._table.fingerprint_before(position) if self._table else "",
         )
 
-    # --- its batches ---
+    # --- batches ---
 
-    def __iter__(self) -> Iterator[Batch]:
-        """The loader itself: iteration continues from the position."""
-        return self
+    def __iter__(self) -> Iterator[Batch[Array]]:
+        """A loop over the next pass, or over the rest of one after `seek`, `load_state_dict` or `next(loader)`."""
+        with self._lock:
+            progress = self._progress
+            loop: BatchIterator[Array] = BatchIterator(self)
+            left = progress.end is None or self._index.steps(progress.position, progress.end)
+            progress.begin_loop(loop, has_batches=bool(left))
+            loop.end = progress.end
+            return loop
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Batch[Array]:
         """This rank's rows of the next global batch.
 
         Raises:
-            StopIteration: the last epoch is read.
+            StopIteration: the pass is at its end.
             ShardError: a block is damaged; the position stays, and the next call tries again.
+            ConfigError: torch.distributed says another rank than the loader was made for, or the loader is closed.
             WorkerError: called in a forked child of the process that took the first batch.
         """
-        if self._begun != generation():
+        return self.take(self._progress.end)
+
+    def __getitem__(self, index: object) -> NoReturn:
+        """Not supported: a loader is iterated.
+
+        Raises:
+            ConfigError: always; torch's DataLoader and the Trainer of transformers call this.
+        """
+        raise ConfigError(
+            "a Loader is iterated, not indexed: it shuffles, batches and shards by itself. Loops and trainers take "
+            "the loader in a DataLoader's place; where a DataLoader is insisted on, write "
+            "headrace.interop.torch.dataloader(loader); for transformers, headrace.interop.hf.Trainer(...)"
+        )
+
+    def take(self, end: int | None) -> Batch[Array]:
+        """The batch at the position, of a pass that ends at `end`; iterators of the loader call this.
+
+        Raises:
+            StopIteration: the pass is at its end.
+        """
+        if self._began != fork_count():
             self._begin()
+        progress, position, after = self._progress, -1, -1
         try:
-            taken = self._ahead.take(self._position)
-        except Exception:
-            self._restart()
+            with self._lock:
+                position = progress.position
+                taken = self._prefetcher.take(position, end)
+                if taken is not None:
+                    batch, ready = taken
+                    if ready is not None:  # the event after which the copy to the device is done
+                        self._placement.arrive(batch.tokens, ready)
+                    after = position + batch.global_rows
+                    if end is not None and after > end:  # last="repeat": the next pass reads these rows again
+                        after = end
+                    progress.position = after
+                    return batch
+                if end == progress.end:
+                    progress.finish()
+        except BaseException:
+            # Ctrl-C may come at any instruction: a batch that was not returned is not taken.
+            with self._lock:
+                if progress.position == after:
+                    progress.position = position
+                self._prefetcher.close()
             raise
-        if taken is None:
-            raise StopIteration
-        batch, ready = taken
-        if ready is not None:  # the event is between the loader and its batches
-            self._place.arrive(batch.tokens, ready)
-        self._position = batch.position + batch.global_rows
-        return batch
+        raise StopIteration
 
     def _begin(self) -> None:
-        """Done once, at the first batch: a loader that has not begun may still be forked or sent away."""
+        """Check once, at the first batch; a loader that has not begun may be forked or sent to another process."""
         if self._closed:
             raise ConfigError("this loader is closed; make another one")
-        if self._begun is not None:
+        if self._began is not None:
             raise WorkerError(
                 f"this loader began in another process and is used in its forked child {os.getpid()}: both "
                 "would read the same rows. Make the loader in the process that uses it"
             )
-        self._begun = generation()
+        if not self._rank_given:
+            check_rank(self.rank, self.world_size)
+        self._began = fork_count()
 
     def _set_batch_size(self, batch_size: int) -> None:
+        batch_size = checked_int("batch_size", batch_size, low=1, high=MAX_SEQ_LEN)
         if batch_size < self.world_size:
             raise ConfigError(
                 f"batch_size={batch_size} rows for {self.world_size} ranks: batch_size is global, and every "
@@ -283,83 +378,78 @@ class Loader:
         self._batch_size = batch_size
         begin, end = rank_slice(batch_size, rank=self.rank, world_size=self.world_size)
         width, dtype = self.seq_len + 1, self.source.dtype
-        self._place: HostPlace | DevicePlace = (
-            HostPlace(rows=end - begin, width=width, torch=self._torch)
-            if self._device is None
-            else DevicePlace(self._device, width=width, dtype=dtype)
+        self._placement: HostPlacement | DevicePlacement = (
+            HostPlacement(rows=end - begin, width=width, torch=self._torch)
+            if self.output.device is None
+            else DevicePlacement(self.output.device, width=width, dtype=dtype)
         )
-        self._maker = BatchMaker(
+        self._builder = BatchBuilder(
             self._rows,
             width=width,
             batch_size=batch_size,
             dtype=dtype,
             eos_id=self.source.eos_id,
-            place=self._place,
-            wanted=self._wanted,
+            placement=self._placement,
+            options=self.output,
             stats=self.stats,
         )
         self._start()
 
-    def _indices(self, find: Callable[[NDArray[np.int64]], Found | None] | None = None) -> IndexStream:
+    def _restart(self) -> None:
+        """Drop what was made ahead; the next batch is made for the position."""
+        self._prefetcher.close()
+        self._start()
+
+    def _start(self) -> None:
+        look_up = self._rows[0].find if self._table is None and self.output.device is None else None
+        self._index = self._index_stream(look_up)
+        threads, while_long = threads_for(
+            self._stores, self.reading.threads, on_device=self.output.device is not None
+        )
+        read_ahead = None
+        if any(is_remote(store) for store in self._stores):
+            distance = self.reading.prefetch * self._batch_size
+            read_ahead = ReadAhead(self._index_stream(None), self._rows, self._orders, distance=distance)
+        self._prefetcher = Prefetcher(
+            self._builder,
+            self._index,
+            read_ahead=read_ahead,
+            threads=threads,
+            while_long=while_long,
+            prefetch=self.reading.prefetch,
+            stats=self.stats,
+        )
+
+    def _index_stream(self, look_up: Callable[[NDArray[np.int64]], RowLookup | None] | None) -> IndexStream:
         return IndexStream(
             self._orders,
             self._table,
             batch_size=self._batch_size,
             rank=self.rank,
             world_size=self.world_size,
-            end=self._end,
-            last=self._last,
-            find=find,
+            last=self.output.last,
+            look_up=look_up,
         )
 
-    def _restart(self) -> None:
-        """Drop what was made ahead; the next batch is made for the position."""
-        self._ahead.close()
-        self._start()
-
-    def _start(self) -> None:
-        self._index = self._indices(
-            self._rows[0].find if self._table is None and self._device is None else None
-        )
-        hints = None
-        if self._hinted:
-            hints = Hints(
-                self._indices(),
-                self._rows,
-                self._orders,
-                position=self._position,
-                at_least=self._prefetch * self._batch_size,
-            )
-        self._ahead = BatchesAhead(
-            self._maker,
-            self._index,
-            hints=hints,
-            threads=self._threads,
-            while_long=self._while_long,
-            prefetch=self._prefetch,
-            stats=self.stats,
-        )
-
-    # --- its life ---
+    # --- statistics, end, copies ---
 
     def stages(self) -> dict[str, StageCount]:
         """Where the time of loading goes: the stores' stages, `read` and `decode`, then the loader's own.
 
         `read` and `decode` count everything that was read from the stores since they were opened, by this
-        loader and by others. `gather` is rows brought together, and includes what it waited for blocks.
+        loader and by others. `gather` is rows copied into batches, with its waits for blocks.
         """
-        stores = self.source.stores if isinstance(self.source, Mixture) else (self.source,)
-        found: dict[str, StageCount] = {}
-        for stats in (*(store.stats for store in stores), self.stats):
+        stages: dict[str, StageCount] = {}
+        for stats in (*(store.stats for store in self._stores), self.stats):
             for name, stage in stats.snapshot().items():
-                found[name] = found[name] + stage if name in found else stage
-        return found
+                stages[name] = stages[name] + stage if name in stages else stage
+        return stages
 
     def close(self) -> None:
-        """End the threads, drop what was made ahead; the store stays open. A second call does nothing."""
+        """End the threads and drop what was made ahead; the store stays open. A second call does nothing."""
         self._closed = True
-        self._begun = None
-        self._ahead.close()
+        self._began = None
+        self._prefetcher.close()
 
     def __enter__(self) -> Self:
         return self
@@ -368,20 +458,56 @@ class Loader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Options and position: a pickled loader goes on in another process where this one stands."""
-        return {
-            "options": {**self._options, "rank": self.rank, "world_size": self.world_size},
-            "position": self._position,
-        }
+        """Options and position: a pickled loader goes on at its position in another process."""
+        names = ("seq_len", "seed", "epochs", "rank", "world_size", "shuffle", "packing", "output", "reading")
+        options = {"batch_size": self._batch_size, **{name: getattr(self, name) for name in names}}
+        return {"source": self.source, "options": options, "position": self._progress.position}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        options = dict(state["options"])
-        self.__init__(options.pop("source"), **options)  # type: ignore[misc]  # a loader is its options and position
+        self.__init__(state["source"], **state["options"])  # type: ignore[misc]  # a loader is its options and position
         self.seek(state["position"])
 
     def __repr__(self) -> str:
         return (
             f"Loader({self.source.url!r}: {self.num_rows:,} rows of {self.seq_len}, batches of "
             f"{self._batch_size}, rank {self.rank} of {self.world_size}, "
-            f"{order_name(self._orders)}, at {self._position:,})"
+            f"{order_name(self._orders)}, at {self._progress.position:,})"
         )
+
+
+class BatchIterator(Generic[Array]):
+    """One loop over a loader: the batches up to the end of its pass."""
+
+    __slots__ = ("__weakref__", "_done", "_loader", "end")
+
+    def __init__(self, loader: Loader[Array]) -> None:
+        self._loader = loader
+        self._done = False
+        self.end: int | None = None
+        """Position at which the pass ends."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch[Array]:
+        if self._done:
+            raise StopIteration
+        try:
+            return self._loader.take(self.end)
+        except StopIteration:
+            self._done = True
+            raise
+
+
+def _checked_options(name: str, options: Any, expected: type) -> Any:
+    if options is None:
+        return expected()
+    if not isinstance(options, expected):
+        raise ConfigError(f"{name}={options!r}: expected headrace.{expected.__name__}(...)")
+    return options
+
+
+def _called_by_lightning() -> bool:
+    """Whether the caller of the method that calls this is a module of Lightning."""
+    caller = sys._getframe(2).f_globals.get("__name__", "")  # noqa: SLF001  a frame, which costs nothing
+    return caller.partition(".")[0] in ("lightning", "pytorch_lightning", "lightning_fabric")

@@ -1,4 +1,4 @@
-"""Stores and weights -> a mixture, which loads like one store."""
+"""Stores and weights -> a mixture: at each position a row of one of them, by weight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headrace.errors import ConfigError
-from headrace.order.mix import QuotaTable, Segment, quotas_from_weights
+from headrace.order import QuotaTable, Segment, quotas_from_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 
 def mix(weights: Mapping[Store, float]) -> Mixture:
-    """A mixture of stores: at every position of the order, one of them by weight.
+    """A mixture of stores: at every position of the order a row of one of them, chosen by weight.
 
     Args:
         weights: store -> weight, finite and >= 0; they need not add up to 1. Stores share one tokenizer.
 
     Returns:
-        A mixture to give to `Loader` in a store's place.
+        A mixture, which `Loader` takes as it takes a store.
 
     Raises:
         ConfigError: no store, the same content twice, or different tokenizers.
-        OrderError: weights that are not weights.
+        OrderError: a weight that is negative or not finite, or all are 0.
     """
     return Mixture(tuple(weights), ((0, tuple(weights.values())),))
 
 
 class Mixture:
-    """Several stores read as one; immutable. `then` gives one whose weights change from a position on."""
+    """Several stores read as one; immutable. `then` returns a mixture whose weights change at a position."""
 
     def __init__(self, stores: tuple[Store, ...], weights: tuple[tuple[int, tuple[float, ...]], ...]) -> None:
         if not stores:
@@ -56,7 +56,7 @@ class Mixture:
         self._segments = tuple(
             Segment(start=start, quotas=quotas_from_weights(values)) for start, values in weights
         )
-        QuotaTable(segments=self._segments, seed=0)  # refuses starts that do not ascend
+        QuotaTable(segments=self._segments, seed=0)  # raises where starts do not ascend
 
     def then(self, position: int, weights: Mapping[Store, float]) -> Mixture:
         """The same mixture with other weights from a position on (a curriculum).
@@ -65,7 +65,7 @@ class Mixture:
 
         Args:
             position: rows of the global order; > the start of the last change.
-            weights: store -> weight; a store that is left out gets 0, a new store is refused.
+            weights: store -> weight; a store that is left out gets 0, a new one is refused.
         """
         unknown = [store.url for store in weights if store not in self.stores]
         if unknown:
@@ -76,12 +76,12 @@ class Mixture:
         return Mixture(self.stores, (*self._weights, (position, values)))
 
     def quota_table(self, seed: int) -> QuotaTable:
-        """The arithmetic of this mixture for one seed."""
+        """Which source is at which position, for one seed."""
         return QuotaTable(segments=self._segments, seed=seed)
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Share of each store in the last segment as it is kept, exactly; in the stores' order."""
+        """Share of each store in the last segment, as its integer quotas give it; in the stores' order."""
         quotas = self._segments[-1].quotas
         return tuple(quota / sum(quotas) for quota in quotas)
 
@@ -92,7 +92,7 @@ class Mixture:
 
     @property
     def fingerprint(self) -> str:
-        """32 hex digits of the stores' fingerprints, in order; weights are told apart by position."""
+        """32 hex digits of the stores' fingerprints, in order, without the weights."""
         text = ",".join(store.fingerprint for store in self.stores)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -123,12 +123,12 @@ class Mixture:
 
     @property
     def tokenizer(self) -> Any:
-        """The stores' one tokenizer."""
+        """The tokenizer that the stores share."""
         return self.stores[0].tokenizer
 
     @property
     def tokenizer_fingerprint(self) -> str:
-        """Fingerprint of the stores' one tokenizer."""
+        """Fingerprint of the tokenizer that the stores share."""
         return self.stores[0].tokenizer_fingerprint
 
     def num_rows(self, seq_len: int) -> int:
@@ -136,6 +136,6 @@ class Mixture:
         return sum(store.num_rows(seq_len) for store in self.stores)
 
     def __repr__(self) -> str:
-        """What is mixed, and how."""
+        """The stores and their shares."""
         parts = ", ".join(f"{s.url}: {share:.3f}" for s, share in zip(self.stores, self.shares, strict=True))
         return f"Mixture({parts})"

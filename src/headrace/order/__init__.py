@@ -1,17 +1,22 @@
 """(seed, epoch, position) -> which row of which source; arithmetic only, no input or output, O(1) memory."""
 
 from headrace.order.cursor import OrderSpec, position_from_state, state_from_position
+from headrace.order.mix import QuotaTable, Segment, quotas_from_weights
 from headrace.order.permute import permute, permute_many, round_keys
 from headrace.order.ranks import Layout, rank_slice
-from headrace.order.stream import RowOrder, row_at
+from headrace.order.stream import RowOrder, Shuffle, row_at
 
 __all__ = [
     "Layout",
     "OrderSpec",
+    "QuotaTable",
     "RowOrder",
+    "Segment",
+    "Shuffle",
     "permute",
     "permute_many",
     "position_from_state",
+    "quotas_from_weights",
     "rank_slice",
     "round_keys",
     "row_at",

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis.strategies import integers, lists
 
 from headrace.errors import ConfigError, ShardError
-from headrace.load import Loader
+from headrace.load import BatchOptions, Loader, ReadOptions
 from headrace.load.packing import plan as planning
 from headrace.load.packing.best_fit import best_fit
-from headrace.load.packing.plan import Plan, plan_name, write_plan
+from headrace.load.packing.plan import PackingPlan, plan_name, write_plan
 
 
 @given(capacity=integers(1, 50), lengths=lists(integers(1, 50), max_size=80))
@@ -30,10 +30,10 @@ def reference_best_fit(lengths, capacity):
     """The same in a few lines and quadratic time."""
     rows = []
     for piece in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        room = [capacity - sum(lengths[p] for p in row) for row in rows]
-        fitting = [r for r in room if r >= lengths[piece]]
+        free = [capacity - sum(lengths[p] for p in row) for row in rows]
+        fitting = [r for r in free if r >= lengths[piece]]
         if fitting:
-            tightest = [row for row, r in zip(rows, room, strict=True) if r == min(fitting)]
+            tightest = [row for row, r in zip(rows, free, strict=True) if r == min(fitting)]
             tightest[0].append(piece)
         else:
             rows.append([piece])
@@ -89,8 +89,8 @@ def test_every_target_of_every_document_is_learnt_once(
 ):
     store = fake_store(num_tokens, seed=seed, mean_doc=mean_doc)
     loader = Loader(
-        store, seq_len=seq_len, batch_size=3, epochs=1, packing="best_fit", framework="numpy",
-        packing_dir=tmp_path_factory.mktemp("plan"),
+        store, seq_len=seq_len, batch_size=3, epochs=1, packing="best_fit", output=BatchOptions(framework="numpy"),
+        reading=ReadOptions(packing_dir=tmp_path_factory.mktemp("plan")),
     )  # fmt: skip
     store.plan = loader._rows[0].plan
     firsts = {0, *store.ends[:-1].tolist()}
@@ -103,7 +103,7 @@ def test_regions_hand_over_what_did_not_fit_and_lose_nothing(fake_store, tmp_pat
     store = fake_store(20_000, mean_doc=30)
     path = tmp_path / "plan.arrow"
     write_plan(store, 31, path)
-    plan = Plan(path, store=store, seq_len=31)
+    plan = PackingPlan(path, store=store, seq_len=31)
     starts, lengths, counts = plan.pieces(np.arange(plan.num_rows))
     assert pa.ipc.open_file(path).num_record_batches > 50
     covered = np.sort(np.concatenate([np.arange(s + 1, s + n) for s, n in zip(starts, lengths, strict=True)]))
@@ -116,7 +116,9 @@ def test_regions_hand_over_what_did_not_fit_and_lose_nothing(fake_store, tmp_pat
 
 def test_rows_are_nearly_full_where_documents_are_of_all_lengths(fake_store, tmp_path):
     store = fake_store(400_000, mean_doc=300)
-    loader = Loader(store, seq_len=512, batch_size=16, packing="best_fit", packing_dir=tmp_path)
+    loader = Loader(
+        store, seq_len=512, batch_size=16, packing="best_fit", reading=ReadOptions(packing_dir=tmp_path)
+    )
     assert loader.num_rows < 1.01 * (store.num_tokens - store.num_documents) / 512 + 1
 
 
@@ -134,7 +136,9 @@ def test_a_plan_is_made_once_and_beside_the_store(make_store):
 @pytest.mark.parametrize("codec", ["none", "zstd"])
 def test_packed_rows_of_a_real_store_hold_its_documents(make_store, codec):
     store, tokens, ends = make_store(4000, codec=codec)
-    loader = Loader(store, seq_len=31, batch_size=8, epochs=1, packing="best_fit", document_ids=True)
+    loader = Loader(
+        store, seq_len=31, batch_size=8, epochs=1, packing="best_fit", output=BatchOptions(document_ids=True)
+    )
     documents = {tuple(part) for part in np.split(tokens, ends[:-1])}
     whole = 0
     for batch in loader:
@@ -154,7 +158,7 @@ def test_writers_at_the_same_time_leave_one_whole_plan(fake_store, tmp_path):
     for thread in threads:
         thread.join()
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    assert Plan(path, store=store, seq_len=31).num_rows > 900
+    assert PackingPlan(path, store=store, seq_len=31).num_rows > 900
 
 
 def test_what_a_killed_writer_left_is_removed(fake_store, tmp_path):
@@ -175,14 +179,14 @@ def test_a_damaged_plan_is_refused_wherever_a_byte_is_flipped(fake_store, tmp_pa
     path = tmp_path / plan_name(store, 15)
     write_plan(store, 15, path)
     good = path.read_bytes()
-    whole = Plan(path, store=store, seq_len=15)
+    whole = PackingPlan(path, store=store, seq_len=15)
     rows = np.arange(whole.num_rows)
     want = [column.tolist() for column in whole.pieces(rows)]
     del whole
 
     def read():
         try:
-            plan = Plan(path, store=store, seq_len=15)
+            plan = PackingPlan(path, store=store, seq_len=15)
             return [column.tolist() for column in plan.pieces(rows[: plan.num_rows])]
         except ShardError as error:
             return str(error)
@@ -197,36 +201,44 @@ def test_a_damaged_plan_is_refused_wherever_a_byte_is_flipped(fake_store, tmp_pa
     assert refused > len(good) / 3 / 3
     path.write_bytes(good[: len(good) // 2])
     with pytest.raises(ShardError, match="not a packing plan"):
-        Plan(path, store=store, seq_len=15)
+        PackingPlan(path, store=store, seq_len=15)
 
 
 def test_a_plan_of_another_store_or_length_is_refused(fake_store, tmp_path):
     store, other = fake_store(400), fake_store(400, seed=5)
     path = tmp_path / "plan.arrow"
     write_plan(store, 15, path)
-    with pytest.raises(ShardError, match="wanted"):
-        Plan(path, store=other, seq_len=15)
-    with pytest.raises(ShardError, match="wanted"):
-        Plan(path, store=store, seq_len=16)
+    with pytest.raises(ShardError, match="expected"):
+        PackingPlan(path, store=other, seq_len=15)
+    with pytest.raises(ShardError, match="expected"):
+        PackingPlan(path, store=store, seq_len=16)
 
 
 def test_a_remote_store_needs_a_place_for_its_plan(fake_store, tmp_path):
     store = fake_store(900, remote=True)
     with pytest.raises(ConfigError, match="packing_dir"):
         Loader(store, seq_len=15, batch_size=4, packing="best_fit")
-    with Loader(store, seq_len=15, batch_size=4, packing="best_fit", packing_dir=tmp_path) as loader:
-        assert len(next(loader)) == 4
+    with Loader(
+        store, seq_len=15, batch_size=4, packing="best_fit", reading=ReadOptions(packing_dir=tmp_path)
+    ) as loader:
+        assert next(loader).num_rows == 4
 
 
 def test_a_place_that_cannot_be_written_to_is_refused(fake_store, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="packing_dir"):
-        Loader(fake_store(900), seq_len=15, batch_size=4, packing="best_fit", packing_dir=tmp_path / "file")
+        Loader(
+            fake_store(900),
+            seq_len=15,
+            batch_size=4,
+            packing="best_fit",
+            reading=ReadOptions(packing_dir=tmp_path / "file"),
+        )
 
 
 def test_a_store_of_single_tokens_has_nothing_to_pack(fake_store, tmp_path):
     store = fake_store(50)
     store.ends = np.arange(1, 51)
     with pytest.raises(ConfigError, match="two tokens"):
-        Loader(store, seq_len=15, batch_size=4, packing="best_fit", packing_dir=tmp_path)
+        Loader(store, seq_len=15, batch_size=4, packing="best_fit", reading=ReadOptions(packing_dir=tmp_path))
     assert list(tmp_path.iterdir()) == []

@@ -1,1 +1,1 @@
-"""Whole documents side by side in rows: the best-fit plan, its rows, and where documents lie in them."""
+"""Best-fit packing: documents of a store -> a plan of rows that hold whole documents -> those rows' tokens."""

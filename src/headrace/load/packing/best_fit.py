@@ -9,11 +9,10 @@ if TYPE_CHECKING:
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Pack pieces into rows, the longest first, each into the fullest row that still has room for it.
+    """Pack pieces into rows, the longest first, each into the fullest row that still has enough free places.
 
-    Rows with room are found by the lowest set bit of one integer whose bit r says that a row with r free
-    places
-    exists: one shift instead of a tree walk.
+    Bit r of one integer is set where some row has r free places: the fullest row that is large enough is the lowest set
+    bit after one shift, instead of a search in a tree.
 
     >>> best_fit([3, 5, 2, 4, 2], capacity=8)
     [[1, 0], [3, 2, 4]]
@@ -23,29 +22,29 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         capacity: places in a row.
 
     Returns:
-        Pieces (their indices) of each row, in the order in which they were put there; rows in the order in
-        which they were begun.
+        Indices of the pieces in each row, in the order in which they were added; rows in the order in which they
+        were opened.
 
     Source: Ding et al. 2024, "Fewer Truncations Improve Language Modeling", arXiv 2404.10830.
     """
     rows: list[list[int]] = []
-    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
+    rows_by_free: list[list[int]] = [[] for _ in range(capacity + 1)]
     occupied = 0
-    # Stable: of equal lengths, the piece that stands first in the stream goes first.
+    # Stable: pieces of equal length stay in the stream's order.
     for piece in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = lengths[piece]
         fitting = occupied >> length
         if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            row = with_room[room].pop()
-            if not with_room[room]:
-                occupied &= ~(1 << room)
+            free = length + (fitting & -fitting).bit_length() - 1
+            row = rows_by_free[free].pop()
+            if not rows_by_free[free]:
+                occupied &= ~(1 << free)
         else:
-            room, row = capacity, len(rows)
+            free, row = capacity, len(rows)
             rows.append([])
         rows[row].append(piece)
-        left = room - length
+        left = free - length
         if left:
-            with_room[left].append(row)
+            rows_by_free[left].append(row)
             occupied |= 1 << left
     return rows

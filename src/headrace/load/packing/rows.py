@@ -1,4 +1,4 @@
-"""Rows of a packing plan -> tokens in a buffer: whole documents side by side, then padding."""
+"""Row numbers of a packing plan -> tokens: whole documents side by side, then padding."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headrace.errors import ConfigError
-from headrace.load.packing.plan import Plan, plan_name, region_rows, write_plan
-from headrace.load.packing.segments import Segments
+from headrace.load.packing.boundaries import DocumentBoundaries
+from headrace.load.packing.plan import PackingPlan, plan_name, region_rows, write_plan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headrace.store import Store
 
-# Pieces have any length, `gather` one length at a time: they are read in stretches of this many tokens, and
-# what lies beyond a piece's end is left out. Shorter stretches copy less for nothing, longer ones are fewer.
-_STRETCH = 64
+# `Store.gather` reads spans of one length, and pieces of documents have any: a piece is read in spans of this many
+# tokens, and what lies beyond its end is dropped. Shorter spans drop less, longer spans are fewer.
+_SPAN_TOKENS = 64
 
 
 class PackedRows:
-    """Rows of best-fit packing; the plan is made when it is not yet there."""
+    """Rows of best-fit packing. The plan is computed and written once for each store and row length."""
 
     packing = "best_fit"
 
@@ -33,15 +33,15 @@ class PackedRows:
         path = _plan_dir(store, plan_dir) / plan_name(store, seq_len)
         if not path.exists():
             write_plan(store, seq_len, path)
-        self.plan = Plan(path, store=store, seq_len=seq_len)
+        self.plan = PackingPlan(path, store=store, seq_len=seq_len)
         self.num_rows = self.plan.num_rows
 
     def read(self, rows: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Tokens of rows, the end-of-document id where a row has no more.
+        """Tokens of rows, padded with the end-of-document id.
 
         Args:
             rows: int64 [B], in [0, num_rows).
-            out: where to put them; a new array by default.
+            out: array to fill; a new one by default.
 
         Returns:
             [B, T + 1] in the stored type, C order.
@@ -49,18 +49,18 @@ class PackedRows:
         if out is None:
             out = np.empty((len(rows), self.seq_len + 1), self.store.dtype)
         starts, lengths, counts = self.plan.pieces(rows)
-        stretch = min(_STRETCH, self.store.num_tokens)
-        stretches = -(-lengths // stretch)
-        owner = np.repeat(np.arange(starts.size), stretches)
-        number = np.arange(owner.size) - np.repeat(np.cumsum(stretches) - stretches, stretches)
-        wanted = starts[owner] + number * stretch
-        size = np.minimum(stretch, lengths[owner] - number * stretch)
-        # The last stretch must not run over the stream's end: it begins earlier, and is used from `skip` on.
-        firsts = np.minimum(wanted, self.store.num_tokens - stretch)
-        skip = wanted - firsts
-        found = self.store.gather(firsts, stretch)
-        places = np.arange(stretch)
-        values = found[(places >= skip[:, None]) & (places < (skip + size)[:, None])]
+        span = min(_SPAN_TOKENS, self.store.num_tokens)
+        spans = -(-lengths // span)
+        piece = np.repeat(np.arange(starts.size), spans)
+        number = np.arange(piece.size) - np.repeat(np.cumsum(spans) - spans, spans)
+        begins = starts[piece] + number * span
+        size = np.minimum(span, lengths[piece] - number * span)
+        # The last span must not run over the stream's end: it begins earlier, and is used from `skip` on.
+        firsts = np.minimum(begins, self.store.num_tokens - span)
+        skip = begins - firsts
+        tokens = self.store.gather(firsts, span)
+        places = np.arange(span)
+        values = tokens[(places >= skip[:, None]) & (places < (skip + size)[:, None])]
         used = _sums(lengths, counts)
         if (used == out.shape[1]).all():
             out.reshape(-1)[:] = values
@@ -70,35 +70,35 @@ class PackedRows:
         return out
 
     def find(self, rows: NDArray[np.int64]) -> None:
-        """Nothing: pieces of documents are looked up when they are read."""
+        """None: pieces of documents are looked up when they are read."""
 
-    def hint(self, rows: NDArray[np.int64]) -> None:
-        """Tell the store which rows come soon."""
+    def announce(self, rows: NDArray[np.int64]) -> None:
+        """Announce rows that will be read to the store, so that it fetches their blocks ahead."""
         starts, lengths, _ = self.plan.pieces(rows)
         blocks = np.concatenate((starts, starts + lengths - 1)) // self.store.block_tokens
         self.store.prefetch(np.unique(blocks) * self.store.block_tokens, 1, ordered=False)
 
     @property
     def block_rows(self) -> int:
-        """Rows that stay together in a block shuffle: those that were packed together."""
+        """Rows that a block shuffle keeps together: those that were packed together."""
         return region_rows(self.seq_len)
 
-    def segments(self, rows: NDArray[np.int64], tokens: NDArray[Any]) -> Segments:
-        """Where pieces begin in rows.
+    def boundaries(self, rows: NDArray[np.int64], tokens: NDArray[Any]) -> DocumentBoundaries:
+        """Where pieces of documents begin in rows.
 
         Args:
             rows: int64 [B].
-            tokens: [B, T + 1], what `read` made of them.
+            tokens: [B, T + 1], as `read` returned them.
         """
         _, lengths, counts = self.plan.pieces(rows)
         used = _sums(lengths, counts)
-        owner = np.repeat(np.arange(len(rows)), counts)
+        row = np.repeat(np.arange(len(rows)), counts)
         begins = np.cumsum(lengths) - lengths
         starts = np.zeros(tokens.shape, np.bool_)
-        starts[owner, begins - (np.cumsum(used) - used)[owner]] = True
+        starts[row, begins - (np.cumsum(used) - used)[row]] = True
         padded = np.flatnonzero(used < tokens.shape[1])
         starts[padded, used[padded]] = True
-        return Segments(starts=starts, used=used)
+        return DocumentBoundaries(starts=starts, used=used)
 
 
 def _sums(values: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -112,7 +112,7 @@ def _plan_dir(store: Store, plan_dir: str | os.PathLike[str] | None) -> Path:
     url = os.fspath(store.url)
     if "://" in url and not url.startswith("file://"):
         raise ConfigError(
-            f"{url}: a packing plan is a mapped local file, and this store is remote. Give packing_dir=, a "
-            "local directory that stays"
+            f"{url}: a packing plan is a memory-mapped local file, and this store is remote. Give "
+            "reading=ReadOptions(packing_dir=...), a local directory that is kept"
         )
     return Path(url.removeprefix("file://")) / "packing"

@@ -1,14 +1,16 @@
 """Ids of documents and positions, cu_seqlens and masks say where documents lie."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.strategies import integers
 
-from headrace.load import Loader
-from headrace.load.packing.segments import Segments, starts_after, starts_at
+from headrace.load import BatchOptions, Loader, ReadOptions
+from headrace.load.packing.boundaries import DocumentBoundaries, starts_after, starts_at
 
-EVERYTHING = {"document_ids": True, "position_ids": True, "cu_seqlens": True, "framework": "numpy"}
+EVERYTHING = BatchOptions(document_ids=True, position_ids=True, cu_seqlens=True, framework="numpy")
 
 
 def by_hand(tokens, eos_id):
@@ -33,7 +35,7 @@ def by_hand(tokens, eos_id):
 @given(num_tokens=integers(50, 900), seq_len=integers(1, 45), mean_doc=integers(1, 30))
 def test_rows_of_the_stream_say_where_documents_lie(fake_store, num_tokens, seq_len, mean_doc):
     store = fake_store(num_tokens, mean_doc=mean_doc)
-    for batch in Loader(store, seq_len=seq_len, batch_size=4, epochs=1, **EVERYTHING):
+    for batch in Loader(store, seq_len=seq_len, batch_size=4, epochs=1, output=EVERYTHING):
         documents, positions, bounds = by_hand(batch.tokens, store.eos_id)
         assert (batch.document_ids == documents).all()
         assert (batch.position_ids == positions).all()
@@ -52,7 +54,14 @@ def test_a_store_without_end_ids_is_read_by_its_document_table(fake_store, num_t
 def test_labels_of_a_documents_first_token_are_masked_on_request(fake_store):
     store = fake_store(900, mean_doc=10)
     plain, masked = (
-        next(Loader(store, seq_len=40, batch_size=8, framework="numpy", mask_document_starts=m))
+        next(
+            Loader(
+                store,
+                seq_len=40,
+                batch_size=8,
+                output=BatchOptions(framework="numpy", mask_document_starts=m),
+            )
+        )
         for m in (False, True)
     )
     first = plain.tokens[:, :-1] == store.eos_id
@@ -63,7 +72,12 @@ def test_labels_of_a_documents_first_token_are_masked_on_request(fake_store):
 
 def test_labels_are_masked_where_a_function_says(fake_store):
     store = fake_store(900)
-    loader = Loader(store, seq_len=40, batch_size=8, framework="numpy", label_mask=lambda t: t[:, 1:] < 100)
+    loader = Loader(
+        store,
+        seq_len=40,
+        batch_size=8,
+        output=BatchOptions(framework="numpy", label_mask=lambda t: t[:, 1:] < 100),
+    )
     batch = next(loader)
     wide = batch.tokens[:, 1:].astype(np.int64)
     assert (batch.labels == np.where(wide < 100, -100, wide)).all()
@@ -72,9 +86,16 @@ def test_labels_are_masked_where_a_function_says(fake_store):
 @pytest.mark.parametrize("packing", [None, "best_fit"])
 def test_padding_free_batches_hold_the_same_targets_without_padding(fake_store, tmp_path, packing):
     store = fake_store(2000, mean_doc=15)
-    options = {"seq_len": 40, "batch_size": 8, "packing": packing, "packing_dir": tmp_path, **EVERYTHING}
+    options = {
+        "seq_len": 40,
+        "batch_size": 8,
+        "packing": packing,
+        "reading": ReadOptions(packing_dir=tmp_path),
+    }
     for flat, plain in zip(
-        Loader(store, epochs=1, padding_free=True, **options), Loader(store, epochs=1, **options), strict=True
+        Loader(store, epochs=1, output=replace(EVERYTHING, padding_free=True), **options),
+        Loader(store, epochs=1, output=EVERYTHING, **options),
+        strict=True,
     ):
         assert (
             flat.input_ids.shape == flat.labels.shape == flat.position_ids.shape == (1, flat.cu_seqlens[-1])
@@ -97,7 +118,7 @@ def test_a_filler_is_masked_in_every_kind_of_batch(fake_store, tmp_path):
             ranks = [
                 Loader(
                     store, seq_len=7, batch_size=8, epochs=1, rank=r, world_size=8, packing=packing,
-                    packing_dir=tmp_path, padding_free=padding_free, **EVERYTHING,
+                    reading=ReadOptions(packing_dir=tmp_path), output=replace(EVERYTHING, padding_free=padding_free),
                 )
                 for r in range(8)
             ]  # fmt: skip
@@ -109,8 +130,8 @@ def test_a_filler_is_masked_in_every_kind_of_batch(fake_store, tmp_path):
 
 def test_padding_is_no_document():
     starts = np.array([[True, False, True, True, False]])
-    found = Segments(starts=starts, used=np.array([3]))
-    assert found.document_ids().tolist() == [[0, 0, 1, -1]]
-    assert found.without_target.tolist() == [[False, True, True, True]]
-    assert found.position_ids().tolist() == [[0, 1, 0, 0]]
-    assert found.cu_seqlens().tolist() == [0, 2, 3, 4]
+    boundaries = DocumentBoundaries(starts=starts, used=np.array([3]))
+    assert boundaries.document_ids().tolist() == [[0, 0, 1, -1]]
+    assert boundaries.without_target.tolist() == [[False, True, True, True]]
+    assert boundaries.position_ids().tolist() == [[0, 1, 0, 0]]
+    assert boundaries.cu_seqlens().tolist() == [0, 2, 3, 4]

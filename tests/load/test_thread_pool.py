@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import ShardError, WorkerError
-from headrace.load import Loader
-from headrace.load.stages import Pipeline
+from headrace.load import BatchOptions, Loader, ReadOptions
+from headrace.load.thread_pool import OrderedThreadPool
 
 OTHERS = set()
 """Threads of loaders that something before this test still holds, alive when it began."""
@@ -37,7 +37,7 @@ def nothing_is_left():
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this kernel has no batch threads")
 def test_threads_that_work_ahead_do_not_interrupt_whoever_wakes_them():
-    pipeline = Pipeline(lambda _: os.sched_getscheduler(0), threads=1)
+    pipeline = OrderedThreadPool(lambda _: os.sched_getscheduler(0), threads=1)
     pipeline.submit(None)
     assert pipeline.take() == os.SCHED_BATCH
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
@@ -52,7 +52,7 @@ def test_results_come_in_the_order_of_work(threads):
         turns[number].wait()
         return number
 
-    pipeline = Pipeline(make, threads=threads)
+    pipeline = OrderedThreadPool(make, threads=threads)
     for number in range(6):
         pipeline.submit(number)
     for turn in reversed(turns):  # finished last to first, where threads allow
@@ -64,15 +64,18 @@ def test_results_come_in_the_order_of_work(threads):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_deliver_what_the_caller_would_make(fake_store, threads):
     plain = [
-        b.tokens.tolist() for b in Loader(fake_store(3000), seq_len=9, batch_size=4, epochs=2, threads=0)
+        b.tokens.tolist()
+        for b in Loader(fake_store(3000), seq_len=9, batch_size=4, epochs=2, reading=ReadOptions(threads=0))
     ]
-    with Loader(fake_store(3000), seq_len=9, batch_size=4, epochs=2, threads=threads) as loader:
+    with Loader(
+        fake_store(3000), seq_len=9, batch_size=4, epochs=2, reading=ReadOptions(threads=threads)
+    ) as loader:
         assert [b.tokens.tolist() for b in loader] == plain
 
 
 def test_no_more_is_made_ahead_than_asked(fake_store):
     store = fake_store(9000)
-    with Loader(store, seq_len=9, batch_size=4, threads=2, prefetch=3) as loader:
+    with Loader(store, seq_len=9, batch_size=4, reading=ReadOptions(threads=2, prefetch=3)) as loader:
         for step in range(1, 30):
             next(loader)
             assert store.gathered <= step + 3
@@ -83,7 +86,7 @@ def test_an_error_comes_at_its_batch_and_the_next_call_tries_again(fake_store):
         store = fake_store(900, fail=[None, None, ShardError("block 3 is damaged")])
         plain = [b.tokens.tolist() for b in Loader(fake_store(900), seq_len=9, batch_size=4, epochs=1)]
         got, failures = [], 0
-        with Loader(store, seq_len=9, batch_size=4, epochs=1, threads=threads) as loader:
+        with Loader(store, seq_len=9, batch_size=4, epochs=1, reading=ReadOptions(threads=threads)) as loader:
             while len(got) < len(plain):
                 position = loader.position
                 try:
@@ -96,7 +99,7 @@ def test_an_error_comes_at_its_batch_and_the_next_call_tries_again(fake_store):
 
 
 def test_a_loader_that_is_dropped_ends_its_threads(fake_store):
-    loader = Loader(fake_store(3000), seq_len=9, batch_size=4, threads=3)
+    loader = Loader(fake_store(3000), seq_len=9, batch_size=4, reading=ReadOptions(threads=3))
     next(loader)
     assert len(loading_threads()) == 3
     gone = weakref.ref(loader)
@@ -107,7 +110,7 @@ def test_a_loader_that_is_dropped_ends_its_threads(fake_store):
 
 
 def test_leaving_a_loop_by_an_exception_keeps_the_place(fake_store):
-    loader = Loader(fake_store(3000), seq_len=9, batch_size=4, threads=2)
+    loader = Loader(fake_store(3000), seq_len=9, batch_size=4, reading=ReadOptions(threads=2))
     with loader:
 
         def loop():
@@ -133,7 +136,7 @@ def test_ctrl_c_while_waiting_loses_nothing(fake_store):
         return plain_gather(*args, **kwargs)
 
     store.gather = gather
-    with Loader(store, seq_len=9, batch_size=4, threads=1) as loader:
+    with Loader(store, seq_len=9, batch_size=4, reading=ReadOptions(threads=1)) as loader:
         main = threading.main_thread().ident
         interrupt = threading.Thread(
             target=lambda: (waiting.wait(), signal.pthread_kill(main, signal.SIGINT))
@@ -151,7 +154,9 @@ def test_ctrl_c_while_waiting_loses_nothing(fake_store):
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_a_forked_childs_loader_is_refused_and_the_parents_goes_on(fake_store):
     for threads in (0, 2):
-        with Loader(fake_store(3000), seq_len=9, batch_size=4, threads=threads) as loader:
+        with Loader(
+            fake_store(3000), seq_len=9, batch_size=4, reading=ReadOptions(threads=threads)
+        ) as loader:
             next(loader)
             context = multiprocessing.get_context("fork")
             answers = context.SimpleQueue()
@@ -172,7 +177,7 @@ def test_a_forked_childs_loader_is_refused_and_the_parents_goes_on(fake_store):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_a_loader_that_has_not_begun_may_be_forked(fake_store):
-    loader = Loader(fake_store(3000), seq_len=9, batch_size=4, threads=2)
+    loader = Loader(fake_store(3000), seq_len=9, batch_size=4, reading=ReadOptions(threads=2))
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
     process = context.Process(target=lambda: answers.put(next(loader).rows.tolist()))
@@ -188,7 +193,13 @@ def test_ten_epochs_take_no_more_memory_than_two(make_store):
 
     store, _, _ = make_store(200_000, codec="zstd", block_tokens=4096)
     process, sizes = psutil.Process(), []
-    with Loader(store, seq_len=63, batch_size=64, threads=2, framework="torch") as loader:
+    with Loader(
+        store,
+        seq_len=63,
+        batch_size=64,
+        reading=ReadOptions(threads=2),
+        output=BatchOptions(framework="torch"),
+    ) as loader:
         while loader.position < 10 * loader.num_rows:
             batch = next(loader)
             batch.labels  # noqa: B018  # widened, as in training
@@ -200,11 +211,11 @@ def test_ten_epochs_take_no_more_memory_than_two(make_store):
 
 
 def test_a_ramp_of_batch_sizes_restarts_what_was_made_ahead(fake_store):
-    with Loader(fake_store(3000), seq_len=9, batch_size=4, threads=2) as loader:
+    with Loader(fake_store(3000), seq_len=9, batch_size=4, reading=ReadOptions(threads=2)) as loader:
         next(loader)
         loader.batch_size = 6
         batch = next(loader)
-        assert (batch.position, len(batch)) == (4, 6)
+        assert (batch.position, batch.num_rows) == (4, 6)
         assert len(loading_threads()) == 2
 
 
