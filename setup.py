@@ -24,6 +24,7 @@ FOLDER = "src/headrace/native/c"
 FLAGS = [
     "-std=c11",
     "-O3",
+    "-fno-fast-math",
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fno-trapping-math",

@@ -192,6 +192,8 @@ def _proportional_bytes(pid: int) -> int:
 
 def machine() -> dict[str, Any]:
     """What ran it, and how busy that was; no names."""
+    from headrace.native import native_target  # contestants' environments do not have it
+
     model, memory = "unknown", 0
     with Path("/proc/cpuinfo").open(encoding="utf-8") as info:
         for line in info:
@@ -206,6 +208,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(memory / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "native": native_target(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "utc": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
     }
@@ -272,7 +275,8 @@ def report(
         "",
         (
             f"{head['cpu']}, {head['cores']} cores, {head['memory_gib']} GiB, Linux {head['kernel']}, "
-            f"Python {head['python']}; load average {' '.join(map(str, head['load_average']))} at the end; "
+            f"Python {head['python']}, native {head['native']}; "
+            f"load average {' '.join(map(str, head['load_average']))} at the end; "
             f"{head['utc']} UTC; commit {about['commit']}"
         ),
         "",

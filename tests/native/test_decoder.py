@@ -27,6 +27,7 @@ def unbound():
 
 def test_the_process_has_one_openmp_library(module):
     """A second one would compete with torch's for the cores."""
+    pytest.importorskip("torch")
     code = (
         "from headrace.native.decoder import load_decoder; load_decoder()\n"
         "files = {line.split()[-1].split('/')[-1] for line in open('/proc/self/maps')}\n"
@@ -56,6 +57,7 @@ def test_it_runs_the_chosen_instruction_set(module, monkeypatch):
 
 
 def test_calls_that_do_not_fit_are_refused(module):
+    pytest.importorskip("torch")
     native_decoder.load_decoder()
     with pytest.raises(TypeError, match="expected 11"):
         module.decode(0, 1)

@@ -68,6 +68,7 @@ def generate(
         ("errors", count(summary.num_errors)),
         ("tokens", count(summary.completion_tokens)),
         ("tokens/s", count(summary.tokens_per_s)),
+        ("native", summary.native),
         ("out", summary.out),
     ]
     stdout.print(facts("generated", rows))

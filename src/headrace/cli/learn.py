@@ -239,6 +239,7 @@ def train(
         ("loss", "-" if summary.loss is None else f"{summary.loss:.4f}"),
         ("tokens/s", count(summary.tokens_per_s)),
         ("MFU", "unknown hardware" if summary.mfu is None else f"{100 * summary.mfu:.1f} %"),
+        ("native", summary.native),
         ("run", str(summary.out)),
     ]
     if summary.eval_loss is not None:

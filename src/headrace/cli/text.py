@@ -129,6 +129,7 @@ def ingest(
         ),
         ("speed", f"{size(summary.bytes_per_s)}/s with {summary.workers} workers in {summary.wall_s:.1f} s"),
         ("tokenizer", " by ".join(filter(None, (summary.tokenizer, summary.tokenizer_engine)))),
+        ("native", summary.native),
     ]
     busy = sum(summary.stages.values())
     if busy:
@@ -205,6 +206,7 @@ def inspect(
         ("tokenizer", f"{report.tokenizer}, {count(report.vocab_size)} ids"),
         ("fingerprint", report.fingerprint),
         ("snapshot", str(report.snapshot)),
+        ("native", report.native),
     ]
     if verify:
         rows.append(("verified", "every byte"))

@@ -15,6 +15,7 @@ from headrace.errors import ConfigError, HeadraceError
 from headrace.generation.options import SamplingOptions
 from headrace.generation.prompts.prompt import Prompt
 from headrace.generation.request import Request, error_prediction
+from headrace.native import Target, native_target
 from headrace.sink import RemoteSink, Sink
 from headrace.stats import StageCount, Stats
 from headrace.types import Prediction
@@ -48,6 +49,8 @@ class GenerateSummary:
     tokens_per_s: float
     """completion_tokens / wall_s."""
     stages: dict[str, StageCount] = field(default_factory=dict)
+    native: Target = field(default_factory=native_target)
+    """Instruction set of headrace's extension in C that ran, or "off": Python did the same work."""
 
 
 class BatchEngine(Protocol):

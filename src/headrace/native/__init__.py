@@ -14,6 +14,7 @@ At build the same variable decides what is built: `require` fails without a comp
 
 from headrace.native.load import (
     NativeUnavailableError,
+    Target,
     available_targets,
     kernels,
     native_target,
@@ -26,6 +27,7 @@ __all__ = [
     "ROUNDS",
     "NativeUnavailableError",
     "Rows",
+    "Target",
     "available_targets",
     "kernels",
     "native_target",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headrace.native import Target, native_target
 from headrace.store.format import ShardEntry
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class StoreReport:
     shards: tuple[ShardEntry, ...]
     """The first `SHOWN_SHARDS`."""
     samples: tuple[Sample, ...]
+    native: Target = field(default_factory=native_target)
+    """Instruction set of headrace's extension in C that runs here, or "off": Python does the same work."""
 
 
 def inspect(store: Store, *, samples: int = 3, seq_len: int = 64, seed: int = 0) -> StoreReport:

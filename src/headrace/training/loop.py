@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from headrace.errors import ConfigError
 from headrace.model.loss import IGNORED
+from headrace.native import Target, native_target
 from headrace.stats import StageCount
 from headrace.training.checkpoint import CheckpointWriter
 from headrace.training.data import HeldOutRows
@@ -56,6 +57,8 @@ class RunSummary:
     """Signal that ended it early, after a checkpoint; None when all steps are done."""
     hit_rate: float | None = None
     """Share of the vocabulary that found a vector in `embeddings`; None without."""
+    native: Target = field(default_factory=native_target)
+    """Instruction set of headrace's extension in C that ran, or "off": Python did the same work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from headrace.ingestion.job.job import Job
 from headrace.ingestion.units.record import UnitRecord
+from headrace.native import Target, native_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class IngestSummary:
     units: int = 0
     units_resumed: int = 0
     """Units that an earlier run of the same command had done."""
+    native: Target = field(default_factory=native_target)
+    """Instruction set of headrace's extension in C that ran, or "off": Python did the same work."""
     notes: tuple[str, ...] = ()
     """What a person should know."""
 
