@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from headrace.errors import ConfigError, DocumentError, ResumeError, SourceError, SpaceError, TokenizerError
-from headrace.ingestion import conduct, ingest
+from headrace.ingestion import ingest, pipeline
 from headrace.storage import LocalBlob
 from headrace.store import Store
 
@@ -109,7 +109,7 @@ def test_a_job_killed_at_any_write_gives_the_same_bytes_when_run_again(tmp_path,
 
 CHILD = """
 import sys
-from headrace.ingestion import conduct, ingest
+from headrace.ingestion import ingest
 def progress(done, total, note):
     print(done, flush=True)
 ingest(sys.argv[2:], sys.argv[1], workers=2, shard_text_bytes=20_000, progress=progress)
@@ -150,7 +150,7 @@ def _killed(*_):
 
 def _half_done(monkeypatch, corpus, out, **options):
     with monkeypatch.context() as patched:
-        patched.setattr(conduct, "commit", _killed)
+        patched.setattr(pipeline, "commit", _killed)
         with pytest.raises(Killed):
             ingest(corpus, out, workers=1, **SMALL, **options)
 
@@ -445,7 +445,7 @@ def test_an_append_with_another_tokenizer_is_refused(tmp_path, corpus, tokenizer
         ({"max_reject_share": 1.5}, r"max_reject_share is 1\.5"),
         ({"text_mode": "page"}, "text_mode is 'page'"),
         ({"append": True, "restart": True}, "wanted one of them"),
-        ({"engine": "spark"}, "engine is 'spark'; wanted local or ray"),
+        ({"distribute": "spark"}, "distribute is 'spark'; expected local or ray"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_named(tmp_path, corpus, options, says):
@@ -457,12 +457,12 @@ def test_an_option_that_makes_no_sense_is_named(tmp_path, corpus, options, says)
 def test_units_that_lay_behind_a_file_s_end_are_not_counted_as_gone_on_with(tmp_path, corpus, monkeypatch):
     """A second worker on one packed file looks behind its end, and writes that down as well."""
     with monkeypatch.context() as patched:
-        patched.setattr(conduct, "commit", _killed)
+        patched.setattr(pipeline, "commit", _killed)
         with pytest.raises(Killed):
             ingest(corpus[:1], tmp_path / "store", workers=2, **SMALL)
     summary = ingest(corpus[:1], tmp_path / "store", workers=2, **SMALL)
     assert summary.units_resumed == summary.units
-    assert summary.notes == (f"went on after {summary.units} units of an earlier run",)
+    assert summary.notes == (f"continued after {summary.units} units of an earlier run",)
 
 
 def test_progress_ends_at_the_total_and_never_goes_back(tmp_path, corpus):

@@ -51,7 +51,7 @@ def ingest(
     workers: Annotated[
         int | None, typer.Option(help="Processes; the bytes do not depend on it. Default: cores.")
     ] = None,
-    engine: Annotated[
+    distribute: Annotated[
         Literal["local", "ray"], typer.Option(help="Where units of work run: local | ray.")
     ] = "local",
     text_field: Annotated[str, typer.Option(help="The column or JSON field that holds the text.")] = "text",
@@ -98,7 +98,7 @@ def ingest(
             tokenizer=tokenizer,
             codec=codec,
             workers=workers,
-            engine=engine,
+            distribute=distribute,
             text_field=text_field,
             text_mode=text_mode,
             keep=tuple(keep or ()),

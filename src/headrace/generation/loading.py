@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +18,6 @@ from headrace.generation.engines.results import check_supported
 from headrace.generation.job import BatchEngine
 from headrace.generation.model_directory import SpecialIds, read_config, special_ids_of
 from headrace.generation.options import SamplingOptions
-from headrace.generation.share.crew import Crew, LocalCrew, RayCrew
-from headrace.generation.share.exchange import Setup
-from headrace.generation.share.fleet import Fleet
 from headrace.stats import Stats
 
 if TYPE_CHECKING:
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
     from headrace.tokens import Tokenizer
 
 ENGINES = ("native", "transformers", "vllm")
-DISTRIBUTE = ("local", "ray")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -153,59 +148,6 @@ def _load_foreign(
         dtype=str(made.dtype).removeprefix("torch."),
         unsupported=unsupported,
     )
-
-
-@contextmanager
-def load_workers(
-    model: str | os.PathLike[str],
-    *,
-    engine: str,
-    dtype: str,
-    device: str,
-    batch_size: int,
-    workers: int,
-    distribute: str,
-) -> Iterator[LoadedEngine]:
-    """The same model in several workers, as one engine; they are stopped at the end.
-
-    Raises:
-        ConfigError: no such way to distribute, or what `load_engine` refuses.
-        WorkerError: workers die.
-    """
-    if distribute not in DISTRIBUTE:
-        raise ConfigError(
-            f"generate: no way to distribute named {distribute!r}; there are {', '.join(DISTRIBUTE)}."
-        )
-    if engine not in ENGINES:
-        raise ConfigError(f"generate: no engine named {engine!r}; there are {', '.join(ENGINES)}.")
-    prompts = load_prompts(Path(model))
-    local = distribute == "local"
-    gpus = torch.cuda.device_count() if local and device in ("auto", "cuda") else 0
-    setups = [
-        Setup(
-            model=os.path.abspath(model),  # noqa: PTH100  # resolve() would follow links that only this node has
-            engine=engine,
-            dtype=dtype,
-            device=f"cuda:{number % gpus}" if gpus else device,
-            batch_size=batch_size,
-            threads=max(1, torch.get_num_threads() // workers) if local else None,
-        )
-        for number in range(workers)
-    ]
-    crew: Crew = LocalCrew(setups) if local else RayCrew(setups)
-    try:
-        fleet = Fleet(crew, workers=workers, batch_size=batch_size)
-        assert fleet.about is not None
-        yield LoadedEngine(
-            engine=fleet,
-            prompt_tokenizer=prompts,
-            fingerprint=fleet.about.fingerprint,
-            tokenizer_fingerprint=fleet.about.tokenizer_fingerprint,
-            dtype=fleet.about.dtype,
-            unsupported=fleet.about.cannot,
-        )
-    finally:
-        crew.close()
 
 
 def load_prompts(path: Path) -> PromptTokenizer:

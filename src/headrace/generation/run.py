@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from headrace.generation.distributed import load_workers
 from headrace.generation.job import GenerateSummary, Progress, run_job
-from headrace.generation.loading import LoadedEngine, load_engine, load_workers
+from headrace.generation.loading import LoadedEngine, load_engine
 from headrace.generation.options import EngineOptions, OutputOptions, PromptOptions, SamplingOptions
 from headrace.generation.prompts import ChatEncoder, PromptSource, PromptSurvey, read_prompts, survey_prompts
 from headrace.sink import open_sink

@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from headrace.errors import ConfigError
-from headrace.ingestion.crew.nursery import open_nursery
 from headrace.ingestion.fields import Fields, TextMode
+from headrace.ingestion.fork_server import start_fork_server
 from headrace.ingestion.read.sources import Source, find_sources
 
 if TYPE_CHECKING:
-    from headrace.ingestion.job.meter import Progressing
+    from headrace.ingestion.job.progress import ProgressCallback
     from headrace.ingestion.job.summary import IngestSummary
     from headrace.ingestion.operators.filters import Filters
     from headrace.ingestion.operators.minhash import MinHash
@@ -32,7 +32,7 @@ def ingest(
     tokenizer: str | os.PathLike[str] | Tokenizer = "byte",
     codec: str = "zstd",
     workers: int | None = None,
-    engine: Literal["local", "ray"] = "local",
+    distribute: Literal["local", "ray"] = "local",
     text_field: str = "text",
     text_mode: TextMode = "auto",
     keep: Sequence[str] = (),
@@ -50,7 +50,7 @@ def ingest(
     block_tokens: int | None = None,
     append: bool = False,
     restart: bool = False,
-    progress: Progressing | None = None,
+    progress: ProgressCallback | None = None,
 ) -> IngestSummary:
     """Turn raw text into a store, as a job that can be killed at any moment and goes on where it was.
 
@@ -65,7 +65,7 @@ def ingest(
         tokenizer: byte, gpt2, cl100k_base, o200k_base, a path (see `load_tokenizer`), or a tokenizer.
         codec: none, lz4 or zstd.
         workers: processes; None takes the cores, and fewer for small sources.
-        engine: local, or ray: the same units on a Ray cluster.
+        distribute: local, or ray: the same units on a Ray cluster.
         text_field: field or column with the text; a dotted name looks inside objects.
         text_mode: what a document of a text file is: file, line, block (separated by blank lines), or auto:
             a file up to 1 MiB is one document, a longer one is cut at blank lines.
@@ -102,7 +102,7 @@ def ingest(
     _check(
         out=out,
         workers=workers,
-        engine=engine,
+        distribute=distribute,
         max_reject_share=max_reject_share,
         append=append,
         restart=restart,
@@ -114,14 +114,16 @@ def ingest(
     found = find_sources([sources] if isinstance(sources, str | os.PathLike) else sources)
     # What is in this process's memory, other processes do not see.
     workers = 1 if str(out).startswith("memory://") else workers or default_workers(found)
-    early = workers > 1 and engine == "local" and dedup is None
-    ahead = [os.fspath(tokenizer)] if isinstance(tokenizer, str | os.PathLike) else []
-    with open_nursery(ahead) if early else nullcontext() as nursery:
-        # NumPy, the store, the tokenizers: 0.15 s, while the nursery loads them as well.
-        from headrace.ingestion.conduct import Conduct, block_tokens_for, places
+    early = workers > 1 and distribute == "local" and dedup is None
+    named = os.fspath(tokenizer) if isinstance(tokenizer, str | os.PathLike) else None
+    with start_fork_server(named) if early else nullcontext() as server:
+        # NumPy, the store, the tokenizers: 0.15 s, while the fork server loads them as well.
+        from headrace.ingestion.distribute import Execution
+        from headrace.ingestion.job.destination import block_tokens_for, open_destination
         from headrace.ingestion.job.job import Job
         from headrace.ingestion.operators.minhash import MinHash
         from headrace.ingestion.options import SHARD_TEXT_BYTES, Options
+        from headrace.ingestion.pipeline import IngestRunner
         from headrace.ingestion.units.plan import shard_bytes_for
         from headrace.tokens import load_tokenizer
 
@@ -144,21 +146,20 @@ def ingest(
             if isinstance(tokenizer, str | os.PathLike)
             else tokenizer
         )
-        with places(out, validation_out, restart=restart) as place:
+        with open_destination(out, validation_out, restart=restart) as destination:
             if shard_text_bytes is None:
                 options = replace(options, shard_text_bytes=shard_bytes_for(found))
             if block_tokens is None:
-                options = replace(options, block_tokens=block_tokens_for(place.store, chosen))
+                options = replace(options, block_tokens=block_tokens_for(destination.store, chosen))
             job = Job(sources=tuple(found), options=options, tokenizer=chosen, generation=0)
-            conduct = Conduct(
-                place=place,
-                engine=engine,
+            runner = IngestRunner(
+                destination=destination,
+                execution=Execution(distribute=distribute, workers=workers, strict=strict),
                 started=started,
                 progress=progress,
-                strict=strict,
-                nursery=nursery,
+                server=server,
             )
-            return conduct.do(job, workers=workers, append=append, max_reject_share=max_reject_share)
+            return runner.run(job, append=append, max_reject_share=max_reject_share)
 
 
 def default_workers(sources: Sequence[Source]) -> int:
@@ -168,15 +169,15 @@ def default_workers(sources: Sequence[Source]) -> int:
 
 
 def _check(
-    *, out: object, workers: int | None, engine: str, max_reject_share: float, append: bool, restart: bool
+    *, out: object, workers: int | None, distribute: str, max_reject_share: float, append: bool, restart: bool
 ) -> None:
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}; wanted 1 or more")
-    if engine not in ("local", "ray"):
-        raise ConfigError(f"engine is {engine!r}; wanted local or ray")
+    if distribute not in ("local", "ray"):
+        raise ConfigError(f"distribute is {distribute!r}; expected local or ray")
     if not 0 <= max_reject_share <= 1:
         raise ConfigError(f"max_reject_share is {max_reject_share}; wanted a share between 0 and 1")
-    if engine == "ray" and str(out).startswith("memory://"):
+    if distribute == "ray" and str(out).startswith("memory://"):
         raise ConfigError(f"{out}: other machines do not see this process's memory; wanted a path or URL")
     if append and restart:
         raise ConfigError("append adds to a store and restart throws it away; wanted one of them")

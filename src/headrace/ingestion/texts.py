@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from headrace.errors import DocumentError
 from headrace.ingestion.fields import Fields, TextMode
-from headrace.ingestion.job.finish import sentence
+from headrace.ingestion.job.commit import describe_reject
 from headrace.ingestion.parse.reader import open_reader
 from headrace.ingestion.read.sources import find_sources
 
@@ -43,7 +43,7 @@ def read_texts(
             for parsed in reader.read():
                 if parsed.rejects and first_bad is None:
                     reject = parsed.rejects[0]
-                    first_bad = sentence(
+                    first_bad = describe_reject(
                         {
                             "source": reject.source,
                             "line": reject.line,

@@ -1,1 +1,1 @@
-"""All that a job is, but its work: what was asked for, that nobody else is at it, what it came to."""
+"""Everything of a job but its units: what it was asked for, its lock, its commit and its summary."""

@@ -1,4 +1,4 @@
-"""Sketches of all units -> for each unit, which documents stood somewhere before: the join of dedup's two passes."""
+"""Sketches of all units -> for each unit, which of its documents are duplicates of earlier ones."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from headrace.ingestion.units.record import UnitRecord
 from headrace.storage import Blob, LocalBlob
 
 
-def mark_repeated(job: Job, blob: Blob, records: Sequence[UnitRecord], past: Sequence[Any]) -> None:
-    """Write down, for each unit, which of its documents are repeated.
+def mark_duplicates(job: Job, blob: Blob, records: Sequence[UnitRecord], past: Sequence[Any]) -> None:
+    """Write, for each unit, which of its documents are duplicates.
 
-    The first of equal (or near) documents in the order of the store stays, those of earlier jobs included.
+    The first of equal (or near-equal) documents in the order of the store is kept, documents of earlier jobs included.
 
     Args:
-        job: what is asked for; its options have dedup.
+        job: its options have dedup.
         blob: the store's place.
         records: of the first pass, in the store's order.
-        past: what earlier jobs of this store were asked for.
+        past: descriptions of the earlier jobs of this store.
 
     Raises:
-        ConfigError: an earlier job did without dedup, or with another one, so its documents cannot be compared.
+        ConfigError: an earlier job had no dedup, or another one, so its documents cannot be compared.
     """
     for number, one in enumerate(past[: job.generation]):
         before, now = one["options"]["dedup"], job.options.to_json()["dedup"]
         if before != now:
             raise ConfigError(
-                f"{blob.url}: job {number} was done with dedup = {before!r}, now it is {now!r}: new documents "
-                f"cannot be compared with those that are there. Give the same"
+                f"{blob.url}: job {number} was run with dedup = {before!r}, now it is {now!r}: new documents "
+                f"cannot be compared with those of that job. Give the same"
             )
     seen = [_load(job, blob, sketches_path(number)) for number in range(job.generation)]
     own = [_load(job, blob, sketch_path(record.key)) for record in records]
-    repeated = _repeats(job)([*seen, *own])
+    repeated = _duplicates(job)([*seen, *own])
     at = sum(map(len, seen))
     for record, sketches in zip(records, own, strict=True):
         packed = np.packbits(repeated[at : at + len(sketches)])
@@ -50,7 +50,7 @@ def mark_repeated(job: Job, blob: Blob, records: Sequence[UnitRecord], past: Seq
 
 
 def kept_sketches(job: Job, blob: Blob, records: Sequence[UnitRecord]) -> list[bytes]:
-    """Sketches of the documents that are not repeated, to be kept for later jobs."""
+    """Sketches of the documents that are no duplicates, which the store keeps for later jobs."""
     kept = []
     for record in records:
         sketches = _load(job, blob, sketch_path(record.key))
@@ -60,7 +60,7 @@ def kept_sketches(job: Job, blob: Blob, records: Sequence[UnitRecord]) -> list[b
     return kept
 
 
-def _repeats(job: Job) -> Any:
+def _duplicates(job: Job) -> Any:
     if isinstance(job.options.dedup, MinHash):
         return functools.partial(minhash.repeats, threshold=job.options.dedup.threshold)
     return exact.repeats

@@ -1,4 +1,4 @@
-"""A local folder -> the right to write into it, for one process at a time."""
+"""A local directory -> the right to write into it, for one process at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headrace.errors import ConfigError
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Hold a lock file; the system lets go of it when the process dies, however it dies.
+    """Hold a lock file; the system releases it when the process dies, however it dies.
 
     Raises:
         ConfigError: another process holds it.
@@ -23,9 +23,9 @@ def only_writer(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Unlinked while held: whoever waits for this file sees that it is gone, and makes its own.
+        # Unlinked while locked: a process that has opened this file sees that it is gone, and creates another.
         path.unlink(missing_ok=True)
-        with suppress(OSError):  # a half-done job keeps its folder
+        with suppress(OSError):  # a half-done job keeps its directory
             path.parent.rmdir()
         os.close(handle)
 

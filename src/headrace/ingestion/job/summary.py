@@ -1,4 +1,4 @@
-"""What an ingest came to."""
+"""Counts and times of an ingest."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class IngestSummary:
     native: Target = field(default_factory=native_target)
     """Instruction set of headrace's extension in C that ran, or "off": Python did the same work."""
     notes: tuple[str, ...] = ()
-    """What a person should know."""
+    """Decisions and events that the user should know of."""
 
     @property
     def bytes_per_token(self) -> float:
@@ -70,7 +70,7 @@ class IngestSummary:
         return max(self.stages, key=lambda name: self.stages[name], default="")
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, with the figures that follow from them."""
+        """As plain values, with the derived figures."""
         return {
             **asdict(self),
             "bytes_per_token": self.bytes_per_token,

@@ -1,1 +1,1 @@
-"""Sources -> units of work: planned, handed out, written down when they are done."""
+"""Sources -> units of work, their schedule, and the journal of what is done."""

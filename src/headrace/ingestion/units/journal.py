@@ -1,15 +1,15 @@
-"""OUT/.ingest: what a job was asked for, and which units are done.
+"""OUT/.ingest: the description of a job, and which units are done.
 
-    .ingest/job.json              sources, options, tokenizer; a job that goes on is asked for the same
+    .ingest/job.json              sources, options, tokenizer; a job is continued with the same ones only
     .ingest/units/<unit>.json     written after the unit's shards: the unit is done
     .ingest/rejects/<unit>.jsonl  its rejected documents
-    .ingest/sketches/<unit>.json  dedup's first pass has read the unit; beside it, its documents' sketches
-    .ingest/drop/<unit>.bin       which of the unit's documents are repeated, one bit each
+    .ingest/sketches/<unit>.json  the unit's first pass of deduplication is done; beside it, its sketches
+    .ingest/drop/<unit>.bin       which of the unit's documents are duplicates, one bit each
     .ingest/seek/<fingerprint>    places from which a large .gz can be read
-    .ingest/proven                the engine was found exact on this corpus; without it no unit counts
+    .ingest/proven                the engine gives the reference's ids on this corpus; without it no unit counts
     .ingest/lock                  held (flock) while a job runs; released by the system when the process dies
 
-Every file is written whole or not at all. The folder goes away when the store's manifest is in place.
+Every file is written whole or not at all. The directory is deleted once the store's manifest is written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = ".ingest"
 JOB = f"{ROOT}/job.json"
 LOCK = f"{ROOT}/lock"
 _MARKED = f"{ROOT}/marked"
-_PROVEN = f"{ROOT}/proven"
+_CHECKED = f"{ROOT}/proven"
 
 
 def record_path(key: str) -> str:
@@ -61,14 +61,14 @@ def drop_path(key: str) -> str:
     return f"{ROOT}/drop/{key}.bin"
 
 
-class Journal:
+class UnitJournal:
     """The journal of one job."""
 
     def __init__(self, blob: Blob) -> None:
         self._blob = blob
 
     def job(self) -> dict[str, Any] | None:
-        """What the unfinished job was asked for; None where there is none."""
+        """The description of the half-done job; None where there is none."""
         try:
             data = bytes(self._blob.get(JOB))
         except (FileNotFoundError, NotADirectoryError):
@@ -81,21 +81,21 @@ class Journal:
             ) from error
 
     def start(self, job: Mapping[str, Any]) -> None:
-        """Write down what is asked for."""
+        """Write the description of the job."""
         self._blob.put(JOB, orjson.dumps(job, option=orjson.OPT_INDENT_2))
 
-    def prove(self) -> None:
-        """Write down that the tokenizer's engine is exact on this corpus."""
-        self._blob.put(_PROVEN, b"")
+    def mark_engine_checked(self) -> None:
+        """Record that the tokenizer's engine gives the reference's ids on this corpus."""
+        self._blob.put(_CHECKED, b"")
 
     def records(self) -> list[UnitRecord]:
-        """Units that are done, by an engine that was proven exact; others are forgotten."""
-        if _PROVEN not in self._blob.list(f"{ROOT}/"):
+        """Units done by an engine that was checked; others are deleted."""
+        if _CHECKED not in self._blob.list(f"{ROOT}/"):
             self.forget_units()
         return self._read("units")
 
     def sketched(self) -> list[UnitRecord]:
-        """Units of which dedup's first pass is done."""
+        """Units whose first pass of deduplication is done."""
         return self._read("sketches")
 
     def _read(self, folder: str) -> list[UnitRecord]:
@@ -104,21 +104,21 @@ class Journal:
 
     @property
     def is_marked(self) -> bool:
-        """Are all repeated documents marked?"""
+        """Are all duplicates marked?"""
         return _MARKED in self._blob.list(f"{ROOT}/")
 
     def mark(self) -> None:
-        """Write down that all repeated documents are marked."""
+        """Record that all duplicates are marked."""
         self._blob.put(_MARKED, b"")
 
     def forget_units(self) -> None:
-        """Do all units again."""
+        """Delete the records of all units, so that they are done again."""
         for folder in ("units", "rejects"):
             for name in self._blob.list(f"{ROOT}/{folder}/"):
                 self._blob.delete(name)
 
     def clear(self) -> None:
-        """Forget the job; its shards stay. The job file goes first: without it there is no job."""
+        """Delete the journal; shards stay. The job file is deleted first: without it there is no half-done job."""
         self._blob.delete(JOB)
         for name in self._blob.list(f"{ROOT}/"):
             if name != LOCK:

@@ -1,8 +1,8 @@
-"""Sources -> units of work: decided by what the sources hold, never by how many workers there are.
+"""Sources -> units of work, which depend on what the sources hold, never on the number of workers.
 
-A track is a run of units that are taken in order. Small files are grouped into one unit. A large file is one
-track of several: of byte ranges where its size is known, of row groups in Parquet; the number of ranges of a
-large compressed file is known only when its end has been met, so its track stays open until then.
+A track is a sequence of units that are taken in order. Small files are grouped into one unit. A large file is a
+track of several units: byte ranges, or row groups in Parquet. The number of ranges of a large compressed file is
+known only when its end has been reached, so its track is open until then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from headrace.ingestion.read.sources import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class SourceRange:
     """A range of one source."""
 
     source: int
@@ -29,11 +29,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """What one worker does at a time, and what is done again after a crash."""
+    """The work that a worker does at a time, and that is done again after a crash."""
 
     track: int
     part: int
-    pieces: tuple[Piece, ...]
+    ranges: tuple[SourceRange, ...]
 
     @property
     def key(self) -> str:
@@ -71,18 +71,20 @@ class Track:
     def unit(self, part: int) -> Unit:
         """The unit of a part."""
         if self.is_open:
-            piece = Piece(source=self.first_source, start=part * self.step, stop=(part + 1) * self.step)
-            return Unit(track=self.number, part=part, pieces=(piece,))
+            part_range = SourceRange(
+                source=self.first_source, start=part * self.step, stop=(part + 1) * self.step
+            )
+            return Unit(track=self.number, part=part, ranges=(part_range,))
         if self.bounds:
             stop = self.bounds[part + 1] if part + 1 < len(self.bounds) else None
-            piece = Piece(source=self.first_source, start=self.bounds[part], stop=stop)
-            return Unit(track=self.number, part=part, pieces=(piece,))
-        pieces = tuple(Piece(source=i) for i in range(self.first_source, self.last_source + 1))
-        return Unit(track=self.number, part=part, pieces=pieces)
+            part_range = SourceRange(source=self.first_source, start=self.bounds[part], stop=stop)
+            return Unit(track=self.number, part=part, ranges=(part_range,))
+        ranges = tuple(SourceRange(source=i) for i in range(self.first_source, self.last_source + 1))
+        return Unit(track=self.number, part=part, ranges=ranges)
 
 
 def shard_bytes_for(sources: Sequence[Source]) -> int:
-    """Text in a shard: less of a small corpus, so that there are units enough for several workers."""
+    """Text in a shard: less for a small corpus, so that there are enough units for several workers."""
     total = sum(source.text_bytes for source in sources)
     return SHARD_TEXT_BYTES // (4 if total < 256 << 20 else 2 if total < 1 << 30 else 1)
 

@@ -1,4 +1,4 @@
-"""What a unit of work came to: written down when its shards are in place, and never done again."""
+"""The result of a unit, written when its shards are written: a unit with a record is not done again."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class UnitRecord:
     raw_bytes: int = 0
     """Decompressed bytes read of the sources' records."""
     stored_bytes: int = 0
-    """Bytes of the source files that this unit stands for."""
+    """Bytes of the source files that this unit read."""
     lines: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
-    """Rejects by reason."""
+    """RejectFile by reason."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Documents left out on purpose, by reason: empty, or an operator's name."""
     first_reject: Mapping[str, Any] | None = None
     ended: bool = True
-    """Was the end of the last source met? A track that is open ends here."""
+    """Was the end of the last source reached? An open track ends here."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Busy seconds by stage."""
 

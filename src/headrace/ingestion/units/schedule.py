@@ -1,7 +1,7 @@
-"""Tracks, and units that are done -> which unit a free worker does next.
+"""Tracks, and units that are done -> which unit an idle worker does next.
 
-A worker stays on its track, whose file it has open at the right place; it takes a new track before it helps
-on another's. Nothing of this decides about the store's bytes.
+A worker continues on its track, whose file it has open at the right position; it takes a new track before it joins
+another worker's. The order does not change the store's bytes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from headrace.ingestion.units.plan import Track, Unit
 from headrace.ingestion.units.record import UnitRecord
 
 
-class Schedule:
+class UnitSchedule:
     """Units that are left to do.
 
     >>> large = Track(number=1, first_source=4, last_source=4, step=10)
-    >>> schedule = Schedule([Track(number=0, first_source=0, last_source=3), large])
+    >>> schedule = UnitSchedule([Track(number=0, first_source=0, last_source=3), large])
     >>> [schedule.next_unit(worker).key for worker in (0, 1, 0)]
     ['0000000-0000000', '0000001-0000000', '0000001-0000001']
     """
@@ -55,19 +55,19 @@ class Schedule:
         return unit
 
     def finish(self, worker: int, record: UnitRecord) -> None:
-        """A worker has done its unit."""
+        """Take the record of a worker's unit."""
         del self._running[worker]
         self._close(record.track, record.part, ended=record.ended)
 
     def give_back(self, worker: int) -> Unit | None:
-        """A worker died: its unit is to be done again, by whoever is free."""
+        """A worker died or failed: its unit is given out again, to any worker. None where it had none."""
         unit = self._running.pop(worker, None)
         if unit is not None:
             self._again.append(unit)
         return unit
 
     def running(self) -> list[Unit]:
-        """Units that workers are at."""
+        """Units that are running."""
         return list(self._running.values())
 
     @property
@@ -76,7 +76,7 @@ class Schedule:
         return not self._unfinished
 
     def belongs(self, record: UnitRecord) -> bool:
-        """Is a record part of the store? Not if it lies behind its track's end."""
+        """Is a record part of the store? Not if it is past its track's end."""
         parts = self._parts[record.track]
         return parts is not None and record.part < parts
 
@@ -89,7 +89,7 @@ class Schedule:
             self._unfinished.discard(number)
 
     def _take(self, number: int) -> Unit | None:
-        """The next unit of a track that nobody does or has done."""
+        """The next unit of a track that is neither done nor running."""
         parts = self._parts[number]
         while self._next[number] in self._done[number]:
             self._next[number] += 1

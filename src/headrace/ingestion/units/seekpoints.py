@@ -1,8 +1,8 @@
-"""One large .gz -> places from which it can be decompressed, found by all cores at once.
+"""One large .gz -> positions from which it can be decompressed, found by all cores in parallel.
 
-Without them each worker decompresses what stands before its unit, at about 0.9 GB/s: so no job on one .gz
-could be faster than that, however many workers it has. With few workers that is no limit, and finding the
-places would cost more than it saves.
+Without them each worker decompresses everything before its unit, at about 0.9 GB/s, so no job on one .gz could be
+faster than that, however many workers it has. With few workers that is no limit, and finding the positions would
+cost more than it saves.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from headrace.storage import Blob
 MIN_WORKERS = 6
 MIN_UNITS = 2
 MAX_BYTES = 4 << 30
-"""Stored bytes; the places of 1 GiB of text take about 7 MB, in each worker."""
+"""Stored bytes; the seek points of 1 GiB of text take about 7 MB, in each worker."""
 MAX_THREADS = 8
 _READ_BYTES = 4 << 20
 
 
 def may_have(source: Source, options: Options) -> bool:
-    """Is a source one that seek points are made for?"""
+    """Are seek points computed for this source?"""
     large = options.shard_text_bytes * MIN_UNITS < 4 * source.nbytes and source.nbytes <= MAX_BYTES
     is_gzip = source.compression == "gzip" and "://" not in source.url
     return is_gzip and large and is_cut_by_line(source, options.text_mode)
@@ -35,8 +35,8 @@ def find(source: Source, blob: Blob) -> bool:
     """Write a file's seek points into the journal, unless they are there.
 
     Returns:
-        False for a file that the library cannot read: whoever reads it next says what is wrong with it, if
-        anything is (zeros behind its end are not).
+        False for a file that the library cannot read. The reader that reads it next reports what is wrong with
+        it, if anything (zeros after its end are not).
     """
     import rapidgzip
 

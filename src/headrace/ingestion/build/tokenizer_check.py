@@ -1,8 +1,7 @@
-"""A tokenizer and a sample of the very corpus -> is the fast engine exact on it?"""
+"""A tokenizer and a sample of the corpus -> whether the fast engine gives the reference's ids."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from headrace.ingestion.read.sources import Source
 from headrace.tokens import Mismatch, Tokenizer, first_mismatch
 from headrace.tokens.probe import tricky_texts
 from headrace.tokens.protocol import Ids, Offsets
+from headrace.workers.messages import recv, send
 
 SAMPLE_SOURCES = 16
 SAMPLE_BYTES = 128 << 10
@@ -30,7 +30,7 @@ def sample_texts(sources: Sequence[Source], options: Options) -> list[bytes]:
         try:
             reader = open_reader(source, options.fields, options.text_mode)
         except HeadraceError:
-            continue  # the job meets the fault again, and says where it is
+            continue  # the job reads the file as well, and its error says what is wrong
         try:
             for parsed in reader.read():
                 for text in parsed.texts:
@@ -53,20 +53,20 @@ def engine_mismatch(tokenizer: Tokenizer, sources: Sequence[Source], options: Op
     reference = tokenizer.as_reference()
     if reference.engine == tokenizer.engine:
         return None
-    return Proof.of(reference, sources, options).mismatch(tokenizer)
+    return TokenizerCheck.of(reference, sources, options).mismatch(tokenizer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
-    """Texts, and the reference's ids of them; it takes a third of a second to make, and can be made elsewhere."""
+class TokenizerCheck:
+    """Texts, and the reference's ids of them. To compute them takes 0.3 s, and can be done by another process."""
 
     texts: list[bytes]
     ids: Ids
     offsets: Offsets
 
     @classmethod
-    def of(cls, reference: Tokenizer, sources: Sequence[Source], options: Options) -> Proof:
-        """Text that is known to part engines, and a sample of the corpus."""
+    def of(cls, reference: Tokenizer, sources: Sequence[Source], options: Options) -> TokenizerCheck:
+        """Texts on which engines are known to differ, and a sample of the corpus."""
         texts = tricky_texts(reference.added_tokens()) + sample_texts(sources, options)
         ids, offsets = reference.encode_batch(texts)
         return cls(texts=texts, ids=ids, offsets=offsets)
@@ -77,42 +77,42 @@ class Proof:
         return self.ids, self.offsets
 
     def mismatch(self, tokenizer: Tokenizer) -> Mismatch | None:
-        """First text whose ids are not the reference's."""
+        """First text whose ids are not the reference's; None when all are equal."""
         return first_mismatch(tokenizer, self, self.texts)
 
 
-def send_proof(pipe: Connection, *, reference: Tokenizer) -> None:
-    """Make a proof, in a process of its own; the pipe brings the corpus, and takes the proof or the error."""
+def send_check(pipe: Connection, *, reference: Tokenizer) -> None:
+    """Compute a check in a process of its own; the pipe delivers the corpus, and takes the check or the error."""
     try:
         reference.encode_batch([b"a"])  # most of it is loading: done before the corpus is known
-        sources, options = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own parent
-        pipe.send_bytes(pickle.dumps(Proof.of(reference, sources, options)))
+        sources, options = recv(pipe)
+        send(pipe, TokenizerCheck.of(reference, sources, options))
     except (EOFError, ConnectionError):
-        return  # nobody wants it
+        return  # no check is needed any more
     except Exception as error:  # noqa: BLE001 - the other side raises it
         with suppress(ConnectionError):
-            pipe.send_bytes(pickle.dumps(error))
+            send(pipe, error)
 
 
-def ask_for_proof(pipe: Connection, *, sources: Sequence[Source], options: Options) -> None:
-    """Tell `send_proof` the corpus; a process that died is met by `receive_proof`."""
+def request_check(pipe: Connection, *, sources: Sequence[Source], options: Options) -> None:
+    """Tell `send_check` the corpus; if that process died, `receive_check` says so."""
     with suppress(ConnectionError):
-        pipe.send_bytes(pickle.dumps((tuple(sources), options)))
+        send(pipe, (tuple(sources), options))
 
 
-def receive_proof(pipe: Connection) -> Proof:
-    """What `send_proof` has sent.
+def receive_check(pipe: Connection) -> TokenizerCheck:
+    """The check that `send_check` computed.
 
     Raises:
-        TokenizerError: the tokenizer's definition is not one for its own library.
+        TokenizerError: the tokenizer's own library refuses its definition.
         WorkerError: that process died.
     """
     try:
-        found: Proof | Exception = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own fork
+        received: TokenizerCheck | Exception = recv(pipe)
     except (EOFError, ConnectionError):
         raise WorkerError(
             "the process that computes the reference's ids died. Out of memory? Run the same command again"
         ) from None
-    if isinstance(found, Exception):
-        raise found
-    return found
+    if isinstance(received, Exception):
+        raise received
+    return received

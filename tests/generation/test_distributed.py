@@ -1,21 +1,21 @@
-"""Several workers make one job's rows: local processes and Ray actors, with the commits of one process."""
+"""Several workers compute one job's rows: local processes or Ray actors, with the commits of one process."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 import headrace
 from headrace.errors import ConfigError, WorkerError
 from headrace.generation import EngineOptions, Request, SamplingOptions, generate
-from headrace.generation.share.crew import LocalCrew
-from headrace.generation.share.exchange import Setup
-from headrace.generation.share.fleet import Fleet
+from headrace.generation.distributed import EnginePool, EngineSetup, open_transport
 from headrace.sink import read_predictions
 from headrace.tokens import load_tokenizer
 
@@ -43,11 +43,25 @@ def whole(model, tmp_path_factory):
 
 
 @pytest.fixture
-def crew(model):
-    setup = Setup(model=str(model), engine="native", dtype="float32", device="cpu", batch_size=4, threads=1)
-    crew = LocalCrew([setup, setup])
-    yield crew
-    crew.close()
+def setups(model):
+    setup = EngineSetup(
+        model=str(model), engine="native", dtype="float32", device="cpu", batch_size=4, threads=1
+    )
+    return [setup, setup]
+
+
+@pytest.fixture
+def transport():
+    with closing(open_transport(2, local=True)) as transport:
+        yield transport
+
+
+def kill_workers():
+    """Kill all forks of this process's fork server."""
+    for server in psutil.Process().children():
+        for fork in server.children():
+            with suppress(psutil.NoSuchProcess):
+                fork.kill()
 
 
 @pytest.mark.parametrize("distribute", ["local", "ray"])
@@ -59,7 +73,7 @@ def test_two_workers_store_what_one_process_stores(model, whole, tmp_path, distr
     )
     assert (summary.num_predictions, summary.num_errors) == (80, 0)
     assert read_predictions(tmp_path, sort=True).equals(whole)
-    # The number of workers is no part of what was asked for.
+    # The number of workers is no part of the request.
     assert generate(model, PROMPTS, tmp_path, engine=ENGINE, **OPTIONS).num_new == 0
 
 
@@ -71,38 +85,33 @@ def requests_for(count):
     ]
 
 
-def test_the_work_of_a_killed_worker_is_done_by_its_successor(crew):
-    fleet = Fleet(crew, workers=2, batch_size=4)
-    expected = {
-        row.prompt_id: row.token_ids for row in Fleet(crew, workers=2, batch_size=4).run(requests_for(60))
-    }
+def test_the_requests_of_a_killed_worker_are_done_by_the_one_that_replaces_it(transport, setups):
+    pool = EnginePool(transport, setups)
+    expected = {row.prompt_id: row.token_ids for row in pool.run(requests_for(60))}
     rows = {}
-    fleet = Fleet(crew, workers=2, batch_size=4)
-    for number, row in enumerate(fleet.run(requests_for(60))):
+    pool = EnginePool(transport, setups)
+    for number, row in enumerate(pool.run(requests_for(60))):
         assert row.prompt_id not in rows
         rows[row.prompt_id] = row.token_ids
         if number == 10:
-            for pid in crew.pids():
-                os.kill(pid, signal.SIGKILL)
+            kill_workers()
     assert rows == expected
 
 
-def test_workers_that_die_again_and_again_end_the_job(crew):
-    fleet = Fleet(crew, workers=2, batch_size=4)
-    start = crew.start
+def test_workers_that_die_again_and_again_end_the_job(transport, setups):
+    pool = EnginePool(transport, setups)
+    poll = transport.poll
 
-    def start_and_kill(number):
-        start(number)
-        os.kill(crew.pids()[number], signal.SIGKILL)
+    def kill_and_poll():
+        kill_workers()
+        return poll()
 
-    crew.start = start_and_kill
-    for pid in crew.pids():
-        os.kill(pid, signal.SIGKILL)
+    transport.poll = kill_and_poll
     with pytest.raises(WorkerError, match="died 3 times without making a row, the last one with signal 9"):
-        list(fleet.run(requests_for(8)))
+        list(pool.run(requests_for(8)))
 
 
-def test_requests_are_read_only_as_workers_take_them(crew):
+def test_requests_are_read_only_as_workers_take_them(transport, setups):
     read = 0
 
     def source():
@@ -112,7 +121,7 @@ def test_requests_are_read_only_as_workers_take_them(crew):
             yield request
 
     made = 0
-    for _ in Fleet(crew, workers=2, batch_size=4).run(source()):
+    for _ in EnginePool(transport, setups).run(source()):
         made += 1
         assert read - made <= 2 * 3 * 4 + 2 * 3 * 4  # held by workers, and on their way back
     assert made == 200
@@ -132,8 +141,8 @@ def test_a_job_killed_with_its_workers_goes_on_and_leaves_no_process(model, whol
         "Sink.put = stop\n"
         f"generate(sys.argv[1], {PROMPTS!r}, sys.argv[2], engine={TWO_WORKERS!r}, **{OPTIONS!r})\n"
     )
-    mark = f"fleet-{os.getpid()}"
-    env = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1", "FLEET_MARK": mark}
+    mark = f"distributed-{os.getpid()}"
+    env = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1", "TEST_MARK": mark}
     done = subprocess.run(
         [sys.executable, "-c", script, str(model), str(tmp_path / "out")], env=env, check=False
     )

@@ -1,9 +1,9 @@
-"""One unit of work -> sketches of its documents, before any is tokenized: the first of two passes of dedup."""
+"""One unit -> sketches of its documents: the first of two passes of deduplication, before any text is tokenized."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy.typing as npt
 import orjson
@@ -15,50 +15,48 @@ from headrace.ingestion.units import seekpoints
 from headrace.ingestion.units.journal import sketch_path, sketched_path
 from headrace.ingestion.units.plan import Unit
 from headrace.ingestion.units.record import UnitRecord
-from headrace.ingestion.work.intake import Intake, Progress, Rejects, Tally
+from headrace.ingestion.build.document_reader import DocumentReader, UnitProgress, RejectFile, UnitCounts
 from headrace.storage import Blob
 
 
-class Sketching:
-    """A worker's state in the first pass; see `Work`."""
+class UnitSketcher:
+    """A worker of the first pass; see `UnitTokenizer`."""
 
     def __init__(self, *, sources: Sequence[Source], options: Options, blob: Blob, strict: bool) -> None:
         self._exact = options.dedup == "exact"
         self._blob = blob
-        self._intake = Intake(
+        self._documents = DocumentReader(
             sources,
             options,
             strict=strict,
             seek_points=lambda source: seekpoints.load(source, options, blob),
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Close the open file."""
-        self._intake.close()
+        self._documents.close()
 
-    def run(self, unit: Unit, progress: Callable[[Progress], None]) -> UnitRecord:
-        """Write a unit's sketches, then its record; see `Work.run`."""
-        tally = Tally(track=unit.track, part=unit.part)
+    def run(self, task: Unit, notify: Callable[[UnitProgress], None]) -> UnitRecord:
+        """Write a unit's sketches, then its record; see `Worker`."""
+        unit = task
+        counts = UnitCounts(track=unit.track, part=unit.part)
         sketches: list[npt.NDArray[Any]] = []
-        with Rejects() as rejects:
-            for batch, read in self._intake.batches(unit, tally, rejects):
+        with RejectFile() as rejects:
+            for batch, read in self._documents.batches(unit, counts, rejects):
                 if batch.texts:
-                    with self._intake.stats.busy("sketch", items=len(batch.texts)):
+                    with self._documents.stats.busy("sketch", items=len(batch.texts)):
                         sketches.append((exact if self._exact else minhash).sketch(batch.texts))
-                progress(read)
+                notify(read)
         self._blob.put(sketch_path(unit.key), [part.tobytes() for part in sketches])
         record = UnitRecord(
             track=unit.track,
             part=unit.part,
             shards=(),
             documents=sum(map(len, sketches)),
-            lines=tally.counts["lines"],
-            stored_bytes=tally.counts["stored_bytes"],
-            ended=tally.ended,
-            seconds={name: count.busy_s for name, count in self._intake.stats.snapshot().items()},
+            lines=counts.totals["lines"],
+            stored_bytes=counts.totals["stored_bytes"],
+            ended=counts.ended,
+            seconds={name: count.busy_s for name, count in self._documents.stats.snapshot().items()},
         )
         self._blob.put(sketched_path(unit.key), orjson.dumps(record.to_json()))
         return record

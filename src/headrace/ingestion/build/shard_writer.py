@@ -1,4 +1,4 @@
-"""Ids of documents -> shards of one store; a shard is closed by the document that fills it."""
+"""Token ids of documents -> shards of one store; a shard is closed after the document that fills it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from headrace.ingestion.options import Options
-from headrace.ingestion.work.pack import Packer
+from headrace.ingestion.build.packer import TokenPacker
 from headrace.stats import Stats
 from headrace.storage import Blob
 from headrace.store import ShardEntry, token_dtype, write_shard
@@ -16,13 +16,13 @@ from headrace.tokens import Tokenizer
 from headrace.tokens.protocol import Ids, Offsets
 
 
-class Outlet:
-    """Shards of one unit at a time; its memory is used again for the next."""
+class ShardWriter:
+    """Writes the shards of one unit at a time; its buffers are reused for the next."""
 
     def __init__(self, blob: Blob, options: Options, tokenizer: Tokenizer) -> None:
         self._blob = blob
         self._options = options
-        self._packer = Packer(token_dtype(tokenizer.vocab_size), eos_id=tokenizer.eos_id)
+        self._packer = TokenPacker(token_dtype(tokenizer.vocab_size), eos_id=tokenizer.eos_id)
         self._prefix = ""
         self._text_bytes = 0
         self._meta: dict[str, list[str | None]] = {}
@@ -47,14 +47,14 @@ class Outlet:
         meta: Mapping[str, list[str | None]],
         stats: Stats,
     ) -> None:
-        """Append documents, and close shards where they are full.
+        """Append documents, and write each shard that is full.
 
         Args:
-            ids: see `Packer.add`.
-            offsets: see `Packer.add`.
+            ids: see `TokenPacker.add`.
+            offsets: see `TokenPacker.add`.
             lengths: bytes of each text, int64 [documents].
             meta: columns to keep, one value a document.
-            stats: counts packing and writing.
+            stats: takes the seconds of packing and writing.
         """
         filled = self._text_bytes + np.cumsum(lengths)
         start = 0
@@ -74,7 +74,7 @@ class Outlet:
             start = stop
 
     def flush(self, stats: Stats) -> None:
-        """Write what there is as a shard."""
+        """Write the buffered documents as a shard."""
         if not len(self._packer.tokens):
             return
         with stats.busy("write", items=1):
@@ -95,6 +95,6 @@ def _table(columns: Mapping[str, list[str | None]]) -> Any:
     """An Arrow table of strings; None without columns."""
     if not columns:
         return None
-    import pyarrow as pa  # loaded only where it is needed: it would double a worker's start
+    import pyarrow as pa  # imported where it is needed: it would double the start-up time of a worker
 
     return pa.table({name: pa.array(values, type=pa.string()) for name, values in columns.items()})

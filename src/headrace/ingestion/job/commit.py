@@ -1,4 +1,4 @@
-"""Records of all units -> the store's rejects, its job file, and last of all its manifest."""
+"""Records of all units -> the store's rejects, its job file, and last its manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import orjson
 
 from headrace.errors import DocumentError, SourceError
 from headrace.ingestion.job.dedup import kept_sketches
-from headrace.ingestion.job.job import Job, Place, job_path, sketches_path, store_rejects_path
+from headrace.ingestion.job.destination import Destination
+from headrace.ingestion.job.job import Job, job_path, sketches_path, store_rejects_path
 from headrace.ingestion.job.summary import total
 from headrace.ingestion.units.journal import ROOT, rejects_path
 from headrace.ingestion.units.record import UnitRecord
@@ -22,12 +23,12 @@ from headrace.store.commit import current_manifest
 
 
 def lines_before(records: Sequence[UnitRecord], track: int, part: int) -> int:
-    """Lines of the parts that stand before a part in its file."""
+    """Lines of the file before a part of it."""
     return sum(record.lines for record in records if record.track == track and record.part < part)
 
 
 def check_documents(job: Job, blob: Blob, records: Sequence[UnitRecord], max_reject_share: float) -> None:
-    """Refuse to make a store of nothing, or of a corpus of which too much is bad.
+    """Refuse to make an empty store, or a store of a corpus with too many bad documents.
 
     Raises:
         DocumentError: more documents than max_reject_share were rejected; quotes the first one.
@@ -38,9 +39,9 @@ def check_documents(job: Job, blob: Blob, records: Sequence[UnitRecord], max_rej
     dropped = sum(sum(record.dropped.values()) for record in records)
     if rejected and rejected > max_reject_share * (documents + rejected + dropped):
         first = next(record for record in records if record.first_reject is not None)
-        reject = placed(first.first_reject, lines_before(records, first.track, first.part))
+        reject = with_line(first.first_reject, lines_before(records, first.track, first.part))
         raise DocumentError(
-            f"{sentence(reject)} [{rejected:,} of {documents + rejected + dropped:,} documents are bad; "
+            f"{describe_reject(reject)} [{rejected:,} of {documents + rejected + dropped:,} documents are bad; "
             f"max_reject_share allows {max_reject_share:g} of them; all are listed in {blob.url}/{ROOT}/rejects]"
         )
     if not documents:
@@ -54,38 +55,40 @@ def _dropped_words(records: Sequence[UnitRecord]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts)
 
 
-def placed(reject: Any, lines: int) -> dict[str, Any]:
+def with_line(reject: Any, lines: int) -> dict[str, Any]:
     """A reject of one unit with its line counted from the file's start."""
     line = reject["line"]
     return {**reject, "line": None if line is None else line + lines}
 
 
-def sentence(reject: Mapping[str, Any]) -> str:
-    """One line for people: file, line, byte, what is wrong."""
+def describe_reject(reject: Mapping[str, Any]) -> str:
+    """One line of text: file, line, byte, what is wrong."""
     line = "" if reject["line"] is None else f"line {reject['line']}: "
     return f"{reject['source']}: {line}byte {reject['offset']}: {reject['detail']}"
 
 
-def commit(job: Job, place: Place, records: Sequence[UnitRecord]) -> int:
-    """Make the store; returns its snapshot. What is written before the manifest can be written again.
+def commit(job: Job, destination: Destination, records: Sequence[UnitRecord]) -> int:
+    """Write the store's manifest, after all else; returns its snapshot.
 
     Args:
-        job: what was asked for.
-        place: where the store is made.
+        job: fixes the bytes.
+        destination: where the store is made.
         records: of all units, in the store's order.
     """
-    blob = place.store
+    blob = destination.store
     _write_rejects(blob, store_rejects_path(job.generation), records)
     blob.put(job_path(job.generation), orjson.dumps(job.to_json(), option=orjson.OPT_INDENT_2))
     if job.options.dedup is not None:
         blob.put(sketches_path(job.generation), kept_sketches(job, blob, records))
-    if place.validation is not None:
+    if destination.validation is not None:
         about: dict[str, Any] = {
             "documents": sum(record.validation_documents for record in records),
             "tokens": sum(record.validation_tokens for record in records),
             "text_bytes": sum(record.validation_text_bytes for record in records),
         }
-        _commit(job, place.validation, [shard for record in records for shard in record.validation], about)
+        _commit(
+            job, destination.validation, [shard for record in records for shard in record.validation], about
+        )
     entries = [shard for record in records for shard in record.shards]
     about = {
         "job": job_path(job.generation),
@@ -129,7 +132,7 @@ def _write_rejects(blob: Blob, path: str, records: Sequence[UnitRecord]) -> None
             if record.rejected:
                 data = bytes(blob.get(rejects_path(record.key)))
                 for line in data.splitlines():
-                    reject = placed(orjson.loads(line), before[record.track])
+                    reject = with_line(orjson.loads(line), before[record.track])
                     file.write(orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE))
             before[record.track] += record.lines
         file.flush()
@@ -137,7 +140,7 @@ def _write_rejects(blob: Blob, path: str, records: Sequence[UnitRecord]) -> None
 
 
 def _sweep(blob: Blob, keep: set[str], generation: int) -> None:
-    """Delete what killed runs of this job left in data/."""
+    """Delete files of killed runs of this job in data/."""
     prefix = f"data/{generation:03d}-"
     for name in blob.list("data/"):
         if name.startswith(prefix) and name.removeprefix("data/").split(".", 1)[0] not in keep:

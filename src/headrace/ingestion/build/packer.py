@@ -1,4 +1,4 @@
-"""Ids of texts -> one run of tokens in the stored type, each document closed by the end-of-document id."""
+"""Ids of texts -> one array of tokens in the stored type, the end-of-document id after each document."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy.typing as npt
 from headrace.tokens.protocol import Ids, Offsets
 
 
-class Packer:
-    """Tokens of one shard as they come; its memory is used again for the next shard.
+class TokenPacker:
+    """Collects the tokens of one shard; its buffers are reused for the next shard.
 
-    Fresh memory costs more than the copy itself (first-touch page faults run at 1.3 GB/s), so nothing is
-    allocated per batch but a mask.
+    Newly allocated memory costs more than the copy itself (page faults run at 1.3 GB/s), so no token buffer is
+    allocated per batch.
 
-    >>> packer = Packer(np.dtype("uint16"), eos_id=256)
+    >>> packer = TokenPacker(np.dtype("uint16"), eos_id=256)
     >>> packer.add(np.array([7, 8, 9], np.uint32), np.array([0, 1, 3]))
     >>> packer.tokens.tolist(), packer.document_ends.tolist()
     ([7, 256, 8, 9, 256], [2, 5])
@@ -62,7 +62,7 @@ class Packer:
         self._size += size
 
     def clear(self) -> None:
-        """Start the next shard."""
+        """Begin the next shard."""
         self._size = 0
         self._ends.clear()
 

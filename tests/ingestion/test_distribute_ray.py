@@ -43,10 +43,10 @@ def test_on_ray_the_bytes_are_the_same_and_a_killed_actor_is_replaced(
         if done and not killed and "documents" in note:
             # Ours only: another Ray may run on this machine.
             children = psutil.Process().children(recursive=True)
-            killed.extend(child.pid for child in children if child.name().startswith("ray::Actor"))
+            killed.extend(child.pid for child in children if child.name().startswith("ray::RayWorker"))
             os.kill(killed[0], signal.SIGKILL)
 
-    ingest(files, tmp_path / "ray", workers=2, engine="ray", progress=progress, **options)
+    ingest(files, tmp_path / "ray", workers=2, distribute="ray", progress=progress, **options)
     assert killed
     assert tree(tmp_path / "ray") == tree(tmp_path / "local")
 
@@ -57,9 +57,9 @@ def test_on_ray_a_bad_document_is_the_same_clear_line(ray, tmp_path, write_jsonl
     lines[1234] = b"{\n"
     path.write_bytes(b"".join(lines))
     with pytest.raises(DocumentError, match=r"a\.jsonl: line 1235: byte \d+: broken JSON"):
-        ingest(path, tmp_path / "store", engine="ray", workers=2, strict=True, **SMALL)
+        ingest(path, tmp_path / "store", distribute="ray", workers=2, strict=True, **SMALL)
 
 
 def test_a_store_in_memory_cannot_be_made_on_ray(tmp_path, write_jsonl):
     with pytest.raises(ConfigError, match="do not see this process's memory"):
-        ingest(write_jsonl(tmp_path / "a.jsonl", ["a"]), "memory://x", engine="ray")
+        ingest(write_jsonl(tmp_path / "a.jsonl", ["a"]), "memory://x", distribute="ray")

@@ -1,4 +1,4 @@
-"""Where a store is made: nobody else's place, and a full device is one line."""
+"""The destination of a store: locked against other jobs, and a full device is one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from headrace.errors import ConfigError, SpaceError
 from headrace.ingestion import ingest
-from headrace.ingestion.conduct import BLOCK_BYTES, block_tokens_for, places
+from headrace.ingestion.job.destination import BLOCK_BYTES, block_tokens_for, open_destination
 from headrace.storage import open_blob
 from headrace.store import Store
 from headrace.tokens import load_tokenizer
@@ -30,27 +30,27 @@ def test_blocks_of_a_new_store_hold_256_kib_of_tokens_whatever_their_type(tmp_pa
     assert block_tokens_for(open_blob(tmp_path / "new"), Large()) * 4 == BLOCK_BYTES
 
 
-def test_what_is_added_has_the_blocks_that_the_store_has(tmp_path, text):
+def test_appended_shards_have_the_block_size_of_the_store(tmp_path, text):
     ingest([text], tmp_path / "store", tokenizer="byte")
     with Store.open(tmp_path / "store") as store:
         assert block_tokens_for(open_blob(tmp_path / "store"), load_tokenizer("byte")) == store.block_tokens
 
 
-def test_a_place_that_is_a_file_is_refused_and_left_as_it_is(tmp_path):
+def test_a_destination_that_is_a_file_is_refused_and_not_changed(tmp_path):
     (tmp_path / "file").write_text("mine")
     with (
-        pytest.raises(ConfigError, match="a file; wanted a directory"),
-        places(tmp_path / "file", None, restart=True),
+        pytest.raises(ConfigError, match="is a file; expected a directory"),
+        open_destination(tmp_path / "file", None, restart=True),
     ):
         pass
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_nobody_else_works_in_a_place_meanwhile(tmp_path):
+def test_a_destination_is_locked_against_other_jobs(tmp_path):
     with (
-        places(tmp_path / "store", None, restart=False),
+        open_destination(tmp_path / "store", None, restart=False),
         pytest.raises(ConfigError),
-        places(tmp_path / "store", None, restart=False),
+        open_destination(tmp_path / "store", None, restart=False),
     ):
         pass
 
@@ -62,13 +62,16 @@ def test_nobody_else_works_in_a_place_meanwhile(tmp_path):
 def test_a_full_device_is_one_line_that_says_what_to_do(tmp_path, number, why):
     with (
         pytest.raises(SpaceError, match=f"{why}.*run the same command again"),
-        places(tmp_path / "store", None, restart=False),
+        open_destination(tmp_path / "store", None, restart=False),
     ):
         raise OSError(number, "full", "part-0")
 
 
 def test_other_errors_pass_as_they_are(tmp_path):
-    with pytest.raises(OSError, match="broken") as caught, places(tmp_path / "store", None, restart=False):
+    with (
+        pytest.raises(OSError, match="broken") as caught,
+        open_destination(tmp_path / "store", None, restart=False),
+    ):
         raise OSError(errno.EIO, "broken")
     assert not isinstance(caught.value, SpaceError)
 

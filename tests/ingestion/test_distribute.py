@@ -1,4 +1,4 @@
-"""Workers and the process that forks them: killed one by one, nothing is lost and nobody is left over."""
+"""Worker processes and the fork server: killed one by one, nothing is lost and no process is left."""
 
 import contextlib
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import psutil
@@ -14,10 +15,10 @@ import pytest
 
 from headrace.errors import TokenizerError, WorkerError
 from headrace.ingestion import ingest
-from headrace.ingestion.crew.nursery import Nursery, Nurture
-from headrace.ingestion.crew.pool import Pool
-from headrace.ingestion.units.schedule import Schedule
+from headrace.ingestion.units.queue import UnitQueue
+from headrace.ingestion.units.schedule import UnitSchedule
 from headrace.tokens import load_tokenizer
+from headrace.workers import ForkServer, LocalTransport, Notice, Preload, WorkerPool
 
 SMALL = {"tokenizer": "byte", "shard_text_bytes": 4000, "block_tokens": 1000}
 
@@ -27,11 +28,11 @@ def corpus(tmp_path, make_documents, write_jsonl):
     return [str(write_jsonl(tmp_path / f"{i}.jsonl.gz", make_documents(120, seed=i))) for i in range(3)]
 
 
-def _family(of=None):
-    """The nursery, and its forks."""
+def _processes(of=None):
+    """The fork server, and its forks."""
     for child in psutil.Process(of).children():
         with contextlib.suppress(psutil.Error):
-            if any("headrace.ingestion.crew.nursery" in word for word in child.cmdline()):
+            if any("headrace.workers.fork_server_main" in word for word in child.cmdline()):
                 return child.pid, [fork.pid for fork in child.children()]
     return None, []
 
@@ -42,7 +43,7 @@ def test_a_worker_that_dies_is_replaced_and_its_unit_done_again(tmp_path, corpus
     killed = []
 
     def progress(done, total, note):
-        _, forks = _family()
+        _, forks = _processes()
         if forks and not killed and done:
             os.kill(forks[-1], signal.SIGKILL)
             killed.append(forks[-1])
@@ -50,18 +51,16 @@ def test_a_worker_that_dies_is_replaced_and_its_unit_done_again(tmp_path, corpus
     ingest(corpus, tmp_path / "two", workers=2, progress=progress, **SMALL)
     assert killed
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
-    assert _family() == (None, [])
+    assert _processes() == (None, [])
 
 
-def test_when_the_nursery_dies_with_a_worker_it_is_one_line_and_the_same_command_goes_on(
-    tmp_path, corpus, tree
-):
+def test_a_fork_server_that_dies_is_one_line_and_the_same_command_continues(tmp_path, corpus, tree):
     ingest(corpus, tmp_path / "one", workers=1, **SMALL)
 
     def progress(done, total, note):
-        nursery, forks = _family()
-        if nursery and forks and done:
-            os.kill(nursery, signal.SIGKILL)
+        server, forks = _processes()
+        if server and forks and done:
+            os.kill(server, signal.SIGKILL)
             for fork in forks:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(fork, signal.SIGKILL)
@@ -72,7 +71,7 @@ def test_when_the_nursery_dies_with_a_worker_it_is_one_line_and_the_same_command
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
-def test_when_the_job_is_killed_nobody_is_left_over(tmp_path, corpus):
+def test_no_process_is_left_of_a_killed_job(tmp_path, corpus):
     script = (
         "import sys, time; from headrace.ingestion import ingest\n"
         "def progress(done, total, note):\n"
@@ -81,14 +80,14 @@ def test_when_the_job_is_killed_nobody_is_left_over(tmp_path, corpus):
     )
     with subprocess.Popen([sys.executable, "-c", script, tmp_path / "store"], stdout=subprocess.PIPE) as job:
         assert job.stdout.readline() == b"at work\n"
-        nursery, forks = _family(job.pid)
+        server, forks = _processes(job.pid)
         job.kill()
-    assert nursery
+    assert server
     assert len(forks) >= 2
     deadline = time.monotonic() + 10
-    while any(map(psutil.pid_exists, [nursery, *forks])) and time.monotonic() < deadline:
+    while any(map(psutil.pid_exists, [server, *forks])) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not [pid for pid in (nursery, *forks) if psutil.pid_exists(pid)]
+    assert not [pid for pid in (server, *forks) if psutil.pid_exists(pid)]
 
 
 def test_what_fails_while_loading_is_raised_in_the_parent(tmp_path, corpus, tokenizer_json):
@@ -104,13 +103,14 @@ def test_what_fails_while_loading_is_raised_in_the_parent(tmp_path, corpus, toke
 
     with pytest.raises(TokenizerError, match="files are incomplete"):
         ingest(corpus, tmp_path / "store", **SMALL | {"tokenizer": Broken()}, workers=2)
-    assert _family() == (None, [])
+    assert _processes() == (None, [])
 
 
-def test_an_engine_that_is_not_exact_is_found_by_the_nursery_as_well(tmp_path, corpus, tokenizer_json):
-    """The proof is made in a fork of its own, while the fast engine loads."""
-    from headrace.ingestion.crew.engines import Tokenizing, setup_of
-    from headrace.ingestion.job.job import Job, Place
+def test_the_fork_server_finds_an_engine_that_is_not_exact(tmp_path, corpus, tokenizer_json):
+    """The reference's ids are computed in a fork of their own, while the fast engine loads."""
+    from headrace.ingestion.distribute import TokenizerSpec, WorkerSetup
+    from headrace.ingestion.job.destination import Destination
+    from headrace.ingestion.job.job import Job
     from headrace.ingestion.options import Options
     from headrace.ingestion.read.sources import find_sources
     from headrace.storage import open_blob
@@ -122,21 +122,18 @@ def test_an_engine_that_is_not_exact_is_found_by_the_nursery_as_well(tmp_path, c
         tokenizer=load_tokenizer(tokenizer_json),
         generation=0,
     )
-    setup = setup_of(job, Place(store=open_blob(tmp_path / "store")), strict=False)
-    nursery = Nursery()
-    heard = []
-    try:
-        nursery.load(Nurture(load=Tokenizing, argument=setup))
-        Pool(nursery, 2).run(Schedule([]), lambda *said: heard.append(said), answers=True)
-    finally:
-        nursery.close()
-    assert heard == [("answer", "gigatoken")]
+    setup = WorkerSetup.of(job, Destination(store=open_blob(tmp_path / "store")), strict=False)
+    with closing(ForkServer()) as server:
+        server.preload(Preload(load=TokenizerSpec, argument=setup))
+        pool = WorkerPool(LocalTransport(server), 2)
+        messages = list(pool.run(UnitQueue(UnitSchedule([])), notices=1))
+    assert messages == [Notice("gigatoken")]
 
     from multiprocessing.connection import Pipe
 
-    def beside(do):
+    def run_in_fork(function):
         ours, theirs = Pipe()
-        threading.Thread(target=do, args=(theirs,)).start()
+        threading.Thread(target=function, args=(theirs,)).start()
         return ours
 
     class Wrong:
@@ -146,6 +143,6 @@ def test_an_engine_that_is_not_exact_is_found_by_the_nursery_as_well(tmp_path, c
             ids, offsets = job.tokenizer.encode_batch(texts)
             return np.where(np.arange(len(ids)) == len(ids) - 1, ids ^ 1, ids), offsets
 
-    charge = Tokenizing(setup, beside)
-    charge._tokenizer = Wrong()
-    assert isinstance(charge.hear(charge.pipes()[0]), Mismatch)
+    spec = TokenizerSpec(setup, run_in_fork)
+    spec._tokenizer = Wrong()
+    assert isinstance(spec.recv(spec.pipes()[0]), Mismatch)

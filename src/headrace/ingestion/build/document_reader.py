@@ -1,4 +1,4 @@
-"""A unit -> its documents, ready to be tokenized: read, bad ones put aside, operators applied, all counted."""
+"""A unit -> batches of its documents, ready to be tokenized: bad ones rejected, operators applied, all counted."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from headrace.stats import Stats
 from headrace.tokens.flat import FlatTexts
 
 BATCH_BYTES = 1 << 20
-"""Texts are handed on in batches of at least this size: calls cost little, and the batch stays in cache."""
+"""Smallest batch of texts: large enough that calls cost little, small enough to stay in the CPU cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """What was done since the last one."""
+class UnitProgress:
+    """Work done since the previous message."""
 
     stored_bytes: int = 0
     text_bytes: int = 0
@@ -38,20 +38,20 @@ class Progress:
 
 
 @dataclass(slots=True, kw_only=True)
-class Tally:
-    """Counts of one unit as it goes."""
+class UnitCounts:
+    """Counts of one unit while it is read."""
 
     track: int
     part: int
-    counts: Counter[str] = field(default_factory=Counter)
+    totals: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     first_reject: dict[str, Any] | None = None
     ended: bool = True
 
 
-class StrictStop(DocumentError):
-    """Strict, and this document is bad; the job says so once it knows that none before it is."""
+class StrictError(DocumentError):
+    """A bad document in strict mode. The job raises it once it knows that no document before it is bad."""
 
     def __init__(self, reject: dict[str, Any], track: int, part: int) -> None:
         super().__init__(reject["detail"])
@@ -60,11 +60,11 @@ class StrictStop(DocumentError):
         self.part = part
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StrictStop, (self.reject, self.track, self.part)
+        return StrictError, (self.reject, self.track, self.part)
 
 
-class Rejects:
-    """Rejects of one unit, on disk: they may be many."""
+class RejectFile:
+    """Rejected documents of one unit, in a temporary file: there may be many."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="headrace-rejects-")  # noqa: SIM115 - closed by __exit__
@@ -76,7 +76,7 @@ class Rejects:
         self._file.close()
 
     def add(self, reject: Reject) -> None:
-        """Write one down."""
+        """Append one."""
         self._file.write(orjson.dumps(asdict(reject), option=orjson.OPT_APPEND_NEWLINE))
 
     def data(self) -> memoryview:
@@ -85,8 +85,8 @@ class Rejects:
         return memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-class Intake:
-    """Documents of units; the file that is open stays open for the next unit."""
+class DocumentReader:
+    """Reads the documents of units; the open file is kept for the next unit, which often continues it."""
 
     def __init__(
         self,
@@ -107,59 +107,59 @@ class Intake:
         """Close the open file."""
         self._close_reader(unless=None)
 
-    def batches(self, unit: Unit, tally: Tally, rejects: Rejects) -> Iterator[tuple[Parsed, Progress]]:
-        """Batches of documents of a megabyte or more, and what was read for each.
+    def batches(self, unit: Unit, counts: UnitCounts, rejects: RejectFile) -> Iterator[tuple[Parsed, UnitProgress]]:
+        """Batches of documents of 1 MiB or more, and the progress that each stands for.
 
         Raises:
             SourceError: a file is missing, truncated or damaged.
-            StrictStop: strict, and a document is bad.
+            StrictError: strict, and a document is bad.
         """
         self.stats = Stats()
-        self._close_reader(unless=unit.pieces[0].source)
+        self._close_reader(unless=unit.ranges[0].source)
         pending, size = self._empty(), 0
-        for parsed, stored in self._read(unit, tally):
-            self._put_aside(parsed.rejects, rejects, tally)
+        for parsed, stored in self._read(unit, counts):
+            self._reject(parsed.rejects, rejects, counts)
             if self._options.prepares:
                 with self.stats.busy("prepare", items=len(parsed.texts)):
-                    self._prepare(parsed, tally)
+                    self._prepare(parsed, counts)
             if isinstance(parsed.texts, FlatTexts) and parsed.nbytes >= BATCH_BYTES:
                 if pending.texts:
-                    yield pending, Progress()
+                    yield pending, UnitProgress()
                     pending, size = self._empty(), 0
-                yield parsed, Progress(stored_bytes=stored)
+                yield parsed, UnitProgress(stored_bytes=stored)
                 continue
             pending.add(*parsed.texts)
             for name, values in parsed.meta.items():
                 pending.meta[name] += values
             size += parsed.nbytes
             if size >= BATCH_BYTES:
-                yield pending, Progress(stored_bytes=stored)
+                yield pending, UnitProgress(stored_bytes=stored)
                 pending, size = self._empty(), 0
             else:
-                yield self._empty(), Progress(stored_bytes=stored)
-        yield pending, Progress()
+                yield self._empty(), UnitProgress(stored_bytes=stored)
+        yield pending, UnitProgress()
 
     def _empty(self) -> Parsed:
         return Parsed(texts=[], meta={name: [] for name in self._options.fields.keep})
 
-    def _read(self, unit: Unit, tally: Tally) -> Iterator[tuple[Parsed, int]]:
-        """What the unit's pieces hold, and the stored bytes that were passed for it."""
-        for piece in unit.pieces:
-            source = self._sources[piece.source]
-            reader = self._open(piece.source)
-            before = reader.stored_position() or (piece.start if source.compression == "none" else None)
-            for parsed in reader.read(piece.start, piece.stop):
-                tally.counts["raw_bytes"] += parsed.nbytes
-                tally.counts["lines"] += parsed.lines
+    def _read(self, unit: Unit, counts: UnitCounts) -> Iterator[tuple[Parsed, int]]:
+        """Parsed blocks of the unit's ranges, and the stored bytes read for each."""
+        for part in unit.ranges:
+            source = self._sources[part.source]
+            reader = self._open(part.source)
+            before = reader.stored_position() or (part.start if source.compression == "none" else None)
+            for parsed in reader.read(part.start, part.stop):
+                counts.totals["raw_bytes"] += parsed.nbytes
+                counts.totals["lines"] += parsed.lines
                 if parsed.empty:
-                    tally.dropped["empty"] += parsed.empty
+                    counts.dropped["empty"] += parsed.empty
                 position = reader.stored_position()
-                # What a fresh reader decompressed to get here belongs to other units.
-                passed = 0 if before is None and piece.start else max(position - (before or 0), 0)
-                tally.counts["stored_bytes"] += passed
+                # Bytes that a new reader decompressed to reach the start of this range belong to other units.
+                passed = 0 if before is None and part.start else max(position - (before or 0), 0)
+                counts.totals["stored_bytes"] += passed
                 yield parsed, passed
                 before = position
-            tally.ended = reader.at_end
+            counts.ended = reader.at_end
             if reader.at_end:
                 self._close_reader(unless=None)
 
@@ -179,16 +179,16 @@ class Intake:
             self._reader[1].close()
             self._reader = None
 
-    def _put_aside(self, found: Sequence[Reject], rejects: Rejects, tally: Tally) -> None:
-        for reject in found:
+    def _reject(self, new: Sequence[Reject], rejects: RejectFile, counts: UnitCounts) -> None:
+        for reject in new:
             if self._strict:
-                raise StrictStop(asdict(reject), tally.track, tally.part)
-            if tally.first_reject is None:
-                tally.first_reject = asdict(reject)
-            tally.rejected[reject.reason] += 1
+                raise StrictError(asdict(reject), counts.track, counts.part)
+            if counts.first_reject is None:
+                counts.first_reject = asdict(reject)
+            counts.rejected[reject.reason] += 1
             rejects.add(reject)
 
-    def _prepare(self, parsed: Parsed, tally: Tally) -> None:
+    def _prepare(self, parsed: Parsed, counts: UnitCounts) -> None:
         """Normalise, filter and sample a batch in place."""
         options = self._options
         texts = [normalise(text) for text in parsed.texts] if options.normalise else list(parsed.texts)
@@ -200,6 +200,6 @@ class Intake:
             if reason is None:
                 keep.append(i)
             else:
-                tally.dropped[reason] += 1
+                counts.dropped[reason] += 1
         parsed.texts = [texts[i] for i in keep]
         parsed.meta = {name: [values[i] for i in keep] for name, values in parsed.meta.items()}

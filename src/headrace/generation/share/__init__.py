@@ -1,1 +1,0 @@
-"""Requests -> rows, by several workers with an engine each."""

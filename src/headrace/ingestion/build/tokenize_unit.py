@@ -1,0 +1,188 @@
+"""One unit -> its shards, its rejected documents and its record; the same bytes on any worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from headrace.errors import TokenizerError
+from headrace.ingestion.build.document_reader import DocumentReader, RejectFile, UnitCounts, UnitProgress
+from headrace.ingestion.build.shard_writer import ShardWriter
+from headrace.ingestion.build.tokenizer_check import engine_mismatch
+from headrace.ingestion.document import Parsed
+from headrace.ingestion.operators.split import is_validation
+from headrace.ingestion.options import Options
+from headrace.ingestion.read.sources import Source
+from headrace.ingestion.units import seekpoints
+from headrace.ingestion.units.journal import drop_path, record_path, rejects_path
+from headrace.ingestion.units.plan import Unit
+from headrace.ingestion.units.record import UnitRecord
+from headrace.storage import Blob
+from headrace.tokens import Tokenizer
+from headrace.tokens.flat import lengths_of
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTokenizer:
+    """The task to compare the worker's tokenizer with its reference, on a sample of the corpus."""
+
+
+class UnitTokenizer:
+    """A worker that turns units into shards; tokenizer, buffers and the open file are kept between units."""
+
+    def __init__(
+        self,
+        *,
+        sources: Sequence[Source],
+        options: Options,
+        tokenizer: Tokenizer,
+        blob: Blob,
+        validation: Blob | None,
+        generation: int,
+        strict: bool = False,
+    ) -> None:
+        self._sources = sources
+        self._options = options
+        self.tokenizer = tokenizer
+        self._blob = blob
+        self._generation = generation
+        self._documents = DocumentReader(
+            sources,
+            options,
+            strict=strict,
+            seek_points=lambda source: seekpoints.load(source, options, blob),
+        )
+        self._training = ShardWriter(blob, options, tokenizer)
+        self._validation = None if validation is None else ShardWriter(validation, options, tokenizer)
+
+    def run(self, task: Unit | CheckTokenizer, notify: Callable[[UnitProgress], None]) -> Any:
+        """Run a task; see `Worker`.
+
+        Returns:
+            A `UnitRecord` for a unit; for a check, the engine's name if it gives the reference's ids, else the
+            first text on which it does not (a `Mismatch`).
+
+        Raises:
+            SourceError: a file is missing, truncated or damaged.
+            DocumentError: strict, and a document is bad.
+        """
+        if isinstance(task, CheckTokenizer):
+            return (
+                engine_mismatch(self.tokenizer, self._sources, self._options) or self.tokenizer.engine
+            )
+        return self._write_shards(task, notify)
+
+    def close(self) -> None:
+        """Close the open file."""
+        self._documents.close()
+
+    def _write_shards(self, unit: Unit, notify: Callable[[UnitProgress], None]) -> UnitRecord:
+        """Write a unit's shards, then its record."""
+        counts = UnitCounts(track=unit.track, part=unit.part)
+        duplicate = self._load_duplicates(unit)
+        writers = [self._training] if self._validation is None else [self._training, self._validation]
+        with RejectFile() as rejects:
+            batches = self._documents.batches(unit, counts, rejects)
+            for writer in writers:
+                writer.start(f"{self._generation:03d}-{unit.key}")
+            for batch, read in batches:
+                notify(read)
+                self._drop_duplicates(batch, duplicate, counts)
+                for writer, part in zip(writers, self._split(batch), strict=False):
+                    notify(self._encode(part, writer, counts))
+            for writer in writers:
+                writer.flush(self._documents.stats)
+            if counts.rejected:
+                self._blob.put(rejects_path(unit.key), rejects.data())
+        record = UnitRecord(
+            track=unit.track,
+            part=unit.part,
+            shards=tuple(self._training.entries),
+            validation=tuple(self._validation.entries) if self._validation is not None else (),
+            rejected=dict(sorted(counts.rejected.items())),
+            dropped=dict(sorted(counts.dropped.items())),
+            first_reject=counts.first_reject,
+            ended=counts.ended,
+            seconds={name: count.busy_s for name, count in self._documents.stats.snapshot().items()},
+            **{name: counts.totals[name] for name in _COUNTS},
+        )
+        self._blob.put(record_path(unit.key), orjson.dumps(record.to_json()))
+        return record
+
+    def _load_duplicates(self, unit: Unit) -> npt.NDArray[np.bool_] | None:
+        """Which documents of the unit are duplicates of earlier ones; None without deduplication."""
+        if self._options.dedup is None:
+            return None
+        try:
+            packed = np.frombuffer(bytes(self._blob.get(drop_path(unit.key))), dtype=np.uint8)
+        except FileNotFoundError:
+            packed = np.empty(0, dtype=np.uint8)  # past the end of an open track: no documents
+        return np.unpackbits(packed).astype(np.bool_)
+
+    def _drop_duplicates(self, batch: Parsed, duplicate: npt.NDArray[np.bool_] | None, counts: UnitCounts) -> None:
+        if duplicate is None:
+            return
+        first = counts.totals["prepared"]
+        counts.totals["prepared"] += len(batch.texts)
+        assert counts.totals["prepared"] <= len(duplicate), "the two passes read different documents"
+        keep = np.flatnonzero(~duplicate[first : first + len(batch.texts)]).tolist()
+        if len(keep) < len(batch.texts):
+            counts.dropped["repeated"] += len(batch.texts) - len(keep)
+            _select(batch, keep)
+
+    def _split(self, batch: Parsed) -> list[Parsed]:
+        """Training documents, validation documents."""
+        share, seed = self._options.validation_share, self._options.seed
+        if self._validation is None or not batch.texts:
+            return [batch]
+        chosen = [is_validation(text, share, seed) for text in batch.texts]
+        other = Parsed(texts=list(batch.texts), meta=dict(batch.meta))
+        _select(other, [i for i, validation in enumerate(chosen) if validation])
+        _select(batch, [i for i, validation in enumerate(chosen) if not validation])
+        return [batch, other]
+
+    def _encode(self, batch: Parsed, writer: ShardWriter, counts: UnitCounts) -> UnitProgress:
+        if not batch.texts:
+            return UnitProgress()
+        stats = self._documents.stats
+        with stats.busy("tokenize", items=len(batch.texts)):
+            ids, offsets = self.tokenizer.encode_batch(batch.texts)
+        eos_at = np.flatnonzero(ids == self.tokenizer.eos_id)
+        if len(eos_at):
+            text = batch.texts[int(np.searchsorted(offsets, eos_at[0], side="right")) - 1]
+            raise TokenizerError(
+                f"tokenizer {self.tokenizer.name}: the text {text[:80]!r} encodes to the end-of-document id "
+                f"{self.tokenizer.eos_id}: a document could forge another's end. Choose another eos_token"
+            )
+        lengths = lengths_of(batch.texts)
+        writer.add(ids, offsets, lengths, batch.meta, stats)
+        done = UnitProgress(text_bytes=int(lengths.sum()), documents=len(lengths), tokens=len(ids) + len(lengths))
+        prefix = "" if writer is self._training else "validation_"
+        counts.totals[f"{prefix}text_bytes"] += done.text_bytes
+        counts.totals[f"{prefix}documents"] += done.documents
+        counts.totals[f"{prefix}tokens"] += done.tokens
+        return done
+
+
+_COUNTS = (
+    "documents",
+    "tokens",
+    "text_bytes",
+    "validation_documents",
+    "validation_tokens",
+    "validation_text_bytes",
+    "raw_bytes",
+    "stored_bytes",
+    "lines",
+)
+
+
+def _select(batch: Parsed, keep: Sequence[int]) -> None:
+    texts = list(batch.texts)
+    batch.texts = [texts[i] for i in keep]
+    batch.meta = {name: [values[i] for i in keep] for name, values in batch.meta.items()}

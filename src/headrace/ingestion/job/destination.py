@@ -1,0 +1,118 @@
+"""OUT, as typed -> the place where a store is made, locked against other jobs, and checked."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from headrace.errors import ConfigError, SpaceError
+from headrace.ingestion.job.lock import only_writer
+from headrace.ingestion.units.journal import LOCK, ROOT, UnitJournal
+from headrace.storage import Blob, LocalBlob, open_blob
+from headrace.store import token_dtype
+from headrace.store.commit import current_manifest
+from headrace.store.format import MANIFEST
+from headrace.tokens import Tokenizer
+
+BLOCK_BYTES = 256 << 10
+"""Tokens in a block, unpacked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where a store is made, and its validation store if there is one."""
+
+    store: Blob
+    validation: Blob | None = None
+
+
+def block_tokens_for(blob: Blob, tokenizer: Tokenizer) -> int:
+    """Tokens in a block: the store's own, else 256 KiB of them (64 Ki tokens of 2 bytes made stores 3 % larger)."""
+    manifest = current_manifest(blob)
+    return (
+        BLOCK_BYTES // token_dtype(tokenizer.vocab_size).itemsize
+        if manifest is None
+        else manifest.block_tokens
+    )
+
+
+@contextmanager
+def open_destination(
+    out: str | os.PathLike[str], validation_out: str | os.PathLike[str] | None, *, restart: bool
+) -> Iterator[Destination]:
+    """Lock the place of a store for one job; a full device is one clear line.
+
+    Args:
+        out: the store.
+        validation_out: the validation store.
+        restart: delete a store or a half-done job that is there.
+
+    Raises:
+        ConfigError: a file, a directory of something else, or another job is writing there.
+        SpaceError: the block ran out of space on the device.
+    """
+    blob = open_blob(out)
+    validation = None if validation_out is None else open_blob(validation_out)
+    blobs = [blob] if validation is None else [blob, validation]
+    for one in blobs:
+        if isinstance(one, LocalBlob) and one.root.exists() and not one.root.is_dir():
+            raise ConfigError(f"{one.root}: is a file; expected a directory, new or empty or a store")
+    with ExitStack() as stack:
+        for one in blobs:
+            stack.enter_context(_only_writer(one))
+        stack.enter_context(_space_errors(blob))
+        for one in reversed(blobs):
+            if restart:
+                _delete_store(one)
+            _check_place(one)
+        yield Destination(store=blob, validation=validation)
+
+
+def _only_writer(blob: Blob) -> AbstractContextManager[None]:
+    return only_writer(blob.root / LOCK) if isinstance(blob, LocalBlob) else nullcontext()
+
+
+@contextmanager
+def _space_errors(blob: Blob) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            why = (
+                "a file would be larger than is allowed (ulimit -f)"
+                if error.errno == errno.EFBIG
+                else "no space left on the device"
+            )
+            raise SpaceError(
+                f"{error.filename or blob.url}: {why}. What is done is kept: "
+                f"free some space and run the same command again"
+            ) from error
+        raise
+
+
+def _delete_store(blob: Blob) -> None:
+    """Delete a store or a half-done one, its manifest first."""
+    if current_manifest(blob) is None and UnitJournal(blob).job() is None:
+        return
+    blob.delete(MANIFEST)
+    UnitJournal(blob).clear()
+    for name in blob.list():
+        if not name.startswith(f"{ROOT}/"):
+            blob.delete(name)
+
+
+def _check_place(blob: Blob) -> None:
+    """Refuse to write among files that are no store.
+
+    Raises:
+        ConfigError: the place is not empty, and neither a store nor a half-done one.
+    """
+    others = [name for name in blob.list() if not name.startswith((f"{ROOT}/", "data/"))]
+    if others and current_manifest(blob) is None and UnitJournal(blob).job() is None:
+        raise ConfigError(
+            f"{blob.url}: not empty, and not a store: it holds {', '.join(others[:3])}"
+            f"{', ...' if len(others) > 3 else ''}. Give an empty or new directory"
+        )
