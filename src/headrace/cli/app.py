@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli import demo, export, generate, learn, report, serve, text
+from headrace.cli import demo, export, generate, learn, plan, report, serve, text
 from headrace.errors import ConfigError, HeadraceError
 from headrace.logs import LogLevel, configure_logging
 
@@ -34,6 +34,7 @@ app.command("inspect", epilog=text.INSPECT_EXAMPLES)(text.inspect)
 app.command("train", epilog=learn.TRAIN_EXAMPLES)(learn.train)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
+app.add_typer(plan.plan_app, name="plan")
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("import", epilog=learn.IMPORT_EXAMPLES)(learn.import_)

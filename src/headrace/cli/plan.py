@@ -1,0 +1,328 @@
+"""`headrace plan`: a model and hardware -> ranked layouts; `plan check`: measured runs -> how far predictions err."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+from typing_extensions import Doc
+
+from headrace.cli.console import facts, print_json, stdout
+from headrace.cli.options import with_options
+from headrace.errors import ConfigError
+from headrace.plan.input_output import StorageOptions
+from headrace.types import Flag
+
+EXAMPLES = """[bold]Examples[/bold]
+
+headrace plan --model gpt3-13b --gpu h100-80gb --gpus 64
+
+headrace plan --model gpt3-175b --gpu a100-80gb --gpus 1024 --batch-size 1536 --tp 8 --tokens 300e9
+
+headrace plan --layers 32 --width 4096 --heads 32 --kv-heads 8 --gpu rtx4090-24gb --gpus 4 --why dp=4,shard=zero3
+
+headrace plan check measured.csv --calibrate mine.csv --json
+"""
+CHECK_EXAMPLES = """[bold]Examples[/bold]
+
+headrace plan check measured.csv
+
+headrace plan check measured.csv --calibrate mine.csv --json
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """Model."""
+
+    model: Annotated[
+        str | None,
+        Doc("A name (gpt3-13b, llama3-8b, ...), a run, a Hugging Face directory or a config.json."),
+    ] = None
+    layers: Annotated[int | None, Doc("Or its shape: layers,")] = None
+    width: Annotated[int | None, Doc("hidden size,")] = None
+    heads: Annotated[int | None, Doc("attention heads,")] = None
+    kv_heads: Annotated[int | None, Doc("key/value heads; default: as many as heads,")] = None
+    ffn: Annotated[int | None, Doc("feed-forward width; default 4 x width,")] = None
+    gated: Annotated[bool, Doc("with a gate (SwiGLU, GeGLU),")] = False
+    vocab: Annotated[int, Doc("ids of the vocabulary.")] = 50304
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwareOptions:
+    """Hardware."""
+
+    gpu: Annotated[str, Doc("A GPU of the table; --list-gpus shows it.")] = "h100-80gb"
+    gpus: Annotated[int, Doc("How many, over all nodes.")] = 8
+    gpus_per_node: Annotated[int | None, Doc("Default: the table's.")] = None
+    hardware: Annotated[Path | None, Doc("TOML file with figures of your own; see docs/plan.md.")] = None
+    list_gpus: Annotated[bool, Doc("Print the table of GPUs and end.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkOptions:
+    """Work."""
+
+    seq_len: Annotated[int, Doc("Tokens of a row.")] = 2048
+    batch_size: Annotated[int, Doc("Rows of an optimizer step, over all GPUs.")] = 512
+    dtype: Annotated[Literal["bf16", "fp8", "fp4", "float32"], Doc("Of matrix products.")] = "bf16"
+    tokens: Annotated[float, Doc("Tokens to train on in all.")] = 300e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayoutOptions:
+    """Degrees that may not vary (default: all are tried)."""
+
+    dp: Annotated[int, Doc("Data-parallel ranks.")] = -1
+    tp: Annotated[int, Doc("Tensor-parallel degree.")] = -1
+    pp: Annotated[int, Doc("Pipeline stages.")] = -1
+    cp: Annotated[int, Doc("Context-parallel degree.")] = 1
+    micro_batch: Annotated[int, Doc("Rows that a rank runs at once.")] = -1
+    interleave: Annotated[int, Doc("Stages that a pipeline rank holds.")] = -1
+    shard: Annotated[Literal["any", "none", "zero2", "zero3"], Doc("What data-parallel ranks share.")] = "any"
+    recompute: Annotated[Literal["any", "none", "selective", "full"], Doc("Of activations.")] = "any"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """Output."""
+
+    top: Annotated[int, Doc("Layouts to show.")] = 8
+    why: Annotated[str | None, Doc("Explain one layout, e.g. dp=8,tp=2, line by line.")] = None
+    calibrate: Annotated[Path | None, Doc("CSV of measured runs that the planner learns from.")] = None
+    system: Annotated[str | None, Doc("Use the constants of this calibrated system.")] = None
+    as_json: Annotated[bool, Doc("Print everything as JSON on stdout."), Flag("--json")] = False
+
+
+plan_app = typer.Typer(
+    help="Which parallel strategy? The layouts that fit, ranked, with 90 % intervals; no GPU is used.",
+    invoke_without_command=True,
+    epilog=EXAMPLES,
+)
+
+
+@plan_app.callback(invoke_without_command=True)
+@with_options(
+    model=ModelOptions,
+    hardware=HardwareOptions,
+    work=WorkOptions,
+    layout=LayoutOptions,
+    storage=StorageOptions,
+    output=OutputOptions,
+)
+def plan(
+    context: typer.Context,
+    model: ModelOptions,
+    hardware: HardwareOptions,
+    work: WorkOptions,
+    layout: LayoutOptions,
+    storage: StorageOptions,
+    output: OutputOptions,
+) -> None:
+    """Rank the parallel layouts of a model on hardware, and say what binds the best one."""
+    if context.invoked_subcommand is not None:
+        return
+    if hardware.list_gpus:
+        _list_gpus(as_json=output.as_json)
+        return
+    from headrace import plan as planner
+
+    device = _hardware(hardware)
+    shape = _shape(model)
+    job = planner.Job(
+        shape=shape, hardware=device, gpus=hardware.gpus, seq_len=work.seq_len, global_batch=work.batch_size,
+        dtype=work.dtype, system=output.system,
+    )  # fmt: skip
+    steps, memories = _calibrations(output)
+    layouts = planner.search(job, steps, memories, fixed=_fixed(layout))
+    if output.why:
+        lines = planner.why(layouts, job, steps, memories, output.why)
+        if output.as_json:
+            print_json({"lines": lines})
+        else:
+            for name, value in lines:
+                stdout.print(f"{name:32} {value}".rstrip(), soft_wrap=True, highlight=False)
+        return
+    found = [planner.summary_of(layouts, job, steps, i) for i in range(min(output.top, len(layouts)))]
+    best_step = float(layouts.step.value[0])
+    figures = planner.input_output(
+        storage, parameters=shape.num_parameters, tokens_per_s=job.global_batch * job.seq_len / best_step,
+        nodes=max(1, -(-job.gpus // device.gpus_per_node)), step_s=best_step, tokens=work.tokens,
+        memory_bytes_s=device.memory_bytes_s,
+    )  # fmt: skip
+    any_fits = bool(layouts.fits[0] or layouts.tight[0])
+    result: dict[str, Any] = {
+        "model": {"name": shape.name, "parameters": shape.num_parameters},
+        "hardware": {"name": device.name, "gpus": job.gpus, "memory_gib": device.memory_bytes / 2**30},
+        "num_layouts": len(layouts),
+        "num_fitting": int(layouts.fits.sum()),
+        "layouts": found,
+        "sentences": planner.sentences(layouts, job, steps),
+        "duration": planner.duration(job, layouts, 0, work.tokens) if any_fits else None,
+        "command": planner.command(job, layouts, 0, model=model.model or "MODEL") if any_fits else None,
+        "input_output": figures,
+    }
+    if output.as_json:
+        print_json(result)
+    else:
+        _show(result, job.hardware.memory_bytes / 2**30)
+    if not any_fits:
+        raise typer.Exit(1)
+
+
+@plan_app.command("check", epilog=CHECK_EXAMPLES)
+def check(
+    *,
+    table: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Measured runs.", show_default=False)],
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Measured runs that systems are calibrated on.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print every row as JSON on stdout.")] = False,
+) -> None:
+    """Predict measured runs, and say how far off the planner is."""
+    from headrace.plan import check as predict
+
+    report = predict(table, calibrate_on=calibrate)
+    if json:
+        print_json(report)
+        return
+    view = Table(
+        title="predictions beside measurements", title_justify="left", box=None, padding=(0, 2, 0, 0)
+    )
+    for name in (
+        "system",
+        "points",
+        "calibrated on",
+        "step error",
+        "inside 90 %",
+        "memory error",
+        "inside 90 %",
+    ):
+        view.add_column(name, justify="left" if name == "system" else "right", overflow="fold")
+    total = {
+        "name": "all", "points": sum(s["points"] for s in report.systems), "calibration_points": "",
+        "step_error": report.step_error, "step_inside": report.step_inside, "memory_error": report.memory_error,
+        "memory_inside": report.memory_inside,
+    }  # fmt: skip
+    for line in (*report.systems, total):
+        shares = [line[key] for key in ("step_error", "step_inside", "memory_error", "memory_inside")]
+        words = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
+        view.add_row(str(line["name"]), str(line["points"]), str(line["calibration_points"]), *words)
+    stdout.print(view)
+    for line in report.rows:
+        if "error" in line:
+            stdout.print(f"row {line['row']} is left out: {line['error']}", soft_wrap=True, highlight=False)
+
+
+def _hardware(options: HardwareOptions) -> Any:
+    import dataclasses
+
+    from headrace.plan import gpu_by_name, read_hardware
+
+    device = gpu_by_name(options.gpu) if options.hardware is None else read_hardware(options.hardware)
+    if options.gpus_per_node is not None:
+        if options.gpus_per_node < 1:
+            raise ConfigError(f"--gpus-per-node is {options.gpus_per_node}; expected 1 or more")
+        device = dataclasses.replace(device, gpus_per_node=options.gpus_per_node)
+    return device
+
+
+def _shape(options: ModelOptions) -> Any:
+    from headrace.plan import custom_shape, model_shape
+
+    widths = (options.layers, options.width, options.heads)
+    if options.model is not None:
+        if any(value is not None for value in widths):
+            raise ConfigError("give --model, or --layers, --width and --heads; not both")
+        return model_shape(options.model)
+    layers, width, heads = widths
+    if layers is None or width is None or heads is None:
+        raise ConfigError("plan needs --model, or --layers, --width and --heads. See headrace plan --help")
+    return custom_shape(
+        layers=layers, width=width, heads=heads, kv_heads=options.kv_heads, ffn=options.ffn, gated=options.gated,
+        vocab=options.vocab,
+    )  # fmt: skip
+
+
+def _calibrations(options: OutputOptions) -> Any:
+    from headrace.plan import calibration_of, shipped
+    from headrace.plan.table import read_table
+
+    steps, memories = (
+        shipped() if options.calibrate is None else calibration_of(read_table(options.calibrate))
+    )
+    if options.system is not None and options.system not in steps.systems:
+        raise ConfigError(f"--system {options.system!r} has no points. Known: {', '.join(steps.systems)}")
+    return steps, memories
+
+
+def _fixed(options: LayoutOptions) -> dict[str, int | str]:
+    values = {name: getattr(options, name) for name in LayoutOptions.__slots__}
+    return {name: value for name, value in values.items() if value not in (-1, "any")}
+
+
+def _show(result: dict[str, Any], memory_gib: float) -> None:
+    view = Table(
+        title=f"{result['model']['name']}, {result['model']['parameters'] / 1e9:.2f} G parameters, on "
+        f"{result['hardware']['gpus']} x {result['hardware']['name']}: {result['num_fitting']:,} of "
+        f"{result['num_layouts']:,} layouts surely fit",
+        title_justify="left", box=None, padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for name in (
+        "layout",
+        "step s (90 %)",
+        "tokens/s",
+        "MFU",
+        f"GiB of {memory_gib:.0f} (90 %)",
+        "comm",
+        "bubble",
+        "",
+    ):
+        view.add_column(name, justify="left" if name in ("layout", "") else "right", overflow="fold")
+    for line in result["layouts"]:
+        view.add_row(
+            line["layout"].replace(",", " "),
+            f"{line['step_s']:.3g} ({line['step_s_low']:.3g}-{line['step_s_high']:.3g})",
+            f"{line['tokens_per_s']:,.0f}",
+            f"{100 * line['mfu']:.0f} %",
+            f"{line['memory_gib']:.0f} ({line['memory_gib_low']:.0f}-{line['memory_gib_high']:.0f})",
+            f"{100 * line['communication_share']:.0f} %",
+            f"{100 * line['bubble_share']:.0f} %",
+            "fits" if line["fits"] else "may fit" if line["tight"] else "does not fit",
+        )
+    stdout.print(view)
+    for sentence in result["sentences"]:
+        stdout.print(sentence, soft_wrap=True, highlight=False)
+    if result["duration"]:
+        d = result["duration"]
+        stdout.print(
+            f"{d['steps']:,.0f} steps: {d['days']:.3g} days ({d['days_low']:.3g} to {d['days_high']:.3g}), "
+            f"{d['gpu_hours']:,.0f} GPU hours",
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip
+    rows = [(figure.name, f"{figure.value:,.4g} {figure.unit}") for figure in result["input_output"]]
+    stdout.print(facts("input and output", rows))
+    if result["command"]:
+        stdout.print(result["command"], soft_wrap=True, highlight=False)
+
+
+def _list_gpus(*, as_json: bool) -> None:
+    from headrace.plan import GPUS
+
+    if as_json:
+        print_json(GPUS)
+        return
+    view = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("gpu", "GiB", "bf16 TFLOP/s", "fp8", "memory GB/s", "link GB/s", "network GB/s", "per node"):
+        view.add_column(name, justify="left" if name == "gpu" else "right")
+    for gpu in GPUS.values():
+        view.add_row(
+            gpu.name, f"{gpu.memory_bytes / 2**30:.0f}", f"{gpu.bf16_flops / 1e12:,.0f}",
+            f"{gpu.fp8_flops / 1e12:,.0f}", f"{gpu.memory_bytes_s / 1e9:,.0f}", f"{gpu.link_bytes_s / 1e9:,.0f}",
+            f"{gpu.network_bytes_s / 1e9:,.1f}", str(gpu.gpus_per_node),
+        )  # fmt: skip
+    stdout.print(view)
+    stdout.print("Data sheets of the makers, read 2026-11; network: usual servers of that generation.")

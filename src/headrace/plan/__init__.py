@@ -1,0 +1,51 @@
+"""Which parallel strategy, and what it costs: memory, step time and bytes as arithmetic, with 90 % intervals. No torch.
+
+In reading order:
+
+    model_shape, hardware   what is trained, on what
+    points                  many set-ups as arrays
+    step_time, memory       a set-up -> seconds and bytes, by part
+    table                   measured runs from a CSV file
+    calibration             measured runs -> a system's constants, and intervals from held-out runs
+    constants               the calibration that comes with headrace
+    search                  all layouts of a job, the best first
+    explain                 layouts in words, and the command to type
+    input_output            reading, checkpoints, ingest, generation
+    check                   predictions beside measurements
+"""
+
+from headrace.plan.check import CheckReport, calibration_of, check
+from headrace.plan.constants import shipped
+from headrace.plan.explain import command, duration, layout_name, layout_values, sentences, summary_of, why
+from headrace.plan.hardware import GPUS, Hardware, gpu_by_name, read_hardware
+from headrace.plan.input_output import Figure, StorageOptions, input_output
+from headrace.plan.model_shape import MODELS, ModelShape, custom_shape, model_shape
+from headrace.plan.search import Job, Layouts, search
+
+__all__ = [
+    "GPUS",
+    "MODELS",
+    "CheckReport",
+    "Figure",
+    "Hardware",
+    "Job",
+    "Layouts",
+    "ModelShape",
+    "StorageOptions",
+    "calibration_of",
+    "check",
+    "command",
+    "custom_shape",
+    "duration",
+    "gpu_by_name",
+    "input_output",
+    "layout_name",
+    "layout_values",
+    "model_shape",
+    "read_hardware",
+    "search",
+    "sentences",
+    "shipped",
+    "summary_of",
+    "why",
+]

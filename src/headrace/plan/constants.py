@@ -1,0 +1,27 @@
+"""constants.json -> the calibrations that a plan begins with: fitted to published measurements, see docs/plan.md."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+from headrace.plan import memory as memory_model
+from headrace.plan import step_time as time_model
+from headrace.plan.calibration import Calibration
+from headrace.plan.points import Column, Points
+
+
+def shipped() -> tuple[Calibration, Calibration]:
+    """Calibrations of step_time and of memory that come with headrace; `bench/plan_constants.py` makes them."""
+    values = json.loads(files("headrace.plan").joinpath("constants.json").read_text(encoding="utf-8"))
+    return Calibration.from_json(values["step"]), Calibration.from_json(values["memory"])
+
+
+def step_seconds(p: Points, logs: Column) -> Column:
+    """Seconds of a step: the formula that `step` calibrates."""
+    return time_model.step_time(p, logs).total
+
+
+def memory_bytes(p: Points, logs: Column) -> Column:
+    """Bytes at the fullest rank: the formula that `memory` calibrates."""
+    return memory_model.memory(p, logs).total

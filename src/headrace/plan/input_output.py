@@ -1,0 +1,168 @@
+"""A job's speed and size -> the bytes around it: reading, checkpoints, ingest, output; each with its formula."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from typing_extensions import Doc
+
+from headrace.errors import ConfigError
+
+STATE_BYTES = 12
+"""Of a checkpoint per weight: float32 weight and AdamW's two float32 moments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageOptions:
+    """Storage and data."""
+
+    storage_gb_s: Annotated[
+        float, Doc("Bandwidth of the checkpoints' storage, all writers together, GB/s.")
+    ] = 2.0
+    network_gb_s: Annotated[float, Doc("Bandwidth at which a node reads its data, GB/s.")] = 1.0
+    mtbf_hours: Annotated[float, Doc("Mean time between failures of the whole job, hours.")] = 24.0
+    cores_per_node: Annotated[int, Doc("Cores of a node that may load data.")] = 8
+    bytes_per_token: Annotated[
+        float, Doc("Stored bytes of a token; zstd of GPT-2's ids takes about 0.85.")
+    ] = 0.85
+    text_bytes_per_token: Annotated[float, Doc("Bytes of text of a token.")] = 4.2
+    token_bytes: Annotated[int, Doc("Bytes of a decoded id: 2 up to 65,536 ids, else 4.")] = 2
+    decode_mtokens_s: Annotated[float, Doc("Million tokens/s that one core decodes and gathers.")] = 430.0
+    ingest_mb_s: Annotated[float, Doc("MB/s of text that one core ingests.")] = 88.0
+    ingest_cores: Annotated[int, Doc("Cores that ingest.")] = 16
+
+    def __post_init__(self) -> None:
+        """Refuse what is not above 0.
+
+        Raises:
+            ConfigError: says which.
+        """
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if not value > 0 or not math.isfinite(value):
+                raise ConfigError(f"plan: {name} is {value!r}; expected a number above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One figure of the input and output side, with its formula."""
+
+    name: str
+    value: float
+    unit: str
+    formula: str
+
+
+def input_output(
+    options: StorageOptions,
+    *,
+    parameters: float,
+    tokens_per_s: float,
+    nodes: int,
+    step_s: float,
+    tokens: float,
+    memory_bytes_s: float,
+    batch: int = 32,
+) -> list[Figure]:
+    """What a job reads, writes and prepares.
+
+    Args:
+        options: bandwidths and sizes.
+        parameters: of the model.
+        tokens_per_s: of the whole job.
+        nodes: machines.
+        step_s: seconds of a step.
+        tokens: to train on.
+        memory_bytes_s: bandwidth of a device's memory, for generation.
+        batch: rows decoded at once, for generation.
+    """
+    o = options
+    node_tokens = tokens_per_s / nodes
+    read = node_tokens * o.bytes_per_token
+    cores = node_tokens / (o.decode_mtokens_s * 1e6)
+    checkpoint = STATE_BYTES * parameters
+    write_s = checkpoint / (o.storage_gb_s * 1e9)
+    mtbf_s = o.mtbf_hours * 3600
+    interval = daly_interval(write_s, mtbf_s)
+    text = tokens * o.text_bytes_per_token
+    decode = min(memory_bytes_s / (2 * parameters) * batch, 1e9)
+    return [
+        Figure(name="tokens each node reads", value=node_tokens, unit="tokens/s", formula="tokens/s / nodes"),
+        Figure(
+            name="bytes each node reads", value=read / 1e6, unit="MB/s", formula="node tokens/s x stored bytes a token",
+        ),
+        Figure(
+            name="share of the network", value=100 * read / (o.network_gb_s * 1e9), unit="%",
+            formula="bytes/s / network bandwidth",
+        ),
+        Figure(
+            name="cores that decode", value=cores, unit=f"of {o.cores_per_node}",
+            formula="node tokens/s / tokens/s a core decodes",
+        ),
+        Figure(
+            name="store", value=tokens * o.bytes_per_token / 1e9, unit="GB",
+            formula="tokens x stored bytes a token: the first epoch's reads, and a cache that holds all",
+        ),
+        Figure(
+            name="ingest", value=text / (o.ingest_mb_s * 1e6 * o.ingest_cores) / 3600, unit="hours",
+            formula="tokens x text bytes a token / (MB/s a core x cores)",
+        ),
+        Figure(name="checkpoint", value=checkpoint / 1e9, unit="GB", formula=f"{STATE_BYTES} bytes a weight"),
+        Figure(
+            name="checkpoint: write", value=write_s, unit="s", formula="bytes / storage bandwidth, in the background",
+        ),
+        Figure(
+            name="checkpoint: stall", value=min(write_s, checkpoint / nodes / 5e9), unit="s",
+            formula="bytes a node / 5 GB/s of copying to host memory",
+        ),
+        Figure(
+            name="checkpoint: interval", value=interval, unit="s",
+            formula="Daly 2006: sqrt(2 write mtbf) (1 + sqrt(write / 2 mtbf) / 3 + write / 18 mtbf) - write",
+        ),
+        Figure(
+            name="checkpoint: interval in steps", value=max(1, round(interval / step_s)), unit="steps",
+            formula="interval / seconds of a step",
+        ),
+        Figure(
+            name="checkpoint: cost", value=100 * lost_share(interval, write_s, mtbf_s), unit="% of the time",
+            formula="write / interval + (interval + write) / 2 mtbf",
+        ),
+        Figure(
+            name="generation", value=decode, unit="tokens/s a GPU",
+            formula="memory bandwidth / bytes of bfloat16 weights x rows at once: an upper bound",
+        ),
+        Figure(
+            name="generation: output", value=decode * o.text_bytes_per_token / 1e6, unit="MB/s a GPU",
+            formula="tokens/s x text bytes a token",
+        ),
+    ]  # fmt: skip
+
+
+def young_interval(write_s: float, mtbf_s: float) -> float:
+    """Seconds between checkpoints that lose least, to first order. Source: Young 1974.
+
+    >>> round(young_interval(10, 24 * 3600))
+    1315
+    """
+    return math.sqrt(2 * write_s * mtbf_s)
+
+
+def daly_interval(write_s: float, mtbf_s: float) -> float:
+    """Seconds of computing between checkpoints that lose least. Source: Daly 2006, equation 37.
+
+    >>> round(daly_interval(10, 24 * 3600))
+    1308
+    >>> daly_interval(100, 40)
+    40
+    """
+    if write_s >= 2 * mtbf_s:
+        return mtbf_s
+    ratio = write_s / (2 * mtbf_s)
+    return math.sqrt(2 * write_s * mtbf_s) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - write_s
+
+
+def lost_share(interval_s: float, write_s: float, mtbf_s: float) -> float:
+    """Share of the time that goes to writing checkpoints and to work that failures destroy, to first order."""
+    return write_s / (interval_s + write_s) + (interval_s + write_s) / (2 * mtbf_s)

@@ -1,0 +1,202 @@
+"""A model's name, a run, a config.json or its widths -> the shape that a plan computes with. No weights, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headrace.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """A dense decoder: everything that memory and time depend on."""
+
+    name: str
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    vocab_size: int
+    num_kv_heads: int = 0
+    """Key/value heads; 0: as many as heads."""
+    ffn_size: int = 0
+    """Width of the feed-forward layer; 0: 4 x hidden_size."""
+    gated: bool = False
+    """SwiGLU or GeGLU: three matrices instead of two."""
+    tied: bool = True
+    """Is the output head the token table?"""
+
+    def __post_init__(self) -> None:
+        """Fill the defaults and refuse what is no model.
+
+        Raises:
+            ConfigError: says which value.
+        """
+        object.__setattr__(self, "num_kv_heads", self.num_kv_heads or self.num_heads)
+        object.__setattr__(self, "ffn_size", self.ffn_size or 4 * self.hidden_size)
+        for field in ("num_layers", "hidden_size", "num_heads", "vocab_size", "num_kv_heads", "ffn_size"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"model {self.name}: {field} is {value!r}; expected a whole number above 0")
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"model {self.name}: {self.num_heads} heads cannot share {self.num_kv_heads} key/value heads"
+            )
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of one layer's matrices."""
+        kv = self.num_kv_heads / self.num_heads
+        attention = self.hidden_size**2 * (2 + 2 * kv)
+        return int(attention + (3 if self.gated else 2) * self.hidden_size * self.ffn_size)
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the layers, the token table and an untied head; norms and biases are under 0.1 %."""
+        tables = (1 if self.tied else 2) * self.vocab_size * self.hidden_size
+        return self.num_layers * self.layer_parameters + tables
+
+    def flops_per_token(self, seq_len: int) -> float:
+        """Model FLOPs of a token, forward and backward, full attention scores, without recomputation.
+
+        Source: Narayanan et al. 2021, appendix (72 L h^2 (1 + s/6h + V/12Lh) for the GPT shape).
+        """
+        matrices = self.num_layers * self.layer_parameters + self.vocab_size * self.hidden_size
+        return 6.0 * matrices + 12.0 * self.num_layers * self.hidden_size * seq_len
+
+
+def _gpt3(name: str, layers: int, width: int, heads: int) -> ModelShape:
+    return ModelShape(name=name, num_layers=layers, hidden_size=width, num_heads=heads, vocab_size=50304)
+
+
+def _llama(name: str, *sizes: int, tied: bool = False) -> ModelShape:
+    layers, width, heads, kv_heads, ffn, vocab = sizes
+    return ModelShape(
+        name=name, num_layers=layers, hidden_size=width, num_heads=heads, num_kv_heads=kv_heads, ffn_size=ffn,
+        vocab_size=vocab, gated=True, tied=tied,
+    )  # fmt: skip
+
+
+MODELS: dict[str, ModelShape] = {
+    shape.name: shape
+    for shape in (
+        # Brown et al. 2020, Table 2.1, with the two rows corrected that contradict themselves (1.3B, 13B).
+        _gpt3("gpt3-125m", 12, 768, 12),
+        _gpt3("gpt3-350m", 24, 1024, 16),
+        _gpt3("gpt3-760m", 24, 1536, 16),
+        _gpt3("gpt3-1.3b", 24, 2048, 16),
+        _gpt3("gpt3-2.7b", 32, 2560, 32),
+        _gpt3("gpt3-6.7b", 32, 4096, 32),
+        _gpt3("gpt3-13b", 40, 5120, 40),
+        _gpt3("gpt3-175b", 96, 12288, 96),
+        # layers, width, heads, key/value heads, feed-forward width, vocabulary: the published config.json files.
+        _llama("llama2-7b", 32, 4096, 32, 32, 11008, 32000),
+        _llama("llama2-13b", 40, 5120, 40, 40, 13824, 32000),
+        _llama("llama2-70b", 80, 8192, 64, 8, 28672, 32000),
+        _llama("llama3-8b", 32, 4096, 32, 8, 14336, 128256),
+        _llama("llama3-70b", 80, 8192, 64, 8, 28672, 128256),
+        _llama("llama3.1-405b", 126, 16384, 128, 8, 53248, 128256),
+        _llama("mistral-7b", 32, 4096, 32, 8, 14336, 32000),
+        _llama("qwen3-8b", 36, 4096, 32, 8, 12288, 151936),
+        _llama("smollm2-135m", 30, 576, 9, 3, 1536, 49152, tied=True),
+    )
+}
+
+_NAMES = {  # of a config.json, in order of preference: transformers' attribute_map has several
+    "num_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "width"),
+    "num_heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+    "num_kv_heads": ("num_key_value_heads",),
+    "ffn_size": ("intermediate_size", "n_inner", "ffn_dim"),
+    "vocab_size": ("vocab_size",),
+}
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok")
+_UNGATED = (
+    "gpt2",
+    "gpt_neox",
+    "gpt_neo",
+    "gptj",
+    "opt",
+    "bloom",
+    "falcon",
+    "phi",
+    "gpt_bigcode",
+    "mpt",
+    "headrace",
+)
+
+
+def model_shape(model: str | Path) -> ModelShape:
+    """The shape of a named model, a run directory, a Hugging Face directory or a config.json.
+
+    Raises:
+        ConfigError: no such name or file, a mixture of experts, or a config without the widths.
+
+    >>> model_shape("gpt3-175b").num_parameters
+    174563721216
+    """
+    if str(model) in MODELS:
+        return MODELS[str(model)]
+    path = Path(model)
+    for candidate in (path, path / "run.json", path / "config.json"):
+        if candidate.is_file():
+            return _from_config(candidate)
+    raise ConfigError(
+        f"model {str(model)!r} is no name ({', '.join(MODELS)}) and no file or directory with a config.json"
+    )
+
+
+def _from_config(path: Path) -> ModelShape:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from error
+    if isinstance(config, dict) and path.name == "run.json":
+        config = config.get("model", config)
+    if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
+        config = config["text_config"]
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path}: expected a JSON object with a model's widths")
+    for key in _EXPERTS:
+        if isinstance(config.get(key), int) and config[key] > 1:
+            raise ConfigError(
+                f"{path}: {key} is {config[key]}: a mixture of experts. plan knows dense decoders only"
+            )
+    given: dict[str, Any] = {}
+    for field, names in _NAMES.items():
+        value = next((config[name] for name in names if config.get(name) is not None), None)
+        if value is not None:
+            given[field] = value
+    missing = [
+        field for field in ("num_layers", "hidden_size", "num_heads", "vocab_size") if field not in given
+    ]
+    if missing:
+        expected = "; ".join(" or ".join(_NAMES[field]) for field in missing)
+        raise ConfigError(f"{path}: does not say {', '.join(missing)}; expected {expected}")
+    kind = str(config.get("model_type", "headrace" if path.name == "run.json" else ""))
+    gated = "ffn_size" in given and kind not in _UNGATED
+    return ModelShape(
+        name=path.parent.name or path.name,
+        gated=gated,
+        tied=bool(config.get("tie_word_embeddings", kind in ("gpt2", "headrace"))),
+        **given,
+    )
+
+
+def custom_shape(
+    *, layers: int, width: int, heads: int, kv_heads: int | None = None, vocab: int = 50304, ffn: int | None = None,
+    gated: bool = False, tied: bool = True,
+) -> ModelShape:  # fmt: skip
+    """A shape from its widths, for `--layers 32 --width 4096 --heads 32`."""
+    return ModelShape(
+        name=f"{layers} layers of {width}", num_layers=layers, hidden_size=width, num_heads=heads,
+        num_kv_heads=kv_heads or 0, ffn_size=ffn or 0, gated=gated, vocab_size=vocab, tied=tied,
+    )  # fmt: skip
+
+
+def renamed(shape: ModelShape, name: str) -> ModelShape:
+    """The same shape under another name."""
+    return dataclasses.replace(shape, name=name)

@@ -1,0 +1,73 @@
+"""Tables of measured runs: what is read, what is refused by reason."""
+
+import numpy as np
+import pytest
+from conftest_plan import ROW, write
+
+from headrace.errors import SourceError
+from headrace.plan.table import read_table, system_of
+
+
+def test_step_seconds_come_from_tokens_then_tflops_then_mfu(tmp_path):
+    rows = [
+        ROW,
+        {**ROW, "tokens_per_s_per_gpu": "", "tflops_per_gpu": 100},
+        {**ROW, "tokens_per_s_per_gpu": "", "mfu_pct": 40},
+    ]
+    table = read_table(write(tmp_path / "t.csv", rows))
+    tokens = 64 * 1024
+    flops = table.points.flops_per_token[0] * tokens / 8
+    assert table.step_s == pytest.approx([tokens / (5000 * 8), flops / 100e12, flops / (0.4 * 312e12)])
+
+
+def test_a_row_without_a_speed_is_kept_without_a_time(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", [{**ROW, "tokens_per_s_per_gpu": ""}]))
+    assert np.isnan(table.step_s[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"gpu": "abacus-1gb"}, "abacus"),
+        ({"dp": 3}, "is not n_gpus"),
+        ({"hidden": ""}, "hidden is empty"),
+        ({"layers": "many"}, "layers is 'many'"),
+        ({"precision": "int3"}, "precision"),
+        ({"model": "Mixtral-8x7B"}, "mixture of experts"),
+        ({"model": "Qwen3-30B-A3B"}, "mixture of experts"),
+        ({"model": "DeepSeek-V3"}, "mixture of experts"),
+        ({"params_b": 40}, "params_b"),
+        ({"seq": "nan"}, "seq"),
+        ({"micro_batch": 0.5}, "micro_batch"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_listed_with_its_reason(tmp_path, change, reason):
+    table = read_table(write(tmp_path / "t.csv", [ROW, {**ROW, **change}, ROW]))
+    assert table.rows == (0, 2)
+    assert reason in table.unread[1]
+
+
+def test_a_table_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(SourceError, match="no column source"):
+        read_table(path)
+    with pytest.raises(SourceError, match="none"):
+        read_table(tmp_path / "none.csv")
+    with pytest.raises(SourceError, match="none of 1 rows"):
+        read_table(write(path, [{**ROW, "gpu": "x"}]))
+
+
+def test_a_table_without_the_optional_columns_is_read(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "source,gpu,n_gpus,layers,hidden,heads,seq,global_batch_seqs,dp,tp,pp\nx,A100,8,24,2048,16,1024,64,8,1,1\n"
+    )
+    table = read_table(path)
+    assert table.points.vocab_size[0] == 51200
+    assert table.points.ffn_size[0] == 4 * 2048
+
+
+def test_files_and_commits_of_one_source_are_one_system():
+    assert system_of("NVIDIA/NeMo docs/a.md@123", "H100") == system_of("NVIDIA/NeMo docs/b.md@456", "H100")
+    assert system_of("NVIDIA/NeMo docs/a.md", "H100") != system_of("NVIDIA/NeMo docs/a.md", "A100")
