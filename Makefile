@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test lint pins clean
+.PHONY: demo test lint docs pins clean
 
 demo: $(VENV)/.demo
 	$(BIN)/headrace demo --out headrace-demo
@@ -17,6 +17,10 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site: build/site/index.html"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(f"headrace needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Run: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
