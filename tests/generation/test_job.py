@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import ConfigError
-from headrace.generation import Prompt, SamplingOptions, run_job
+from headrace.generation import Prompt, PromptOptions, SamplingOptions, run_job
 from headrace.sink import Sink, count_predictions, read_predictions
 
 SRC = Path(__file__).parents[2] / "src"
@@ -15,7 +15,7 @@ SRC = Path(__file__).parents[2] / "src"
 class Bytes:
     """A tokenizer of bytes; refuses one word."""
 
-    def encode(self, text):
+    def encode(self, text, **_):
         if text == "refused":
             raise ConfigError("this word is not encoded")
         return list(text.encode())
@@ -41,12 +41,22 @@ def keys(out):
 
 
 def test_every_sample_of_every_prompt_is_stored_once(tmp_path, echo_engine):
-    made, prompt_tokens, completion_tokens = job(tmp_path, prompts_of(17), echo_engine(), num_samples=3)
+    made, prompt_tokens, completion_tokens = job(
+        tmp_path, prompts_of(17), echo_engine(), prompt_options=PromptOptions(num_samples=3)
+    )
     assert keys(tmp_path) == [(f"{i:09d}", s) for i in range(17) for s in range(3)]
     assert (made, completion_tokens) == (51, 102)
     assert prompt_tokens == 3 * sum(range(1, 18))
     texts = read_predictions(tmp_path, sort=True)["text"].to_pylist()
     assert texts == [f"{i + 1}" for i in range(17) for _ in range(3)]
+
+
+def test_a_prompt_that_names_another_model_is_an_error_row(tmp_path, echo_engine):
+    prompts = [Prompt(prompt_id=f"{name}", text="x", model=name) for name in ("this", "other", None)]
+    job(tmp_path, prompts, echo_engine(), model="this")
+    errors = {row["prompt_id"]: row["error"] for row in read_predictions(tmp_path).to_pylist()}
+    assert (errors["this"], errors["None"]) == (None, None)
+    assert "model 'other'; this job runs 'this'" in errors["other"]["message"]
 
 
 def test_a_job_that_broke_goes_on_and_makes_only_what_is_missing(tmp_path, echo_engine):
@@ -149,7 +159,7 @@ from headrace.generation import Prompt, SamplingOptions, run_job
 from headrace.sink import Sink
 
 class Bytes:
-    def encode(self, text): return list(text.encode())
+    def encode(self, text, **_): return list(text.encode())
     def decode(self, ids): return bytes(ids).decode()
 
 prompts = (Prompt(prompt_id=f"{i:09d}", text="a short prompt") for i in range(int(sys.argv[2])))

@@ -16,8 +16,9 @@ from headrace.generation.decoding.hf_runner import HFRunner
 from headrace.generation.engines.native import NativeEngine
 from headrace.generation.engines.results import check_supported
 from headrace.generation.job import BatchEngine
-from headrace.generation.model_directory import SpecialIds, read_config, special_ids_of
+from headrace.generation.model_directory import read_config, special_ids_of
 from headrace.generation.options import SamplingOptions
+from headrace.generation.prompts.tokenizer import PromptTokenizer
 from headrace.stats import Stats
 
 if TYPE_CHECKING:
@@ -49,34 +50,6 @@ class LoadedEngine:
             ConfigError: naming the option.
         """
         check_supported(sampling, self.unsupported)
-
-
-class PromptTokenizer:
-    """A tokenizer for prompts: adds what the model expects in front; an empty prompt starts a document."""
-
-    def __init__(self, tokenizer: Tokenizer, special_ids: SpecialIds) -> None:
-        self.tokenizer = tokenizer
-        self.special_ids = special_ids
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a prompt, at least one.
-
-        Raises:
-            ConfigError: there is no text, and nothing begins one.
-        """
-        ids = [*self.special_ids.prefix, *self.tokenizer.encode(text).tolist()]
-        if ids:
-            return ids
-        if self.special_ids.start is None:
-            raise ConfigError(
-                "prompt: empty, and this model has no token that begins a text (bos_token_id or eos_token_id in its "
-                "config.json). Give some text, or token ids."
-            )
-        return [self.special_ids.start]
-
-    def decode(self, ids: tuple[int, ...]) -> str:
-        """Text of ids."""
-        return self.tokenizer.decode(ids)
 
 
 def load_engine(

@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from headrace.generation.distributed import load_workers
@@ -80,7 +81,8 @@ def generate(
                 tokenizer=loaded.prompt_tokenizer,
                 sampling=sampling,
                 chat=ChatEncoder(model),
-                num_samples=prompt_options.num_samples,
+                prompt_options=prompt_options,
+                model=Path(model).resolve().name,
                 num_prompts=survey.num_prompts,
                 progress=progress,
                 stats=stats,
@@ -138,6 +140,8 @@ def _request(
         "prompts": survey.digest,
         "num_prompts": survey.num_prompts,
         "num_samples": prompt_options.num_samples,
+        "add_special_tokens": prompt_options.add_special_tokens,
+        "split_special_tokens": prompt_options.split_special_tokens,
         "sampling": sampling.to_json(),
         "format": output.format,
     }

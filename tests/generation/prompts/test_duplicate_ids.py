@@ -20,7 +20,7 @@ def test_exactly_the_ids_that_come_twice_are_found(names):
     with DuplicateIds() as seen:
         for name in names:
             seen.add(name)
-        assert seen.found() == {hash_of(name) for name, count in Counter(names).items() if count > 1}
+        assert seen.hashes() == {hash_of(name) for name, count in Counter(names).items() if count > 1}
 
 
 def test_ids_that_are_no_unicode_have_a_hash_too():
@@ -28,7 +28,7 @@ def test_ids_that_are_no_unicode_have_a_hash_too():
     with DuplicateIds() as seen:
         seen.add("\ud800")
         seen.add("\ud800")
-        assert seen.found() == {hash_of("\ud800")}
+        assert seen.hashes() == {hash_of("\ud800")}
 
 
 def test_its_file_goes_with_it():

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from headrace.errors import ConfigError, SourceError
-from headrace.generation.prompts import duplicate_ids
+from headrace.generation.prompts import batch_lines, duplicate_ids
+from headrace.generation.prompts.batch_lines import prompt_of_batch_line
 from headrace.generation.prompts.reader import Prompt, read_prompts, survey_prompts
 
 TEXTS = ["one", 'zwei, "quoted"', "три", "四", "  five "]
@@ -86,11 +87,11 @@ def test_blank_lines_are_no_prompts_and_do_not_change_the_other_lines_ids(tmp_pa
     [
         (b'{"prompt": "cut', "line 2: not JSON"),
         (b'{"prompt": "\xff"}', "line 2: not JSON"),
-        (b"[1, 2]", "a JSON list, wanted an object or a string"),
+        (b"[1, 2]", "a JSON list; expected an object or a string"),
         (b'{"txet": "x"}', "no field prompt or text"),
-        (b'{"prompt": {"a": 1}}', "the prompt is a dict; wanted text, a list of token ids, or messages"),
-        (b'{"prompt": [1, "2"]}', "the prompt is a list; wanted text"),
-        (b'{"prompt": [true]}', "the prompt is a list; wanted text"),
+        (b'{"prompt": {"a": 1}}', "the prompt is a dict; expected text, a list of token ids, or messages"),
+        (b'{"prompt": [1, "2"]}', "the prompt is a list; expected text"),
+        (b'{"prompt": [true]}', "the prompt is a list; expected text"),
     ],
 )
 def test_a_bad_line_is_one_bad_prompt_and_the_others_are_read(tmp_path, line, message):
@@ -158,19 +159,19 @@ def test_a_table_without_a_prompt_column_is_refused(tmp_path, name):
 def test_an_id_given_twice_is_refused_before_any_work(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text("".join(json.dumps({"id": i % 900, "prompt": "x"}) + "\n" for i in range(901)))
-    with pytest.raises(ConfigError, match="id '0' of row 900 was given to row 0"):
+    with pytest.raises(ConfigError, match="id '0' of row 900 is the id of row 0 as well"):
         survey_prompts(path)
 
 
 def test_ids_given_twice_are_found_over_many_buffers(monkeypatch):
-    """Buffers go to disk; whatever their size and the number of ids, exactly the twins are found."""
+    """Buffers go to disk; whatever their size and the number of ids, exactly the duplicates are found."""
     monkeypatch.setattr(duplicate_ids, "BUFFER", 64)
     for count in (1, 63, 64, 65, 1000):
         with duplicate_ids.DuplicateIds() as found:
             for i in [*range(count), *range(0, count, 7)]:
                 found.add(f"id {i}")
-            assert found.found() == {duplicate_ids.hash_of(f"id {i}") for i in range(0, count, 7)}
-    with pytest.raises(ConfigError, match="id 'x' of row 500 was given to row 3"):
+            assert found.hashes() == {duplicate_ids.hash_of(f"id {i}") for i in range(0, count, 7)}
+    with pytest.raises(ConfigError, match="id 'x' of row 500 is the id of row 3 as well"):
         survey_prompts([{"id": "x" if i in (3, 500) else i, "prompt": "p"} for i in range(600)])
 
 
@@ -230,7 +231,7 @@ def test_lines_of_a_batch_file_bring_their_own_sampling(tmp_path):
             "custom_id": "c",
             "method": "POST",
             "url": "/v1/completions",
-            "body": {"prompt": "x", "logit_bias": {}},
+            "body": {"prompt": "x", "logit_bias": {"50": 1}},
         },
         {"custom_id": "d", "method": "POST", "url": "/v1/embeddings", "body": {"input": "x"}},
     ]
@@ -240,5 +241,37 @@ def test_lines_of_a_batch_file_bring_their_own_sampling(tmp_path):
     assert a.sampling == {"max_new_tokens": 5, "temperature": 0.5, "stop": ("x",), "seed": 9}
     assert b.token_ids == (1, 2)
     assert b.sampling == {"max_new_tokens": 16, "temperature": 1.0}
-    assert "'logit_bias' is not known here" in c.error["message"]
+    assert "'logit_bias' is not supported here" in c.error["message"]
     assert "field" in d.error["message"]
+
+
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path, kind):
+    path = tmp_path / f"p{kind}"
+    path.write_bytes(b"\xef\xbb\xbf" + as_file(kind, TEXTS, tmp_path))
+    assert [prompt.text for prompt in read_prompts(path)] == TEXTS
+    batch = tmp_path / "batch.jsonl"
+    batch.write_bytes(b'\xef\xbb\xbf{"custom_id": "a", "body": {"prompt": "x"}}\n')
+    assert [(prompt.prompt_id, prompt.text) for prompt in read_prompts(batch)] == [("a", "x")]
+
+
+def test_an_empty_id_is_no_id(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("id,prompt\n,a\nx,b\n,c\n")
+    assert [prompt.prompt_id for prompt in read_prompts(path)] == ["000000000", "x", "000000002"]
+    assert [prompt.prompt_id for prompt in read_prompts([{"id": "", "prompt": "a"}])] == ["000000000"]
+
+
+@pytest.mark.parametrize(("name", "values"), batch_lines.NEUTRAL_FIELDS.items())
+def test_a_field_that_changes_nothing_is_accepted_and_another_value_of_it_is_an_error(name, values):
+    for value in values:
+        assert prompt_of_batch_line("a", {"body": {"prompt": "x", name: value}}).error is None
+    refused = prompt_of_batch_line("a", {"body": {"prompt": "x", name: {"other": 1}}})
+    assert f"'{name}' is not supported here" in refused.error["message"]
+
+
+def test_a_line_of_a_batch_file_keeps_the_name_of_its_model():
+    assert prompt_of_batch_line("a", {"body": {"prompt": "x", "model": "m"}}).model == "m"
+    assert (
+        "model is a int" in prompt_of_batch_line("a", {"body": {"prompt": "x", "model": 1}}).error["message"]
+    )

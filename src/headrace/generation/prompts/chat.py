@@ -1,16 +1,26 @@
-"""A conversation -> a prompt, by the template that the model's directory brings."""
+"""A conversation -> token ids, by the chat template in the model's directory.
+
+The template's own special tokens are special; the same characters in a message are text, so that a message cannot
+forge the end of its turn or a turn of another role.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from headrace.errors import ConfigError
 
 DEFAULT_TOKENS = 1024
-"""Of an answer to messages when the request names no limit; a cache row is as long as its limit."""
+"""Length of an answer to messages when the request sets no limit; a cache row is as long as its limit."""
+PRIVATE_USE = range(0xF0000, 0xFFFFD)
+"""Code points that no text uses; they mark the places of special tokens while a template is rendered."""
 
 
 class ChatTemplate:
@@ -28,24 +38,106 @@ class ChatTemplate:
         """The template, in Jinja."""
         return str(self._tokenizer.chat_template)
 
-    def encode(self, turns: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
+    def encode(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
         """Ids of a conversation.
 
         Args:
-            turns: `role` and `content` of each.
+            messages: `role` and `content` of each.
             generation_prompt: end with what begins the model's own turn.
 
         Raises:
-            ConfigError: the template does not take these turns.
+            ConfigError: the template does not accept these messages.
         """
+        fields = [field for message in messages for field in message.values()]
+        if self._pattern is not None and any(map(self._pattern.search, fields)):
+            return self._encode_protected(messages, generation_prompt=generation_prompt)
+        text = self._render(messages, generation_prompt=generation_prompt)
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def _render(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool) -> str:
         try:
-            text = self._tokenizer.apply_chat_template(
-                list(turns), add_generation_prompt=generation_prompt, tokenize=False
+            text: str = self._tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=generation_prompt, tokenize=False
             )
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         except Exception as error:  # a template raises whatever its author chose
             raise ConfigError(f"messages: the model's chat template refuses them: {error}") from error
+        return text
+
+    def _encode_protected(
+        self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool
+    ) -> list[int]:
+        """Ids of a conversation with special tokens in a message.
+
+        The messages' special tokens are replaced by placeholders while the template is rendered. Then the template's
+        own ones get the names that they have in `_renamed`, and the placeholders become text again.
+        """
+        assert self._pattern is not None
+        first, count = PRIVATE_USE.start, len(self._names)
+        placeholders = {name: chr(first + i) for i, name in enumerate(self._names)}
+        renamed = {name: chr(first + count + i) for i, name in enumerate(self._names)}
+        reserved = re.compile(f"[{chr(first)}-{chr(first + 2 * count)}]")
+        if any(reserved.search(field) for message in messages for field in message.values()):
+            raise ConfigError(
+                f"messages: a message holds both a special token and a character from U+{first:X} on, which marks "
+                f"special tokens here. Remove one of them."
+            )
+        protected = [
+            {key: self._pattern.sub(lambda m: placeholders[m[0]], field) for key, field in message.items()}
+            for message in messages
+        ]
+        text = self._render(protected, generation_prompt=generation_prompt)
+        text = self._pattern.sub(lambda m: renamed[m[0]], text)
+        for name, placeholder in placeholders.items():
+            text = text.replace(placeholder, name)
+        ids: list[int] = self._renamed.encode(text, add_special_tokens=False).ids
         return ids
+
+    @functools.cached_property
+    def _definition(self) -> dict[str, Any]:
+        """The tokenizer's tokenizer.json; empty for one that is not of the `tokenizers` library."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        definition: dict[str, Any] = {} if backend is None else orjson.loads(backend.to_str())
+        return definition
+
+    @functools.cached_property
+    def _names(self) -> list[str]:
+        """Special tokens, longest first."""
+        names = set(map(str, self._tokenizer.all_special_tokens))
+        names |= {
+            token["content"] for token in self._definition.get("added_tokens") or () if token["special"]
+        }
+        return sorted(filter(None, names), key=lambda name: (-len(name), name))
+
+    @functools.cached_property
+    def _pattern(self) -> re.Pattern[str] | None:
+        return re.compile("|".join(map(re.escape, self._names))) if self._names else None
+
+    @functools.cached_property
+    def _renamed(self) -> Any:
+        """The tokenizer with one private character as the name of each special token, so that no text can spell it."""
+        from tokenizers import Tokenizer
+
+        first = PRIVATE_USE.start + len(self._names)
+        names = {name: chr(first + i) for i, name in enumerate(self._names)}
+        definition = orjson.loads(orjson.dumps(self._definition))
+        try:
+            for token in definition["added_tokens"]:
+                token["content"] = names.get(token["content"], token["content"])
+            model = definition["model"]
+            if isinstance(model["vocab"], dict):
+                model["vocab"] = {names.get(token, token): i for token, i in model["vocab"].items()}
+            else:
+                model["vocab"] = [[names.get(token, token), score] for token, score in model["vocab"]]
+            if model.get("unk_token") in names:
+                model["unk_token"] = names[model["unk_token"]]
+            definition["post_processor"] = None
+            return Tokenizer.from_str(orjson.dumps(definition).decode())
+        except Exception as error:  # the library raises bare Exception
+            raise ConfigError(
+                f"messages: a message holds the text of a special token, which this model's tokenizer cannot read as "
+                f"text ({error!r}). Remove it from the message."
+            ) from error
 
 
 class ChatEncoder:
@@ -64,7 +156,7 @@ class ChatEncoder:
         """Ids of a conversation.
 
         Raises:
-            ConfigError: the model has no template, or these are no messages.
+            ConfigError: the model has no template, or these are not messages.
         """
         if not self._loaded:
             self._template, self._loaded = load_chat_template(self._model), True
@@ -72,7 +164,7 @@ class ChatEncoder:
             raise ConfigError(
                 "messages: the model has no chat template: it was trained to continue text. Give prompt instead."
             )
-        return self._template.encode([_turn(message) for message in messages])
+        return self._template.encode([_checked(message) for message in messages])
 
 
 def load_chat_template(path: Path) -> ChatTemplate | None:
@@ -81,9 +173,9 @@ def load_chat_template(path: Path) -> ChatTemplate | None:
     Raises:
         ConfigError: there is one, but transformers cannot read the tokenizer.
     """
-    about = path / "tokenizer_config.json"
+    config = path / "tokenizer_config.json"
     has_file = (path / "chat_template.jinja").is_file() or (path / "chat_template.json").is_file()
-    if not has_file and not (about.is_file() and b'"chat_template"' in about.read_bytes()):
+    if not has_file and not (config.is_file() and b'"chat_template"' in config.read_bytes()):
         return None
     from transformers import AutoTokenizer
 
@@ -93,26 +185,37 @@ def load_chat_template(path: Path) -> ChatTemplate | None:
         raise ConfigError(
             f"{path}: has a chat template, but transformers cannot read its tokenizer ({error})."
         ) from error
-    tokenizer.model_max_length = 1 << 60  # a prompt that is too long is refused by us, not warned about
+    tokenizer.model_max_length = 1 << 60  # we refuse a prompt that is too long; transformers would only warn
     return ChatTemplate(tokenizer) if getattr(tokenizer, "chat_template", None) else None
 
 
-def _turn(message: object) -> dict[str, str]:
-    """One message as templates take it: its content as one text."""
+def _checked(message: object) -> dict[str, str]:
+    """One message in the form that templates expect: its content as one text."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise ConfigError(
-            f"messages: {_short(message)} is no message; wanted an object with role and content."
+            f"messages: {_short(message)} is not a message; expected an object with role and content."
         )
-    unknown = [name for name in message if name not in ("role", "content", "name")]
-    if any(message[name] is not None for name in unknown):
-        raise ConfigError(f"messages: field {unknown[0]!r} is not known here; leave it out.")
-    content = message.get("content")
+    for name, value in message.items():
+        if name not in ("role", "content", "refusal", *IGNORED) and value not in (None, [], {}):
+            raise ConfigError(f"messages: field {name!r} is not supported; leave it out.")
+    content = message.get("content") or message.get("refusal") or message.get("content")
     if isinstance(content, list):
-        texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+        texts = [_text_of_part(part) for part in content]
         content = None if None in texts else "".join(map(str, texts))
     if not isinstance(content, str):
         raise ConfigError(f"messages: the content of {_short(message)} is no text.")
     return {"role": message["role"], "content": content}
+
+
+IGNORED = ("name", "annotations", "cache_control")
+"""Fields of a message that change nothing here; clients send back the messages that servers gave them."""
+
+
+def _text_of_part(part: object) -> str | None:
+    if not isinstance(part, Mapping) or part.get("type", "text") != "text":
+        return None
+    text = part.get("text")
+    return text if isinstance(text, str) else None
 
 
 def _short(value: object) -> str:

@@ -1,6 +1,6 @@
-"""Ids, one by one -> hashes that came more than once, in the memory of one buffer.
+"""Ids, one by one -> the hashes that occur more than once, in the memory of one buffer.
 
-    each full buffer, sorted, goes to a temporary file; at the end one 256th of all hashes is looked at a time
+Each full buffer is sorted and written to a temporary file; at the end, one 256th of all hashes is compared at a time.
 
 10^9 ids take 8 GB of disk and some 40 MB of memory.
 """
@@ -22,13 +22,13 @@ Hashes = npt.NDArray[np.uint64]
 
 
 class DuplicateIds:
-    """Finds ids that are given twice; a context, which has a temporary file."""
+    """Finds duplicate ids; a context manager, since it has a temporary file."""
 
     def __init__(self) -> None:
         self._buffer: Hashes = np.empty(BUFFER, dtype=np.uint64)
         self._count = 0
         self._edges: list[npt.NDArray[np.int64]] = []
-        """Of each written buffer, where its buckets begin and the last one ends."""
+        """For each written buffer, the beginning of each bucket, and the end of the last one."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # __exit__ closes it
 
     def __enter__(self) -> Self:
@@ -38,26 +38,28 @@ class DuplicateIds:
         self._file.close()
 
     def add(self, name: str) -> None:
-        """One more id."""
+        """Add an id."""
         if self._count == BUFFER:
             self._flush()
         self._buffer[self._count] = hash_of(name)
         self._count += 1
 
-    def found(self) -> set[int]:
-        """Hashes that came more than once; equal hashes of different ids are among them."""
+    def hashes(self) -> set[int]:
+        """Hashes that occur more than once; among them are equal hashes of different ids."""
         self._flush()
-        twins: set[int] = set()
+        duplicates: set[int] = set()
         for bucket in range(BUCKETS):
-            hashes = np.sort(np.concatenate([*self._read(bucket), np.empty(0, np.uint64)]))
-            twins.update(hashes[:-1][hashes[1:] == hashes[:-1]].tolist())
-        return twins
+            sorted_hashes = np.sort(np.concatenate([*self._read(bucket), np.empty(0, np.uint64)]))
+            duplicates.update(sorted_hashes[:-1][sorted_hashes[1:] == sorted_hashes[:-1]].tolist())
+        return duplicates
 
     def _flush(self) -> None:
         hashes = np.sort(self._buffer[: self._count])
         starts = np.arange(BUCKETS, dtype=np.uint64) << np.uint64(56)
         self._edges.append(np.append(np.searchsorted(hashes, starts), self._count))
-        hashes.resize(BUFFER, refcheck=False)  # each takes the same room, so that its place is known
+        hashes.resize(
+            BUFFER, refcheck=False
+        )  # all buffers have one length, so that the place of each is known
         self._file.write(hashes.tobytes())
         self._count = 0
 

@@ -19,4 +19,6 @@ class Prompt:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `SamplingOptions` that this prompt sets for itself."""
     num_samples: int | None = None
+    model: str | None = None
+    """The name of the model that the row asks for; another one makes it an error row."""
     error: Mapping[str, str] | None = None

@@ -1,7 +1,7 @@
 """A file of prompts (.txt, .jsonl, .csv, .parquet, plain or compressed), or a list -> prompts, one by one.
 
-The same prompts come out every time they are read, in the same order and with the same ids: a job that
-goes on after a crash finds its place by id alone. A row that cannot be a prompt comes out with its error.
+Every reading gives the same prompts in the same order with the same ids: a job that resumes finds its place by id
+alone. A row that is not a valid prompt becomes a prompt with an error.
 """
 
 from __future__ import annotations
@@ -32,36 +32,34 @@ ID_FIELDS = ("id", "prompt_id", "custom_id")
 TEXT_FIELDS = ("prompt", "text")
 IDS_FIELDS = ("prompt_token_ids", "token_ids")
 CONTENT_FIELDS = (*TEXT_FIELDS, *IDS_FIELDS, "messages")
-# OpenAI's batch format: the request stands in "body".
-BATCH_FIELDS = ("custom_id", "body", "url")
 FORMATS = (".txt", ".jsonl", ".ndjson", ".csv", ".parquet")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 COMPRESSIONS = (".gz", ".zst", ".lz4", ".bz2", ".xz")
 BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSurvey:
-    """What one pass over the prompts found, before any work is spent on them."""
+    """Result of one pass over the prompts, before any work is spent on them."""
 
     num_prompts: int
     digest: str
-    """32 hex digits of ids and contents, in order; the same for the same prompts in another format."""
+    """32 hex digits over ids and contents, in order; equal for equal prompts in another file format."""
 
 
 def read_prompts(source: PromptSource) -> Iterator[Prompt]:
     """Prompts in order, one in memory at a time.
 
     Ids are those given (columns id, prompt_id or custom_id), else the number of the line or row,
-    from 0, with nine digits. Text stands in `prompt` or `text`, ids in `prompt_token_ids`,
-    `token_ids`, or as a list in `prompt`, a conversation in `messages`
-    or as a list in `prompt`.
+    from 0, with nine digits. The text is in `prompt` or `text`, token ids are in `prompt_token_ids` or `token_ids`, a
+    conversation is in `messages`; a list of ids or of messages may be in `prompt` as well.
 
     Args:
         source: path of a file, or a sequence of texts, mappings or prompts.
 
     Raises:
         SourceError: the file is missing, truncated, or not what its name says.
-        ConfigError: the name ends in nothing that is known.
+        ConfigError: the name has no known suffix.
     """
     if not isinstance(source, (str, os.PathLike)):
         for number, item in enumerate(source):
@@ -98,9 +96,9 @@ def survey_prompts(source: PromptSource) -> PromptSurvey:
     """
     digest = xxhash.xxh3_128()
     count = 0
-    with DuplicateIds() as twins:
+    with DuplicateIds() as duplicates:
         for prompt in read_prompts(source):
-            twins.add(prompt.prompt_id)
+            duplicates.add(prompt.prompt_id)
             count += 1
             content = [
                 prompt.prompt_id, prompt.text, prompt.token_ids, dict(prompt.sampling), prompt.num_samples,
@@ -111,12 +109,12 @@ def survey_prompts(source: PromptSource) -> PromptSurvey:
         if count == 0:
             where = f"{source}" if isinstance(source, (str, os.PathLike)) else "the list"
             raise ConfigError(f"prompts: {where} holds no prompt.")
-        _refuse_twins(source, twins.found())
+        _refuse_duplicates(source, duplicates.hashes())
     return PromptSurvey(num_prompts=count, digest=digest.hexdigest())
 
 
-def _refuse_twins(source: PromptSource, suspects: set[int]) -> None:
-    """Hashes that came twice are read again: equal hashes of different ids are no reason to refuse."""
+def _refuse_duplicates(source: PromptSource, suspects: set[int]) -> None:
+    """Read the prompts again to compare the ids whose hashes are equal: different ids may have equal hashes."""
     if not suspects:
         return
     first: dict[str, int] = {}
@@ -125,8 +123,8 @@ def _refuse_twins(source: PromptSource, suspects: set[int]) -> None:
             before = first.setdefault(prompt.prompt_id, number)
             if before != number:
                 raise ConfigError(
-                    f"prompts: id {prompt.prompt_id!r} of row {number} was given to row {before}. "
-                    f"Ids name the stored predictions: give each prompt its own, or none."
+                    f"prompts: id {prompt.prompt_id!r} of row {number} is the id of row {before} as well. "
+                    f"Predictions are stored by id: give each prompt its own, or none."
                 )
 
 
@@ -163,7 +161,7 @@ def _unpacked(raw: IO[bytes], suffix: str) -> Any:
     if suffix == ".zst":
         import pyarrow as pa
 
-        # zstandard's own reader ends a truncated file without a word.
+        # zstandard's own reader ends a truncated file without an error.
         return pa.CompressedInputStream(raw, "zstd")
     if suffix == ".lz4":
         import lz4.frame
@@ -175,6 +173,8 @@ def _unpacked(raw: IO[bytes], suffix: str) -> Any:
 def _from_lines(file: IO[bytes]) -> Iterator[Prompt]:
     for number, line in enumerate(file):
         data = line.rstrip(b"\r\n")
+        if number == 0:
+            data = data.removeprefix(BYTE_ORDER_MARK)
         if data.strip():
             yield _from_bytes(number, data)
 
@@ -190,6 +190,8 @@ def _from_bytes(number: int, data: bytes) -> Prompt:
 
 def _from_jsonl(file: IO[bytes]) -> Iterator[Prompt]:
     for number, line in enumerate(file):
+        if number == 0:
+            line = line.removeprefix(BYTE_ORDER_MARK)  # noqa: PLW2901
         if not line.strip():
             continue
         try:
@@ -203,22 +205,22 @@ def _from_jsonl(file: IO[bytes]) -> Iterator[Prompt]:
 
 
 def _from_csv(path: Path, file: IO[bytes]) -> Iterator[Prompt]:
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
         rows = csv.DictReader(text)
         _require_text(path, rows.fieldnames or ())
         for number, row in enumerate(rows):
-            row.pop(None, None)  # cells behind the last column have no name
+            row.pop(None, None)  # cells after the last column have no name
             yield _from_item(number, row)
     finally:
-        text.detach()  # the file is closed by whoever opened it
+        text.detach()  # the caller closes the file
 
 
 def _from_parquet(path: Path, file: IO[bytes]) -> Iterator[Prompt]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Parquet is read from its end: a compressed file has to be unpacked as a whole.
+    # Parquet is read from its end: a compressed file has to be decompressed as a whole.
     source = file if path.suffix.lower() not in COMPRESSIONS else pa.BufferReader(file.read())
     table = pq.ParquetFile(source)
     known = {*ID_FIELDS, *CONTENT_FIELDS}
@@ -226,6 +228,7 @@ def _from_parquet(path: Path, file: IO[bytes]) -> Iterator[Prompt]:
     _require_text(path, table.schema_arrow.names)
     number = 0
     for batch in table.iter_batches(batch_size=1024, columns=columns):
+        batch.validate(full=True)  # offsets of a damaged file must not be followed
         for row in batch.to_pylist():
             yield _from_item(number, row)
             number += 1
@@ -234,7 +237,7 @@ def _from_parquet(path: Path, file: IO[bytes]) -> Iterator[Prompt]:
 def _require_text(path: Path, columns: Iterable[str]) -> None:
     if not {*CONTENT_FIELDS} & {*columns}:
         raise SourceError(
-            f"{path}: columns {', '.join(columns) or 'none'}; a prompt stands in one of "
+            f"{path}: columns {', '.join(columns) or 'none'}; a prompt is in one of "
             f"{', '.join(CONTENT_FIELDS)}."
         )
 
@@ -246,9 +249,12 @@ def _from_item(number: int, item: object) -> Prompt:
         return _checked(number, f"{number:09d}", item)
     if not isinstance(item, Mapping):
         return _bad(
-            number, f"row {number + 1}: a JSON {type(item).__name__}, wanted an object or a string", str(item)
+            number,
+            f"row {number + 1}: a JSON {type(item).__name__}; expected an object or a string",
+            str(item),
         )
-    prompt_id = next((item[name] for name in ID_FIELDS if item.get(name) is not None), f"{number:09d}")
+    # An empty cell of a CSV file is no id.
+    prompt_id = next((item[name] for name in ID_FIELDS if item.get(name) not in (None, "")), f"{number:09d}")
     if isinstance(item.get("body"), Mapping):
         return prompt_of_batch_line(str(prompt_id), item)
     name = next((name for name in CONTENT_FIELDS if item.get(name) is not None), None)
@@ -262,7 +268,7 @@ def _checked(number: int, prompt_id: str, value: object) -> Prompt:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            # Bytes that csv could not decode stand in the text as lone surrogates.
+            # The csv reader gives bytes that it cannot decode as lone surrogates.
             shown = value.encode("utf-8", "surrogatepass").decode(errors="replace")
             message = f"row {number + 1}: character {error.start} is not UTF-8"
             return _bad(number, message, shown, prompt_id)
@@ -275,7 +281,7 @@ def _checked(number: int, prompt_id: str, value: object) -> Prompt:
         return Prompt(prompt_id=prompt_id, token_ids=tuple(value))
     return _bad(
         number,
-        f"row {number + 1}: the prompt is a {type(value).__name__}; wanted text, a list of token ids, or messages",
+        f"row {number + 1}: the prompt is a {type(value).__name__}; expected text, a list of token ids, or messages",
         str(value),
         prompt_id,
     )

@@ -79,12 +79,10 @@ class ServedModel:
             APIError: the text holds half a surrogate pair, or is empty and the model has no token that begins a text.
         """
         _check_unicode(text)
-        if special:
-            try:
-                return tuple(self._prompts.encode(text))
-            except ConfigError as error:
-                raise prompt_error(error) from error
-        return tuple(self.tokenizer.encode(text).tolist())
+        try:
+            return tuple(self._prompts.encode(text, add_special_tokens=special))
+        except ConfigError as error:
+            raise prompt_error(error) from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens have none.
