@@ -125,7 +125,6 @@ def test_a_checkpoint_of_another_order_is_refused(tmp_path, store):
     [
         ({"batch_size": 8}, {}, "batch_size is 8"),
         ({"rank": 1, "world_size": 2}, {}, "rank 1 of 2"),
-        ({"epochs": 2}, {"max_steps": -1, "num_train_epochs": 3}, "num_train_epochs"),
     ],
 )
 def test_what_does_not_fit_the_trainer_is_refused(tmp_path, store, loader, changed, named):
@@ -142,3 +141,86 @@ def test_other_datasets_are_left_to_the_trainer(tmp_path):
     trainer = Mine(model=model(), args=arguments(tmp_path, max_steps=1), train_dataset=rows)
     trainer.train()
     assert trainer.state.global_step == 1
+
+
+def test_each_epoch_of_the_trainer_is_a_pass_of_the_loader(tmp_path, store):
+    seen = []
+
+    class Recording(Trainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            seen.extend(tuple(row) for row in inputs["input_ids"].tolist())
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    loader = Loader(store, seq_len=15, batch_size=4, epochs=1)
+    args = arguments(tmp_path, max_steps=-1, num_train_epochs=3)
+    Recording(model=model(), args=args, train_dataset=loader).train()
+    rows = loader.num_rows
+    epochs = [seen[epoch * rows : (epoch + 1) * rows] for epoch in range(3)]
+    assert len(seen) == 3 * rows
+    assert len(set(epochs[0])) == rows
+    assert set(epochs[0]) == set(epochs[1]) == set(epochs[2])
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_finite_loader_is_resumed_in_the_middle_of_its_second_epoch(tmp_path, store):
+    """97 rows in batches of 4: 25 batches an epoch."""
+
+    def trained(folder, resume=None):
+        loader = Loader(store, seq_len=15, batch_size=4, epochs=1, seed=3)
+        args = arguments(folder, max_steps=-1, num_train_epochs=3, save_steps=35)
+        trainer = Trainer(model=model(), args=args, train_dataset=loader)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = trained(tmp_path / "a")
+    resumed = trained(tmp_path / "b", resume=str(tmp_path / "a" / "checkpoint-35"))
+    assert losses(resumed) == losses(whole)
+    assert resumed.train_dataset.position == 3 * resumed.train_dataset.num_rows
+
+
+def test_an_evaluation_reads_every_row_and_twice_the_same(tmp_path, store):
+    import torch
+
+    loader = Loader(store, seq_len=15, batch_size=4, epochs=1, shuffle=False)
+    args = arguments(tmp_path, per_device_eval_batch_size=4)
+    gpt = model()
+    trainer = Trainer(model=gpt, args=args, eval_dataset=loader)
+    first, second = trainer.evaluate(), trainer.evaluate()
+    assert first["eval_loss"] == second["eval_loss"]
+    # The mean over rows, of which all have equally many labels.
+    with torch.no_grad():
+        total = sum(float(gpt(**batch).loss) * batch.num_rows for batch in loader)
+    assert first["eval_loss"] == pytest.approx(total / loader.num_rows, rel=1e-5)
+
+
+def test_an_endless_loader_is_no_evaluation(tmp_path, store):
+    args = arguments(tmp_path, per_device_eval_batch_size=4)
+    trainer = Trainer(model=model(), args=args, eval_dataset=Loader(store, seq_len=15, batch_size=4))
+    with pytest.raises(ConfigError, match="epochs=1"):
+        trainer.evaluate()
+
+
+def test_label_smoothing_smooths_the_labels_of_the_loader(tmp_path, store):
+    """Its shift is undone, so that with factor 0 it would be the plain loss of all places but a row's last."""
+    import torch
+
+    loader = Loader(store, seq_len=15, batch_size=4, epochs=1)
+    trainer = Trainer(
+        model=model(), args=arguments(tmp_path, label_smoothing_factor=1e-9), train_dataset=loader
+    )
+    inputs = next(iter(trainer.get_train_dataloader()))
+    with torch.no_grad():
+        logits = trainer.model(input_ids=inputs["input_ids"]).logits[:, :-1]
+        expected = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), inputs["input_ids"][:, 1:].flatten()
+        )
+        got = float(trainer.compute_loss(trainer.model, inputs))
+    assert got == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("dataset", ["train_dataset", "eval_dataset"])
+def test_transformers_own_trainer_names_ours(tmp_path, store, dataset):
+    loader = Loader(store, seq_len=15, batch_size=4, epochs=1)
+    trainer = transformers.Trainer(model=model(), args=arguments(tmp_path), **{dataset: loader})
+    with pytest.raises(ConfigError, match=r"headrace\.interop\.hf\.Trainer"):
+        trainer.train() if dataset == "train_dataset" else trainer.evaluate()

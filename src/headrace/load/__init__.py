@@ -17,9 +17,19 @@ In reading order:
 """
 
 from headrace.load.batch import Batch
+from headrace.load.callers import called_by_lightning
 from headrace.load.distributed import data_rank
 from headrace.load.loader import Loader
 from headrace.load.mixture import Mixture, mix
 from headrace.load.options import BatchOptions, ReadOptions
 
-__all__ = ["Batch", "BatchOptions", "Loader", "Mixture", "ReadOptions", "data_rank", "mix"]
+__all__ = [
+    "Batch",
+    "BatchOptions",
+    "Loader",
+    "Mixture",
+    "ReadOptions",
+    "called_by_lightning",
+    "data_rank",
+    "mix",
+]

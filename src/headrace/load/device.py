@@ -28,8 +28,11 @@ class DevicePlacement:
         try:
             self.device = torch.device(device)
             torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"device={device!r}: torch cannot use it here: {error}") from error
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise ConfigError(
+                f"device={device!r}: torch cannot use it here: {error}. A device of JAX goes to "
+                "headrace.interop.jax.jax_batches(loader, sharding=device)"
+            ) from error
         self._width = width
         self._dtype = dtype
         # torch has few kernels for unsigned types: the bits are copied as a signed type, and masked when widened.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, overload
 
 from headrace.errors import ConfigError, OrderError, ResumeError, WorkerError
 from headrace.load.batch import Array, Batch
 from headrace.load.batch_builder import BatchBuilder
+from headrace.load.callers import called_by_lightning
 from headrace.load.defaults import is_remote, order_name, row_order, threads_for
 from headrace.load.device import DevicePlacement
 from headrace.load.distributed import check_rank, data_rank
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from headrace.store import Store
 
 _ENDLESS_BATCHES = 1 << 40
-"""Length of an endless loader for Lightning, which otherwise takes a batch ahead and counts it in its checkpoints."""
+"""Length that Lightning sees of an endless loader."""
 
 
 class Loader(Generic[Array]):
@@ -214,29 +214,28 @@ class Loader(Generic[Array]):
             self._prefetcher.close()
             self._set_batch_size(rows)
 
+    @property
+    def batches_per_pass(self) -> int | None:
+        """Batches of a whole pass, the same on every rank; None where the loader is endless."""
+        return None if self.epochs is None else self._index.steps(0, self.epochs * self.num_rows)
+
     def __len__(self) -> int:
-        """Batches of the next loop, or of the one that is under way; the same on every rank.
+        """Batches of the loop that is under way, or else of the next one; the same on every rank.
 
         After `seek` or `load_state_dict` these are the batches that are left of the pass.
 
         Raises:
             TypeError: the loader is endless.
         """
-        progress = self._progress
-        begin, end = progress.begin, progress.end
-        if end is None or self.epochs is None:
-            if _called_by_lightning():
-                return _ENDLESS_BATCHES
+        progress, whole = self._progress, self.batches_per_pass
+        if called_by_lightning():
+            # Counts the batches before a resume itself. From what has no length it takes a batch ahead.
+            return _ENDLESS_BATCHES if whole is None else whole
+        if whole is None:
             raise TypeError("this loader is endless (epochs=None) and has no length. Give epochs=")
-        pass_rows = self.epochs * self.num_rows
-        if (
-            progress.is_abandoned
-            or not self._index.steps(progress.position, end)
-            or _called_by_lightning()  # counts the batches before a resume itself
-        ):
-            begin, end = 0, pass_rows
-        steps = self._index.steps(begin, end)
-        assert steps is not None
+        steps = self._index.steps(progress.begin, progress.end)
+        if steps is None or progress.is_abandoned or not self._index.steps(progress.position, progress.end):
+            return whole
         return steps
 
     def seek(self, position: int) -> None:
@@ -505,9 +504,3 @@ def _checked_options(name: str, options: Any, expected: type) -> Any:
     if not isinstance(options, expected):
         raise ConfigError(f"{name}={options!r}: expected headrace.{expected.__name__}(...)")
     return options
-
-
-def _called_by_lightning() -> bool:
-    """Whether the caller of the method that calls this is a module of Lightning."""
-    caller = sys._getframe(2).f_globals.get("__name__", "")  # noqa: SLF001  a frame, which costs nothing
-    return caller.partition(".")[0] in ("lightning", "pytorch_lightning", "lightning_fabric")
