@@ -6,10 +6,14 @@ Linux is the first platform, macOS the second. Other modules call these function
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import mmap
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -152,3 +156,51 @@ def use_batch_scheduling() -> None:
     if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
         with suppress(OSError):  # a sandbox may forbid it
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def reserve_addresses(nbytes: int, *, writable: bool) -> mmap.mmap:
+    """Addresses without memory: a page takes memory when it is first written.
+
+    Args:
+        nbytes: at least 1; may be more than the machine's memory.
+        writable: whether the pages can be used; otherwise files can be mapped over them (`map_file_at`).
+
+    Raises:
+        OSError: more than the process may address, or the system cannot reserve addresses.
+    """
+    if not hasattr(mmap, "MAP_ANONYMOUS"):
+        raise OSError(errno.ENOSYS, "this system cannot reserve addresses")
+    # Without MAP_NORESERVE (macOS has it without effect) the system may refuse more than its memory.
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    return mmap.mmap(-1, nbytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE if writable else 0)
+
+
+def map_file_at(address: int, nbytes: int, handle: int) -> None:
+    """Map an open file, for reading, over reserved addresses.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    libc = _libc()
+    if libc.mmap(address, nbytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, handle, 0) != address:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+_MAP_FIXED: Final = 0x10
+"""On Linux and macOS; Python's mmap module does not offer it."""
+
+
+@lru_cache(maxsize=1)
+def _libc() -> Any:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_longlong,
+    ]
+    return libc

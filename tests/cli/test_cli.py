@@ -51,7 +51,7 @@ def test_flags_change_only_on_purpose():
             "--text-mode", "--tokenizer", "--validation-out", "--validation-share", "--workers",
         ],
         "tokenizer train": ["--json", "--out", "--text-field", "--vocab-size"],
-        "inspect": ["--json", "--samples", "--verify"],
+        "inspect": ["--json", "--samples", "--tokenizer", "--verify"],
         "train": [
             "--accumulate", "--banded", "--batch-size", "--checkpoint-every", "--checkpoint-seconds", "--clip",
             "--compile", "--decay-steps", "--device", "--dp", "--dtype", "--embeddings", "--eval-every",

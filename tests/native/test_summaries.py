@@ -8,8 +8,7 @@ from headrace import ingest
 from headrace.generation.job import GenerateSummary
 from headrace.ingestion.job.summary import IngestSummary
 from headrace.native import use_target
-from headrace.store import Store
-from headrace.store.inspect import StoreReport, inspect
+from headrace.store import Store, StoreReport, inspect_store
 
 
 @pytest.mark.parametrize("summary", [IngestSummary, GenerateSummary, StoreReport])
@@ -31,6 +30,6 @@ def test_ingest_and_inspect_say_what_ran(target, tmp_path):
     assert summary.native == target
     assert summary.to_json()["native"] == target
     with Store.open(tmp_path / "store") as store:
-        assert inspect(store).native == target
+        assert inspect_store(store).native == target
     with use_target("off"):
         assert ingest(source, tmp_path / "store2", tokenizer="byte").native == "off"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis.strategies import integers
 
 from headrace.errors import OrderError
-from headrace.order.ranks import Layout, rank_slice
+from headrace.order.ranks import MeshLayout, rank_slice
 
 
 @settings(max_examples=40)
@@ -20,7 +20,7 @@ def test_slices_tile_the_batch_and_differ_by_a_row_at_most(rows, world_size):
 
 @given(dp=integers(1, 9), pp=integers(1, 5), tp=integers(1, 8))
 def test_tensor_and_pipeline_ranks_of_a_data_group_read_the_same_slice(dp, pp, tp):
-    layout = Layout(dp=dp, pp=pp, tp=tp)
+    layout = MeshLayout(dp=dp, pp=pp, tp=tp)
     ranks = [layout.data_rank(rank) for rank in range(layout.world_size)]
     assert sorted(ranks) == ranks
     assert {ranks.count(group) for group in range(dp)} == {pp * tp}
@@ -34,6 +34,6 @@ def test_a_rank_outside_of_its_world_is_refused(rank, world_size):
 
 def test_a_layout_that_is_none_is_refused():
     with pytest.raises(OrderError, match="tp=0"):
-        Layout(tp=0)
+        MeshLayout(tp=0)
     with pytest.raises(OrderError, match="4 processes"):
-        Layout(dp=2, tp=2).data_rank(4)
+        MeshLayout(dp=2, tp=2).data_rank(4)

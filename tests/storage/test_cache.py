@@ -28,7 +28,7 @@ def open_store(tmp_path, monkeypatch):
 
     def open_(**options):
         flaky = FlakyBlob(open_blob(tmp_path / "remote"))
-        monkeypatch.setattr("headrace.store.read.open_blob", lambda _: flaky)
+        monkeypatch.setattr("headrace.store.store.open_blob", lambda _: flaky)
         options.setdefault("cache_dir", tmp_path / "cache")
         store = Store.open(tmp_path / "remote", **options)
         opened.append(store)
@@ -69,7 +69,7 @@ def test_what_one_store_fetched_the_next_one_finds(open_store, tmp_path):
 
 
 def test_two_that_read_at_once_fetch_each_block_once(open_store, monkeypatch):
-    monkeypatch.setattr("headrace.store.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
+    monkeypatch.setattr("headrace.store.read.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
     stores = [open_store() for _ in range(3)]
     right = []
     threads = [threading.Thread(target=lambda s=s: right.append(read_rows(s))) for s, _ in stores]
@@ -91,7 +91,7 @@ def _read_in_child(open_store, connection, barrier):
 
 
 def test_processes_of_one_machine_fetch_each_block_once(open_store, monkeypatch):
-    monkeypatch.setattr("headrace.store.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
+    monkeypatch.setattr("headrace.store.read.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
     pipes, children, barrier = [], [], FORK.Barrier(3)
     for _ in range(3):
         mine, theirs = FORK.Pipe()

@@ -13,7 +13,7 @@ from store_fakes import make_store, sample_tokens
 from headrace.errors import ConfigError, StoreError
 from headrace.storage import LocalBlob, MemoryBlob, Retry, RetryingBlob, Unavailable, open_blob
 from headrace.storage.remote import RemoteBlob, summarize_error
-from headrace.store import Store
+from headrace.store import Store, verify_store
 
 
 @pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.s3)])
@@ -77,7 +77,7 @@ def test_a_store_is_written_and_read(place):
         starts = np.arange(0, 950, 50)
         assert np.array_equal(store.gather(starts, 50), tokens[starts[:, None] + np.arange(50)])
         assert store.document_ends(0, 1000).tolist() == ends.tolist()
-        assert store.verify() == store.nbytes
+        assert verify_store(store) == store.nbytes
         assert store.tokenizer.name == "byte"
 
 
@@ -246,7 +246,7 @@ def test_a_store_is_read_over_http_through_what_servers_do(http, monkeypatch, tr
     url, server, tokens = http
     clock = FakeClock()
     monkeypatch.setattr(
-        "headrace.store.read.open_blob", lambda u: RetryingBlob(RemoteBlob(u), Retry(sleep=clock.sleep))
+        "headrace.store.store.open_blob", lambda u: RetryingBlob(RemoteBlob(u), Retry(sleep=clock.sleep))
     )
     seen = {}
 

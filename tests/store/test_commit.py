@@ -134,7 +134,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path):
             commit_store(tmp_path, entries, tokenizer=BYTE)
     with pytest.raises(ManifestError, match="no store to append to"):
         commit_store(tmp_path, [entry], tokenizer=BYTE, append=True)
-    with pytest.raises(ConfigError, match="JSON cannot"):
+    with pytest.raises(ConfigError, match="JSON does not have"):
         commit_store(tmp_path, [entry], tokenizer=BYTE, extra={"a": object()})
     commit_store(tmp_path, [entry], tokenizer=BYTE)
     with pytest.raises(ConfigError, match="its tokenizer is byte"):
@@ -149,7 +149,7 @@ def test_an_entry_survives_a_journal_in_json(tmp_path):
     entry = write_shard(tmp_path, "a", tokens, ends)
     assert ShardEntry.from_json(json.loads(json.dumps(entry.to_json()))) == entry
     broken = {**entry.to_json(), "tokens": "300"}
-    with pytest.raises(ManifestError, match="field tokens is '300', wanted int"):
+    with pytest.raises(ManifestError, match="field tokens is '300', expected int"):
         ShardEntry.from_json(broken)
 
 

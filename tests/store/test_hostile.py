@@ -13,9 +13,9 @@ from store_fakes import BYTE, make_store, sample_tokens
 
 from headrace.errors import ManifestError, ShardError, StoreError
 from headrace.storage import open_blob
-from headrace.store import Store, commit_store, write_shard
-from headrace.store.arrowfile import table_bytes
-from headrace.store.arrowread import ArrowFileError, read_columns
+from headrace.store import Store, commit_store, verify_store, write_shard
+from headrace.store.arrow.reader import ArrowFileError, read_columns
+from headrace.store.arrow.writer import table_bytes
 from headrace.store.format import INDEX_FIELDS, TABLE_FIELDS
 from headrace.store.manifest import parse_manifest
 from headrace.store.table import encode_table
@@ -88,7 +88,7 @@ def test_a_missing_or_longer_file_is_refused_by_name(small):
         for action in ("unlink", "append"):
             file.unlink() if action == "unlink" else file.write_bytes(data + b"\0")
             with pytest.raises(StoreError, match=file.name.replace(".", r"\.")):
-                Store.open(path).verify()
+                verify_store(Store.open(path))
             file.write_bytes(data)
     read_all(path, tokens, ends)
 
@@ -168,8 +168,8 @@ HUGE = (1 << 64) - 1
         ({"offset": [0, 1, 1 << 40]}, "the data file has"),
         ({"nbytes": [64, 64, (1 << 32) - 1]}, "the data file has|takes at most"),
         ({"nbytes": [(1 << 32) - 1] * 3}, "overlap"),
-        ({"tokens": [32, 32, 27]}, "block 2 of 3 has 27 tokens, wanted 26"),
-        ({"tokens": [(1 << 32) - 1, 0, 0]}, "wanted 32"),
+        ({"tokens": [32, 32, 27]}, "block 2 of 3 has 27 tokens, expected 26"),
+        ({"tokens": [(1 << 32) - 1, 0, 0]}, "expected 32"),
         ({"first": [300, 1, 2]}, "begins with another token"),
         (
             {"offset": [8], "nbytes": [1], "tokens": [1], "first": [0], "xxh3": [0]},
@@ -190,7 +190,7 @@ def test_a_forged_index_is_refused(tmp_path, codec, index, message):
     ("table", "message"),
     [
         ({"tokens": 0}, "a shard of 0"),
-        ({"tokens": (1 << 40) + 1}, "wanted 1 to 2"),
+        ({"tokens": (1 << 40) + 1}, "expected 1 to 2"),
         ({"tokens": 91}, "sum to"),
         ({"documents": 1 << 50}, "sum to"),
         ({"data_nbytes": HUGE}, "table is forged"),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headrace.store import Store, commit_store, write_shard
-from headrace.store.inspect import inspect
+from headrace.store import Store, commit_store, inspect_store, write_shard
 from headrace.tokens import load_tokenizer
 
 
@@ -21,7 +20,7 @@ def make(path, texts):
 def test_a_report_counts_documents_tokens_and_bytes(tmp_path):
     texts = ["water turns the wheel", "the wheel turns the stone"] * 10
     with make(tmp_path / "store", texts) as store:
-        report = inspect(store, samples=2, seq_len=16)
+        report = inspect_store(store, samples=2, seq_len=16)
     assert (report.documents, report.tokens) == (20, sum(len(t) + 1 for t in texts))
     assert report.bytes_per_token == report.nbytes / report.tokens
     assert [shard.name for shard in report.shards] == ["s0"]
@@ -31,13 +30,13 @@ def test_samples_are_the_rows_as_text_and_the_same_each_time(tmp_path):
     texts = [f"document number {i} runs down the race" for i in range(50)]
     stream = "".join(texts)
     with make(tmp_path / "store", texts) as store:
-        report = inspect(store, samples=5, seq_len=12)
-        assert report == inspect(store, samples=5, seq_len=12)
+        report = inspect_store(store, samples=5, seq_len=12)
+        assert report == inspect_store(store, samples=5, seq_len=12)
         assert len(report.samples) == 5
         assert all(sample.text and sample.text in stream for sample in report.samples)
-        assert report.samples != inspect(store, samples=5, seq_len=12, seed=1).samples
+        assert report.samples != inspect_store(store, samples=5, seq_len=12, seed=1).samples
 
 
 def test_a_store_smaller_than_a_row_is_shown_whole(tmp_path):
     with make(tmp_path / "store", ["ab"]) as store:
-        assert inspect(store, samples=3).samples[0].text == "ab"
+        assert inspect_store(store, samples=3).samples[0].text == "ab"

@@ -13,7 +13,7 @@ from pyarrow import ipc
 from store_fakes import make_store, sample_tokens
 
 from headrace.errors import ConfigError, ShardError, SpaceError
-from headrace.store import Store, write_shard
+from headrace.store import Store, verify_store, write_shard
 
 CODECS = ["none", "lz4", "zstd"]
 
@@ -72,13 +72,13 @@ def test_a_store_with_metadata_knows_its_documents(tmp_path):
     commit_store(tmp_path, [write_shard(tmp_path, "s", tokens, ends, metadata=meta)], tokenizer=BYTE)
     store = Store.open(tmp_path)
     assert store.document_ends(0, 300).tolist() == ends.tolist()
-    assert store.verify() == store.nbytes
+    assert verify_store(store) == store.nbytes
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"codec": "gzip"}, "codec 'gzip', wanted one of none, lz4, zstd"),
+        ({"codec": "gzip"}, "codec 'gzip', expected one of none, lz4, zstd"),
         ({"block_tokens": 0}, "block_tokens 0"),
         ({"tokens": np.zeros(3, np.int64)}, "tokens are int64"),
         ({"tokens": np.zeros((2, 2), np.uint16)}, r"uint16 \[2, 2\]"),

@@ -124,7 +124,7 @@ def test_a_row_that_leaves_the_stream_is_refused(tmp_path, codec):
         ([-(1 << 63)], 3),
         ([(1 << 62) + 5], 3),
     ]:
-        with pytest.raises(OrderError, match=r"500 tokens|wanted at least 1"):
+        with pytest.raises(OrderError, match=r"500 tokens|expected at least 1"):
             store.gather(starts, length)
     for start, stop in [(-1, 3), (3, 2), (0, 501)]:
         with pytest.raises(OrderError, match="500"):
@@ -140,7 +140,7 @@ def test_an_out_buffer_that_does_not_fit_is_refused(tmp_path):
     make_store(tmp_path, tokens, ends, codec="none")
     store = Store.open(tmp_path)
     for out in [np.empty((2, 4), np.int64), np.empty((3, 4), np.uint16), np.empty((2, 8), np.uint16)[:, ::2]]:
-        with pytest.raises(ConfigError, match=r"wanted uint16 \[2, 4\] in C order"):
+        with pytest.raises(ConfigError, match=r"expected uint16 \[2, 4\] in C order"):
             store.gather([0, 1], 4, out)
 
 

@@ -1,4 +1,4 @@
-"""`verify` reads everything: no flipped, missing or added byte of a store stays unseen."""
+"""`verify_store` reads everything: no flipped, missing or added byte of a store stays unseen."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from headrace.errors import StoreError
-from headrace.store import Store, commit_store, write_shard
-from headrace.store.verify import verify
+from headrace.store import Store, commit_store, verify_store, write_shard
 from headrace.tokens import load_tokenizer
 
 
@@ -27,7 +26,7 @@ def make(path: Path, codec: str) -> Path:
 
 def check(path: Path) -> None:
     with Store.open(path) as store:
-        verify(store)
+        verify_store(store)
 
 
 @pytest.mark.parametrize("codec", ["none", "lz4", "zstd"])

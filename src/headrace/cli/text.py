@@ -182,17 +182,23 @@ def inspect(
         bool, typer.Option("--verify", help="Read everything and check every checksum.")
     ] = False,
     samples: Annotated[int, typer.Option(help="Rows to decode and show.")] = 3,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokenizer of Megatron files, which have none: a name or a path.", show_default=False
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Look into a store: documents, tokens, bytes per token, shards, and rows as text."""
-    from headrace.store import Store
-    from headrace.store.inspect import inspect as look
+    from headrace.store import Store, inspect_store, verify_store
 
-    with Store.open(store) as opened:
+    with Store.open(store, tokenizer=tokenizer) as opened:
         if verify:
             with progress_bar("verify", unit="bytes", quiet=json) as progress:
-                opened.verify(progress=progress)
-        report = look(opened, samples=samples)
+                verify_store(opened, progress=progress)
+            verified = "every byte" if opened.has_checksums else "every id (Megatron files have no checksums)"
+        report = inspect_store(opened, samples=samples)
     if json:
         print_json(plain(report) | {"verified": verify})
         return
@@ -203,13 +209,16 @@ def inspect(
             "stored",
             f"{size(report.nbytes)}, {report.bytes_per_token:.2f} bytes a token, codec {report.codec}",
         ),
-        ("tokenizer", f"{report.tokenizer}, {count(report.vocab_size)} ids"),
+        (
+            "tokenizer",
+            f"{report.tokenizer or 'none (give one with --tokenizer)'}, {count(report.vocab_size)} ids",
+        ),
         ("fingerprint", report.fingerprint),
         ("snapshot", str(report.snapshot)),
         ("native", report.native),
     ]
     if verify:
-        rows.append(("verified", "every byte"))
+        rows.append(("verified", verified))
     stdout.print(facts(report.url, rows))
     table = Table("shard", "tokens", "documents", "bytes", "codec", box=None, padding=(0, 2, 0, 0))
     for shard in report.shards:

@@ -129,10 +129,10 @@ def _ingest(context: DemoContext, progress: ProgressFunction) -> Mapping[str, An
 
 
 def _inspect(context: DemoContext, progress: ProgressFunction) -> Mapping[str, Any]:
-    from headrace.store import Store
+    from headrace.store import Store, verify_store
 
     with Store.open(str(context.out / "store")) as store:
-        store.verify(progress=progress)
+        verify_store(store, progress=progress)
         return {
             "tokens": store.num_tokens,
             "documents": store.num_documents,

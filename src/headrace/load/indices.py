@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,18 +15,12 @@ if TYPE_CHECKING:
 
     from headrace.load.options import LastBatch
     from headrace.order import QuotaTable, RowOrder
+    from headrace.store import RowLookup
 
 # Positions per chunk. The first chunk is small, so that the first batch comes soon; chunks then double, because the
 # vectorised arithmetic makes some 100 calls into NumPy for each chunk, whatever its size.
 _FIRST_CHUNK = 256
 _MAX_CHUNK = 1 << 13
-
-
-class RowLookup(Protocol):
-    """Addresses of the rows of several batches, looked up at once by `Store.find`."""
-
-    def read(self, batch: int) -> NDArray[Any] | None:
-        """Tokens of one of the batches; None where they must be read by `Store.gather`."""
 
 
 class BatchIndex(NamedTuple):

@@ -15,7 +15,7 @@ from headrace.load.device import DevicePlacement
 from headrace.load.distributed import check_rank, data_rank
 from headrace.load.forks import fork_count
 from headrace.load.host import HostPlacement, use_torch
-from headrace.load.indices import IndexStream, RowLookup
+from headrace.load.indices import IndexStream
 from headrace.load.mixture import Mixture
 from headrace.load.options import (
     MAX_POSITION,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from headrace.order import QuotaTable, RowOrder
-    from headrace.store import Store
+    from headrace.store import RowLookup, Store
 
 _ENDLESS_BATCHES = 1 << 40
 """Length that Lightning sees of an endless loader."""

@@ -12,8 +12,7 @@ from headrace.load.packing.boundaries import DocumentBoundaries, starts_after, s
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from headrace.load.indices import RowLookup
-    from headrace.store import Store
+    from headrace.store import RowLookup, Store
 
 
 GROUP_BLOCKS = 32
@@ -49,8 +48,8 @@ class ConcatenatedRows:
         return self.store.gather(rows * self.seq_len, self.seq_len + 1, out=out)
 
     def find(self, rows: NDArray[np.int64]) -> RowLookup:
-        """Look up rows of many batches, int64 [batches, B], before they are read; see `Store.find`."""
-        return self.store.find(rows * self.seq_len, self.seq_len + 1)
+        """Look up rows of many batches, int64 [batches, B], before they are read; see `Store.lookup`."""
+        return self.store.lookup(rows * self.seq_len, self.seq_len + 1)
 
     def announce(self, rows: NDArray[np.int64]) -> None:
         """Announce rows to the store in the order in which they will be read, so that it fetches them ahead."""

@@ -35,13 +35,13 @@ def rank_slice(rows: int, *, rank: int, world_size: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class MeshLayout:
     """How a world of processes is laid out; ranks of one data-parallel group read the same rows.
 
     Ranks count with the tensor dimension fastest, then pipeline, then data: rank = (data * pp + pipe) * tp +
     tensor, the order of a torch DeviceMesh with dimensions ("dp", "pp", "tp").
 
-    >>> layout = Layout(dp=2, pp=1, tp=2)
+    >>> layout = MeshLayout(dp=2, pp=1, tp=2)
     >>> [layout.data_rank(rank) for rank in range(4)]
     [0, 0, 1, 1]
     """

@@ -31,19 +31,19 @@ def commit_store(
     append: bool = False,
     extra: Mapping[str, Any] | None = None,
 ) -> int:
-    """Make shards that were written a store, or a store's next snapshot.
+    """Make written shards a store, or the next snapshot of one.
 
-    Atomic: until the manifest is in place, readers see what was there before. Committing the same again changes
-    nothing and returns the same snapshot. Older snapshots stay openable.
+    Atomic: until the manifest is in place, readers see the state before. Committing the same again changes
+    nothing and returns the same snapshot. Older snapshots can still be opened.
 
     Args:
         store_url: the store's path or URL, or an open blob.
         entries: what `write_shard` returned, in the order of the stream.
-        tokenizer: fixes vocab_size and eos_id; its files travel in the store.
+        tokenizer: gives vocab_size and eos_id; its files are stored in the store.
         dtype: uint16 or uint32; by default the smallest that holds the vocabulary.
         block_tokens: as given to `write_shard`; by default the entries'.
-        append: after the shards of the current snapshot, instead of in their place.
-        extra: JSON values to keep in the manifest.
+        append: add the shards to the current snapshot, instead of replacing it.
+        extra: JSON values to store in the manifest.
 
     Returns:
         The snapshot's number, 1 for a new store.
@@ -51,10 +51,10 @@ def commit_store(
     Raises:
         ConfigError: entries that do not fit together, or a tokenizer that differs from the store's.
         ManifestError: append without a store, or another snapshot was committed at the same time.
-        SpaceError: the device is full; the store is what it was before.
+        SpaceError: the device is full; the store is unchanged.
     """
     blob = open_blob(store_url) if isinstance(store_url, str | os.PathLike) else store_url
-    kind = np.dtype(dtype) if dtype is not None else token_dtype(tokenizer.vocab_size)
+    token_type = np.dtype(dtype) if dtype is not None else token_dtype(tokenizer.vocab_size)
     where = blob.url
     current = current_manifest(blob)
     before: list[ShardEntry] = []
@@ -76,22 +76,24 @@ def commit_store(
         if not everything:
             raise ConfigError(f"{where}: no shards; a store needs at least one")
         block_tokens = everything[0].block_tokens
-    _check_entries(everything, kind, block_tokens, where=where)
+    _check_entries(everything, token_type, block_tokens, where=where)
 
     table = encode_table(everything)
     files = dict(sorted(tokenizer.files().items()))
     for name in files:
         if not is_name(name):
-            raise ConfigError(f"{where}: tokenizer file name {name!r}: wanted letters, digits, '.', '_', '-'")
+            raise ConfigError(
+                f"{where}: tokenizer file name {name!r}: expected letters, digits, '.', '_', '-'"
+            )
     table_sum = FileSum.of("table", table)
     manifest = Manifest(
         snapshot=1 if current is None else current.snapshot + 1,
         fingerprint=fingerprint_of(
             b"".join(bytes.fromhex(entry.content) for entry in everything),
             tokenizer_fingerprint=tokenizer.fingerprint,
-            dtype=kind.name,
+            dtype=token_type.name,
         ),
-        dtype=kind.name,
+        dtype=token_type.name,
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,
         block_tokens=block_tokens,
@@ -113,12 +115,12 @@ def commit_store(
     for name, data in files.items():
         blob.put(tokenizer_path(name), data)
     data = manifest.to_bytes()
-    kept = snapshot_path(manifest.snapshot)
-    # Create-if-absent decides between two who commit at once; a commit that was killed after it finds its own.
-    if not blob.put_if_absent(kept, data) and bytes(blob.get(kept)) != data:
+    name = snapshot_path(manifest.snapshot)
+    # Create-if-absent decides between two commits at once; a commit that was killed after it reads its own file.
+    if not blob.put_if_absent(name, data) and bytes(blob.get(name)) != data:
         raise ManifestError(
-            f"{where}/{kept}: exists with other contents, so another writer committed snapshot {manifest.snapshot}, "
-            "or was killed while doing so. Run that command again to finish it, or delete the file to drop it."
+            f"{where}/{name}: exists with other contents, so another writer committed snapshot {manifest.snapshot}, "
+            "or was killed while doing so. Run that command again to finish it, or delete the file to discard it."
         )
     blob.put(MANIFEST, data)
     return manifest.snapshot
@@ -155,10 +157,12 @@ def read_table(blob: Blob, manifest: Manifest) -> ShardTable:
             f"{where}: missing, and the manifest names it. Restore it, or ingest again."
         ) from error
     table = ShardTable(data, block_tokens=manifest.block_tokens, dtype=manifest.dtype, where=where)
-    got = (len(table), int(table.token_starts[-1]), table.total("documents"))
-    want = (manifest.num_shards, manifest.tokens, manifest.documents)
-    if got != want:
-        raise ManifestError(f"{where}: (shards, tokens, documents) sum to {got}, the manifest says {want}")
+    actual = (len(table), int(table.token_starts[-1]), table.total("documents"))
+    expected = (manifest.num_shards, manifest.tokens, manifest.documents)
+    if actual != expected:
+        raise ManifestError(
+            f"{where}: (shards, tokens, documents) sum to {actual}, the manifest says {expected}"
+        )
     return table
 
 
@@ -170,11 +174,11 @@ def _check_entries(
     seen: set[str] = set()
     for entry in entries:
         if entry.name in seen:
-            raise ConfigError(f"{where}: shard {entry.name} is named twice; append under names that are new")
+            raise ConfigError(f"{where}: shard {entry.name} is named twice; append shards under new names")
         seen.add(entry.name)
         if (entry.dtype, entry.block_tokens) != (dtype.name, block_tokens):
             raise ConfigError(
-                f"{where}: shard {entry.name} has {entry.dtype} in blocks of {entry.block_tokens}; the store wants "
+                f"{where}: shard {entry.name} has {entry.dtype} in blocks of {entry.block_tokens}; the store has "
                 f"{dtype.name} in blocks of {block_tokens}"
             )
 
@@ -183,7 +187,7 @@ def _json_values(extra: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     try:
         return dict(json.loads(json.dumps(dict(extra), sort_keys=True)))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: extra holds what JSON cannot: {error}") from error
+        raise ConfigError(f"{where}: extra has a value that JSON does not have: {error}") from error
 
 
 def read_tokenizer_files(blob: Blob, manifest: Manifest) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""The names, limits and types that make a directory a store. The same in words: docs/format.md."""
+"""Names, limits and types of a store's files. The format is described in docs/format.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.errors import ConfigError, ManifestError, ShardError
-from headrace.store.arrowfile import Field
+from headrace.store.arrow.writer import Field
 
 FORMAT: Final = "headrace-store"
 FORMAT_VERSION: Final = 1
@@ -18,7 +18,7 @@ FORMAT_VERSION: Final = 1
 
 MANIFEST: Final = "manifest.json"
 BLOCK_TOKENS: Final = 65_536
-"""Tokens in a block: 128 KiB of uint16. Smaller blocks serve single rows faster, larger ones pack no better."""
+"""Tokens in a block: 128 KiB of uint16. Smaller blocks read single rows faster, larger ones compress no better."""
 MAX_BLOCK_TOKENS: Final = 1 << 24
 MAX_SHARD_TOKENS: Final = 1 << 40
 MAX_TOKENS: Final = 1 << 62
@@ -65,7 +65,7 @@ def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:
 
 
 def is_name(name: str) -> bool:
-    """Whether a file inside a store may be called so: no separator, no leading dot, plain ASCII."""
+    """Whether a name may be that of a file in a store: ASCII without separators and without a leading dot."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -90,13 +90,13 @@ def tokenizer_path(name: str) -> str:
 
 
 def snapshot_path(snapshot: int) -> str:
-    """Path of the manifest that stays when the next snapshot is committed."""
+    """Path of the snapshot's own manifest, which remains when the next snapshot is committed."""
     return f"manifest-{snapshot:08d}.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardEntry:
-    """What a store's shard table says of one shard."""
+    """One shard's row of the shard table."""
 
     name: str
     tokens: int
@@ -110,7 +110,7 @@ class ShardEntry:
     """uint16 | uint32."""
     data_nbytes: int
     data_xxh3: int
-    """XXH3-64 of the whole file, as of the next two."""
+    """XXH3-64 of the whole file; the next two files likewise."""
     index_nbytes: int
     index_xxh3: int
     docs_nbytes: int
@@ -129,35 +129,35 @@ class ShardEntry:
         return -(-self.tokens // self.block_tokens)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, for a job's own log."""
+        """The values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ShardEntry:
-        """From `to_json`'s values.
+        """Make an entry from the values of `to_json`.
 
         Raises:
             ManifestError: a field is missing or of another type.
         """
         for field in fields(cls):
-            wanted = int if field.type == "int" else str
-            if not isinstance(value.get(field.name), wanted):
+            expected = int if field.type == "int" else str
+            if not isinstance(value.get(field.name), expected):
                 raise ManifestError(
                     f"shard entry {value.get('name')!r}: field {field.name} is {value.get(field.name)!r}, "
-                    f"wanted {wanted.__name__}. Written by another version? Write the shard again."
+                    f"expected {expected.__name__}. Written by another version? Write the shard again."
                 )
         return cls(**{field.name: value[field.name] for field in fields(cls)})
 
 
 def check_shard_name(name: str, *, where: str) -> str:
-    """The name, if it cannot leave the store's directory.
+    """Return the name, if it is valid and stays in the store's directory.
 
     Raises:
-        ShardError: it could.
+        ShardError: it is not valid.
     """
     if not is_name(name) or ".index" in name or ".docs" in name:
         raise ShardError(
-            f"{where}: shard name {name[:160]!r}: wanted up to 128 letters, digits, '.', '_' or '-', beginning "
+            f"{where}: shard name {name[:160]!r}: expected up to 128 letters, digits, '.', '_' or '-', beginning "
             "with a letter or digit, without '.index' and '.docs'. The table is forged or of another program."
         )
     return name

@@ -1,4 +1,4 @@
-"""A manifest's bytes <-> what a store is: its tokenizer, its types, its totals, and the name of its shard table.
+"""A manifest's bytes <-> a store's tokenizer, types, totals, and the name of its shard table.
 
 The file is JSON whose last member is `checksum`: XXH3-64, in 16 hex digits, of all bytes before those digits.
 """
@@ -26,7 +26,7 @@ MAX_MANIFEST_NBYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSum:
-    """A file's length and checksum, as the manifest holds them."""
+    """A file's length and checksum, as they are in the manifest."""
 
     name: str
     nbytes: int
@@ -35,31 +35,31 @@ class FileSum:
 
     @classmethod
     def of(cls, name: str, data: bytes) -> FileSum:
-        """Of these bytes."""
+        """Length and checksum of these bytes."""
         return cls(name=name, nbytes=len(data), xxh3_128=xxhash.xxh3_128_hexdigest(data))
 
     def check(self, data: Bytes, *, where: str) -> None:
-        """Refuse other bytes.
+        """Check that these are the bytes.
 
         Raises:
             ManifestError: length or checksum differ.
         """
-        got = xxhash.xxh3_128_hexdigest(data)
-        if len(data) != self.nbytes or got != self.xxh3_128:
+        actual = xxhash.xxh3_128_hexdigest(data)
+        if len(data) != self.nbytes or actual != self.xxh3_128:
             raise ManifestError(
-                f"{where}/{self.name}: {len(data)} bytes with xxh3-128 {got}, the manifest says {self.nbytes} bytes "
+                f"{where}/{self.name}: {len(data)} bytes with xxh3-128 {actual}, the manifest says {self.nbytes} bytes "
                 f"with {self.xxh3_128}. The file is damaged or of another store: restore it, or ingest again."
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a store is, at one snapshot."""
+    """A store at one snapshot."""
 
     snapshot: int
     """1 for a new store; each commit adds one."""
     fingerprint: str
-    """32 hex digits of the tokens, document ends, tokenizer and type; the same for every codec."""
+    """32 hex digits: a hash of the tokens, document ends, tokenizer and type; the same for every codec."""
     dtype: str
     vocab_size: int
     eos_id: int
@@ -74,10 +74,10 @@ class Manifest:
     tokenizer_fingerprint: str
     tokenizer_files: tuple[FileSum, ...]
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """What the writer wanted to keep, such as its sources; JSON values."""
+    """JSON values of the writer, such as its sources."""
 
     def to_bytes(self) -> bytes:
-        """The file; the same for the same values."""
+        """The file's bytes; the same for the same values."""
         value = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -91,7 +91,7 @@ class Manifest:
 
 
 def fingerprint_of(contents: bytes, *, tokenizer_fingerprint: str, dtype: str) -> str:
-    """32 hex digits of all shards' content hashes (16 bytes each, in order), the tokenizer and the type."""
+    """32 hex digits: a hash of all shards' content hashes (16 bytes each, in order), the tokenizer and the type."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (tokenizer_fingerprint.encode(), dtype.encode(), contents):
         digest.update(len(part).to_bytes(8, "little"))
@@ -100,14 +100,14 @@ def fingerprint_of(contents: bytes, *, tokenizer_fingerprint: str, dtype: str) -
 
 
 def parse_manifest(data: Bytes, *, where: str) -> Manifest:
-    """A manifest's bytes -> its values, every byte checked.
+    """Read a manifest's values and check every byte.
 
     Raises:
-        ManifestError: truncated, changed, of another format or version, or with values that cannot be.
+        ManifestError: truncated, changed, of another format or version, or with values out of range.
     """
     data = bytes(data)
     body = data[: -len(_END) - _DIGITS]
-    got = data[len(body) :]
+    checksum = data[len(body) :]
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -122,12 +122,12 @@ def parse_manifest(data: Bytes, *, where: str) -> Manifest:
         raise ManifestError(
             f"{where}: format version {version}, this headrace reads up to {FORMAT_VERSION}. Upgrade headrace."
         )
-    # As text: hex digits have two cases, and only one spelling of each byte is right.
-    want = f"{xxhash.xxh3_64_intdigest(body):016x}".encode() + _END
-    if got != want:
+    # Compared as text: hex digits have two cases, and only one spelling of each byte is valid.
+    expected = f"{xxhash.xxh3_64_intdigest(body):016x}".encode() + _END
+    if checksum != expected:
         raise ManifestError(
-            f"{where}: checksum {got[:_DIGITS]!r}, the bytes give {want[:_DIGITS]!r}. Changed by hand or damaged: "
-            "restore it, or open an older snapshot."
+            f"{where}: checksum {checksum[:_DIGITS]!r}, the bytes give {expected[:_DIGITS]!r}. Changed by "
+            "hand or damaged: restore it, or open an older snapshot."
         )
     try:
         return _manifest(value)
@@ -139,23 +139,23 @@ def _manifest(value: dict[str, Any]) -> Manifest:
     def number(name: str, low: int, high: int) -> int:
         got = value[name]
         if not isinstance(got, int) or isinstance(got, bool) or not low <= got <= high:
-            raise ValueError(f"{name} is {got!r}, wanted {low} to {high}")
+            raise ValueError(f"{name} is {got!r}, expected {low} to {high}")
         return got
 
     def text(name: str, pattern: str) -> str:
         got = value[name]
         if not isinstance(got, str) or not re.fullmatch(pattern, got):
-            raise ValueError(f"{name} is {got!r}, wanted {pattern}")
+            raise ValueError(f"{name} is {got!r}, expected {pattern}")
         return got
 
     if value["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format_version is {value['format_version']!r}, wanted {FORMAT_VERSION}")
+        raise ValueError(f"format_version is {value['format_version']!r}, expected {FORMAT_VERSION}")
     dtype = text("dtype", "uint16|uint32")
     ids = 1 << 8 * np.dtype(dtype).itemsize
     vocab_size = number("vocab_size", 1, ids)
     table = _file_sum(value["table"])
     if table.name != f"shards-{table.xxh3_128}.arrow":
-        raise ValueError(f"shard table named {table.name!r}, wanted shards-{table.xxh3_128}.arrow")
+        raise ValueError(f"shard table named {table.name!r}, expected shards-{table.xxh3_128}.arrow")
     return Manifest(
         snapshot=number("snapshot", 1, 10**8 - 1),
         fingerprint=text("fingerprint", "[0-9a-f]{32}"),
@@ -176,11 +176,11 @@ def _manifest(value: dict[str, Any]) -> Manifest:
 
 
 def _file_sum(value: Mapping[str, Any]) -> FileSum:
-    found = FileSum(name=value["name"], nbytes=value["nbytes"], xxh3_128=value["xxh3_128"])
-    if not is_name(found.name):
-        raise ValueError(f"file name {found.name!r}: wanted letters, digits, '.', '_', '-'")
-    if not isinstance(found.nbytes, int) or not 0 <= found.nbytes < 1 << 40:
-        raise ValueError(f"{found.name}: nbytes is {found.nbytes!r}")
-    if not re.fullmatch("[0-9a-f]{32}", found.xxh3_128):
-        raise ValueError(f"{found.name}: xxh3_128 is {found.xxh3_128!r}")
-    return found
+    file = FileSum(name=value["name"], nbytes=value["nbytes"], xxh3_128=value["xxh3_128"])
+    if not is_name(file.name):
+        raise ValueError(f"file name {file.name!r}: expected letters, digits, '.', '_', '-'")
+    if not isinstance(file.nbytes, int) or not 0 <= file.nbytes < 1 << 40:
+        raise ValueError(f"{file.name}: nbytes is {file.nbytes!r}")
+    if not re.fullmatch("[0-9a-f]{32}", file.xxh3_128):
+        raise ValueError(f"{file.name}: xxh3_128 is {file.xxh3_128!r}")
+    return file

@@ -1,4 +1,4 @@
-"""Tokens and document ends -> a shard's three files, and the entry that stands for them in the shard table."""
+"""Tokens and document ends -> a shard's three files, and its entry of the shard table."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, ShardError
-from headrace.storage import Blob, open_blob
-from headrace.store import arrowfile
-from headrace.store.arrowfile import ALIGNMENT, Field
-from headrace.store.arrowread import ArrowFileError, read_columns
+from headrace.storage import Blob, open_blob, validate_arrow
+from headrace.store.arrow import writer
+from headrace.store.arrow.reader import ArrowFileError, read_columns
+from headrace.store.arrow.writer import ALIGNMENT, Field
 from headrace.store.codec import encode
 from headrace.store.format import (
     BLOCK_TOKENS,
@@ -45,7 +45,7 @@ def write_shard(
     block_tokens: int = BLOCK_TOKENS,
     metadata: pa.Table | None = None,
 ) -> ShardEntry:
-    """Write a shard's files; they belong to a store once `commit_store` names them.
+    """Write a shard's files; `commit_store` makes them part of a store.
 
     The bytes are the same for the same arguments. A shard of the same name is replaced.
 
@@ -56,10 +56,10 @@ def write_shard(
         document_ends: ascending [d], one past each end-of-document token, in (0, n].
         codec: none (one contiguous body that maps as one array) | lz4 | zstd.
         block_tokens: tokens in each block but the last; the same in all shards of a store.
-        metadata: d rows of further columns, kept beside the document ends; none named "end".
+        metadata: d rows of further columns, stored beside the document ends; none named "end".
 
     Returns:
-        The entry to hand to `commit_store`.
+        The entry to pass to `commit_store`.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -70,9 +70,9 @@ def write_shard(
     tokens = _checked_tokens(tokens, where=where)
     ends = _checked_ends(document_ends, len(tokens), where=where)
     if codec not in CODECS:
-        raise ConfigError(f"{where}: codec {codec!r}, wanted one of {', '.join(CODECS)}")
+        raise ConfigError(f"{where}: codec {codec!r}, expected one of {', '.join(CODECS)}")
     if not 1 <= block_tokens <= MAX_BLOCK_TOKENS:
-        raise ConfigError(f"{where}: block_tokens {block_tokens}, wanted 1 to {MAX_BLOCK_TOKENS}")
+        raise ConfigError(f"{where}: block_tokens {block_tokens}, expected 1 to {MAX_BLOCK_TOKENS}")
 
     blob = open_blob(store_url) if isinstance(store_url, str | os.PathLike) else store_url
     parts, index = _data_file(tokens, codec, block_tokens)
@@ -99,7 +99,7 @@ def write_shard(
 
 
 def content_hash(tokens: Sequence[NDArray[Any]] | Iterator[NDArray[Any]], ends: NDArray[np.uint64]) -> str:
-    """32 hex digits of what a shard holds, whatever its codec: XXH3-128 of the tokens, then the ends."""
+    """32 hex digits that depend on the content and not on the codec: XXH3-128 of the tokens, then the ends."""
     digest = xxhash.xxh3_128()
     for part in tokens:
         digest.update(part.data.cast("B"))
@@ -116,7 +116,7 @@ def _checked_tokens(tokens: NDArray[Any], *, where: str) -> NDArray[Any]:
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or tokens.dtype not in (np.uint16, np.uint32) or len(tokens) == 0:
         raise ConfigError(
-            f"{where}: tokens are {tokens.dtype} {list(tokens.shape)}, wanted uint16 or uint32 [n] with n >= 1"
+            f"{where}: tokens are {tokens.dtype} {list(tokens.shape)}, expected uint16 or uint32 [n] with n >= 1"
         )
     return np.ascontiguousarray(tokens, dtype=tokens.dtype.newbyteorder("<"))
 
@@ -133,14 +133,14 @@ def _checked_ends(
 
 
 def _data_file(tokens: NDArray[Any], codec: str, block_tokens: int) -> tuple[list[Bytes], bytes]:
-    """A data file's pieces, and its index file."""
+    """A data file's buffers, and its index file."""
     fields = token_fields(tokens.dtype)
     starts = range(0, len(tokens), block_tokens)
     stored = [encode(tokens[start : start + block_tokens], codec) for start in starts]
     lengths = np.array([memoryview(block).nbytes for block in stored], np.uint64)
     offsets = np.zeros(len(stored), np.uint64)
 
-    parts: list[Bytes] = [arrowfile.head(fields)]
+    parts: list[Bytes] = [writer.head(fields)]
     at = len(parts[0])
     batches = []
     # Without a codec one batch holds the whole shard, so that its body is contiguous and maps as one array;
@@ -149,18 +149,18 @@ def _data_file(tokens: NDArray[Any], codec: str, block_tokens: int) -> tuple[lis
     for group in groups:
         nbytes = int(lengths[group.start : group.stop].sum())
         rows = min(len(tokens), group.stop * block_tokens) - group.start * block_tokens
-        start = arrowfile.batch_head(at=at, rows=rows, buffers=[0, nbytes], columns=1, codec=codec)
+        start = writer.batch_head(at=at, rows=rows, buffers=[0, nbytes], columns=1, codec=codec)
         padding = bytes(-nbytes % ALIGNMENT)
-        batches.append(arrowfile.Block(at, len(start), nbytes + len(padding)))
+        batches.append(writer.BatchLocation(at, len(start), nbytes + len(padding)))
         at += len(start)
         before = np.cumsum(lengths[group.start : group.stop]) - lengths[group.start : group.stop]
         offsets[group.start : group.stop] = before + np.uint64(at)
         parts += [start, *stored[group.start : group.stop], padding]
         at += nbytes + len(padding)
-    parts.append(arrowfile.tail(fields, batches))
+    parts.append(writer.tail(fields, batches))
 
     counts = np.minimum(block_tokens, len(tokens) - np.arange(len(stored)) * block_tokens)
-    index = arrowfile.table_bytes(
+    index = writer.table_bytes(
         dict(
             zip(
                 (field.name for field in INDEX_FIELDS),
@@ -180,24 +180,24 @@ def _data_file(tokens: NDArray[Any], codec: str, block_tokens: int) -> tuple[lis
 
 def _docs_file(ends: NDArray[np.uint64], metadata: pa.Table | None, *, where: str) -> bytes:
     if metadata is None or metadata.num_columns == 0:
-        return arrowfile.table_bytes({"end": ("uint64", ends)})
+        return writer.table_bytes({"end": ("uint64", ends)})
     import pyarrow as pa
 
     if metadata.num_rows != len(ends) or "end" in metadata.column_names:
         raise ConfigError(
-            f"{where}: metadata has {metadata.num_rows} rows and columns {metadata.column_names}; wanted one row "
+            f"{where}: metadata has {metadata.num_rows} rows and columns {metadata.column_names}; expected one row "
             f"for each of the {len(ends)} document ends and no column named 'end'"
         )
     schema = pa.schema([pa.field("end", pa.uint64(), nullable=False), *metadata.schema]).remove_metadata()
-    metadata = metadata.combine_chunks()
-    # A chunked column without rows has no chunk at all; a batch wants one array each.
+    metadata = validate_arrow(metadata, where=f"{where}: metadata", error=ConfigError).combine_chunks()
+    # A chunked column without rows has no chunk; a batch needs one array for each column.
     arrays = [
         column.chunk(0) if column.num_chunks else pa.array([], column.type) for column in metadata.columns
     ]
     batch = pa.record_batch([pa.array(ends), *arrays], schema=schema)
     sink = io.BytesIO()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(batch)
+    with pa.ipc.new_file(sink, schema) as file:
+        file.write_batch(batch)
     data = sink.getvalue()
     try:
         read_columns(data, END_FIELDS)

@@ -1,4 +1,4 @@
-"""The shard table's bytes <-> where each shard's tokens and blocks begin; no Python object per shard."""
+"""The shard table's bytes <-> the first token and block of each shard, without a Python object per shard."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ManifestError
-from headrace.store.arrowfile import table_bytes
-from headrace.store.arrowread import ArrowFileError, read_columns
+from headrace.store.arrow.reader import ArrowFileError, read_columns
+from headrace.store.arrow.writer import table_bytes
 from headrace.store.format import (
     CODECS,
     MAX_SHARD_TOKENS,
@@ -23,10 +23,9 @@ from headrace.types import Bytes
 
 
 class ShardTable(Sequence[ShardEntry]):
-    """A store's shards, in the order in which their tokens follow each other.
+    """A store's shards, in the order of their tokens.
 
-    Holds the table's columns as they stand in the file, 97 bytes and a name for each shard, and makes an entry
-    when one is asked for.
+    Holds the table's columns as they are in the file, 97 bytes and a name for each shard, and makes entries on access.
     """
 
     def __init__(self, data: Bytes, *, block_tokens: int, dtype: str, where: str) -> None:
@@ -41,10 +40,10 @@ class ShardTable(Sequence[ShardEntry]):
         codecs: NDArray[Any] = self._columns["codec"]
         if len(counts) and (not 1 <= int(counts.min()) <= int(counts.max()) <= MAX_SHARD_TOKENS):
             raise ManifestError(
-                f"{where}: a shard of {counts.min()} or {counts.max()} tokens, wanted 1 to 2**40"
+                f"{where}: a shard of {counts.min()} or {counts.max()} tokens, expected 1 to 2**40"
             )
         if len(counts) and int(codecs.max()) >= len(CODECS):
-            raise ManifestError(f"{where}: codec number {codecs.max()}, wanted 0 to {len(CODECS) - 1}")
+            raise ManifestError(f"{where}: codec number {codecs.max()}, expected 0 to {len(CODECS) - 1}")
         if float(counts.sum(dtype=np.float64)) > MAX_TOKENS:
             raise ManifestError(f"{where}: more than 2**62 tokens")
         self.codecs: NDArray[np.uint8] = codecs
@@ -81,7 +80,7 @@ class ShardTable(Sequence[ShardEntry]):
         return int(self._columns[column].sum(dtype=np.uint64))
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The table's columns as they stand in the file."""
+        """The table's columns as they are in the file."""
         return self._columns
 
     def _entry(self, index: int) -> ShardEntry:

@@ -21,7 +21,7 @@ def store(tmp_path):
 def test_found_rows_are_those_that_gather_reads_once_their_blocks_were_checked(store):
     rng = np.random.default_rng(0)
     starts = rng.integers(0, store.num_tokens - 100, (20, 8))
-    found = store.find(starts, 100)
+    found = store.lookup(starts, 100)
     assert found.read(0) is None  # nothing is checked yet, and nothing unchecked is read
     expected = [store.gather(batch, 100) for batch in starts]
     store.read(0, store.num_tokens)
@@ -31,7 +31,7 @@ def test_found_rows_are_those_that_gather_reads_once_their_blocks_were_checked(s
 def test_rows_of_a_closed_store_are_not_read_from_what_was_found(store):
     starts = np.arange(16).reshape(2, 8) * 100
     store.read(0, store.num_tokens)
-    found = store.find(starts, 100)
+    found = store.lookup(starts, 100)
     assert found.read(0) is not None
     store.close()
     assert found.read(0) is None
@@ -59,19 +59,19 @@ def zstd(store, tmp_path):
 def test_rows_found_in_blocks_are_those_that_gather_reads(store, zstd):
     rng = np.random.default_rng(0)
     starts = rng.integers(0, zstd.num_tokens - 100, (40, 8))
-    found = zstd.find(starts, 100)
+    found = zstd.lookup(starts, 100)
     for number, batch in enumerate(starts):
         assert np.array_equal(found.read(number), store.gather(batch, 100))
 
 
 def test_a_row_that_needs_more_than_a_block_is_left_to_gather(zstd):
     length = zstd.block_tokens + 8193  # a block and its tail hold less
-    found = zstd.find(np.array([[0, 1], [2, 3]]), length)
+    found = zstd.lookup(np.array([[0, 1], [2, 3]]), length)
     assert found.read(0) is None
-    assert zstd.find(np.array([[0, 1]]), 100).read(0) is not None
+    assert zstd.lookup(np.array([[0, 1]]), 100).read(0) is not None
 
 
 def test_blocks_of_a_closed_store_are_not_read_from_what_was_found(zstd):
-    found = zstd.find(np.zeros((1, 1), np.int64), 10)
+    found = zstd.lookup(np.zeros((1, 1), np.int64), 10)
     zstd.close()
     assert found.read(0) is None

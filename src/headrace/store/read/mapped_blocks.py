@@ -16,49 +16,50 @@ from headrace.stats import Stats
 from headrace.storage import LocalBlob
 from headrace.store.format import CODECS
 from headrace.store.index import BlockIndex, check_block
-from headrace.store.mapped import MappedFiles, reserved
-from headrace.store.slots import Done
-from headrace.store.source import Source
-from headrace.store.unpack import locate, unpack
+from headrace.store.read.block_cache import Done
+from headrace.store.read.decode import decode_block, locate_block
+from headrace.store.read.mapped import MappedFiles, reserved
+from headrace.store.read.source import ShardSource
 from headrace.types import Bytes
 
 NOT_READY: Final = 1 << 62
-"""Added to any start >= 0 it gives no place in any array, whether or not the sum overflows; less it, to one < 0."""
-_NONE: Final = CODECS.index("none")
+"""Added to any start >= 0 it is an index of no array, whether or not the sum overflows; less it, to one < 0."""
+_UNCOMPRESSED: Final = CODECS.index("none")
 
 
-class LocalBlocks:
-    """Blocks of shards whose files can be mapped."""
+class MappedBlocks:
+    """Blocks of shards whose files can be mapped; read from the files where they are too many to map."""
 
     def __init__(
-        self, source: Source, blob: LocalBlob, dtype: np.dtype[Any], *, verify: bool, stats: Stats
+        self, source: ShardSource, blob: LocalBlob, dtype: np.dtype[Any], *, verify: bool, stats: Stats
     ) -> None:
         self._source = source
         self._stats = stats
         self._blob = blob
         self._dtype = dtype
-        self._verify = verify and source.checked
+        self._verify = verify and source.has_checksums
         sizes = np.asarray(source.data_nbytes)
         shards = len(sizes)
-        # A forged size must not make us reserve more addresses than the tokens could ever need.
-        most = np.diff(source.token_starts) * dtype.itemsize + 8 * np.diff(source.block_starts)
-        slack = 4096 + 4096 * np.diff(source.block_starts)
+        # A forged size must not reserve more addresses than the tokens could ever need.
+        tokens, counts = np.diff(source.token_starts), np.diff(source.block_starts)
+        most = tokens * source.stored_dtype.itemsize + 8 * counts
+        slack = 4096 + 4096 * counts
         if (wrong := np.flatnonzero(sizes.astype(np.float64) > most.astype(np.float64) + slack)).size:
             shard = int(wrong[0])
             raise ShardError(
                 f"{blob.url}/{source.path(shard)}: the shard table says {sizes[shard]} bytes for "
-                f"{int(np.diff(source.token_starts)[shard])} tokens. The table is forged."
+                f"{int(tokens[shard])} tokens. The table is forged."
             )
         self._files: MappedFiles | None = None
         try:
             self._files = MappedFiles(sizes.astype(np.int64))
         except (OSError, OverflowError, ValueError):
-            self._files = None  # more than can be addressed: blocks are read instead
-        mapped = self._files is not None
-        self.direct: NDArray[np.bool_] = (np.asarray(source.codecs) == _NONE) & mapped
+            self._files = None  # more than can be addressed or mapped: blocks are read instead
+        direct = self._files is not None and source.stored_dtype == dtype
+        self.direct: NDArray[np.bool_] = (np.asarray(source.codecs) == _UNCOMPRESSED) & direct
         """bool [shards]: rows can be gathered from the mapping itself."""
         self.shift: NDArray[np.int64] = np.full(shards, NOT_READY)
-        """int64 [shards]: from a token's position in the store to its place in the mapping; NOT_READY before."""
+        """int64 [shards]: from a token's position in the store to its address in the mapping; NOT_READY before."""
         self.ready: NDArray[np.bool_] = np.zeros(shards, bool)
         """bool [shards]: mapped, and every block checked."""
         blocks = int(source.block_starts[-1])
@@ -66,7 +67,6 @@ class LocalBlocks:
             blocks if self._verify and self.direct.any() else 0, np.bool_
         )
         """bool [blocks]: checked since the store was opened."""
-        self._unchecked = np.diff(source.block_starts)
 
     def rows(self, length: int) -> Rows:
         """See `MappedFiles.rows`; none where nothing can be mapped."""
@@ -93,13 +93,13 @@ class LocalBlocks:
         body = int(source.index(shard).offset[0])
         self._map(shard)
         itemsize = self._dtype.itemsize
-        place = (int(self._files.starts[shard]) + body) // itemsize
-        self.shift[shard] = place - int(source.token_starts[shard])
+        address = (int(self._files.starts[shard]) + body) // itemsize
+        self.shift[shard] = address - int(source.token_starts[shard])
         if not self._verify:
             self.ready[shard] = True
 
-    def touch(self, shard: int, first: int, last: int) -> None:
-        """Check blocks [first, last] of an open uncompressed shard, those that were not yet.
+    def check(self, shard: int, first: int, last: int) -> None:
+        """Check those of the blocks [first, last] of an open uncompressed shard that were not checked yet.
 
         Raises:
             ShardError: a block's bytes are not those that were written.
@@ -110,7 +110,7 @@ class LocalBlocks:
         self._check(shard, base, range(first, last + 1))
         blocks = int(self._source.block_starts[shard + 1]) - base
         left = blocks - int(np.count_nonzero(self.checked[base : base + blocks]))
-        # Half of it has been read in single blocks: the rest is read at once, and the shard needs no more asking.
+        # Half of it has been read in single blocks: the rest is checked at once, and the shard is ready.
         if 0 < left <= blocks // 2:
             self._check(shard, base, range(blocks))
             left = 0
@@ -130,11 +130,11 @@ class LocalBlocks:
             self.checked[base + block] = True
 
     def load(self, blocks: Sequence[int], outs: Sequence[memoryview], done: Done) -> None:
-        """Decode blocks of the store, one after the other, in this thread; see `slots.Load`."""
+        """Decode blocks of the store, one after the other, in this thread; see `block_cache.Load`."""
         for block, out in zip(blocks, outs, strict=True):
             try:
                 self.decode(block, out)
-            except Exception as error:  # noqa: BLE001  # it belongs to those who wait for the block
+            except Exception as error:  # noqa: BLE001  # raised in the threads that wait for the block
                 done(block, error)
             else:
                 done(block, None)
@@ -146,24 +146,30 @@ class LocalBlocks:
             ShardError: it is damaged.
         """
         source = self._source
-        shard, inside = locate(source, block)
+        shard, inside = locate_block(source, block)
         index = source.index(shard)
         stored = self._stored(shard, index, inside)
         began = time.perf_counter()
-        unpack(source, shard, inside, index, stored, out, dtype=self._dtype, verify=self._verify)
+        decode_block(source, shard, inside, index, stored, out, dtype=self._dtype, verify=self._verify)
         self._stats.add("decode", items=1, nbytes=len(out), busy_s=time.perf_counter() - began)
 
     def close(self) -> None:
-        """Nothing: mappings go with the last array on them."""
+        """Do nothing: the files are unmapped with the last array on them."""
 
     def _stored(self, shard: int, index: BlockIndex, inside: int) -> Bytes:
         start = int(index.offset[inside])
         stop = start + int(index.nbytes[inside])
-        if self._files is not None:
-            self._map(shard)
-        if self._files is not None:
-            return self._files.bytes(shard, start, stop)
-        return self._blob.get_range(self._source.path(shard), start, stop)
+        if self._files is None:
+            path = self._source.path(shard)
+            try:
+                return self._blob.get_range(path, start, stop)
+            except FileNotFoundError as error:
+                raise ShardError(
+                    f"{self._blob.url}/{path}: missing, and the shard table names it. Restore it, or write the "
+                    "shard again."
+                ) from error
+        self._map(shard)
+        return self._files.bytes(shard, start, stop)
 
     def _map(self, shard: int) -> None:
         assert self._files is not None

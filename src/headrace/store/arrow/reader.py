@@ -1,7 +1,7 @@
 """The bytes of an Arrow IPC file -> its first columns, without copying and without trusting what it declares.
 
-Every offset and length is checked against the file before it is used, so that a forged file costs no more memory
-than its own size and ends in an error, not a crash.
+Every offset and length is checked against the file before it is used, so that a forged file takes no more memory
+than its own size and ends in an error, not in a crash.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.store.arrowfile import (
+from headrace.store.arrow.writer import (
     ALIGNMENT,
     FIXED_SIZE_BINARY,
     INT,
@@ -27,7 +27,7 @@ from headrace.types import Bytes
 
 
 class ArrowFileError(ValueError):
-    """The bytes are not the Arrow file they should be."""
+    """The bytes are not the expected Arrow file."""
 
 
 class _Reader:
@@ -36,7 +36,7 @@ class _Reader:
     def __init__(self, data: memoryview) -> None:
         self.data = data
 
-    def number(self, format: str, at: int) -> int:  # struct's own word
+    def number(self, format: str, at: int) -> int:  # the name that struct uses
         if at < 0:
             raise ArrowFileError(f"offset {at} before the beginning")
         try:
@@ -59,7 +59,7 @@ class _Reader:
         return default if at is None else self.number(format, at)
 
     def vector(self, table: int, slot: int, size: int) -> tuple[int, int]:
-        """First element's place and count; elements of `size` bytes all lie inside the buffer."""
+        """Position of the first element, and count; all elements of `size` bytes are inside the buffer."""
         at = self.field(table, slot)
         if at is None:
             return 0, 0
@@ -75,10 +75,10 @@ class _Reader:
 
 
 def read_numbers(data: Bytes, fields: tuple[Field, ...], rows: int) -> dict[str, NDArray[np.generic]]:
-    """As `read_columns`, for columns of unsigned integers: 10 us instead of 200 where the file is our own.
+    """As `read_columns`, for columns of unsigned integers: 10 us instead of 200 for a file of our own writer.
 
-    Our own writer puts the same bytes around the columns of every file with so many rows; where they are there,
-    nothing is left to be found out.
+    The writer puts the same bytes around the columns of every file with the same number of rows: where they are
+    equal, nothing else has to be parsed.
     """
     view = memoryview(data)
     around = frame(fields, rows)
@@ -108,7 +108,7 @@ def read_columns(data: Bytes, fields: Sequence[Field]) -> dict[str, NDArray[np.g
         "<name>.bytes" (uint8); binary16 gives uint8 [rows, 16].
 
     Raises:
-        ArrowFileError: the bytes are anything else. No more memory than the file itself is ever asked for.
+        ArrowFileError: the bytes are anything else. No more memory than that of the file is allocated.
     """
     view = memoryview(data).cast("B")
     start, rows, buffers = _only_batch(view, fields)
@@ -142,7 +142,7 @@ def read_columns(data: Bytes, fields: Sequence[Field]) -> dict[str, NDArray[np.g
 
 
 def _only_batch(view: memoryview, fields: Sequence[Field]) -> tuple[int, int, list[tuple[int, int]]]:
-    """Body's file offset, rows, and (offset, bytes) of each buffer of a file with one record batch."""
+    """File offset of the body, rows, and (offset, bytes) of each buffer of a file with one record batch."""
     size = len(view)
     if size < 24 or bytes(view[:6]) != MAGIC or bytes(view[-6:]) != MAGIC:
         raise ArrowFileError(f"{size} bytes that do not begin and end with {MAGIC.decode()}")
@@ -173,7 +173,7 @@ def _batch(
     root = message.child(0)
     header = message.field(root, 2)
     if header is None or message.scalar(root, 1, "B") != RECORD_BATCH:
-        raise ArrowFileError("the block is no record batch")
+        raise ArrowFileError("the block is not a record batch")
     batch = message.child(header)
     if message.field(batch, 3) is not None:
         raise ArrowFileError("a compressed record batch where plain ones are expected")
@@ -185,7 +185,7 @@ def _batch(
         raise ArrowFileError(f"{count} columns where {len(fields)} are expected")
     for i in range(len(fields)):
         if (message.number("q", nodes + 16 * i), message.number("q", nodes + 16 * i + 8)) != (rows, 0):
-            raise ArrowFileError(f"column {i}: wanted {rows} rows and no nulls, as the batch says")
+            raise ArrowFileError(f"column {i}: expected {rows} rows and no nulls, as the batch says")
     places, count = message.vector(batch, 2, 16)
     buffers = []
     for i in range(min(count, 3 * len(fields))):
@@ -198,7 +198,7 @@ def _batch(
 
 def _check_fields(reader: _Reader, schema: int, fields: Sequence[Field]) -> None:
     places, count = reader.vector(schema, 1, 4)
-    found = []
+    actual = []
     for i in range(min(count, len(fields))):
         table = reader.child(places + 4 * i)
         number, detail = reader.scalar(table, 2, "B"), reader.field(table, 3)
@@ -209,8 +209,8 @@ def _check_fields(reader: _Reader, schema: int, fields: Sequence[Field]) -> None
             kind = f"uint{reader.scalar(reader.child(detail), 0, 'i')}"
         elif detail is not None and number == FIXED_SIZE_BINARY:
             kind = f"binary{reader.scalar(reader.child(detail), 0, 'i')}"
-        found.append(Field(reader.string(table, 0), kind))
-    if found != list(fields):
-        wanted = ", ".join(f"{field.name} {field.type}" for field in fields)
-        got = ", ".join(f"{field.name} {field.type}" for field in found)
-        raise ArrowFileError(f"columns {got or 'none'}, expected {wanted}")
+        actual.append(Field(reader.string(table, 0), kind))
+    if actual != list(fields):
+        expected = ", ".join(f"{field.name} {field.type}" for field in fields)
+        got = ", ".join(f"{field.name} {field.type}" for field in actual)
+        raise ArrowFileError(f"columns {got or 'none'}, expected {expected}")

@@ -1,4 +1,4 @@
-"""A store's manifest and shard table -> what reading needs of each shard: its file, its block index, its ends."""
+"""A store's manifest and shard table -> what reading needs of each shard: its file, block index, document ends."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 
 from headrace.errors import ShardError
 from headrace.storage import Blob
-from headrace.store.arrowread import ArrowFileError, read_columns
+from headrace.store.arrow.reader import ArrowFileError, read_columns
 from headrace.store.format import END_FIELDS, ShardEntry, data_path, docs_path
 from headrace.store.index import BlockIndex, load_docs, load_index
-from headrace.store.recent import Recent
+from headrace.store.read.lru import LruCache
 from headrace.store.table import ShardTable
 
-KEPT_INDEXES: Final = 1024
-"""Block indexes held in memory, 7 kB each for a shard of 16 M tokens; others are read again when touched."""
-KEPT_ENDS: Final = 64
+MAX_INDEXES: Final = 1024
+"""Block indexes held in memory, 7 kB each for a shard of 16 M tokens; others are read again when used."""
+MAX_ENDS: Final = 64
 """Shards' document ends held in memory, 8 bytes for each document."""
 
 
-class Source(Protocol):
-    """Shards as they are stored."""
+class ShardSource(Protocol):
+    """Shards as they are stored: those of a store, or Megatron's files."""
 
     @property
     def blob(self) -> Blob:
@@ -36,12 +36,17 @@ class Source(Protocol):
     codecs: NDArray[np.uint8]
     data_nbytes: NDArray[Any]
     block_tokens: int
-    checked: bool
-    """Whether blocks have checksums."""
+    stored_dtype: np.dtype[Any]
+    """Type of the ids in the files; where it is not the store's, each block is converted when it is read."""
+    has_checksums: bool
 
     @property
     def table(self) -> Sequence[ShardEntry]:
-        """All shards; entries may be made when they are asked for."""
+        """All shards; entries may be made on access."""
+
+    @property
+    def documents(self) -> int:
+        """Document ends in all shards; may read them on first access."""
 
     def path(self, shard: int) -> str:
         """Name of a shard's data file."""
@@ -50,14 +55,14 @@ class Source(Protocol):
         """A shard's row of the table."""
 
     def index(self, shard: int) -> BlockIndex:
-        """Where a shard's blocks stand. Raises: ShardError."""
+        """Positions of a shard's blocks in its data file. Raises: ShardError."""
 
     def ends(self, shard: int) -> NDArray[np.int64]:
         """Ends of the documents in a shard, ascending, counted from its first token. Raises: ShardError."""
 
 
-class StoreSource:
-    """The shards of a store of ours."""
+class StoreShardSource:
+    """The shards of a store; see `ShardSource`."""
 
     def __init__(self, blob: Blob, table: ShardTable) -> None:
         self.blob: Blob = blob
@@ -67,24 +72,26 @@ class StoreSource:
         self.codecs = table.codecs
         self.data_nbytes = table.columns()["data_nbytes"]
         self.block_tokens = table.block_tokens
-        self.checked = True
-        self._indexes = Recent[BlockIndex](KEPT_INDEXES, lambda shard: load_index(blob, table[shard]))
-        self._ends = Recent[NDArray[np.int64]](KEPT_ENDS, self._load_ends)
+        self.stored_dtype = np.dtype(table.dtype)
+        self.has_checksums = True
+        self.documents = table.total("documents")
+        self._indexes = LruCache[BlockIndex](MAX_INDEXES, lambda shard: load_index(blob, table[shard]))
+        self._ends = LruCache[NDArray[np.int64]](MAX_ENDS, self._load_ends)
 
     def path(self, shard: int) -> str:
-        """See `Source.path`."""
+        """See `ShardSource.path`."""
         return data_path(self.table.name(shard))
 
     def entry(self, shard: int) -> ShardEntry:
-        """See `Source.entry`."""
+        """See `ShardSource.entry`."""
         return self.table[shard]
 
     def index(self, shard: int) -> BlockIndex:
-        """See `Source.index`."""
+        """See `ShardSource.index`."""
         return self._indexes.get(shard)
 
     def ends(self, shard: int) -> NDArray[np.int64]:
-        """See `Source.ends`."""
+        """See `ShardSource.ends`."""
         return self._ends.get(shard)
 
     def _load_ends(self, shard: int) -> NDArray[np.int64]:
@@ -101,16 +108,16 @@ class StoreSource:
         return ends
 
 
-def ends_between(source: Source, start: int, stop: int) -> NDArray[np.int64]:
-    """int64 [n], ascending: where documents end inside (start, stop] of the stream; reads those shards' ends."""
+def ends_between(source: ShardSource, start: int, stop: int) -> NDArray[np.int64]:
+    """int64 [n], ascending: document ends inside (start, stop] of the stream; reads the ends of those shards."""
     starts = source.token_starts
     first = int(starts.searchsorted(start, "right")) - 1
     last = int(starts.searchsorted(stop, "left"))
-    found = []
+    parts = []
     for shard in range(max(0, first), min(last, len(starts) - 1)):
         ends, base = source.ends(shard), int(starts[shard])
         low, high = ends.searchsorted((start - base, stop - base), "right").tolist()
-        found.append(ends[low:high] + base)
-    if len(found) == 1:
-        return found[0]
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+        parts.append(ends[low:high] + base)
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

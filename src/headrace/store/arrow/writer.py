@@ -1,9 +1,9 @@
 """Columns of plain values -> the bytes of an Arrow IPC file.
 
 Why not pyarrow's own writer: these bytes must be the same on every machine and with every version of pyarrow,
-and every block's place in the file must be known to the byte. Reading (`arrowread`) must cost neither the 30 MB
-that importing pyarrow takes, nor trust in what a damaged file declares. What is written here is plain Arrow: the
-tests read it with pyarrow and Polars.
+and every block's position in the file must be known to the byte. Reading (see `reader`) must neither take the 30 MB
+of importing pyarrow, nor trust what a damaged file declares. The files are plain Arrow: the tests read them with
+pyarrow and Polars.
 
     file      magic, schema message, record batches, end of stream, footer, footer's length, magic
     message   FF FF FF FF, uint32 length, flatbuffer (padded), body (padded)
@@ -44,8 +44,8 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Where one record batch stands in a file."""
+class BatchLocation:
+    """Position of one record batch in a file."""
 
     offset: int
     metadata_nbytes: int
@@ -79,7 +79,7 @@ def _pad(buffer: bytearray, multiple: int, plus: int = 0) -> None:
 
 
 def _put(buffer: bytearray, node: _Node) -> int:
-    """Append a node and all below it; returns where it begins."""
+    """Append a node and its children; returns the position of the node."""
     if isinstance(node, str):
         _pad(buffer, 4)
         at = len(buffer)
@@ -157,7 +157,7 @@ def _schema(fields: Sequence[Field]) -> _Table:
 
 
 def _message(kind: int, header: _Table, body_nbytes: int, *, at: int) -> bytes:
-    """An encapsulated message that will stand at file offset `at`; its body begins 64-byte aligned."""
+    """An encapsulated message for file offset `at`; its body begins 64-byte aligned."""
     flat = _flatbuffer({0: _V5, 1: _Scalar("B", kind), 2: header, 3: _Scalar("q", body_nbytes)})
     flat += bytes(-(at + 8 + len(flat)) % ALIGNMENT)
     return struct.pack("<II", 0xFFFFFFFF, len(flat)) + flat
@@ -170,14 +170,14 @@ def head(fields: Sequence[Field]) -> bytes:
 
 
 def batch_head(*, at: int, rows: int, buffers: Sequence[int], columns: int, codec: str = "none") -> bytes:
-    """What precedes a record batch's body.
+    """The bytes before a record batch's body.
 
     Args:
-        at: file offset where this message will stand.
+        at: file offset of this message.
         rows: values in each column.
         buffers: stored length in bytes of each buffer, validity buffers (always empty) included; each is
             padded to 64 bytes in the body.
-        columns: how many columns the buffers make up.
+        columns: number of columns of the buffers.
         codec: none | lz4 | zstd; with a codec every buffer begins with its uncompressed length, int64.
 
     Returns:
@@ -202,7 +202,7 @@ def body_nbytes(buffers: Sequence[int]) -> int:
     return sum(nbytes + -nbytes % ALIGNMENT for nbytes in buffers)
 
 
-def tail(fields: Sequence[Field], blocks: Sequence[Block]) -> bytes:
+def tail(fields: Sequence[Field], blocks: Sequence[BatchLocation]) -> bytes:
     """A file's last bytes: end of stream, footer, its length, magic."""
     rows = [(block.offset, block.metadata_nbytes, block.body_nbytes) for block in blocks]
     footer = _flatbuffer({0: _V5, 1: _schema(fields), 2: _Structs("qqq", []), 3: _Structs("qqq", rows)})
@@ -211,7 +211,7 @@ def tail(fields: Sequence[Field], blocks: Sequence[Block]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What stands around the columns of a file of `table_bytes`, when they are numbers only."""
+    """The bytes around the columns of a file of `table_bytes` whose columns are numbers only."""
 
     start: bytes
     places: tuple[int, ...]
@@ -221,7 +221,7 @@ class Frame:
 
 @lru_cache(maxsize=256)
 def frame(fields: tuple[Field, ...], rows: int) -> Frame:
-    """The frame of a file with these columns of unsigned integers and so many rows."""
+    """The frame of a file with these columns of unsigned integers and this number of rows."""
     lengths = [n for field in fields for n in (0, rows * INT_BITS[field.type] // 8)]
     start = head(fields)
     batch = batch_head(at=len(start), rows=rows, buffers=lengths, columns=len(fields))
@@ -229,7 +229,7 @@ def frame(fields: tuple[Field, ...], rows: int) -> Frame:
     for nbytes in lengths[1::2]:
         places.append(at)
         at += nbytes + -nbytes % ALIGNMENT
-    block = Block(len(start), len(batch), body_nbytes(lengths))
+    block = BatchLocation(len(start), len(batch), body_nbytes(lengths))
     return Frame(start + batch, tuple(places), tail(fields, [block]))
 
 
@@ -256,6 +256,6 @@ def table_bytes(columns: Mapping[str, tuple[str, Column]]) -> bytes:
     start = head(fields)
     lengths = [len(buffer) for buffer in buffers]
     batch = batch_head(at=len(start), rows=rows, buffers=lengths, columns=len(fields))
-    block = Block(len(start), len(batch), body_nbytes(lengths))
+    block = BatchLocation(len(start), len(batch), body_nbytes(lengths))
     padded = [buffer + bytes(-len(buffer) % ALIGNMENT) for buffer in buffers]
     return b"".join([start, batch, *padded, tail(fields, [block])])

@@ -16,8 +16,8 @@ from store_fakes import make_store, sample_tokens
 from headrace.errors import ShardError, WorkerError
 from headrace.storage import ConcurrencyLimit, Retry, RetryingBlob, coalesce, open_blob
 from headrace.store import Store
-from headrace.store.fetch import BlockRequest
-from headrace.store.unpack import unpack
+from headrace.store.read.decode import decode_block
+from headrace.store.read.fetch import BlockRequest
 
 TOKENS, ENDS = sample_tokens(6400)
 
@@ -33,7 +33,7 @@ def remote(request, monkeypatch):
         clock = FakeClock()
         flaky = FlakyBlob(open_blob(url), trouble)
         blob = RetryingBlob(flaky, Retry(sleep=clock.sleep, random=lambda: 0.5))
-        monkeypatch.setattr("headrace.store.read.open_blob", lambda _: blob)
+        monkeypatch.setattr("headrace.store.store.open_blob", lambda _: blob)
         opened.append(Store.open(url, **options))
         return opened[-1], flaky, clock
 
@@ -95,7 +95,7 @@ def test_requests_are_under_way_together(remote):
     store, flaky, _ = remote(trouble)
     blocks = np.arange(0, 100, 6)[:16] * 64
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headrace.store.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
+        patch.setattr("headrace.store.read.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
         assert np.array_equal(store.gather(blocks, 64), rows_of(blocks, 64))
     assert flaky.most_running == 16
 
@@ -110,13 +110,13 @@ def test_no_more_blocks_are_decoded_at_once_than_there_are_cores(remote, monkeyp
             running += 1
             most = max(most, running)
         pairs.wait(timeout=60)
-        unpack(*args, **options)
+        decode_block(*args, **options)
         with lock:
             running -= 1
 
-    monkeypatch.setattr("headrace.store.fetch.available_cores", lambda: 2)
-    monkeypatch.setattr("headrace.store.fetch.unpack", slow)
-    monkeypatch.setattr("headrace.store.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
+    monkeypatch.setattr("headrace.store.read.fetch.available_cores", lambda: 2)
+    monkeypatch.setattr("headrace.store.read.fetch.decode_block", slow)
+    monkeypatch.setattr("headrace.store.read.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
     blocks = np.arange(0, 100, 6)[:16] * 64
     store, _, _ = remote()
     assert np.array_equal(store.gather(blocks, 64), rows_of(blocks, 64))
@@ -134,7 +134,7 @@ def test_a_prefetched_row_needs_no_request_of_its_own(remote):
 
 def test_a_storm_of_refusals_is_waited_out_and_the_pace_recovers(remote, monkeypatch):
     """The first three tries of every data request are refused; each block arrives, and the limit grows back."""
-    monkeypatch.setattr("headrace.store.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
+    monkeypatch.setattr("headrace.store.read.fetch.coalesce", lambda wanted, **_: [[one] for one in wanted])
     store, flaky, clock = remote()
     store.gather([0, 3200], 1)
     tries = Counter()
@@ -250,4 +250,4 @@ def test_memory_for_decoded_blocks_is_bounded(remote):
     store, _, _ = remote(cache_bytes=64 * 2 * 10)
     for starts in np.split(np.arange(0, 6400, 32), 20):
         assert np.array_equal(store.gather(starts, 32), rows_of(starts, 32))
-    assert 4 <= store._gather._pool.slots <= 10
+    assert 4 <= store._gather._cache.slots <= 10

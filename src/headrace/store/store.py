@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, ManifestError, OrderError, StoreError
+from headrace.platform import after_fork_in_child
 from headrace.stats import Stats
-from headrace.storage import Blob, LocalBlob, open_blob
+from headrace.storage import Blob, LocalBlob, absolute_url, open_blob
 from headrace.store.commit import current_manifest, read_table, read_tokenizer_files
 from headrace.store.format import CODECS, MANIFEST, ShardEntry, snapshot_path
-from headrace.store.found import Found
-from headrace.store.gather import Gather
 from headrace.store.manifest import Manifest
-from headrace.store.megatron import MegatronSource, find_pairs, megatron_manifest
-from headrace.store.source import Source, StoreSource, ends_between
+from headrace.store.megatron.source import MegatronSource, find_pairs, megatron_manifest
+from headrace.store.read.gather import Gather
+from headrace.store.read.lookup import RowLookup
+from headrace.store.read.source import ShardSource, StoreShardSource, ends_between
 
 if TYPE_CHECKING:
     from headrace.tokens import Tokenizer
@@ -37,11 +38,11 @@ def _after_fork() -> None:
         store._forked()  # noqa: SLF001  # the module's own
 
 
-os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork)
 
 
 class Store:
-    """One stream of tokens, documents ending with the end-of-document id.
+    """One stream of tokens; each document ends with the end-of-document id.
 
     Row i of length T is tokens [iT, iT + T]: T inputs and one token of lookahead. Safe for threads; pickled by its
     URL and options.
@@ -61,7 +62,7 @@ class Store:
         self,
         blob: Blob,
         manifest: Manifest,
-        source: Source,
+        source: ShardSource,
         *,
         options: dict[str, Any],
         tokenizer: Tokenizer | None = None,
@@ -90,31 +91,32 @@ class Store:
     ) -> Self:
         """Open a store; reads its manifest and shard table, no shard.
 
-        Megatron's .bin and .idx files (either of them, their prefix, or a directory of them) are opened in place.
+        Megatron's .bin and .idx files (one of the two, their prefix, or a directory of them) are read in place. A
+        local path is made absolute: a later chdir changes nothing.
 
         Args:
             url: a path, or file://, memory://, s3://, gs://, az://, http(s)://.
             verify: check every block before its bytes are first used.
             cache_dir: for remote stores, a local directory that all processes of the machine share, so that a
                 block is fetched once per machine; none by default.
-            cache_bytes: most bytes of decoded blocks in memory; used by compressed and remote stores.
+            cache_bytes: most bytes of decoded blocks in memory; for compressed and remote stores.
             cache_dir_bytes: most bytes of blocks in `cache_dir`.
             snapshot: an older state of a store that was appended to; the newest by default.
-            tokenizer: for Megatron files, which carry none: what `load_tokenizer` takes.
+            tokenizer: for Megatron files, which have none: as for `load_tokenizer`.
 
         Raises:
-            ConfigError: an option out of range, or `tokenizer` for a store that has its own.
-            ManifestError: nothing there, or not a complete store, or damaged.
+            ConfigError: an option out of range, an unusable `cache_dir`, or `tokenizer` for a store that has one.
+            ManifestError: no store there, or an incomplete or damaged one.
             WorkerError: the remote cannot be reached.
         """
         if cache_bytes < 0 or cache_dir_bytes < 0:
             raise ConfigError(
-                f"cache_bytes {cache_bytes}, cache_dir_bytes {cache_dir_bytes}: wanted at least 0"
+                f"cache_bytes {cache_bytes}, cache_dir_bytes {cache_dir_bytes}: expected at least 0"
             )
         options = {
-            "url": os.fspath(url),
+            "url": absolute_url(url),
             "verify": verify,
-            "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
+            "cache_dir": None if cache_dir is None else absolute_url(cache_dir),
             "cache_bytes": cache_bytes,
             "cache_dir_bytes": cache_dir_bytes,
             "snapshot": snapshot,
@@ -135,13 +137,8 @@ class Store:
                 f"{blob.url}: no {name}, so this is not a complete store. Wrong path, or an ingest that was killed? "
                 "Run the same ingest command again to finish it."
             )
-        source = StoreSource(blob, read_table(blob, manifest))
-        try:
-            return cls(blob, manifest, source, options=options)
-        except OSError as error:
-            raise ManifestError(
-                f"{blob.url}: {source.block_starts[-1]} blocks, more than can be addressed ({error}). Forged?"
-            ) from error
+        source = StoreShardSource(blob, read_table(blob, manifest))
+        return cls(blob, manifest, source, options=options)
 
     @classmethod
     def _open_megatron(
@@ -171,20 +168,25 @@ class Store:
         return self._gather
 
     def _forked(self) -> None:
-        """A forked child has no threads, and locks that nobody will open: it starts with its own."""
+        """Make new threads and locks: a forked child has no threads, and locks may be held by threads of its parent."""
         if self._gather is not None:
             self._gather = self._new_gather()
 
-    # --- what it is ---
+    # --- properties ---
 
     @property
     def url(self) -> str:
-        """What it was opened with."""
+        """The URL or absolute path that it was opened with."""
         return str(self._options["url"])
 
     @property
+    def blob(self) -> Blob:
+        """Where the files are."""
+        return self._blob
+
+    @property
     def manifest(self) -> Manifest:
-        """All that the manifest says."""
+        """The manifest of the snapshot."""
         return self._manifest
 
     @property
@@ -194,18 +196,18 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """32 hex digits of the tokens, document ends, tokenizer and type; the same for every codec."""
+        """32 hex digits: a hash of the tokens, document ends, tokenizer and type; the same for every codec."""
         return self._manifest.fingerprint
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the stream, ends of documents included."""
+        """Tokens of the stream, end-of-document ids included."""
         return self._manifest.tokens
 
     @property
     def num_documents(self) -> int:
-        """Documents that end in the stream."""
-        return self._manifest.documents
+        """Documents that end in the stream, as many as `document_ends` has."""
+        return self._source.documents
 
     @property
     def num_shards(self) -> int:
@@ -245,23 +247,23 @@ class Store:
 
     @property
     def tokenizer_fingerprint(self) -> str:
-        """Of the tokenizer's definition."""
+        """Hash of the tokenizer's definition."""
         return self._manifest.tokenizer_fingerprint
 
     @property
     def extra(self) -> dict[str, Any]:
-        """What the writer kept in the manifest."""
+        """JSON values that the writer stored in the manifest."""
         return dict(self._manifest.extra)
 
     @property
     def shards(self) -> Sequence[ShardEntry]:
-        """The shard table; entries are made when they are asked for."""
+        """The shard table; entries are made on access."""
         return self._source.table
 
     @property
-    def checked(self) -> bool:
-        """Whether blocks have checksums: all but Megatron files."""
-        return self._source.checked
+    def has_checksums(self) -> bool:
+        """Whether blocks have checksums; Megatron files have none."""
+        return self._source.has_checksums
 
     @property
     def token_starts(self) -> NDArray[np.int64]:
@@ -269,17 +271,22 @@ class Store:
         return self._source.token_starts
 
     @property
+    def has_tokenizer(self) -> bool:
+        """Whether the store has a tokenizer: Megatron files have none, unless one was named."""
+        return self._tokenizer is not None or bool(self._manifest.tokenizer_files)
+
+    @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that travels in the store.
+        """The tokenizer that is stored in the store.
 
         Raises:
-            ConfigError: Megatron files, and none was named.
+            ConfigError: Megatron files that were opened without one.
             ManifestError: its files are missing or damaged.
         """
         if self._tokenizer is None:
             if not self._manifest.tokenizer_files:
                 raise ConfigError(
-                    f"{self.url}: carries no tokenizer; name it: Store.open(..., tokenizer=...)"
+                    f"{self.url}: has no tokenizer: name it, Store.open(..., tokenizer=...) or --tokenizer"
                 )
             from headrace.tokens import tokenizer_from_files
 
@@ -304,7 +311,7 @@ class Store:
             raise OrderError(f"seq_len {seq_len}: at least 1 is needed")
         return max(0, self.num_tokens - 1) // seq_len
 
-    # --- its tokens ---
+    # --- tokens ---
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Tokens [start, stop) of the stream.
@@ -326,7 +333,7 @@ class Store:
         Args:
             starts: int64 [N], each in [0, num_tokens - length].
             length: tokens in a row; >= 1.
-            out: where to put them: dtype [N, length], C order.
+            out: receives the rows: dtype [N, length], C order.
 
         Returns:
             dtype [N, length]: `out`, or a new array.
@@ -337,38 +344,38 @@ class Store:
         """
         return self._reader().gather(starts, length, out)
 
-    def find(self, starts: NDArray[np.int64], length: int) -> Found:
-        """Look up rows of many batches ahead.
+    def lookup(self, starts: NDArray[np.int64], length: int) -> RowLookup:
+        """Compute the addresses of many batches' rows ahead of reading them.
 
         Args:
             starts: int64 [batches, B], each in [0, num_tokens - length].
             length: tokens in a row; >= 1.
 
         Returns:
-            What reads a batch in one step where all its rows are mapped and checked, or each of them lies in
-            one decoded block; `gather` reads the others.
+            An object that reads a batch in one step where all its rows are mapped and checked, or each of them is in
+            one decoded block; `gather` reads the other batches.
         """
-        return self._reader().find(starts, length)
+        return self._reader().lookup(starts, length)
 
     def prefetch(
         self, starts: NDArray[np.int64] | Sequence[int], length: int, *, ordered: bool = True
     ) -> None:
-        """Begin to fetch remote blocks of rows that `gather` will be asked for.
+        """Begin to fetch remote blocks of rows that `gather` will read.
 
         Args:
             starts: int64 [N], each in [0, num_tokens - length].
             length: tokens in a row; >= 1.
-            ordered: `gather` will be asked for these very rows, in this order, after those announced before: of
-                decoded blocks, those needed last give way first. Otherwise those used least recently do.
+            ordered: `gather` will read exactly these rows, in this order, after those announced before: of the
+                decoded blocks, those needed last are evicted first. Otherwise those used least recently are.
         """
         self._reader().prefetch(starts, length, ordered=ordered)
 
     def cache_rows(self, seq_len: int) -> int:
-        """Rows of seq_len tokens that its cache of fetched and decoded blocks holds."""
+        """Rows of seq_len tokens that the cache of decoded blocks holds at most."""
         return self._reader().cached_tokens // seq_len
 
     def document_ends(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Where documents end inside (start, stop]: positions one past each end-of-document token.
+        """Document ends inside (start, stop]: positions one past each end-of-document token.
 
         Returns:
             int64 [n], ascending.
@@ -382,27 +389,10 @@ class Store:
             raise OrderError(f"{self.url}: ends in ({start}, {stop}], the store has {self.num_tokens} tokens")
         return ends_between(self._source, start, stop)
 
-    def verify(self, progress: Callable[[int, int | None, str], None] | None = None) -> int:
-        """Read and check every byte of the snapshot.
-
-        Args:
-            progress: called with (bytes checked, bytes in all, shard).
-
-        Returns:
-            Bytes checked.
-
-        Raises:
-            ShardError: the first damage found: which file, got, wanted.
-            ManifestError: the tokenizer's files are missing or damaged.
-        """
-        from headrace.store.verify import verify
-
-        return verify(self, progress=progress)
-
-    # --- its life ---
+    # --- closing and copying ---
 
     def close(self) -> None:
-        """Give back memory and threads; what was gathered stays valid. A second call does nothing."""
+        """Release memory and threads; gathered rows stay valid, and threads that wait for rows get an error."""
         gather, self._gather = self._gather, None
         if gather is not None:
             gather.close()
@@ -416,7 +406,7 @@ class Store:
         self.close()
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        # The snapshot is pinned: another process reads what this one reads, whatever is appended meanwhile.
+        # The snapshot is pinned: another process reads the same tokens, whatever is appended meanwhile.
         options = {**self._options, "snapshot": self._manifest.snapshot}
         return _open, (type(self), options)
 

@@ -1,4 +1,4 @@
-"""A key -> its value, made when first asked for; the least recently used are forgotten."""
+"""A key -> its value, made at its first use; the least recently used values are dropped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class Recent(Generic[Value]):
+class LruCache(Generic[Value]):
     """At most `capacity` values; safe for threads, which may at worst make the same value twice."""
 
     def __init__(self, capacity: int, make: Callable[[int], Value]) -> None:
@@ -20,12 +20,12 @@ class Recent(Generic[Value]):
         self._lock = threading.Lock()
 
     def get(self, key: int) -> Value:
-        """The key's value."""
+        """The value of a key; made now if it is not held."""
         with self._lock:
-            found = self._values.get(key)
-            if found is not None:
+            held = self._values.get(key)
+            if held is not None:
                 self._values.move_to_end(key)
-                return found
+                return held
         value = self._make(key)
         with self._lock:
             self._values[key] = value

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 from pyarrow import ipc
 
-from headrace.store.arrowfile import Field, table_bytes
-from headrace.store.arrowread import ArrowFileError, read_columns, read_numbers
+from headrace.store.arrow.reader import ArrowFileError, read_columns, read_numbers
+from headrace.store.arrow.writer import Field, table_bytes
 
 TYPES = {
     "uint8": some.integers(0, 255),
@@ -114,7 +114,7 @@ def test_our_own_files_of_numbers_are_read_without_being_parsed(monkeypatch, row
     changed = bytearray(written)
     changed[20] ^= 1
     with monkeypatch.context() as patch:
-        patch.setattr("headrace.store.arrowread.read_columns", lambda *_: "parsed")
+        patch.setattr("headrace.store.arrow.reader.read_columns", lambda *_: "parsed")
         ours = read_numbers(written, fields, rows)
         assert read_numbers(written, fields, rows + 1) == "parsed"
         assert read_numbers(bytes(changed), fields, rows) == "parsed"

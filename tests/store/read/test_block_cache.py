@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from headrace.store.slots import BlockPool
+from headrace.store.read.block_cache import BlockCache
 
 SIZE = 8
 
@@ -32,7 +32,7 @@ class Blocks:
 
 
 def pool_of(slots, load):
-    return BlockPool(slots=slots, blocks=100, block_tokens=SIZE, dtype=np.dtype(np.uint32), load=load)
+    return BlockCache(slots=slots, blocks=100, block_tokens=SIZE, dtype=np.dtype(np.uint32), load=load)
 
 
 def gather(pool, blocks, place=0, length=1):

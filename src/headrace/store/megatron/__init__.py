@@ -1,0 +1,1 @@
+"""Megatron's .bin and .idx files <-> a store: read in place (source), and written from one (export)."""
