@@ -60,7 +60,7 @@ class FakeStore:
         out[...] = found
         return out
 
-    def find(self, starts, length):
+    def lookup(self, starts, length):
         return None
 
     def cache_rows(self, seq_len):
