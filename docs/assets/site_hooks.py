@@ -92,6 +92,11 @@ def benchmark_index() -> str:
             "",
             *(f"Measured at {line.partition(': ')[2]}." for line in lines if line.startswith(f"- `{name}`")),
         ]
+    listed = {row[0] for row in rows}
+    others = sorted(
+        path.stem for path in (ROOT / "bench/results").glob("*.md") if path.stem not in {*listed, "README"}
+    )
+    out += [f"\n## [{name}]({name}.md)" for name in others]
     return "\n".join(out) + "\n"
 
 

@@ -1,8 +1,8 @@
-"""What went wrong -> one exception that says what, where, got, wanted and cure.
+"""A fault -> one exception whose message says what, where, what was got, what was expected, and the cure.
 
 HeadraceError
 ├── InputError (ValueError)      the caller's input is at fault            exit code 2
-│   ├── SourceError              a raw file: missing, truncated, not what its name says
+│   ├── SourceError              a raw file: missing, truncated, of another format
 │   ├── DocumentError            one document: invalid UTF-8, broken JSON, no text field
 │   ├── TokenizerError           a tokenizer that cannot be found, read, or trusted
 │   ├── ConfigError              an option or a combination of options
@@ -14,7 +14,7 @@ HeadraceError
 ├── CheckpointError              no valid checkpoint, or a damaged one     exit code 2
 ├── SinkError                    predictions: damaged log or part, a second coordinator   exit code 2
 ├── StorageError                 a file cannot be read or written: permission, I/O error   exit code 2
-│   └── SpaceError               no room left on the device
+│   └── SpaceError               no space left on the device
 └── WorkerError                  a worker, rank or remote peer failed      exit code 1
 """
 
@@ -22,21 +22,21 @@ from __future__ import annotations
 
 
 class HeadraceError(Exception):
-    """Root of all errors that headrace raises on purpose."""
+    """Base class of all errors that headrace raises on purpose."""
 
     exit_code: int = 1
     shared: bool = False
-    """Rank 0 of a distributed run raises the same, so that telling it is left to it."""
+    """Whether rank 0 of a distributed run raises the same error, so that only rank 0 prints it."""
 
 
 class InputError(HeadraceError, ValueError):
-    """The caller's input is at fault; nothing was changed."""
+    """The caller's input cannot be used; nothing was changed."""
 
     exit_code = 2
 
 
 class SourceError(InputError):
-    """A raw file is missing, truncated, or not what its name says."""
+    """A raw file is missing, truncated, or of another format than its name says."""
 
 
 class DocumentError(InputError):
@@ -48,7 +48,7 @@ class TokenizerError(InputError):
 
 
 class ConfigError(InputError):
-    """An option, or a combination of options, makes no sense."""
+    """An option, or a combination of options, is not valid."""
 
 
 class OrderError(InputError):
@@ -92,7 +92,7 @@ class StorageError(HeadraceError):
 
 
 class SpaceError(StorageError):
-    """No room left on the device; what was complete stays complete."""
+    """No space is left on the device; files that were complete stay complete."""
 
 
 class WorkerError(HeadraceError):

@@ -1,4 +1,4 @@
-"""Events of a stage -> counters with units: items, bytes, busy and waiting seconds."""
+"""Events of pipeline stages -> counters with units: items, bytes, busy and waiting seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StageCount:
     """Seconds spent waiting for another stage, summed over threads."""
 
     def __add__(self, other: StageCount) -> StageCount:
-        """Both together."""
+        """Sum of both."""
         return StageCount(
             items=self.items + other.items,
             bytes=self.bytes + other.bytes,
@@ -33,8 +33,7 @@ class StageCount:
 class Stats:
     """Counters of named stages; safe to update from many threads.
 
-    Stages keep the order in which they were first seen, which is the order in
-    which data meets them.
+    Stages are kept in the order of their first event, which is the order of the data's path.
 
     >>> stats = Stats(clock=iter([0.0, 2.0]).__next__)
     >>> with stats.busy("decode", items=3, nbytes=10):
@@ -51,7 +50,7 @@ class Stats:
     def add(
         self, stage: str, *, items: int = 0, nbytes: int = 0, busy_s: float = 0.0, wait_s: float = 0.0
     ) -> None:
-        """Add to a stage's counters; a stage exists from its first event on."""
+        """Add to a stage's counters; its first event adds the stage."""
         with self._lock:
             row = self._stages.setdefault(stage, [0, 0, 0.0, 0.0])
             row[0] += items
@@ -78,7 +77,7 @@ class Stats:
             self.add(stage, wait_s=self._clock() - start)
 
     def snapshot(self) -> dict[str, StageCount]:
-        """Counters of all stages so far, in the order in which stages were first seen."""
+        """Counters of all stages so far, in the order of the stages' first events."""
         with self._lock:
             return {
                 name: StageCount(items=int(row[0]), bytes=int(row[1]), busy_s=row[2], wait_s=row[3])

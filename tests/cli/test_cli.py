@@ -1,4 +1,4 @@
-"""The command line: its words are a promise, its errors are one line, its JSON is alone on stdout."""
+"""The command line (app.py and the commands): flags change on purpose, errors are one line, JSON is alone on stdout."""
 
 from __future__ import annotations
 
@@ -144,16 +144,16 @@ def test_a_wrong_option_is_usage_and_exit_code_2():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
-        (["--top-k", "abc"], "Invalid value for '--top-k': got 'abc', wanted a whole number."),
-        (["--top-p=x"], "Invalid value for '--top-p': got 'x', wanted a number."),
+        (["--top-k", "abc"], "Invalid value for '--top-k': got 'abc', expected a whole number."),
+        (["--top-p=x"], "Invalid value for '--top-p': got 'x', expected a number."),
         (["--engine", "foo"], "Invalid value for '--engine': 'foo' is not one of 'native'"),
     ],
 )
-def test_a_bad_value_of_an_option_is_said_as_got_and_wanted(capsys, words, said):
+def test_a_bad_value_of_an_option_is_reported_as_got_and_expected(capsys, words, expected):
     assert main(["generate", "--model", "m", "--prompts", "p", "--out", "o", *words]) == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert expected in " ".join(capsys.readouterr().err.split())
 
 
 def test_where_stderr_is_no_terminal_the_log_level_governs_what_it_shows(store, tmp_path):
@@ -181,10 +181,10 @@ def test_a_log_file_that_cannot_be_written_is_one_line(tmp_path):
     assert "--log-file" in done.stderr
 
 
-def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
+def test_ctrl_c_says_how_to_continue(capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("headrace.store.Store.open", interrupted)
     assert main(["inspect", "store"]) == 130
-    assert "interrupted; run the same command again to go on" in capsys.readouterr().err
+    assert "interrupted; run the same command again to continue" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Command line -> exit code: the commands by name, and how errors leave."""
+"""Command line arguments -> exit code: the commands by name, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -71,35 +71,35 @@ def _root(
 _INTERRUPTED = 130
 
 
-def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one way out for each way to end
+def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one return for each kind of end
     """Run one command and return its exit code.
 
     Args:
-        argv: words after `headrace`; None takes them from sys.argv.
+        argv: arguments after `headrace`; None takes them from sys.argv.
     """
     try:
         result = app(args=None if argv is None else list(argv), standalone_mode=False)
-        if result == _INTERRUPTED:  # typer has caught Ctrl-C and says nothing
-            _say("interrupted; run the same command again to go on")
+        if result == _INTERRUPTED:  # typer has caught Ctrl-C and printed nothing
+            _print_error("interrupted; run the same command again to continue")
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted; run the same command again to go on")
+        _print_error("interrupted; run the same command again to continue")
         return _INTERRUPTED
     except HeadraceError as error:
-        _say(str(error))
+        _print_error(str(error))
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our stdout left (`| head`); that is its right. Python would complain again at exit.
+        # The reader of stdout has closed it (`| head`). Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _say(
+            _print_error(
                 f"{error.filename or 'the output device'}: no space left; "
-                "what was complete is kept. Free some room and run the same command again"
+                "complete files are kept. Free some space and run the same command again"
             )
             return 2
         if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EROFS):
-            _say(f"{error.filename or 'a path'}: {error.strerror}")
+            _print_error(f"{error.filename or 'a path'}: {error.strerror}")
             return 2
         raise
     except ModuleNotFoundError as error:
@@ -114,39 +114,43 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one way o
         }.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        _say(f"this command needs {error.name}, which is not installed. Run: pip install 'headrace[{extra}]'")
+        _print_error(
+            f"this command needs {error.name}, which is not installed. Run: pip install 'headrace[{extra}]'"
+        )
         return 2
     except Exception as error:
-        # Typer brings a click of its own, whose usage errors have no public name: they show themselves.
+        # Typer has a copy of click whose usage errors have no public name; they can print themselves.
         show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
         if show is None or not isinstance(code, int):
             raise
-        _plain(error, sys.argv[1:] if argv is None else argv)
+        _simplify(error, sys.argv[1:] if argv is None else argv)
         show()
         return code
     return result if isinstance(result, int) else 0
 
 
-_WANTED = {
+_EXPECTED = {
     "Input should be a valid integer, unable to parse string as an integer": "a whole number",
     "Input should be a valid number, unable to parse string as a number": "a number",
 }
 
 
-def _plain(error: Exception, words: Sequence[str]) -> None:
-    """A usage error as what was got and what was wanted, without the words of the library that checks values."""
+def _simplify(error: Exception, words: Sequence[str]) -> None:
+    """Replace the message of a usage error: what was got and what was expected, without the validator's wording."""
     message = getattr(error, "message", None)
     if not isinstance(message, str):
         return
     message = message.removeprefix("Value error, ")
-    if message in _WANTED:
+    if message in _EXPECTED:
         names = getattr(getattr(error, "param", None), "opts", [])
         got = [after for word, after in itertools.pairwise(words) if word in names]
         got += [word.partition("=")[2] for word in words if word.partition("=")[0] in names and "=" in word]
-        message = f"got {got[-1]!r}, wanted {_WANTED[message]}." if got else f"wanted {_WANTED[message]}."
+        message = (
+            f"got {got[-1]!r}, expected {_EXPECTED[message]}." if got else f"expected {_EXPECTED[message]}."
+        )
     vars(error)["message"] = message
 
 
-def _say(message: str) -> None:
-    """One line on stderr, plain: no wrapping and no markup, so that it can be searched and copied."""
+def _print_error(message: str) -> None:
+    """Print one line on stderr without wrapping and markup, so that it can be searched and copied."""
     print(f"headrace: {message}", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from headrace.errors import ConfigError
+from headrace.platform import lock_file, open_directory
 
 NAME = "demo.json"
 FORMAT = 1
@@ -93,19 +94,14 @@ def exclusive(out: Path) -> Iterator[None]:
     Raises:
         ConfigError: another demo runs in it.
     """
-    handle = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
+    handle = open_directory(out)
     try:
-        try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{out}: another demo is running in it. Wait for it, or give another --out."
-            ) from None
+        if handle is not None and not lock_file(handle, wait=False):
+            raise ConfigError(f"{out}: another demo is running in it. Wait for it, or give another --out.")
         yield
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
-from pathlib import Path
 
-CPU_INFO = Path("/proc/cpuinfo")
+from headrace.platform import available_cores, cpu_model, total_memory_nbytes
 
 
 def describe_machine() -> dict[str, object]:
@@ -16,29 +14,13 @@ def describe_machine() -> dict[str, object]:
     The host's name is left out on purpose: reports are shared.
     """
     return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "memory_bytes": _memory_bytes(),
+        "processor": cpu_model() or platform.processor() or platform.machine(),
+        "cores": available_cores(),
+        "memory_bytes": total_memory_nbytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": _version("torch"),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _version(package: str) -> str | None:
