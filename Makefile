@@ -1,25 +1,36 @@
 # Two commands: `make demo` and `make test`. Both create and reuse one virtual environment in the checkout.
+# `make test WHEEL=dist/NAME.whl` installs that wheel instead of the checkout, and tests what was installed.
 PYTHON ?= python3
+WHEEL ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+# The extension in C is built where a compiler is (setup.py); what runs is printed, and is `off` without it.
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src/headrace/native/c/*) $(WHEEL)
+INSTALLED := $(VENV)/.test$(if $(WHEEL),-wheel)
+PRINT_NATIVE := $(BIN)/python -c 'from headrace.native import native_target; print("native:", native_target())'
 
 .PHONY: demo test lint docs pins clean
 
 demo: $(VENV)/.demo
 	$(BIN)/headrace demo --out headrace-demo
 
-test: $(VENV)/.test
+test: $(INSTALLED)
+ifeq ($(WHEEL),)
 	$(BIN)/python -m pytest
+else
+	$(BIN)/python -m pytest tests docs README.md
+	$(BIN)/python -m pytest -c pyproject.toml --rootdir . --pyargs headrace
+endif
 
-lint: $(VENV)/.test
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/licences.py >/dev/null
 
-docs: $(VENV)/.test
+docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site: build/site/index.html"
 
@@ -27,15 +38,19 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(f"headrace needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Run: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	@echo "installing headrace and torch into $(VENV) (once, about a minute)"
-	$(PIP) -e '.[train]'
+	$(PIP) $(if $(WHEEL),'$(WHEEL)[train]',-e '.[train]')
+	@$(PRINT_NATIVE)
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+# pip keeps an installed wheel of the same version; the second call replaces it.
+$(INSTALLED): $(SOURCES) | $(BIN)/python
 	@echo "installing headrace and everything its tests use into $(VENV) (once, a few minutes)"
-	$(PIP) -e '.[test]'
-	@touch $@ $(VENV)/.demo
+	$(PIP) $(if $(WHEEL),'$(WHEEL)[test]',-e '.[test]')
+	$(if $(WHEEL),$(PIP) --force-reinstall --no-deps '$(WHEEL)')
+	@$(PRINT_NATIVE)
+	@rm -f $(VENV)/.test $(VENV)/.test-wheel && touch $@ $(VENV)/.demo
 
 pins:
 	rm -rf $(VENV)-pins && $(PYTHON) -m venv $(VENV)-pins && $(VENV)-pins/bin/python -m pip install --quiet torch==2.13.0
@@ -44,4 +59,4 @@ pins:
 	rm -rf $(VENV)-pins
 
 clean:
-	rm -rf $(VENV) headrace-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist src/headrace/native/*.so headrace-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
