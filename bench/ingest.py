@@ -142,7 +142,7 @@ class Run:
             if (one["corpus"], one["label"]) == (corpus.key, label):
                 for name in ("wall_s", "job_s", "peak_bytes"):
                     getattr(found, name).extend(one["run"][name])
-                found.told, found.out_bytes = one["run"]["told"], one["run"]["out_bytes"]
+                found.told, found.out_bytes = one["run"]["summary"], one["run"]["out_bytes"]
                 found.proof = one["run"]["proof"] or found.proof
         return found
 
@@ -411,7 +411,7 @@ def main() -> None:
                         "peak_bytes": max(one.peak_bytes),
                         "out_bytes": one.out_bytes,
                         "proof": one.proof,
-                        "told": one.told,
+                        "summary": one.told,
                     }
                     for label, one in runs.items()
                 }
@@ -489,7 +489,7 @@ def left_out(missing: dict[str, str]) -> str:
 
 def restart_words(again: dict[str, Any]) -> str:
     """The restart as two sentences."""
-    told = again["killed_told"]["told"]
+    told = again["killed_told"]["summary"]
     return (
         f"Undisturbed {again['undisturbed_s']:.2f} s; killed at half of that it left "
         f"{again['bytes_left_by_the_killed_run'] / 1e6:.1f} MB and "
@@ -558,11 +558,11 @@ def goals_of(
         Goal(
             claim="restart after SIGKILL at half time",
             wanted="same bytes, no finished unit done again",
-            got=again["units_done_when_killed"] - again["killed_told"]["told"]["units_resumed"],
+            got=again["units_done_when_killed"] - again["killed_told"]["summary"]["units_resumed"],
             unit="finished units done again",
             met=again["same_bytes"]
             and not again["looked_complete"]
-            and again["units_done_when_killed"] == again["killed_told"]["told"]["units_resumed"],
+            and again["units_done_when_killed"] == again["killed_told"]["summary"]["units_resumed"],
             note=("same bytes" if again["same_bytes"] else "bytes differ")
             + f", {again['units_done_when_killed']} units were done when killed",
         )

@@ -252,8 +252,8 @@ def ours_run(files: list[str], out: Path, workers: int) -> dict[str, Any]:
 
     import headrace as hr
 
-    told = hr.ingest(files, str(out / "store"), tokenizer=TOKENIZER, workers=workers)
-    return json.loads(json.dumps(dataclasses.asdict(told) | {"out": "store"}, default=str))
+    summary = hr.ingest(files, str(out / "store"), tokenizer=TOKENIZER, workers=workers)
+    return json.loads(json.dumps(dataclasses.asdict(summary) | {"out": "store"}, default=str))
 
 
 def ours_read(out: Path) -> Iterator[np.ndarray]:
@@ -300,16 +300,16 @@ def ceiling_run(files: list[str], out: Path, workers: int) -> dict[str, Any]:  #
             sizes[smallest] += len(shares[smallest][-1])
     context = multiprocessing.get_context("fork")
     ready, answers = context.Barrier(workers), context.Queue()
-    crew = [context.Process(target=ceiling_share, args=((share, ready, answers),)) for share in shares]
-    for one in crew:
-        one.start()
-    told = [answers.get() for _ in crew]
-    for one in crew:
-        one.join()
+    processes = [context.Process(target=ceiling_share, args=((share, ready, answers),)) for share in shares]
+    for process in processes:
+        process.start()
+    results = [answers.get() for _ in processes]
+    for process in processes:
+        process.join()
     return {
-        "job_s": max(t[0] for t in told),
-        "tokens": sum(t[1] for t in told),
-        "text_bytes": sum(t[2] for t in told),
+        "job_s": max(t[0] for t in results),
+        "tokens": sum(t[1] for t in results),
+        "text_bytes": sum(t[2] for t in results),
     }
 
 
@@ -365,10 +365,10 @@ def main() -> None:
     else:
         chosen.out.mkdir(parents=True, exist_ok=chosen.again)
         start = time.perf_counter()
-        told = run(chosen.files, chosen.out, chosen.workers)
+        summary = run(chosen.files, chosen.out, chosen.workers)
         answer = {
             "job_s": time.perf_counter() - start,
-            **({"told": told} if chosen.contestant == "ours" else told or {}),
+            **({"summary": summary} if chosen.contestant == "ours" else summary or {}),
         }
     answers.write(json.dumps(answer) + "\n")
 

@@ -7,7 +7,7 @@ Compares  The corpus's tokens five times over, so that opening and connecting do
           2,048 tokens, checked and decoded, in batches of 32, each time by a fresh process without a cache; and a
           client (obstore, as ours) that fetches every data file's bytes once by ranged GETs of 1 to 8 MiB, 8 or 16
           at a time, and throws them away. The server has one half of the cores, the client whose turn it is the
-          other half: a server on the same cores would slow down whoever computes.
+          other half: a server on the same cores would slow down the client that computes more.
 Ceiling   The fastest of those raw combinations, found first, then taking turns with ours; raw GETs of 4 MiB and a
           block in shuffled order, as a block shuffle must read; and the same loader
           on the same store as local files, where nothing is fetched: what decoding and gathering cost alone. On one
@@ -58,7 +58,7 @@ CAUSE = """none: of raw GETs in file order, each one of the server's own chunks 
           time is clear_page, in the faults by which decoding threads first use the pool's huge pages. While one
           thread clears a page, others of the 64 that decoded came to the same one and cleared their own, for nothing:
           161 and 181 pages of 2 MiB cleared for 127 used, now 127, since blocks are decoded by as many threads as there
-          are cores. What is left of it is the machine's: memory that lay free may have to come from its host first
+          are cores. The rest of it is the machine's: memory that lay free may have to come from its host first
           (384 MiB touched: 0.2 s at once, 1.3 s after 10 s). Touching 1 GiB before the clock starts made it worse
           (132 MB/s; 240 without), so clients take memory as they find it."""
 

@@ -191,7 +191,7 @@ def main() -> None:
             )
         },
         goals=goals,
-        data={"percent_in_next": {k: summary(v) for k, v in rounds.items()}, "told": told},
+        data={"percent_in_next": {k: summary(v) for k, v in rounds.items()}, "summary": told},
         quick=chosen.quick,
     )
 

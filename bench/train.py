@@ -13,7 +13,7 @@ Compares  The same shape (GPT-2's vocabulary; see the title of the table), token
 Ceiling   Matrix products of the model's shapes alone, in the faster of torch's libraries, into memory that was touched
           before: forward and backward, no attention, no optimizer.
 Reports   Tokens/s of the median step, median and spread of n rounds; share of the steps' time waiting for data;
-          seconds training stood still for a save.
+          seconds that training waits for a save.
 Cause     {cause}
 """
 

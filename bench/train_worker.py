@@ -50,7 +50,7 @@ def headrace(job: Job) -> dict[str, Any]:
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     measured = lines[job["warm"] :]
     steps = [line["step_s"] - line["checkpoint_s"] for line in measured]
-    # The last step's save is the end of the run: what training stood still for are the others.
+    # The last step's save is the end of the run; training waits for the others.
     saves = [line["checkpoint_s"] for line in measured[:-1] if line["checkpoint_s"] > 0]
     return {
         **speed(job, steps),

@@ -3,7 +3,7 @@
     python examples/finetune_trainer.py --model gpt2-dir --texts 'corpus/*.jsonl.gz' --out tuned --steps 100
 
 Documents are packed whole into rows, and attention does not cross from one to the next: position ids start anew at each
-document. Run it again after a kill: ingest and training go on where they stood.
+document. Run it again after a kill: ingest and training continue where they stopped.
 """
 
 from __future__ import annotations

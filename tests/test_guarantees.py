@@ -1,4 +1,4 @@
-"""The eight promises of docs/guarantees.md, each through the whole house. The rooms' own tests go deeper."""
+"""The eight promises of docs/guarantees.md, each through the whole library. The folders' own tests go deeper."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def read(store, *, world_size=1, start=0, batches=10**6, **options):
     ]
     for loader in loaders:
         loader.seek(start)
-    found = []
+    batches_read = []
     for _, parts in zip(range(batches), zip(*loaders, strict=True), strict=False):
-        found.append([row for part in parts for row in rows_of(part)])
-    return found
+        batches_read.append([row for part in parts for row in rows_of(part)])
+    return batches_read
 
 
 def test_order_is_arithmetic(store):
@@ -72,8 +72,8 @@ def test_order_is_arithmetic(store):
     ]
     for loader in after:
         loader.load_state_dict(state)
-    for want in whole[5:]:
-        assert [row for loader in after for row in rows_of(next(loader))] == want
+    for expected in whole[5:]:
+        assert [row for loader in after for row in rows_of(next(loader))] == expected
 
 
 def test_once_per_epoch(store):
@@ -138,7 +138,7 @@ def test_committed_means_stored_once(store, tmp_path):
         lr=1e-3,
     )
     prompts = [{"id": f"p{i}", "prompt": "turn"} for i in range(5)]
-    for _ in range(2):  # asked for twice, stored once
+    for _ in range(2):  # requested twice, stored once
         hr.generate(model=tmp_path / "run", prompts=prompts, out=tmp_path / "out", max_new_tokens=3)
         table = hr.read_predictions(tmp_path / "out")
         assert sorted(table.column("prompt_id").to_pylist()) == [f"p{i}" for i in range(5)]

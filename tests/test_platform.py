@@ -79,7 +79,7 @@ def test_the_core_can_be_imported_where_posix_modules_are_missing():
         "import os\n"
         "for name in ('sched_getaffinity', 'pread'):\n"
         "    vars(os).pop(name, None)\n"
-        "import headrace.logs, headrace.order, headrace.store, headrace.load, headrace.demo.state\n"
+        "import headrace.logs, headrace.order, headrace.store, headrace.load\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

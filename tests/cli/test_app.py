@@ -1,4 +1,8 @@
-"""The command line (app.py and the commands): flags change on purpose, errors are one line, JSON is alone on stdout."""
+"""The command line: flags change on purpose, errors are one line, JSON is alone on stdout.
+
+Of app.py and of the commands: demo.py, export.py, generate.py, learn.py, plan.py, report.py, serve.py, text.py; what a
+command does is tested with the folder that does it.
+"""
 
 from __future__ import annotations
 
