@@ -109,17 +109,18 @@ def test_refuse_dont_guess(store):
 
 def test_kill_it_anywhere(corpus, tmp_path):
     """An ingest killed when its first unit is written ends, run again, with the bytes of an undisturbed one."""
-    hr.ingest([corpus], tmp_path / "whole", workers=1, shard_text_bytes=4000)
+    hr.ingest([corpus], tmp_path / "whole", workers=1, job=hr.JobOptions(shard_text_bytes=4000))
     code = (
         "import os, signal, sys, headrace as hr\n"
         "def progress(done, total, note):\n"
         "    if done: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "hr.ingest([sys.argv[1]], sys.argv[2], workers=1, shard_text_bytes=4000, progress=progress)\n"
+        "hr.ingest([sys.argv[1]], sys.argv[2], workers=1,\n"
+        "          job=hr.JobOptions(shard_text_bytes=4000), progress=progress)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, corpus, tmp_path / "store"], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "store" / "manifest.json").exists()
-    hr.ingest([corpus], tmp_path / "store", workers=2, shard_text_bytes=4000)
+    hr.ingest([corpus], tmp_path / "store", workers=2, job=hr.JobOptions(shard_text_bytes=4000))
 
     def files(root):
         return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}

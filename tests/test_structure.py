@@ -76,11 +76,11 @@ def test_every_public_name_can_be_imported_and_is_documented():
 def test_public_names_change_only_on_purpose():
     assert headrace.__all__ == [
         "GPT", "Batch", "BatchOptions", "CheckpointError", "ConfigError", "DocumentError", "EngineOptions",
-        "GPTConfig", "HeadraceError", "InputError", "Loader", "ManifestError", "OrderError", "OutputOptions",
-        "PromptOptions", "ReadOptions", "ResumeError", "SamplingOptions", "ShardError", "SinkError",
-        "SourceError", "SpaceError", "StorageError", "Store", "StoreError", "TokenizerError", "WorkerError",
-        "generate", "ingest", "load_model", "load_tokenizer", "mix", "read_predictions", "report", "train",
-        "train_tokenizer",
+        "FieldOptions", "FilterOptions", "GPTConfig", "HeadraceError", "InputError", "JobOptions", "Loader",
+        "ManifestError", "OperatorOptions", "OrderError", "OutputOptions", "PromptOptions", "ReadOptions",
+        "ResumeError", "SamplingOptions", "ShardError", "SinkError", "SourceError", "SpaceError",
+        "StorageError", "Store", "StoreError", "TokenizerError", "WorkerError", "generate", "ingest",
+        "load_model", "load_tokenizer", "mix", "read_predictions", "report", "train", "train_tokenizer",
     ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 The path of the data, and the names that meet it:
 
     raw files     ingest(sources, out, tokenizer=...)       -> a store; IngestSummary
+                  FieldOptions, OperatorOptions, FilterOptions, JobOptions  its options
                   train_tokenizer, load_tokenizer           byte-level BPE, or one that exists
     a store       Store.open(url)                           tokens, documents, shards; checked on read
                   mix({store: weight})                      several stores, read as one
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from headrace.generation import EngineOptions, OutputOptions, PromptOptions, SamplingOptions, generate
-    from headrace.ingestion import ingest
+    from headrace.ingestion import FieldOptions, FilterOptions, JobOptions, OperatorOptions, ingest
     from headrace.load import Batch, BatchOptions, Loader, ReadOptions, mix
     from headrace.model import GPT, GPTConfig, load_model
     from headrace.profile import report
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from headrace.training import train
 
 _EXPORTS = {
-    "headrace.ingestion": ["ingest"],
+    "headrace.ingestion": ["FieldOptions", "FilterOptions", "JobOptions", "OperatorOptions", "ingest"],
     "headrace.tokens": ["load_tokenizer", "train_tokenizer"],
     "headrace.store": ["Store"],
     "headrace.load": ["Batch", "BatchOptions", "Loader", "ReadOptions", "mix"],
@@ -97,11 +98,15 @@ __all__ = [
     "ConfigError",
     "DocumentError",
     "EngineOptions",
+    "FieldOptions",
+    "FilterOptions",
     "GPTConfig",
     "HeadraceError",
     "InputError",
+    "JobOptions",
     "Loader",
     "ManifestError",
+    "OperatorOptions",
     "OrderError",
     "OutputOptions",
     "PromptOptions",

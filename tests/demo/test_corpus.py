@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from headrace.demo import corpus as corpus_module
 from headrace.demo.corpus import HELD_OUT, read_corpus_file, training_parts, write_corpus
 from headrace.errors import DocumentError, SourceError
-from headrace.ingestion.read.sources import find_sources
+from headrace.ingestion import find_sources
 
 
 def write_texts(path, texts):

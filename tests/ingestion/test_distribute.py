@@ -14,13 +14,13 @@ import psutil
 import pytest
 
 from headrace.errors import TokenizerError, WorkerError
-from headrace.ingestion import ingest
+from headrace.ingestion import JobOptions, ingest
 from headrace.ingestion.units.queue import UnitQueue
 from headrace.ingestion.units.schedule import UnitSchedule
 from headrace.tokens import load_tokenizer
 from headrace.workers import ForkServer, LocalTransport, Notice, Preload, WorkerPool
 
-SMALL = {"tokenizer": "byte", "shard_text_bytes": 4000, "block_tokens": 1000}
+SMALL = {"tokenizer": "byte", "job": JobOptions(shard_text_bytes=4000, block_tokens=1000)}
 
 
 @pytest.fixture
@@ -73,10 +73,11 @@ def test_a_fork_server_that_dies_is_one_line_and_the_same_command_continues(tmp_
 
 def test_no_process_is_left_of_a_killed_job(tmp_path, corpus):
     script = (
-        "import sys, time; from headrace.ingestion import ingest\n"
+        "import sys, time; from headrace.ingestion import JobOptions, ingest\n"
         "def progress(done, total, note):\n"
         "    if done: print('at work', flush=True); time.sleep(60)\n"
-        f"ingest({corpus!r}, sys.argv[1], workers=2, tokenizer='byte', shard_text_bytes=4000, progress=progress)"
+        f"ingest({corpus!r}, sys.argv[1], workers=2, tokenizer='byte', job=JobOptions(shard_text_bytes=4000),"
+        "       progress=progress)"
     )
     with subprocess.Popen([sys.executable, "-c", script, tmp_path / "store"], stdout=subprocess.PIPE) as job:
         assert job.stdout.readline() == b"at work\n"
@@ -108,17 +109,17 @@ def test_what_fails_while_loading_is_raised_in_the_parent(tmp_path, corpus, toke
 
 def test_the_fork_server_finds_an_engine_that_is_not_exact(tmp_path, corpus, tokenizer_json):
     """The reference's ids are computed in a fork of their own, while the fast engine loads."""
+    from headrace.ingestion import find_sources
     from headrace.ingestion.distribute import TokenizerSpec, WorkerSetup
     from headrace.ingestion.job.destination import Destination
     from headrace.ingestion.job.job import Job
-    from headrace.ingestion.options import Options
-    from headrace.ingestion.read.sources import find_sources
+    from headrace.ingestion.options import ContentOptions
     from headrace.storage import open_blob
     from headrace.tokens import Mismatch
 
     job = Job(
         sources=tuple(find_sources(corpus)),
-        options=Options(),
+        options=ContentOptions(),
         tokenizer=load_tokenizer(tokenizer_json),
         generation=0,
     )

@@ -7,9 +7,9 @@ import psutil
 import pytest
 
 from headrace.errors import ConfigError, DocumentError
-from headrace.ingestion import ingest
+from headrace.ingestion import JobOptions, OperatorOptions, ingest
 
-SMALL = {"shard_text_bytes": 20_000}
+SMALL = {"job": JobOptions(shard_text_bytes=20_000)}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_on_ray_the_bytes_are_the_same_and_a_killed_actor_is_replaced(
         write_jsonl(tmp_path / "a.jsonl.gz", make_documents(300, seed=1)),
         write_jsonl(tmp_path / "b.jsonl", make_documents(300, seed=2)),
     ]
-    options = {"tokenizer": tokenizer_json, "dedup": "exact", **SMALL}
+    options = {"tokenizer": tokenizer_json, "operators": OperatorOptions(dedup="exact"), **SMALL}
     ingest(files, tmp_path / "local", workers=1, **options)
     killed = []
 
@@ -57,7 +57,13 @@ def test_on_ray_a_bad_document_is_the_same_clear_line(ray, tmp_path, write_jsonl
     lines[1234] = b"{\n"
     path.write_bytes(b"".join(lines))
     with pytest.raises(DocumentError, match=r"a\.jsonl: line 1235: byte \d+: broken JSON"):
-        ingest(path, tmp_path / "store", distribute="ray", workers=2, strict=True, **SMALL)
+        ingest(
+            path,
+            tmp_path / "store",
+            distribute="ray",
+            workers=2,
+            job=JobOptions(strict=True, shard_text_bytes=20_000),
+        )
 
 
 def test_a_store_in_memory_cannot_be_made_on_ray(tmp_path, write_jsonl):

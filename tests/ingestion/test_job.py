@@ -9,15 +9,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from headrace.errors import ConfigError, DocumentError, ResumeError, SourceError, SpaceError, TokenizerError
-from headrace.ingestion import ingest, pipeline
+from headrace.ingestion import FieldOptions, JobOptions, ingest, pipeline
 from headrace.storage import LocalBlob
 from headrace.store import Store
 
-SMALL = {"shard_text_bytes": 20_000}
+SMALL = {"job": JobOptions(shard_text_bytes=20_000)}
 """Many units of a small corpus."""
 
 
@@ -90,7 +91,7 @@ def test_a_job_killed_at_any_write_gives_the_same_bytes_when_run_again(tmp_path,
 
     monkeypatch.setattr(LocalBlob, "put", put)
     monkeypatch.setattr("headrace.storage.files.fsync_directory", lambda path: None)
-    options = {"workers": 1, "shard_text_bytes": 40_000}
+    options = {"workers": 1, "job": JobOptions(shard_text_bytes=40_000)}
     ingest(corpus, tmp_path / "undisturbed", **options)
     wanted, total = tree(tmp_path / "undisturbed"), writes
     assert total > 20
@@ -109,10 +110,10 @@ def test_a_job_killed_at_any_write_gives_the_same_bytes_when_run_again(tmp_path,
 
 CHILD = """
 import sys
-from headrace.ingestion import ingest
+from headrace.ingestion import JobOptions, ingest
 def progress(done, total, note):
     print(done, flush=True)
-ingest(sys.argv[2:], sys.argv[1], workers=2, shard_text_bytes=20_000, progress=progress)
+ingest(sys.argv[2:], sys.argv[1], workers=2, job=JobOptions(shard_text_bytes=20_000), progress=progress)
 """
 
 
@@ -159,15 +160,21 @@ def _half_done(monkeypatch, corpus, out, **options):
     ("options", "says"),
     [
         ({"codec": "none"}, "codec was 'zstd', is 'none'"),
-        ({"text_field": "id"}, r"fields\.text was 'text', is 'id'"),
-        ({"block_tokens": 1024}, "block_tokens was 131072, is 1024"),
+        ({"fields": FieldOptions(text_field="id")}, r"fields\.text_field was 'text', is 'id'"),
+        ({"job": JobOptions(shard_text_bytes=20_000, block_tokens=1024)}, "block_tokens was 131072, is 1024"),
     ],
 )
 def test_other_options_on_a_half_done_job_are_refused_by_name(tmp_path, corpus, monkeypatch, options, says):
     _half_done(monkeypatch, corpus, tmp_path / "store")
     with pytest.raises(ResumeError, match=says):
         ingest(corpus, tmp_path / "store", workers=1, **{**SMALL, **options})
-    ingest(corpus, tmp_path / "store", workers=1, restart=True, **{**SMALL, **options, "max_reject_share": 1})
+    ingest(
+        corpus,
+        tmp_path / "store",
+        workers=1,
+        restart=True,
+        **{**SMALL, **options, "job": replace(options.get("job", SMALL["job"]), max_reject_share=1)},
+    )
 
 
 def test_another_tokenizer_on_a_half_done_job_is_refused_by_name(
@@ -276,7 +283,7 @@ def test_lines_of_rejects_are_counted_from_the_files_start_whatever_the_units(tm
     data = b"\n".join(lines)
     path = tmp_path / name
     path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
-    ingest(path, tmp_path / "store", workers=workers, shard_text_bytes=9_000)
+    ingest(path, tmp_path / "store", workers=workers, job=JobOptions(shard_text_bytes=9_000))
     listed = [json.loads(line) for line in (tmp_path / "store" / "rejects.jsonl").read_text().splitlines()]
     assert [r["line"] for r in listed] == [6, 1701, 4000]
     assert [data[r["offset"] - 1 :][:7] for r in listed] == [b"{broken"] * 3
@@ -290,7 +297,9 @@ def test_strict_stops_at_the_first_bad_document_by_file_line_and_byte(tmp_path, 
     path.write_bytes(b"\n".join(lines))
     at = sum(len(line) + 1 for line in lines[:150]) + 11
     with pytest.raises(DocumentError, match=rf"bad\.jsonl: line 151: byte {at}: invalid UTF-8: byte 0xc3"):
-        ingest(path, tmp_path / "store", workers=workers, strict=True, **SMALL)
+        ingest(
+            path, tmp_path / "store", workers=workers, job=JobOptions(strict=True, shard_text_bytes=20_000)
+        )
     assert not (tmp_path / "store" / "manifest.json").exists()
 
 
@@ -324,7 +333,12 @@ def test_bad_text_is_named_by_line_and_byte(tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"one\ntwo\xff\nthree\n")
     for mode, line in (("file", 2), ("line", 2), ("block", 2)):
         with pytest.raises(DocumentError, match=rf"bad\.txt: line {line}: byte 7: invalid UTF-8: byte 0xff"):
-            ingest(tmp_path / "bad.txt", tmp_path / f"store-{mode}", text_mode=mode, strict=True)
+            ingest(
+                tmp_path / "bad.txt",
+                tmp_path / f"store-{mode}",
+                fields=FieldOptions(text_mode=mode),
+                job=JobOptions(strict=True),
+            )
 
 
 def test_too_many_bad_documents_fail_the_job_and_a_larger_share_lets_it_finish(tmp_path):
@@ -333,7 +347,7 @@ def test_too_many_bad_documents_fail_the_job_and_a_larger_share_lets_it_finish(t
         DocumentError, match=r"line 10: .*1 of 10 documents are bad; max_reject_share allows 0\.05"
     ):
         ingest(tmp_path / "x.jsonl", tmp_path / "store")
-    summary = ingest(tmp_path / "x.jsonl", tmp_path / "store", max_reject_share=0.1)
+    summary = ingest(tmp_path / "x.jsonl", tmp_path / "store", job=JobOptions(max_reject_share=0.1))
     assert (summary.documents, summary.units_resumed) == (9, 1)
 
 
@@ -341,7 +355,12 @@ def test_documents_over_the_limit_are_rejected_and_the_others_kept(tmp_path, tex
     documents = ["a", "b" * 1001, "c" * 1000, "d" * 300_000, "e"]
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
-    summary = ingest(path, tmp_path / "store", max_document_bytes=1000, max_reject_share=1)
+    summary = ingest(
+        path,
+        tmp_path / "store",
+        fields=FieldOptions(max_document_bytes=1000),
+        job=JobOptions(max_reject_share=1),
+    )
     assert texts_of(tmp_path / "store") == ["a", "c" * 1000, "e"]
     assert summary.rejects == {"too_long": 2}
 
@@ -355,7 +374,12 @@ def test_other_fields_are_kept_beside_their_documents(tmp_path):
     ]
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    ingest(path, tmp_path / "store", keep=["url", "n", "tags"], shard_text_bytes=4)
+    ingest(
+        path,
+        tmp_path / "store",
+        fields=FieldOptions(keep=["url", "n", "tags"]),
+        job=JobOptions(shard_text_bytes=4),
+    )
     import pyarrow as pa
 
     rows = []
@@ -375,7 +399,13 @@ def test_an_append_adds_what_is_new_and_keeps_every_row(tmp_path, corpus, texts_
     with Store.open(str(tmp_path / "store")) as store:
         snapshot_tokens = store.num_tokens
         first = store.read(0, snapshot_tokens)
-    added = ingest(corpus, tmp_path / "store", workers=1, append=True, max_reject_share=1, **SMALL)
+    added = ingest(
+        corpus,
+        tmp_path / "store",
+        workers=1,
+        append=True,
+        job=JobOptions(max_reject_share=1, shard_text_bytes=20_000),
+    )
     assert added.num_sources == 3
     assert "3 sources were in the store already" in added.notes
     after = texts_of(tmp_path / "store")
@@ -385,7 +415,13 @@ def test_an_append_adds_what_is_new_and_keeps_every_row(tmp_path, corpus, texts_
         assert (old.read(0, old.num_tokens) == first).all()
     files = tree(tmp_path / "store")
     assert all(files[name] == data for name, data in before_files.items() if name.startswith("data/"))
-    again = ingest(corpus, tmp_path / "store", workers=1, append=True, max_reject_share=1, **SMALL)
+    again = ingest(
+        corpus,
+        tmp_path / "store",
+        workers=1,
+        append=True,
+        job=JobOptions(max_reject_share=1, shard_text_bytes=20_000),
+    )
     assert (again.documents, again.num_sources) == (0, 0)
     assert tree(tmp_path / "store") == files
 
@@ -395,7 +431,7 @@ def test_an_append_killed_at_any_write_gives_the_same_bytes_when_run_again(
 ):
     ingest(corpus[:1], tmp_path / "base", workers=1)
     shutil.copytree(tmp_path / "base", tmp_path / "undisturbed")
-    ingest(corpus[1:], tmp_path / "undisturbed", workers=1, append=True, max_reject_share=1)
+    ingest(corpus[1:], tmp_path / "undisturbed", workers=1, append=True, job=JobOptions(max_reject_share=1))
     wanted = tree(tmp_path / "undisturbed")
     real_put = LocalBlob.put
     for kill_at in range(14):
@@ -413,11 +449,11 @@ def test_an_append_killed_at_any_write_gives_the_same_bytes_when_run_again(
         with monkeypatch.context() as patched:
             patched.setattr(LocalBlob, "put", put)
             try:
-                ingest(corpus[1:], out, workers=1, append=True, max_reject_share=1)
+                ingest(corpus[1:], out, workers=1, append=True, job=JobOptions(max_reject_share=1))
             except Killed:
                 with Store.open(str(out)) as store:  # the old snapshot is readable all the while
                     assert store.num_documents in (400, 400 + 250 + 20 + 20 + 3)
-        ingest(corpus[1:], out, workers=1, append=True, max_reject_share=1)
+        ingest(corpus[1:], out, workers=1, append=True, job=JobOptions(max_reject_share=1))
         assert tree(out) == wanted
         shutil.rmtree(out)
 
@@ -432,7 +468,7 @@ def test_an_append_with_another_tokenizer_is_refused(tmp_path, corpus, tokenizer
             tokenizer=tokenizer_json,
             workers=1,
             append=True,
-            max_reject_share=1,
+            job=JobOptions(max_reject_share=1),
         )
     assert {k: v for k, v in tree(tmp_path / "store").items() if not k.startswith(".ingest")} == before
 
@@ -440,11 +476,10 @@ def test_an_append_with_another_tokenizer_is_refused(tmp_path, corpus, tokenizer
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"codec": "gzip"}, "codec is 'gzip'; wanted none, lz4 or zstd"),
+        ({"codec": "gzip"}, "codec is 'gzip'; expected none, lz4 or zstd"),
         ({"workers": 0}, "workers is 0"),
-        ({"max_reject_share": 1.5}, r"max_reject_share is 1\.5"),
-        ({"text_mode": "page"}, "text_mode is 'page'"),
-        ({"append": True, "restart": True}, "wanted one of them"),
+        ({"distribute": "local "}, "distribute is 'local '"),
+        ({"append": True, "restart": True}, "expected one of them"),
         ({"distribute": "spark"}, "distribute is 'spark'; expected local or ray"),
     ],
 )
@@ -527,4 +562,9 @@ def test_a_tokenizer_whose_end_can_be_written_as_text_is_refused(tmp_path):
 
     (tmp_path / "x.txt").write_text("fine\n\nAn A")
     with pytest.raises(TokenizerError, match=r"'An A' encodes to the end-of-document id 65"):
-        ingest(tmp_path / "x.txt", tmp_path / "store", tokenizer=Forgeable(), text_mode="block")
+        ingest(
+            tmp_path / "x.txt",
+            tmp_path / "store",
+            tokenizer=Forgeable(),
+            fields=FieldOptions(text_mode="block"),
+        )

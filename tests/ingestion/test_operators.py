@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import ConfigError
-from headrace.ingestion import ingest
+from headrace.ingestion import FieldOptions, FilterOptions, JobOptions, OperatorOptions, ingest
 from headrace.ingestion.operators import exact, minhash
-from headrace.ingestion.operators.filters import Filters, filtered
-from headrace.ingestion.operators.minhash import MinHash
+from headrace.ingestion.operators.filters import filtered
 from headrace.ingestion.operators.normalise import normalise
 from headrace.ingestion.operators.sample import is_sampled
 from headrace.ingestion.operators.split import is_validation
@@ -33,16 +32,16 @@ def test_normal_text_is_composed_has_newlines_only_and_stays_so(text):
 @pytest.mark.parametrize(
     ("text", "filters", "reason"),
     [
-        ("short", Filters(), "short"),
-        ("long" * 100, Filters(max_chars=100), "long"),
-        ("|--|--|" * 100, Filters(), "symbols"),
-        ("A menu line that comes again and again.\n" * 10, Filters(), "repeated_lines"),
-        ("buy it now at the shop " * 30, Filters(), "repeated_words"),
-        ("x", Filters(min_chars=None), None),
-        ("水は高いところから低いところへ流れる。" * 2, Filters(min_chars=10), None),
+        ("short", FilterOptions(), "short"),
+        ("long" * 100, FilterOptions(max_chars=100), "long"),
+        ("|--|--|" * 100, FilterOptions(), "symbols"),
+        ("A menu line that comes again and again.\n" * 10, FilterOptions(), "repeated_lines"),
+        ("buy it now at the shop " * 30, FilterOptions(), "repeated_words"),
+        ("x", FilterOptions(min_chars=None), None),
+        ("水は高いところから低いところへ流れる。" * 2, FilterOptions(min_chars=10), None),
         (
             "A headrace brings water to the wheel; what it brought, the tailrace takes away. " + "z" * 130,
-            Filters(),
+            FilterOptions(),
             None,
         ),
     ],
@@ -52,10 +51,10 @@ def test_a_text_is_filtered_by_the_first_rule_that_it_breaks(text, filters, reas
 
 
 def test_a_share_that_is_none_is_refused():
-    with pytest.raises(ConfigError, match=r"max_symbols is 3; wanted a share"):
-        Filters(max_symbols=3)
+    with pytest.raises(ConfigError, match=r"max_symbols is 3; expected a share"):
+        FilterOptions(max_symbols=3)
     with pytest.raises(ConfigError, match=r"threshold is 1\.5"):
-        MinHash(threshold=1.5)
+        OperatorOptions(dedup_threshold=1.5)
 
 
 def test_a_sample_has_its_share_and_a_larger_one_holds_it():
@@ -128,14 +127,16 @@ def _corpus(tmp_path, make_documents, write_jsonl):
     ], [*documents, "unique one"]
 
 
-SMALL = {"shard_text_bytes": 15_000}
+SMALL = {"job": JobOptions(shard_text_bytes=15_000)}
 OPERATORS = {
-    "normalise": {"normalise": True},
-    "filters": {"filters": Filters(min_chars=150)},
-    "sample": {"sample": 0.5},
-    "exact": {"dedup": "exact"},
-    "minhash": {"dedup": "minhash"},
-    "all": {"normalise": True, "filters": Filters(min_chars=50), "sample": 0.9, "dedup": "exact", "seed": 3},
+    "normalise": OperatorOptions(normalise=True),
+    "filters": OperatorOptions(filters=FilterOptions(min_chars=150)),
+    "sample": OperatorOptions(sample=0.5),
+    "exact": OperatorOptions(dedup="exact"),
+    "minhash": OperatorOptions(dedup="minhash"),
+    "all": OperatorOptions(
+        normalise=True, filters=FilterOptions(min_chars=50), sample=0.9, dedup="exact", seed=3
+    ),
 }
 
 
@@ -144,8 +145,8 @@ def test_an_operator_in_a_job_does_not_depend_on_the_workers(
     tmp_path, make_documents, write_jsonl, tree, name
 ):
     files, _ = _corpus(tmp_path, make_documents, write_jsonl)
-    first = ingest(files, tmp_path / "one", workers=1, **SMALL, **OPERATORS[name])
-    ingest(files, tmp_path / "two", workers=2, **SMALL, **OPERATORS[name])
+    first = ingest(files, tmp_path / "one", workers=1, operators=OPERATORS[name], **SMALL)
+    ingest(files, tmp_path / "two", workers=2, operators=OPERATORS[name], **SMALL)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     assert first.documents + sum(first.dropped.values()) == 305
 
@@ -154,7 +155,7 @@ def test_exact_dedup_keeps_the_first_in_the_order_of_the_sources(
     tmp_path, make_documents, write_jsonl, texts_of
 ):
     files, wanted = _corpus(tmp_path, make_documents, write_jsonl)
-    summary = ingest(files, tmp_path / "store", dedup="exact", workers=1, **SMALL)
+    summary = ingest(files, tmp_path / "store", workers=1, operators=OperatorOptions(dedup="exact"), **SMALL)
     assert texts_of(tmp_path / "store") == wanted
     assert summary.dropped == {"repeated": 4}
 
@@ -169,8 +170,12 @@ def test_dedup_killed_at_any_write_gives_the_same_bytes_when_run_again(
     from headrace.storage import LocalBlob
 
     files, _ = _corpus(tmp_path, make_documents, write_jsonl)
-    options = {"dedup": "exact", "validation_share": 0.2, "workers": 1, **SMALL}
-    ingest(files, tmp_path / "wanted", validation_out=tmp_path / "wanted-validation", **options)
+
+    def run(name, validation):
+        operators = OperatorOptions(dedup="exact", validation_share=0.2, validation_out=tmp_path / validation)
+        ingest(files, tmp_path / name, workers=1, operators=operators, **SMALL)
+
+    run("wanted", "wanted-validation")
     real_put = LocalBlob.put
     for kill_at in range(1, 40, 3):
         writes = 0
@@ -185,8 +190,8 @@ def test_dedup_killed_at_any_write_gives_the_same_bytes_when_run_again(
         with monkeypatch.context() as patched:
             patched.setattr(LocalBlob, "put", put)
             with pytest.raises(Killed):
-                ingest(files, tmp_path / "store", validation_out=tmp_path / "validation", **options)
-        ingest(files, tmp_path / "store", validation_out=tmp_path / "validation", **options)
+                run("store", "validation")
+        run("store", "validation")
         assert tree(tmp_path / "store") == tree(tmp_path / "wanted")
         assert tree(tmp_path / "validation") == tree(tmp_path / "wanted-validation")
         shutil.rmtree(tmp_path / "store")
@@ -195,17 +200,19 @@ def test_dedup_killed_at_any_write_gives_the_same_bytes_when_run_again(
 
 def test_an_append_drops_what_the_store_has_seen(tmp_path, make_documents, write_jsonl, texts_of):
     files, wanted = _corpus(tmp_path, make_documents, write_jsonl)
-    ingest(files[0], tmp_path / "store", dedup="exact", workers=1, **SMALL)
-    added = ingest(files, tmp_path / "store", dedup="exact", append=True, workers=1, **SMALL)
+    ingest(files[0], tmp_path / "store", workers=1, operators=OperatorOptions(dedup="exact"), **SMALL)
+    added = ingest(
+        files, tmp_path / "store", append=True, workers=1, operators=OperatorOptions(dedup="exact"), **SMALL
+    )
     assert (added.documents, added.dropped) == (1, {"repeated": 3})
     assert texts_of(tmp_path / "store") == wanted
-    with pytest.raises(ConfigError, match="job 0 was done with dedup = 'exact', now it is"):
+    with pytest.raises(ConfigError, match=r"job 0 was run with dedup exact .*, now it is minhash"):
         ingest(
             write_jsonl(tmp_path / "c.jsonl", ["new"]),
             tmp_path / "store",
-            dedup="minhash",
             append=True,
             workers=1,
+            operators=OperatorOptions(dedup="minhash"),
         )
 
 
@@ -215,10 +222,9 @@ def test_the_split_gives_every_document_to_one_store(tmp_path, make_documents, w
     summary = ingest(
         path,
         tmp_path / "train",
-        validation_share=0.2,
-        validation_out=tmp_path / "validation",
-        keep=["id"],
         workers=1,
+        operators=OperatorOptions(validation_share=0.2, validation_out=tmp_path / "validation"),
+        fields=FieldOptions(keep=["id"]),
         **SMALL,
     )
     train, validation = texts_of(tmp_path / "train"), texts_of(tmp_path / "validation")
@@ -231,11 +237,10 @@ def test_the_split_gives_every_document_to_one_store(tmp_path, make_documents, w
     ingest(
         [path, more],
         tmp_path / "train",
-        validation_share=0.2,
-        validation_out=tmp_path / "validation",
-        keep=["id"],
         append=True,
         workers=1,
+        operators=OperatorOptions(validation_share=0.2, validation_out=tmp_path / "validation"),
+        fields=FieldOptions(keep=["id"]),
         **SMALL,
     )
     assert texts_of(tmp_path / "train")[: len(train)] == train
@@ -252,14 +257,16 @@ def test_kept_fields_stay_with_their_documents_through_all_operators(tmp_path, w
     ingest(
         path,
         tmp_path / "train",
-        validation_share=0.3,
-        validation_out=tmp_path / "validation",
-        filters=Filters(min_chars=60),
-        sample=0.8,
-        dedup="exact",
-        keep=["same"],
         workers=1,
-        shard_text_bytes=3_000,
+        operators=OperatorOptions(
+            validation_share=0.3,
+            validation_out=tmp_path / "validation",
+            filters=FilterOptions(min_chars=60),
+            sample=0.8,
+            dedup="exact",
+        ),
+        fields=FieldOptions(keep=["same"]),
+        job=JobOptions(shard_text_bytes=3_000),
     )
     from headrace.store import Store
 
@@ -278,18 +285,22 @@ def test_kept_fields_stay_with_their_documents_through_all_operators(tmp_path, w
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"validation_share": 0.1}, "wanted both or neither"),
-        ({"validation_out": "v"}, "wanted both or neither"),
-        ({"sample": 0.0}, r"sample is 0\.0; wanted a share above 0"),
+        ({"validation_share": 0.1}, "expected both or neither"),
+        ({"validation_out": "v"}, "expected both or neither"),
+        ({"sample": 0.0}, r"sample is 0\.0; expected a share above 0"),
         ({"validation_share": 1.0, "validation_out": "v"}, r"validation_share is 1\.0"),
     ],
 )
-def test_a_share_that_makes_no_sense_is_named(tmp_path, write_jsonl, options, says):
+def test_a_share_that_makes_no_sense_is_named(options, says):
     with pytest.raises(ConfigError, match=says):
-        ingest(write_jsonl(tmp_path / "a.jsonl", ["a"]), tmp_path / "store", **options)
+        OperatorOptions(**options)
 
 
-def test_without_rensa_the_error_names_the_extra(monkeypatch):
+def test_without_rensa_the_error_names_the_extra(monkeypatch, tmp_path, write_jsonl):
     monkeypatch.setitem(sys.modules, "rensa", None)
     with pytest.raises(ConfigError, match=r"pip install 'headrace\[dedup\]'"):
-        MinHash()
+        ingest(
+            write_jsonl(tmp_path / "a.jsonl", ["a"]),
+            tmp_path / "store",
+            operators=OperatorOptions(dedup="minhash"),
+        )

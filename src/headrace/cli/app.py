@@ -12,7 +12,18 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli import demo, export, generate, learn, plan, report, serve, text
+from headrace.cli import (
+    demo,
+    export,
+    generate,
+    ingest,
+    inspect,
+    learn,
+    plan,
+    report,
+    serve,
+    tokenizer,
+)
 from headrace.errors import ConfigError, HeadraceError
 from headrace.logs import LogLevel, configure_logging
 
@@ -25,12 +36,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 tokenizer_app = typer.Typer(help="Tokenizers: train one on your own text.", no_args_is_help=True)
-tokenizer_app.command("train", epilog=text.TOKENIZER_TRAIN_EXAMPLES)(text.tokenizer_train)
+tokenizer_app.command("train", epilog=tokenizer.TRAIN_EXAMPLES)(tokenizer.train)
 
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
-app.command("ingest", epilog=text.INGEST_EXAMPLES)(text.ingest)
+app.command("ingest", epilog=ingest.EXAMPLES)(ingest.ingest)
 app.add_typer(tokenizer_app, name="tokenizer")
-app.command("inspect", epilog=text.INSPECT_EXAMPLES)(text.inspect)
+app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command("train", epilog=learn.TRAIN_EXAMPLES)(learn.train)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)

@@ -17,8 +17,7 @@ import orjson
 from headrace.demo.standard_library import python_documents, python_files, standard_library
 from headrace.errors import SourceError
 from headrace.formatting import nbytes
-from headrace.ingestion import read_texts
-from headrace.ingestion.read.sources import Source
+from headrace.ingestion import FieldOptions, SourceFile, read_texts
 from headrace.types import Document
 
 Progress = Callable[[int, int | None, str], None]
@@ -53,7 +52,7 @@ class Corpus:
 
 
 def write_corpus(
-    sources: Sequence[Source], folder: Path, *, text_field: str = "text", progress: Progress | None = None
+    sources: Sequence[SourceFile], folder: Path, *, text_field: str = "text", progress: Progress | None = None
 ) -> Corpus:
     """Write a corpus of the user's files, or of the running Python's own sources.
 
@@ -155,14 +154,16 @@ def _cut(document: Document, at: int) -> tuple[Document, Document]:
     )
 
 
-def _file_documents(sources: Sequence[Source], text_field: str) -> Iterator[Document]:
+def _file_documents(sources: Sequence[SourceFile], text_field: str) -> Iterator[Document]:
     for source in sources:
-        for number, text in enumerate(read_texts(source.url, text_field=text_field, strict=True), start=1):
+        for number, text in enumerate(
+            read_texts(source.url, fields=FieldOptions(text_field=text_field), strict=True), start=1
+        ):
             name = f"{Path(source.url).name} {number}"
             yield Document(text=text.encode("utf-8"), source=name, offset=number)
 
 
-def _name(sources: Sequence[Source]) -> str:
+def _name(sources: Sequence[SourceFile]) -> str:
     names = [Path(source.url).name for source in sources]
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more files"
 

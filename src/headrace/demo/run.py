@@ -26,7 +26,7 @@ from headrace.demo.options import DemoOptions
 from headrace.demo.state import exclusive, open_state
 from headrace.demo.steps import STEPS, DemoContext, DemoStep
 from headrace.formatting import duration
-from headrace.ingestion.read.sources import Source, find_sources
+from headrace.ingestion import SourceFile, find_sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,7 @@ def run_demo(
     return summary
 
 
-def _recorded_options(options: DemoOptions, sources: Sequence[Source]) -> dict[str, Any]:
+def _recorded_options(options: DemoOptions, sources: Sequence[SourceFile]) -> dict[str, Any]:
     """Everything that the result depends on: a change of it needs --restart."""
     recorded = dataclasses.asdict(options)
     del recorded["measure_s"]

@@ -16,7 +16,7 @@ from headrace.demo.prompts import choose_prompts
 from headrace.demo.state import DemoState, write_json
 from headrace.errors import SourceError
 from headrace.formatting import approximate, count, nbytes, ratio
-from headrace.ingestion.read.sources import Source
+from headrace.ingestion import SourceFile
 from headrace.profile import describe_machine, describe_stages, read_run_files, report, run_stage_times
 
 MAX_NEW_TOKENS = 64
@@ -30,7 +30,7 @@ class DemoContext:
     """Everything that the steps work with."""
 
     out: Path
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFile, ...]
     options: DemoOptions
     command: str
     state: DemoState

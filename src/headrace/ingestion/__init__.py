@@ -1,38 +1,63 @@
-"""Raw files -> shards, as a restartable job.
+"""Raw files -> shards, as a job that can be interrupted and continued.
 
-run          `ingest`, as it is called          conduct   all of a job, one after the other
-read/        files, globs, URLs -> blocks of whole records: sources, open, remote, cuts, records
-parse/       blocks and tables -> texts, and what is wrong with the others; reader knows the formats
-units/       sources -> units of work: plan, schedule, record, journal, seekpoints of a large .gz
-work/        a unit -> its shards: intake, tokenizing, pack, outlet; sketching for dedup; prove: is the engine exact?
-job/         what was asked for, who may do it, and what it came to: job, lock, dedup, finish, summary, meter
-crew/        units by workers of any kind: nursery loads once and forks, pool, cluster (Ray), engines
-operators/   what people want done to texts before they are tokenized
-options, fields, document   values that pass between them          texts   sources -> texts, without a store
+run          the function `ingest`             pipeline   IngestRunner: begin, continue, append, commit
+options      what users can set                texts      sources -> texts, without a store
+read/        files, globs, URLs -> blocks of whole records
+parse/       blocks and tables -> texts, and what is wrong with the others; reader chooses the format
+operators/   what is done to texts before they are tokenized, when asked for
+units/       sources -> units of work: plan, schedule, records and journal of what is done
+build/       one unit -> its shards: read documents, check the tokenizer, tokenize, pack, write
+job/         a job's description, destination and lock, deduplication, commit, progress, summary
+distribute   units on workers: this process, worker processes, Ray; fork_server starts the processes
 
-`ingest` starts its workers before it loads what it needs itself: so nothing heavy is loaded here.
+`ingest` starts its workers before it imports what it needs itself: so nothing heavy is imported here.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headrace.ingestion.options import (
+    Codec,
+    Dedup,
+    Distribute,
+    FieldOptions,
+    FilterOptions,
+    JobOptions,
+    OperatorOptions,
+    TextMode,
+)
+from headrace.ingestion.read.sources import SourceFile, find_sources
 from headrace.ingestion.run import ingest
 
 if TYPE_CHECKING:
     from headrace.ingestion.job.summary import IngestSummary
     from headrace.ingestion.texts import read_texts
 
-__all__ = ["IngestSummary", "ingest", "read_texts"]
+__all__ = [
+    "Codec",
+    "Dedup",
+    "Distribute",
+    "FieldOptions",
+    "FilterOptions",
+    "IngestSummary",
+    "JobOptions",
+    "OperatorOptions",
+    "SourceFile",
+    "TextMode",
+    "find_sources",
+    "ingest",
+    "read_texts",
+]
+
+_MODULE_OF = {
+    "read_texts": "headrace.ingestion.texts",
+    "IngestSummary": "headrace.ingestion.job.summary",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "read_texts":
-        from headrace.ingestion.texts import read_texts
-
-        return read_texts
-    if name == "IngestSummary":
-        from headrace.ingestion.job.summary import IngestSummary
-
-        return IngestSummary
+    if name in _MODULE_OF:
+        return getattr(import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'headrace.ingestion' has no attribute {name!r}")

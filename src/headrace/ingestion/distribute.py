@@ -17,8 +17,8 @@ from headrace.ingestion.build.tokenizer_check import receive_check, request_chec
 from headrace.ingestion.fork_server import start_fork_server
 from headrace.ingestion.job.destination import Destination
 from headrace.ingestion.job.job import Job
-from headrace.ingestion.options import Options
-from headrace.ingestion.read.sources import Source
+from headrace.ingestion.options import ContentOptions
+from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.queue import UnitQueue
 from headrace.ingestion.units.schedule import UnitSchedule
 from headrace.storage import open_blob
@@ -54,8 +54,8 @@ class EngineMismatchError(TokenizerError):
 class WorkerSetup:
     """What a worker is made from; it is pickled."""
 
-    sources: tuple[Source, ...]
-    options: Options
+    sources: tuple[SourceFile, ...]
+    options: ContentOptions
     tokenizer_files: Mapping[str, bytes]
     engine: Literal["fast", "reference"]
     url: str

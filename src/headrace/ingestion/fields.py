@@ -1,32 +1,13 @@
-"""What the user asked for of each document -> the rules that all formats share."""
+"""A record's fields -> metadata, and the faults that all formats report alike."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import orjson
 
 from headrace.errors import SourceError
-
-TextMode: TypeAlias = Literal["auto", "file", "line", "block"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fields:
-    """Which part of a record is its text, and what is kept beside it."""
-
-    text: str = "text"
-    """Name of the field or column; a dotted name (a.b) looks inside objects."""
-    keep: tuple[str, ...] = ()
-    """Other fields kept as metadata: strings as they are, anything else as JSON."""
-    max_bytes: int = 16 << 20
-    """Longer documents are rejected."""
-
-    @property
-    def max_record_bytes(self) -> int:
-        r"""Longer records are rejected unread: JSON writes three bytes of UTF-8 as six (\uXXXX)."""
-        return 2 * self.max_bytes + (64 << 10)
+from headrace.ingestion.options import FieldOptions
 
 
 def as_metadata(value: Any) -> str | None:
@@ -60,16 +41,16 @@ def utf8_fault(text: bytes) -> int | None:
     return None
 
 
-def too_long(nbytes: int, fields: Fields) -> str:
+def too_long(nbytes: int, fields: FieldOptions) -> str:
     """The detail of a reject for length."""
-    return f"document of {nbytes:,} bytes; the limit is {fields.max_bytes:,} (max_document_bytes)"
+    return f"document of {nbytes:,} bytes; the limit is {fields.max_document_bytes:,} (max_document_bytes)"
 
 
-def too_long_record(fields: Fields) -> str:
+def too_long_record(fields: FieldOptions) -> str:
     """The detail of a reject for a record's length; the same whether it was held or passed over."""
     return (
         f"record of more than {fields.max_record_bytes:,} bytes; no more is read of one "
-        f"(twice max_document_bytes, {fields.max_bytes:,})"
+        f"(twice max_document_bytes, {fields.max_document_bytes:,})"
     )
 
 

@@ -1,64 +1,218 @@
-"""What decides about the bytes of a store, besides sources and tokenizer: compared when a job goes on."""
+"""What users can set of an ingest: fields, operators and the job; and what of it determines the store's bytes."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+from typing_extensions import Doc
 
 from headrace.errors import ConfigError
-from headrace.ingestion.fields import Fields, TextMode
-from headrace.ingestion.operators.filters import Filters
-from headrace.ingestion.operators.minhash import MinHash
+
+Codec: TypeAlias = Literal["none", "lz4", "zstd"]
+Distribute: TypeAlias = Literal["local", "ray"]
+TextMode: TypeAlias = Literal["auto", "file", "line", "block"]
+Dedup: TypeAlias = Literal["none", "exact", "minhash"]
 
 SHARD_TEXT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """Same options, sources and tokenizer: same bytes, whatever the workers or interruptions."""
+class FieldOptions:
+    """Fields.
 
-    fields: Fields = field(default_factory=Fields)
-    text_mode: TextMode = "auto"
-    codec: str = "zstd"
-    block_tokens: int = 131_072
-    shard_text_bytes: int = SHARD_TEXT_BYTES
-    """Text in a shard, and in a unit of work."""
-    normalise: bool = False
-    filters: Filters | None = None
-    sample: float = 1.0
-    """Share of the documents that is taken."""
-    dedup: Literal["exact"] | MinHash | None = None
-    validation_share: float = 0.0
-    """Share of the documents that goes to the validation store."""
-    seed: int = 0
-    """Of the sample and the split."""
+    What a document of a file is, which part of it is its text, and what is kept beside it.
+    """
+
+    text_field: Annotated[
+        str, Doc("The column or JSON field with the text; a dotted name (a.b) looks inside objects.")
+    ] = "text"
+    text_mode: Annotated[
+        TextMode,
+        Doc(
+            "What a document of a text file is: the file, a line, a block between blank lines; auto: a file up to "
+            "1 MiB is one document, a longer one is cut into blocks."
+        ),
+    ] = "auto"
+    keep: Annotated[
+        tuple[str, ...],
+        Doc("Another field to keep as metadata, as a string or JSON; may be given several times."),
+    ] = ()
+    max_document_bytes: Annotated[
+        int, Doc("Longer documents are rejected. One of this size takes about 8 times as much memory.")
+    ] = 16 << 20
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
+        """Validate each field.
 
         Raises:
-            ConfigError: says which option, what it was and what is wanted.
+            ConfigError: naming the field.
         """
-        if self.codec not in ("none", "lz4", "zstd"):
-            raise ConfigError(f"codec is {self.codec!r}; wanted none, lz4 or zstd")
-        if self.text_mode not in ("auto", "file", "line", "block"):
-            raise ConfigError(f"text_mode is {self.text_mode!r}; wanted auto, file, line or block")
-        if self.shard_text_bytes < 1:
-            raise ConfigError(f"shard_text_bytes is {self.shard_text_bytes}; wanted 1 or more")
-        if self.fields.max_bytes < 1:
-            raise ConfigError(f"max_document_bytes is {self.fields.max_bytes}; wanted 1 or more")
+        keep: Any = self.keep  # callers without a type checker give a string or a list
+        object.__setattr__(self, "keep", (keep,) if isinstance(keep, str) else tuple(keep))
+        check_choice("text_mode", self.text_mode, TextMode)
+        if self.max_document_bytes < 1:
+            raise ConfigError(f"max_document_bytes is {self.max_document_bytes}; expected 1 or more")
+
+    @property
+    def max_record_bytes(self) -> int:
+        r"""Longer records are rejected unread: JSON writes three bytes of UTF-8 as six (\uXXXX)."""
+        return 2 * self.max_document_bytes + (64 << 10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterOptions:
+    """Filters.
+
+    Limits; None switches a rule off. The defaults are mild: they drop tables, logs and keyword lists.
+
+    Source: the repetition and symbol rules follow Rae et al. 2021 (MassiveText, appendix A), without the parts
+    that need English words.
+    """
+
+    min_chars: int | None = 200
+    """Shorter texts are dropped as "short"."""
+    max_chars: int | None = None
+    """Longer ones as "long"."""
+    max_symbols: float | None = 0.3
+    """Share of characters that are neither letters, digits, underscores nor blanks: "symbols"."""
+    max_repeated_lines: float | None = 0.3
+    """Share of characters in lines that occurred earlier in the text: "repeated_lines"."""
+    max_repeated_words: float | None = 0.5
+    """Share of runs of five words that occurred earlier in the text: "repeated_words"."""
+
+    def __post_init__(self) -> None:
+        """Validate each field.
+
+        Raises:
+            ConfigError: naming the field.
+        """
+        for name in ("max_symbols", "max_repeated_lines", "max_repeated_words"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ConfigError(f"filters: {name} is {share}; expected a share between 0 and 1, or None")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorOptions:
+    """Operators.
+
+    What is done to documents before they are tokenized, in this order.
+    """
+
+    normalise: Annotated[bool, Doc("Bring text to Unicode NFC, and line ends to a newline.")] = False
+    filters: FilterOptions | None = None
+    """Drop documents that break one of these rules; `FilterOptions()` has mild limits."""
+    sample: Annotated[float, Doc("Share of the documents to take, chosen by a hash of the text.")] = 1.0
+    dedup: Annotated[
+        Dedup,
+        Doc(
+            "Drop documents that are equal (exact) or near-equal (minhash) to an earlier one; reads sources twice."
+        ),
+    ] = "none"
+    dedup_threshold: Annotated[
+        float, Doc("Estimated Jaccard similarity from which minhash drops the later document.")
+    ] = 0.8
+    validation_share: Annotated[
+        float, Doc("Share of the documents that goes to --validation-out, chosen by a hash of the text.")
+    ] = 0.0
+    validation_out: Annotated[str | None, Doc("The store for that share: a directory or a URL.")] = None
+    seed: Annotated[int, Doc("Random seed of the sample and of the validation share.")] = 0
+
+    def __post_init__(self) -> None:
+        """Validate each field.
+
+        Raises:
+            ConfigError: naming the field.
+        """
+        check_choice("dedup", self.dedup, Dedup)
         if not 0 < self.sample <= 1:
-            raise ConfigError(f"sample is {self.sample}; wanted a share above 0, up to 1")
+            raise ConfigError(f"sample is {self.sample}; expected a share above 0, up to 1")
+        if not 0.1 <= self.dedup_threshold <= 1:
+            raise ConfigError(f"dedup_threshold is {self.dedup_threshold}; expected 0.1 to 1")
         if not 0 <= self.validation_share < 1:
             raise ConfigError(
-                f"validation_share is {self.validation_share}; wanted a share from 0 to below 1"
+                f"validation_share is {self.validation_share}; expected a share from 0 to below 1"
+            )
+        if (self.validation_share > 0) != (self.validation_out is not None):
+            raise ConfigError(
+                f"validation_share is {self.validation_share} and validation_out is {self.validation_out!r}; "
+                f"expected both or neither"
             )
 
     @property
-    def prepares(self) -> bool:
+    def changes_texts(self) -> bool:
         """Is a text changed or left out by itself, before it is tokenized?"""
         return self.normalise or self.filters is not None or self.sample < 1
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """Job.
+
+    When a job stops, and how its work is divided.
+    """
+
+    strict: Annotated[bool, Doc("Stop at the first bad document instead of listing it.")] = False
+    max_reject_share: Annotated[float, Doc("Fail if more than this share of the documents is bad.")] = 0.05
+    shard_text_bytes: int | None = None
+    """Bytes of text in a shard, and in a unit of work; None takes 16 to 64 MiB, more for larger corpora."""
+    block_tokens: int | None = None
+    """Tokens in a block of a shard; None takes the store's own, or 256 KiB of tokens."""
+
+    def __post_init__(self) -> None:
+        """Validate each field.
+
+        Raises:
+            ConfigError: naming the field.
+        """
+        if not 0 <= self.max_reject_share <= 1:
+            raise ConfigError(
+                f"max_reject_share is {self.max_reject_share}; expected a share between 0 and 1"
+            )
+        for name in ("shard_text_bytes", "block_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; expected 1 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentOptions:
+    """What determines the bytes of a store, beside sources and tokenizer; compared when a job is continued.
+
+    The number of workers and the number of interruptions are no part of it.
+    """
+
+    fields: FieldOptions = field(default_factory=FieldOptions)
+    operators: OperatorOptions = field(default_factory=OperatorOptions)
+    codec: Codec = "zstd"
+    block_tokens: int = 131_072
+    shard_text_bytes: int = SHARD_TEXT_BYTES
+    """Text in a shard, and in a unit of work."""
+    minhash_algorithm: int | None = None
+    """rensa's version of the algorithm, where dedup is minhash: a job is not continued with another one."""
+
+    def __post_init__(self) -> None:
+        """Validate each field.
+
+        Raises:
+            ConfigError: naming the field.
+        """
+        check_choice("codec", self.codec, Codec)
+
     def to_json(self) -> dict[str, Any]:
-        """As plain values, to be written down and compared."""
-        return asdict(self)
+        """All fields as plain values; the name of the validation store changes no bytes."""
+        values = asdict(self)
+        del values["operators"]["validation_out"]
+        return values
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Refuse a value that is none of a Literal's.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if value not in get_args(choices):
+        *others, last = get_args(choices)
+        raise ConfigError(f"{name} is {value!r}; expected {', '.join(others)} or {last}")

@@ -89,7 +89,7 @@ class IngestRunner:
         before = {record.key for record in records}
         if self.execution.workers >= seekpoints.MIN_WORKERS:
             self._find_seek_points(job)
-        if job.options.dedup is not None and not journal.is_marked:
+        if job.options.operators.dedup != "none" and not journal.is_marked:
             self._mark_duplicates(job, past)
         schedule, records = self._tokenize(job, records)
         records = sorted(filter(schedule.belongs, records), key=lambda record: record.key)

@@ -5,10 +5,9 @@ import json
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headrace.ingestion import ingest
-from headrace.ingestion.fields import Fields
+from headrace.ingestion import FieldOptions, ingest
 from headrace.ingestion.parse.jsonl import JsonLines
-from headrace.ingestion.read.records import Block
+from headrace.ingestion.read.records import RecordBlock
 from headrace.native import use_target
 from headrace.tokens.flat import FlatTexts
 
@@ -48,8 +47,8 @@ def parsed_both_ways(native_target, data, *, most=1 << 20, name="text"):
     ways = []
     for target in ("off", native_target):
         with use_target(target):
-            parsed = JsonLines("file", Fields(text=name, max_bytes=most)).parse(
-                Block(offset=7, data=data), lines_before=3
+            parsed = JsonLines("file", FieldOptions(text_field=name, max_document_bytes=most)).parse(
+                RecordBlock(offset=7, data=data), lines_before=3
             )
         result = (list(parsed.texts), parsed.rejects, parsed.empty, parsed.lines, parsed.nbytes)
         ways.append((result, isinstance(parsed.texts, FlatTexts)))
@@ -88,5 +87,11 @@ def test_a_store_is_the_same_bytes_with_and_without_the_extension(
     corpus = str(write_jsonl(tmp_path / "a.jsonl.gz", [*make_documents(300, seed=1), "", "x" * 5000]))
     for name, target in (("without", "off"), ("with", native_target)):
         with use_target(target):
-            ingest(corpus, tmp_path / name, tokenizer=tokenizer_json, workers=1, max_document_bytes=4000)
+            ingest(
+                corpus,
+                tmp_path / name,
+                tokenizer=tokenizer_json,
+                workers=1,
+                fields=FieldOptions(max_document_bytes=4000),
+            )
     assert tree(tmp_path / "without") == tree(tmp_path / "with")

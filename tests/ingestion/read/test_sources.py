@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from headrace.errors import SourceError
-from headrace.ingestion import ingest, read_texts
+from headrace.ingestion import FieldOptions, ingest, read_texts
 from headrace.ingestion.read.sources import describe, find_sources
 from headrace.store import Store
 
@@ -194,7 +194,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_not_passed_over(tmp_path, 
 def test_of_a_field_that_stands_twice_the_first_counts_whatever_else_is_kept(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"text": "first", "text": "second", "id": 1}\n')
     ingest(tmp_path / "x.jsonl", tmp_path / "plain")
-    ingest(tmp_path / "x.jsonl", tmp_path / "kept", keep=["id"])
+    ingest(tmp_path / "x.jsonl", tmp_path / "kept", fields=FieldOptions(keep=["id"]))
     for store in ("plain", "kept"):
         with Store.open(tmp_path / store) as opened:
             assert opened.tokenizer.decode(opened.read(0, opened.num_tokens)) == "first"
@@ -218,7 +218,7 @@ def test_a_gzip_file_of_many_members_is_read_to_its_end(tmp_path):
 def test_a_text_file_is_cut_as_it_is_asked_for(tmp_path, mode, documents):
     path = tmp_path / "notes.txt"
     path.write_bytes(b"one\ntwo\n\n \t\n\nthree\r\nfour five\n")
-    assert list(read_texts(path, text_mode=mode)) == documents
+    assert list(read_texts(path, fields=FieldOptions(text_mode=mode))) == documents
 
 
 def test_a_long_text_file_is_cut_at_blank_lines_unless_told_otherwise(tmp_path):
@@ -278,7 +278,7 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path, name,
     path = tmp_path / name
     path.write_bytes(FORMATS[f"corpus.{name[2:]}"](DOCUMENTS))
     with pytest.raises(SourceError, match=says):
-        ingest(path, tmp_path / "store", text_field="body")
+        ingest(path, tmp_path / "store", fields=FieldOptions(text_field="body"))
 
 
 def test_a_file_named_parquet_that_is_none_is_refused(tmp_path):

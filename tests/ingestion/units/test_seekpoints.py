@@ -6,8 +6,8 @@ import gzip
 
 import pytest
 
-from headrace.ingestion import ingest
-from headrace.ingestion.options import Options
+from headrace.ingestion import JobOptions, ingest
+from headrace.ingestion.options import ContentOptions
 from headrace.ingestion.read.open import Stream
 from headrace.ingestion.read.sources import describe
 from headrace.ingestion.units import seekpoints
@@ -25,7 +25,7 @@ def large(tmp_path, make_documents, write_jsonl):
 @pytest.fixture
 def found(large, tmp_path):
     """The source, options that cut it into units, and the blob that has its seek points."""
-    options, blob = Options(shard_text_bytes=STEP), open_blob(tmp_path / "place")
+    options, blob = ContentOptions(shard_text_bytes=STEP), open_blob(tmp_path / "place")
     source = describe(str(large))
     assert seekpoints.may_have(source, options)
     assert seekpoints.find(source, blob)
@@ -51,12 +51,12 @@ def test_the_bytes_are_the_same_with_and_without_seek_points(tmp_path, large, tr
     monkeypatch.setattr(
         seekpoints, "load", lambda *args, load=seekpoints.load: loaded.append(load(*args)) or loaded[-1]
     )
-    ingest([large], tmp_path / "without", workers=1, shard_text_bytes=STEP)
+    ingest([large], tmp_path / "without", workers=1, job=JobOptions(shard_text_bytes=STEP))
     monkeypatch.setattr(seekpoints, "MIN_WORKERS", 1)
-    ingest([large], tmp_path / "with", workers=1, shard_text_bytes=STEP)
+    ingest([large], tmp_path / "with", workers=1, job=JobOptions(shard_text_bytes=STEP))
     assert loaded[0] is None
     assert loaded[-1]
-    ingest([large], tmp_path / "processes", workers=3, shard_text_bytes=STEP)
+    ingest([large], tmp_path / "processes", workers=3, job=JobOptions(shard_text_bytes=STEP))
     assert tree(tmp_path / "with") == tree(tmp_path / "without") == tree(tmp_path / "processes")
 
 
@@ -80,5 +80,5 @@ def test_only_a_large_gzip_of_lines_has_them(tmp_path, name):
     data = b'{"text": "x"}\n' if small else b'{"text": "xyz"}\n' * 100_000
     (tmp_path / name).write_bytes(gzip.compress(data, 1) if name.endswith("gz") else data)
     assert not seekpoints.may_have(
-        describe(str(tmp_path / name)), Options(shard_text_bytes=1 << 10 if not small else STEP)
+        describe(str(tmp_path / name)), ContentOptions(shard_text_bytes=1 << 10 if not small else STEP)
     )

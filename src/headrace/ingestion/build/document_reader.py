@@ -16,9 +16,9 @@ from headrace.ingestion.document import Parsed, Reject
 from headrace.ingestion.operators.filters import filtered
 from headrace.ingestion.operators.normalise import normalise
 from headrace.ingestion.operators.sample import is_sampled
-from headrace.ingestion.options import Options
+from headrace.ingestion.options import ContentOptions
 from headrace.ingestion.parse.reader import Reader, open_reader
-from headrace.ingestion.read.sources import Source
+from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.plan import Unit
 from headrace.stats import Stats
 from headrace.tokens.flat import FlatTexts
@@ -90,11 +90,11 @@ class DocumentReader:
 
     def __init__(
         self,
-        sources: Sequence[Source],
-        options: Options,
+        sources: Sequence[SourceFile],
+        options: ContentOptions,
         *,
         strict: bool,
-        seek_points: Callable[[Source], bytes | None],
+        seek_points: Callable[[SourceFile], bytes | None],
     ) -> None:
         self._sources = sources
         self._seek_points = seek_points
@@ -119,7 +119,7 @@ class DocumentReader:
         pending, size = self._empty(), 0
         for parsed, stored in self._read(unit, counts):
             self._reject(parsed.rejects, rejects, counts)
-            if self._options.prepares:
+            if self._options.operators.changes_texts:
                 with self.stats.busy("prepare", items=len(parsed.texts)):
                     self._prepare(parsed, counts)
             if isinstance(parsed.texts, FlatTexts) and parsed.nbytes >= BATCH_BYTES:
@@ -168,7 +168,7 @@ class DocumentReader:
             self._close_reader(unless=None)
             options = self._options
             file = self._sources[source]
-            reader = open_reader(file, options.fields, options.text_mode, self._seek_points(file))
+            reader = open_reader(file, options.fields, self._seek_points(file))
             self._reader = (source, reader)
         reader = self._reader[1]
         reader.stats = self.stats
@@ -191,11 +191,11 @@ class DocumentReader:
     def _prepare(self, parsed: Parsed, counts: UnitCounts) -> None:
         """Normalise, filter and sample a batch in place."""
         options = self._options
-        texts = [normalise(text) for text in parsed.texts] if options.normalise else list(parsed.texts)
+        texts = [normalise(text) for text in parsed.texts] if options.operators.normalise else list(parsed.texts)
         keep = []
         for i, text in enumerate(texts):
-            reason = filtered(text, options.filters) if options.filters is not None else None
-            if reason is None and options.sample < 1 and not is_sampled(text, options.sample, options.seed):
+            reason = filtered(text, options.operators.filters) if options.operators.filters is not None else None
+            if reason is None and options.operators.sample < 1 and not is_sampled(text, options.operators.sample, options.operators.seed):
                 reason = "not_sampled"
             if reason is None:
                 keep.append(i)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.ingestion.options import Options
+from headrace.ingestion.options import ContentOptions
 from headrace.ingestion.build.packer import TokenPacker
 from headrace.stats import Stats
 from headrace.storage import Blob
@@ -19,7 +19,7 @@ from headrace.tokens.protocol import Ids, Offsets
 class ShardWriter:
     """Writes the shards of one unit at a time; its buffers are reused for the next."""
 
-    def __init__(self, blob: Blob, options: Options, tokenizer: Tokenizer) -> None:
+    def __init__(self, blob: Blob, options: ContentOptions, tokenizer: Tokenizer) -> None:
         self._blob = blob
         self._options = options
         self._packer = TokenPacker(token_dtype(tokenizer.vocab_size), eos_id=tokenizer.eos_id)

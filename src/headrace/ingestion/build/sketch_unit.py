@@ -9,8 +9,8 @@ import numpy.typing as npt
 import orjson
 
 from headrace.ingestion.operators import exact, minhash
-from headrace.ingestion.options import Options
-from headrace.ingestion.read.sources import Source
+from headrace.ingestion.options import ContentOptions
+from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units import seekpoints
 from headrace.ingestion.units.journal import sketch_path, sketched_path
 from headrace.ingestion.units.plan import Unit
@@ -22,8 +22,8 @@ from headrace.storage import Blob
 class UnitSketcher:
     """A worker of the first pass; see `UnitTokenizer`."""
 
-    def __init__(self, *, sources: Sequence[Source], options: Options, blob: Blob, strict: bool) -> None:
-        self._exact = options.dedup == "exact"
+    def __init__(self, *, sources: Sequence[SourceFile], options: ContentOptions, blob: Blob, strict: bool) -> None:
+        self._exact = options.operators.dedup == "exact"
         self._blob = blob
         self._documents = DocumentReader(
             sources,

@@ -16,8 +16,8 @@ from headrace.ingestion.build.shard_writer import ShardWriter
 from headrace.ingestion.build.tokenizer_check import engine_mismatch
 from headrace.ingestion.document import Parsed
 from headrace.ingestion.operators.split import is_validation
-from headrace.ingestion.options import Options
-from headrace.ingestion.read.sources import Source
+from headrace.ingestion.options import ContentOptions
+from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units import seekpoints
 from headrace.ingestion.units.journal import drop_path, record_path, rejects_path
 from headrace.ingestion.units.plan import Unit
@@ -38,8 +38,8 @@ class UnitTokenizer:
     def __init__(
         self,
         *,
-        sources: Sequence[Source],
-        options: Options,
+        sources: Sequence[SourceFile],
+        options: ContentOptions,
         tokenizer: Tokenizer,
         blob: Blob,
         validation: Blob | None,
@@ -116,7 +116,7 @@ class UnitTokenizer:
 
     def _load_duplicates(self, unit: Unit) -> npt.NDArray[np.bool_] | None:
         """Which documents of the unit are duplicates of earlier ones; None without deduplication."""
-        if self._options.dedup is None:
+        if self._options.operators.dedup == "none":
             return None
         try:
             packed = np.frombuffer(bytes(self._blob.get(drop_path(unit.key))), dtype=np.uint8)
@@ -137,7 +137,7 @@ class UnitTokenizer:
 
     def _split(self, batch: Parsed) -> list[Parsed]:
         """Training documents, validation documents."""
-        share, seed = self._options.validation_share, self._options.seed
+        share, seed = self._options.operators.validation_share, self._options.operators.seed
         if self._validation is None or not batch.texts:
             return [batch]
         chosen = [is_validation(text, share, seed) for text in batch.texts]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from headrace.errors import HeadraceError, WorkerError
-from headrace.ingestion.options import Options
+from headrace.ingestion.options import ContentOptions
 from headrace.ingestion.parse.reader import open_reader
-from headrace.ingestion.read.sources import Source
+from headrace.ingestion.read.sources import SourceFile
 from headrace.tokens import Mismatch, Tokenizer, first_mismatch
 from headrace.tokens.probe import tricky_texts
 from headrace.tokens.protocol import Ids, Offsets
@@ -21,14 +21,14 @@ SAMPLE_BYTES = 128 << 10
 DOCUMENT_BYTES = 8 << 10
 
 
-def sample_texts(sources: Sequence[Source], options: Options) -> list[bytes]:
+def sample_texts(sources: Sequence[SourceFile], options: ContentOptions) -> list[bytes]:
     """First documents of up to 16 sources spread over the corpus, 128 KiB in all, long documents cut."""
     chosen = sources[:: max(len(sources) // SAMPLE_SOURCES, 1)][:SAMPLE_SOURCES]
     texts: list[bytes] = []
     for source in chosen:
         size = 0
         try:
-            reader = open_reader(source, options.fields, options.text_mode)
+            reader = open_reader(source, options.fields)
         except HeadraceError:
             continue  # the job reads the file as well, and its error says what is wrong
         try:
@@ -48,7 +48,7 @@ def sample_texts(sources: Sequence[Source], options: Options) -> list[bytes]:
     return texts
 
 
-def engine_mismatch(tokenizer: Tokenizer, sources: Sequence[Source], options: Options) -> Mismatch | None:
+def engine_mismatch(tokenizer: Tokenizer, sources: Sequence[SourceFile], options: ContentOptions) -> Mismatch | None:
     """First sampled text whose ids are not the reference's; None when all are equal."""
     reference = tokenizer.as_reference()
     if reference.engine == tokenizer.engine:
@@ -65,7 +65,7 @@ class TokenizerCheck:
     offsets: Offsets
 
     @classmethod
-    def of(cls, reference: Tokenizer, sources: Sequence[Source], options: Options) -> TokenizerCheck:
+    def of(cls, reference: Tokenizer, sources: Sequence[SourceFile], options: ContentOptions) -> TokenizerCheck:
         """Texts on which engines are known to differ, and a sample of the corpus."""
         texts = tricky_texts(reference.added_tokens()) + sample_texts(sources, options)
         ids, offsets = reference.encode_batch(texts)
@@ -94,7 +94,7 @@ def send_check(pipe: Connection, *, reference: Tokenizer) -> None:
             send(pipe, error)
 
 
-def request_check(pipe: Connection, *, sources: Sequence[Source], options: Options) -> None:
+def request_check(pipe: Connection, *, sources: Sequence[SourceFile], options: ContentOptions) -> None:
     """Tell `send_check` the corpus; if that process died, `receive_check` says so."""
     with suppress(ConnectionError):
         send(pipe, (tuple(sources), options))

@@ -78,7 +78,7 @@ def commit(job: Job, destination: Destination, records: Sequence[UnitRecord]) ->
     blob = destination.store
     _write_rejects(blob, store_rejects_path(job.generation), records)
     blob.put(job_path(job.generation), orjson.dumps(job.to_json(), option=orjson.OPT_INDENT_2))
-    if job.options.dedup is not None:
+    if job.options.operators.dedup != "none":
         blob.put(sketches_path(job.generation), kept_sketches(job, blob, records))
     if destination.validation is not None:
         about: dict[str, Any] = {

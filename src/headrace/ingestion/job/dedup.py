@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ import numpy.typing as npt
 from headrace.errors import ConfigError
 from headrace.ingestion.job.job import Job, sketches_path
 from headrace.ingestion.operators import exact, minhash
-from headrace.ingestion.operators.minhash import MinHash
 from headrace.ingestion.units.journal import drop_path, sketch_path
 from headrace.ingestion.units.record import UnitRecord
 from headrace.storage import Blob, LocalBlob
@@ -33,11 +32,11 @@ def mark_duplicates(job: Job, blob: Blob, records: Sequence[UnitRecord], past: S
         ConfigError: an earlier job had no dedup, or another one, so its documents cannot be compared.
     """
     for number, one in enumerate(past[: job.generation]):
-        before, now = one["options"]["dedup"], job.options.to_json()["dedup"]
+        before, now = _dedup_of(one["options"]), _dedup_of(job.options.to_json())
         if before != now:
             raise ConfigError(
-                f"{blob.url}: job {number} was run with dedup = {before!r}, now it is {now!r}: new documents "
-                f"cannot be compared with those of that job. Give the same"
+                f"{blob.url}: job {number} was run with dedup {before[0]} {before[1:]}, now it is {now[0]} {now[1:]}: "
+                f"new documents cannot be compared with those of that job. Give the same"
             )
     seen = [_load(job, blob, sketches_path(number)) for number in range(job.generation)]
     own = [_load(job, blob, sketch_path(record.key)) for record in records]
@@ -47,6 +46,15 @@ def mark_duplicates(job: Job, blob: Blob, records: Sequence[UnitRecord], past: S
         packed = np.packbits(repeated[at : at + len(sketches)])
         blob.put(drop_path(record.key), packed.tobytes())
         at += len(sketches)
+
+
+def _dedup_of(options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What must be equal for sketches of two jobs to be comparable."""
+    return (
+        options["operators"]["dedup"],
+        options["operators"]["dedup_threshold"],
+        options["minhash_algorithm"],
+    )
 
 
 def kept_sketches(job: Job, blob: Blob, records: Sequence[UnitRecord]) -> list[bytes]:
@@ -61,14 +69,16 @@ def kept_sketches(job: Job, blob: Blob, records: Sequence[UnitRecord]) -> list[b
 
 
 def _duplicates(job: Job) -> Any:
-    if isinstance(job.options.dedup, MinHash):
-        return functools.partial(minhash.repeats, threshold=job.options.dedup.threshold)
+    if job.options.operators.dedup == "minhash":
+        return functools.partial(minhash.repeats, threshold=job.options.operators.dedup_threshold)
     return exact.repeats
 
 
 def _load(job: Job, blob: Blob, path: str) -> npt.NDArray[Any]:
     """Sketches, mapped where the file is local: uint64 [n, 2] or uint32 [n, 128]."""
-    kind, width = (np.uint64, 2) if job.options.dedup == "exact" else (np.uint32, minhash.PERMUTATIONS)
+    kind, width = (
+        (np.uint64, 2) if job.options.operators.dedup == "exact" else (np.uint32, minhash.PERMUTATIONS)
+    )
     if isinstance(blob, LocalBlob) and blob.size(path):
         return np.memmap(blob.path(path), dtype=kind, mode="r").reshape(-1, width)
     return np.frombuffer(bytes(blob.get(path)), dtype=kind).reshape(-1, width)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import orjson
 
 from headrace.errors import ConfigError, ManifestError, ResumeError
-from headrace.ingestion.options import Options
-from headrace.ingestion.read.sources import Source
+from headrace.ingestion.options import ContentOptions
+from headrace.ingestion.read.sources import SourceFile
 from headrace.storage import Blob
 from headrace.store.manifest import Manifest
 from headrace.tokens import Tokenizer
@@ -23,8 +23,8 @@ MAX_NAMED = 4
 class Job:
     """One ingest: what fixes its bytes."""
 
-    sources: tuple[Source, ...]
-    options: Options
+    sources: tuple[SourceFile, ...]
+    options: ContentOptions
     tokenizer: Tokenizer
     generation: int
     """Jobs that made this store before."""

@@ -3,45 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from headrace.errors import ConfigError
+from headrace.ingestion.options import FilterOptions
 
 _PLAIN = re.compile(r"[\w\s]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
-    """Limits; None switches a rule off. The defaults are mild: they drop tables, logs and keyword lists.
-
-    Source: the repetition and symbol rules follow Rae et al. 2021 (MassiveText, appendix A), without the parts
-    that need English words.
-    """
-
-    min_chars: int | None = 200
-    """Shorter texts are dropped as "short"."""
-    max_chars: int | None = None
-    """Longer ones as "long"."""
-    max_symbols: float | None = 0.3
-    """Share of characters that are neither letters, digits, underscores nor blanks: "symbols"."""
-    max_repeated_lines: float | None = 0.3
-    """Share of characters in lines that stood before in the text: "repeated_lines"."""
-    max_repeated_words: float | None = 0.5
-    """Share of runs of five words that stood before in the text: "repeated_words"."""
-
-    def __post_init__(self) -> None:
-        """Refuse shares that are none.
-
-        Raises:
-            ConfigError: says which one.
-        """
-        for name in ("max_symbols", "max_repeated_lines", "max_repeated_words"):
-            share = getattr(self, name)
-            if share is not None and not 0 <= share <= 1:
-                raise ConfigError(f"filters: {name} is {share}; wanted a share between 0 and 1, or None")
-
-
-def filtered(text: bytes, filters: Filters) -> str | None:
+def filtered(text: bytes, filters: FilterOptions) -> str | None:
     """Name of the first rule that a text breaks, cheapest rules first; None for a good one."""
     string = text.decode()
     if filters.min_chars is not None and len(string) < filters.min_chars:
@@ -67,7 +35,7 @@ def symbol_share(text: str) -> float:
 
 
 def repeated_line_share(text: str) -> float:
-    r"""Share of characters in lines that stood before, blank lines not counted.
+    r"""Share of characters in lines that occurred earlier, blank lines not counted.
 
     >>> repeated_line_share("menu\ntext\nmenu\n")
     0.3333333333333333
@@ -85,7 +53,7 @@ def repeated_line_share(text: str) -> float:
 
 
 def repeated_word_share(text: str, *, run: int = 5) -> float:
-    """Share of runs of words that stood before.
+    """Share of runs of words that occurred earlier.
 
     >>> repeated_word_share("buy now " * 10)
     0.875

@@ -9,7 +9,6 @@ whose hash says so, the same ones in every text), which leaves the estimate as i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -25,24 +24,13 @@ _FEW = 512
 """Texts of fewer shingles keep them all."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MinHash:
-    """How near is too near."""
+def algorithm_version() -> int:
+    """Rensa's version of the algorithm: signatures of two versions cannot be compared.
 
-    threshold: float = 0.8
-    """Estimated Jaccard similarity of the texts' shingles from which on the later document is dropped."""
-    algorithm: int = 0
-    """rensa's version of the algorithm; filled in, so that a job does not go on with another one."""
-
-    def __post_init__(self) -> None:
-        """Fill in the algorithm.
-
-        Raises:
-            ConfigError: threshold out of range, or rensa is not installed.
-        """
-        if not 0.1 <= self.threshold <= 1:
-            raise ConfigError(f"minhash: threshold is {self.threshold}; wanted 0.1 to 1")
-        object.__setattr__(self, "algorithm", int(_rensa().ALGORITHM_VERSION))
+    Raises:
+        ConfigError: rensa is not installed.
+    """
+    return int(_rensa().ALGORITHM_VERSION)
 
 
 def _rensa() -> Any:

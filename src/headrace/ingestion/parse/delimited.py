@@ -8,9 +8,10 @@ from typing import Literal
 
 from headrace.errors import SourceError
 from headrace.ingestion.document import Parsed, Reject
-from headrace.ingestion.fields import Fields, endless_record, too_long, too_long_record, utf8_fault
+from headrace.ingestion.fields import endless_record, too_long, too_long_record, utf8_fault
+from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.read.cuts import csv_row_ends
-from headrace.ingestion.read.records import Block
+from headrace.ingestion.read.records import RecordBlock
 
 _BOM_BYTES = 3
 
@@ -22,7 +23,7 @@ class DelimitedRows:
     character like any other.
     """
 
-    def __init__(self, url: str, fields: Fields, *, header: bytes, delimiter: str) -> None:
+    def __init__(self, url: str, fields: FieldOptions, *, header: bytes, delimiter: str) -> None:
         self._url = url
         self._fields = fields
         self._delimiter = delimiter
@@ -31,12 +32,12 @@ class DelimitedRows:
             raise SourceError(
                 f"{url}: its rows end in lone carriage returns; wanted newlines. Convert it: tr '\\r' '\\n'"
             )
-        twice = [name for name in (fields.text, *fields.keep) if self._names.count(name) > 1]
+        twice = [name for name in (fields.text_field, *fields.keep) if self._names.count(name) > 1]
         if twice:
             raise SourceError(
                 f"{url}: {self._names.count(twice[0])} columns are named {twice[0]!r}; wanted one"
             )
-        missing = [name for name in (fields.text, *fields.keep) if name not in self._names]
+        missing = [name for name in (fields.text_field, *fields.keep) if name not in self._names]
         if missing:
             cure = "Name the right one with text_field (--text-field)"
             if f'"{missing[0]}"' in self._names:
@@ -44,14 +45,14 @@ class DelimitedRows:
             raise SourceError(
                 f"{url}: no column {missing[0]!r}; the columns are: {', '.join(self._names) or 'none'}. {cure}"
             )
-        self._text_at = self._names.index(fields.text)
+        self._text_at = self._names.index(fields.text_field)
         self._keep_at = {name: self._names.index(name) for name in fields.keep}
 
     def _rows_of(self, text: str) -> list[list[str]]:
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._delimiter == "," else csv.QUOTE_NONE
         return list(csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter, quoting=quoting))
 
-    def parse(self, block: Block, *, lines_before: int) -> Parsed:
+    def parse(self, block: RecordBlock, *, lines_before: int) -> Parsed:
         """Parse whole rows; the header is passed over. See `JsonLines.parse`."""
         newlines = block.newlines if block.oversized else block.data.count(b"\n")
         parsed = Parsed(
@@ -100,7 +101,7 @@ class DelimitedRows:
             self._reject(parsed, at, line, "broken_row", detail)
             return
         text = rows[0][self._text_at].encode()
-        if len(text) > self._fields.max_bytes:
+        if len(text) > self._fields.max_document_bytes:
             self._reject(parsed, at, line, "too_long", too_long(len(text), self._fields))
         elif text:
             parsed.add(text)

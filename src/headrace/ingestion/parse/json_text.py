@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from headrace.ingestion.fields import Fields, lookup, too_long, too_long_record, utf8_fault
+from headrace.ingestion.fields import lookup, too_long, too_long_record, utf8_fault
+from headrace.ingestion.options import FieldOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,7 @@ class Fault:
     detail: str
 
 
-def text_of_json(raw: bytes, fields: Fields) -> tuple[Any, bytes] | Fault:
+def text_of_json(raw: bytes, fields: FieldOptions) -> tuple[Any, bytes] | Fault:
     """The record and its text in UTF-8, or the fault.
 
     Args:
@@ -41,11 +42,11 @@ def text_of_json(raw: bytes, fields: Fields) -> tuple[Any, bytes] | Fault:
     except orjson.JSONDecodeError as error:
         at = len(raw.decode()[: error.pos].encode())
         return Fault(at=at, reason="broken_json", detail=f"broken JSON: {error.msg}; got {_excerpt(raw, at)}")
-    value = lookup(record, fields.text)
+    value = lookup(record, fields.text_field)
     if not isinstance(value, str):
-        return Fault(at=0, reason="no_text", detail=_no_text(record, value, fields.text))
+        return Fault(at=0, reason="no_text", detail=_no_text(record, value, fields.text_field))
     text = value.encode()
-    if len(text) > fields.max_bytes:
+    if len(text) > fields.max_document_bytes:
         return Fault(at=0, reason="too_long", detail=too_long(len(text), fields))
     return record, text
 

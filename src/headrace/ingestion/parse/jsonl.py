@@ -9,10 +9,11 @@ import orjson
 import simdjson
 
 from headrace.ingestion.document import Parsed, Reject
-from headrace.ingestion.fields import Fields, as_metadata, lookup, too_long_record
+from headrace.ingestion.fields import as_metadata, lookup, too_long_record
+from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.parse.flat_lines import FlatLines, is_plain
 from headrace.ingestion.parse.json_text import Fault, text_of_json
-from headrace.ingestion.read.records import Block
+from headrace.ingestion.read.records import RecordBlock
 from headrace.native import kernels
 
 # Whatever simdjson refuses, the careful way looks at again; whatever it accepts is accepted there as well.
@@ -24,15 +25,15 @@ _MAX_REFUSED = 32
 class JsonLines:
     """Texts of JSON lines; holds a parser that is used again and again."""
 
-    def __init__(self, url: str, fields: Fields) -> None:
+    def __init__(self, url: str, fields: FieldOptions) -> None:
         self._url = url
         self._fields = fields
         self._parser = simdjson.Parser()
         # The extension reads one field; fields to keep need a parser that makes objects.
-        plain = not fields.keep and is_plain(fields.text)
-        self._flat = FlatLines(fields.text, max_line_bytes=fields.max_bytes) if plain else None
+        plain = not fields.keep and is_plain(fields.text_field)
+        self._flat = FlatLines(fields.text_field, max_line_bytes=fields.max_document_bytes) if plain else None
 
-    def parse(self, block: Block, *, lines_before: int) -> Parsed:
+    def parse(self, block: RecordBlock, *, lines_before: int) -> Parsed:
         """Parse whole lines.
 
         Args:
@@ -47,14 +48,14 @@ class JsonLines:
             return self._flat_texts(native, self._flat, block, lines_before)
         lines = block.data.split(b"\n")
         texts = None
-        if not self._fields.keep and len(block.data) <= self._fields.max_bytes:
+        if not self._fields.keep and len(block.data) <= self._fields.max_document_bytes:
             texts = self._all_good(lines)
         parsed = Parsed(texts=texts or [], nbytes=len(block.data), lines=len(lines) - 1)
         if texts is None:
             parsed.texts = self._one_by_one(block.offset, lines, lines_before, parsed)
         return parsed
 
-    def _flat_texts(self, native: Any, flat: FlatLines, block: Block, lines_before: int) -> Parsed:
+    def _flat_texts(self, native: Any, flat: FlatLines, block: RecordBlock, lines_before: int) -> Parsed:
         """Texts of the lines that the extension accepts, and of the others among them one by one."""
         data = block.data
         parsed = Parsed(texts=[], nbytes=len(data))
@@ -80,7 +81,7 @@ class JsonLines:
 
     def _all_good(self, lines: Sequence[bytes]) -> list[bytes] | None:
         """Texts of lines without a fault; None at the first fault, for the careful way to name it."""
-        name = self._fields.text
+        name = self._fields.text_field
         parse: Any = self._parser.parse
         try:
             texts: list[bytes] = [parse(line)[name].encode() for line in lines if line]
@@ -111,7 +112,7 @@ class JsonLines:
 
     def _record(self, line: bytes) -> tuple[Any, bytes] | Fault:
         # simdjson also where fields are kept: of a name that stands twice it takes the first, orjson the last.
-        if len(line) <= self._fields.max_bytes and (alone := self._all_good([line])) is not None:
+        if len(line) <= self._fields.max_document_bytes and (alone := self._all_good([line])) is not None:
             return (orjson.loads(line) if self._fields.keep else None), alone[0]
         return text_of_json(line, self._fields)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from headrace.ingestion.document import Parsed, Reject
-from headrace.ingestion.fields import Fields, as_metadata, endless_record, lookup
+from headrace.ingestion.fields import as_metadata, endless_record, lookup
+from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.parse.json_text import Fault, text_of_json
 from headrace.ingestion.read.cuts import json_object_ends
-from headrace.ingestion.read.records import Block
+from headrace.ingestion.read.records import RecordBlock
 
 _BETWEEN = b"[], \t\r\n"
 
@@ -14,11 +15,11 @@ _BETWEEN = b"[], \t\r\n"
 class JsonObjects:
     """Texts of a .json file: an array of objects, or objects one after the other, on any number of lines."""
 
-    def __init__(self, url: str, fields: Fields) -> None:
+    def __init__(self, url: str, fields: FieldOptions) -> None:
         self._url = url
         self._fields = fields
 
-    def parse(self, block: Block, *, lines_before: int) -> Parsed:
+    def parse(self, block: RecordBlock, *, lines_before: int) -> Parsed:
         """Parse whole objects; see `JsonLines.parse`."""
         keep = self._fields.keep
         parsed = Parsed(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from headrace.ingestion.document import Parsed, Reject
-from headrace.ingestion.fields import Fields, too_long, too_long_record, utf8_fault
+from headrace.ingestion.fields import too_long, too_long_record, utf8_fault
+from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.read.cuts import blank_line_ends
-from headrace.ingestion.read.records import Block
+from headrace.ingestion.read.records import RecordBlock
 
 _EDGES = b"\r\n"
 _LINE = re.compile(rb"[^\n]*\n|[^\n]+")
@@ -16,13 +17,13 @@ _LINE = re.compile(rb"[^\n]*\n|[^\n]+")
 class PlainText:
     """Documents of a text file; `mode` says what a document is."""
 
-    def __init__(self, url: str, fields: Fields, *, mode: str) -> None:
+    def __init__(self, url: str, fields: FieldOptions, *, mode: str) -> None:
         assert mode in ("line", "block", "file")
         self._url = url
         self._fields = fields
         self._mode = mode
 
-    def parse(self, block: Block, *, lines_before: int) -> Parsed:
+    def parse(self, block: RecordBlock, *, lines_before: int) -> Parsed:
         """Parse whole records; see `JsonLines.parse`."""
         newlines = block.newlines if block.oversized else block.data.count(b"\n")
         parsed = Parsed(texts=[], nbytes=block.nbytes or len(block.data), lines=newlines)
@@ -30,7 +31,7 @@ class PlainText:
             self._reject(parsed, block.offset, lines_before, "too_long", self._too_long_record())
             return parsed
         at, line = block.offset, lines_before
-        fine = block.data.isascii() and len(block.data) <= self._fields.max_bytes
+        fine = block.data.isascii() and len(block.data) <= self._fields.max_document_bytes
         for piece in self._pieces(block.data):
             text = self._strip(piece)
             if not text or (self._mode != "file" and text.isspace()):
@@ -71,7 +72,7 @@ class PlainText:
             place = fault + (0 if self._mode == "file" else len(piece) - len(piece.lstrip(_EDGES)))
             detail = f"invalid UTF-8: byte 0x{text[fault]:02x} does not belong here"
             self._reject(parsed, at + place, line + piece.count(b"\n", 0, place), "invalid_utf8", detail)
-        elif len(text) > self._fields.max_bytes:
+        elif len(text) > self._fields.max_document_bytes:
             self._reject(parsed, at, line, "too_long", too_long(len(text), self._fields))
         else:
             parsed.add(text)

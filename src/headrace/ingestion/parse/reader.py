@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from headrace.ingestion.document import Parsed
-from headrace.ingestion.fields import Fields, TextMode
+from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.parse.delimited import DelimitedRows
 from headrace.ingestion.parse.jsonl import JsonLines
 from headrace.ingestion.parse.objects import JsonObjects
@@ -22,8 +22,8 @@ from headrace.ingestion.read.cuts import (
     json_object_ends,
 )
 from headrace.ingestion.read.open import Stream, read_head
-from headrace.ingestion.read.records import Block, Records
-from headrace.ingestion.read.sources import Source
+from headrace.ingestion.read.records import RecordBlock, Records
+from headrace.ingestion.read.sources import SourceFile
 from headrace.stats import Stats
 
 WHOLE_TEXT_BYTES = 1 << 20
@@ -51,7 +51,7 @@ class Reader(Protocol):
 
 
 class _Parser(Protocol):
-    def parse(self, block: Block, *, lines_before: int) -> Parsed: ...
+    def parse(self, block: RecordBlock, *, lines_before: int) -> Parsed: ...
 
 
 class RecordReader:
@@ -90,15 +90,12 @@ class RecordReader:
         self._records.close()
 
 
-def open_reader(
-    source: Source, fields: Fields, text_mode: TextMode, seek_points: bytes | None = None
-) -> Reader:
+def open_reader(source: SourceFile, fields: FieldOptions, seek_points: bytes | None = None) -> Reader:
     """The reader for a source's format.
 
     Args:
         source: what to read.
-        fields: which part of it.
-        text_mode: what a document of a text file is.
+        fields: what a document is, and which part of it is its text.
         seek_points: from `seekpoints.load`; ranges of a .gz are then read without what stands before them.
 
     Raises:
@@ -113,7 +110,7 @@ def open_reader(
         )
     if source.format == "tar":
         return TarSamples(url, source.compression, fields)
-    cut, parser = _cut_and_parser(source, fields, text_mode)
+    cut, parser = _cut_and_parser(source, fields)
     records = Records(
         lambda start: Stream(url, source.compression, start=start, seek_points=seek_points),
         cut,
@@ -124,17 +121,17 @@ def open_reader(
     return RecordReader(records, parser)
 
 
-def is_seekable(source: Source, text_mode: TextMode) -> bool:
+def is_seekable(source: SourceFile, fields: FieldOptions) -> bool:
     """Can ranges of its bytes be read without what stands before them?"""
-    return is_cut_by_line(source, text_mode) and source.compression == "none"
+    return is_cut_by_line(source, fields) and source.compression == "none"
 
 
-def is_cut_by_line(source: Source, text_mode: TextMode) -> bool:
+def is_cut_by_line(source: SourceFile, fields: FieldOptions) -> bool:
     """Is a record a line, so that the first one after any byte is found there?"""
-    return source.format == "jsonl" or (source.format == "text" and text_mode == "line")
+    return source.format == "jsonl" or (source.format == "text" and fields.text_mode == "line")
 
 
-def _cut_and_parser(source: Source, fields: Fields, text_mode: TextMode) -> tuple[Cut, _Parser]:
+def _cut_and_parser(source: SourceFile, fields: FieldOptions) -> tuple[Cut, _Parser]:
     url = source.url
     if source.format == "jsonl":
         return Lines(), JsonLines(url, fields)
@@ -145,7 +142,7 @@ def _cut_and_parser(source: Source, fields: Fields, text_mode: TextMode) -> tupl
         header = _header(source, Scanned(csv_row_ends, resumable=False) if comma else Lines())
         cut: Cut = Scanned(csv_row_ends, resumable=False) if comma else Lines()
         return cut, DelimitedRows(url, fields, header=header, delimiter="," if comma else "\t")
-    mode = text_mode if text_mode != "auto" else _text_mode(source)
+    mode = fields.text_mode if fields.text_mode != "auto" else _text_mode(source)
     text_cut: dict[str, Cut] = {
         "line": Lines(),
         "file": Whole(),
@@ -154,7 +151,7 @@ def _cut_and_parser(source: Source, fields: Fields, text_mode: TextMode) -> tupl
     return text_cut[mode], PlainText(url, fields, mode=mode)
 
 
-def _text_mode(source: Source) -> str:
+def _text_mode(source: SourceFile) -> str:
     return (
         "file"
         if len(read_head(source.url, source.compression, WHOLE_TEXT_BYTES + 1)) <= WHOLE_TEXT_BYTES
@@ -162,7 +159,7 @@ def _text_mode(source: Source) -> str:
     )
 
 
-def _header(source: Source, cut: Cut) -> bytes:
+def _header(source: SourceFile, cut: Cut) -> bytes:
     head = bytearray(read_head(source.url, source.compression, 1 << 20).removeprefix(b"\xef\xbb\xbf"))
     end = cut.first_end(head, 0, len(head))
     return bytes(head[: len(head) if end is None else end])

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from headrace.errors import SourceError
 from headrace.ingestion.document import Parsed, Reject
-from headrace.ingestion.fields import Fields, as_metadata, too_long, utf8_fault
+from headrace.ingestion.fields import as_metadata, too_long, utf8_fault
+from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.read.open import open_seekable
 from headrace.stats import Stats
 
@@ -24,7 +25,7 @@ _Item = TypeVar("_Item")
 class ParquetGroups:
     """Row groups of a Parquet file."""
 
-    def __init__(self, url: str, compression: str, fields: Fields) -> None:
+    def __init__(self, url: str, compression: str, fields: FieldOptions) -> None:
         self._url = url
         self._fields = fields
         self.stats = Stats()
@@ -46,7 +47,7 @@ class ParquetGroups:
     def group_bytes(self) -> list[tuple[int, int]]:
         """Bytes of each row group's text: (unpacked, stored)."""
         meta = self._file.metadata
-        wanted = {self._fields.text.partition(".")[0], *self._fields.keep}
+        wanted = {self._fields.text_field.partition(".")[0], *self._fields.keep}
         sizes = []
         for i in range(meta.num_row_groups):
             group = meta.row_group(i)
@@ -65,7 +66,7 @@ class ParquetGroups:
         meta = self._file.metadata
         stop = meta.num_row_groups if stop is None else min(stop, meta.num_row_groups)
         row = sum(meta.row_group(i).num_rows for i in range(start))
-        columns = list(dict.fromkeys([self._fields.text, *self._fields.keep]))
+        columns = list(dict.fromkeys([self._fields.text_field, *self._fields.keep]))
         sizes = self.group_bytes()
         for group in range(start, stop):
             try:
@@ -98,7 +99,7 @@ class ParquetGroups:
 class ArrowBatches:
     """Record batches of an Arrow file (Feather 2), or of an Arrow stream as Hugging Face datasets writes."""
 
-    def __init__(self, url: str, compression: str, fields: Fields) -> None:
+    def __init__(self, url: str, compression: str, fields: FieldOptions) -> None:
         self._url = url
         self._fields = fields
         self.stats = Stats()
@@ -114,7 +115,7 @@ class ArrowBatches:
             is_local = compression == "none" and "://" not in url
             # A local file is mapped: batches that are passed over are not read.
             self._open: Any = pa.memory_map(url) if is_local else pa.PythonFile(self._raw, mode="r")
-            self._columns = list(dict.fromkeys([fields.text, *fields.keep]))
+            self._columns = list(dict.fromkeys([fields.text_field, *fields.keep]))
             schema = self._reader(None).schema
         except (pa.ArrowException, OSError) as error:
             self._raw.close()
@@ -151,7 +152,7 @@ class ArrowBatches:
     def batch_bytes(self) -> list[int]:
         """Bytes of each record batch's text."""
         with self._damage():
-            return [batch.column(self._fields.text).nbytes for batch in self._batches()]
+            return [batch.column(self._fields.text_field).nbytes for batch in self._batches()]
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Parsed]:
         """Texts of record batches [start, stop)."""
@@ -198,20 +199,20 @@ def timed_next(items: Iterator[_Item], stats: Stats) -> _Item | None:
         return next(items, None)
 
 
-def parse_batch(batch: pa.RecordBatch, *, url: str, fields: Fields, first_row: int) -> Parsed:
+def parse_batch(batch: pa.RecordBatch, *, url: str, fields: FieldOptions, first_row: int) -> Parsed:
     """Rows of a table -> texts; rejects name the row as offset (from 0) and line (from 1)."""
-    column = batch.column(batch.schema.get_field_index(fields.text))
+    column = batch.column(batch.schema.get_field_index(fields.text_field))
     values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
     parsed = Parsed(texts=[], nbytes=sum(len(v) for v in values if v is not None))
     good: list[int] = []
     clean = b"\n".join([v for v in values if v is not None]).isascii()
     for i, value in enumerate(values):
         if value is None:
-            _reject(parsed, url, first_row + i, "no_text", f"the column {fields.text!r} is null here")
+            _reject(parsed, url, first_row + i, "no_text", f"the column {fields.text_field!r} is null here")
         elif not clean and (fault := utf8_fault(value)) is not None:
             detail = f"invalid UTF-8: byte 0x{value[fault]:02x} at byte {fault} of the text"
             _reject(parsed, url, first_row + i, "invalid_utf8", detail)
-        elif len(value) > fields.max_bytes:
+        elif len(value) > fields.max_document_bytes:
             _reject(parsed, url, first_row + i, "too_long", too_long(len(value), fields))
         elif value:
             parsed.add(value)
@@ -228,9 +229,11 @@ def _reject(parsed: Parsed, url: str, row: int, reason: str, detail: str) -> Non
     parsed.rejects.append(Reject(source=url, offset=row, line=row + 1, reason=reason, detail=detail))
 
 
-def _check_columns(reader: ParquetGroups | ArrowBatches, url: str, schema: pa.Schema, fields: Fields) -> None:
+def _check_columns(
+    reader: ParquetGroups | ArrowBatches, url: str, schema: pa.Schema, fields: FieldOptions
+) -> None:
     """Close the reader and raise, where a column is missing or the text is no text."""
-    for name in (fields.text, *fields.keep):
+    for name in (fields.text_field, *fields.keep):
         if schema.names.count(name) > 1:
             reader.close()
             raise SourceError(f"{url}: {schema.names.count(name)} columns are named {name!r}; wanted one")
@@ -240,8 +243,8 @@ def _check_columns(reader: ParquetGroups | ArrowBatches, url: str, schema: pa.Sc
                 f"{url}: no column {name!r}; the columns are: {', '.join(schema.names) or 'none'}. "
                 f"Name the right one with text_field (--text-field)"
             )
-    kind = schema.field(fields.text).type
+    kind = schema.field(fields.text_field).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()):
         reader.close()
-        raise SourceError(f"{url}: the column {fields.text!r} is {kind}; wanted a string")
+        raise SourceError(f"{url}: the column {fields.text_field!r} is {kind}; wanted a string")

@@ -15,7 +15,8 @@ import orjson
 
 from headrace.errors import SourceError
 from headrace.ingestion.document import Parsed, Reject
-from headrace.ingestion.fields import Fields, as_metadata, lookup, too_long, utf8_fault
+from headrace.ingestion.fields import as_metadata, lookup, too_long, utf8_fault
+from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.parse.json_text import Fault, text_of_json
 from headrace.ingestion.read.open import Stream
 from headrace.stats import Stats
@@ -26,7 +27,7 @@ BATCH_BYTES = 2 << 20
 class TarSamples:
     """Samples of a tar, read from its start on."""
 
-    def __init__(self, url: str, compression: str, fields: Fields) -> None:
+    def __init__(self, url: str, compression: str, fields: FieldOptions) -> None:
         self._url = url
         self._fields = fields
         self.stats = Stats()
@@ -34,7 +35,7 @@ class TarSamples:
         self._stream: Stream | None = None
         self._samples: Iterator[tuple[int, str, dict[str, bytes]]] | None = None
         self._ahead: tuple[int, str, dict[str, bytes]] | None = None
-        self._wanted = {fields.text, "txt", "json", *fields.keep}
+        self._wanted = {fields.text_field, "txt", "json", *fields.keep}
 
     @property
     def at_end(self) -> bool:
@@ -124,8 +125,8 @@ class TarSamples:
 
     def _add(self, parsed: Parsed, offset: int, key: str, members: dict[str, bytes]) -> int:
         record: Any = None
-        if self._fields.text in members:
-            text = members[self._fields.text]
+        if self._fields.text_field in members:
+            text = members[self._fields.text_field]
         elif "txt" in members:
             text = members["txt"]
         elif "json" in members:
@@ -135,11 +136,11 @@ class TarSamples:
                 return 0
             record, text = got
         else:
-            wanted = f".{self._fields.text}, .txt or .json"
+            wanted = f".{self._fields.text_field}, .txt or .json"
             self._reject(parsed, offset, key, "no_text", f"no member {wanted} in this sample")
             return 0
         fault = utf8_fault(text)
-        if len(text) > self._fields.max_bytes:
+        if len(text) > self._fields.max_document_bytes:
             self._reject(parsed, offset, key, "too_long", too_long(len(text), self._fields))
         elif fault is not None:
             detail = f"invalid UTF-8: byte 0x{text[fault]:02x} at byte {fault} of the text"

@@ -22,7 +22,7 @@ _STRADDLE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class RecordBlock:
     """Whole records, or one that is too long to be held."""
 
     offset: int
@@ -79,7 +79,7 @@ class Records:
             self._stream.close()
             self._stream = None
 
-    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Block]:
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[RecordBlock]:
         """Blocks of the records that start in [start, stop).
 
         Raises:
@@ -148,7 +148,7 @@ class Records:
         self._hi += n
         self._ended = n == 0
 
-    def _next_block(self, stop: int | None) -> Block:
+    def _next_block(self, stop: int | None) -> RecordBlock:
         while not self._ended and self._hi - self._lo < self._block_bytes:
             self._fill()
         while True:
@@ -162,11 +162,11 @@ class Records:
                 self._fill()
         if stop is not None and self._offset + end - self._lo > stop:
             end = self._cut.first_start(self._buffer, self._lo, end, self._lo + stop - self._offset)
-        block = Block(offset=self._offset, data=bytes(memoryview(self._buffer)[self._lo : end]))
+        block = RecordBlock(offset=self._offset, data=bytes(memoryview(self._buffer)[self._lo : end]))
         self._drop(end - self._lo)
         return block
 
-    def _oversized(self) -> Block:
+    def _oversized(self) -> RecordBlock:
         """Pass over a record that is longer than the limit, holding none of it."""
         offset, head, newlines = self._offset, bytes(self._buffer[self._lo : self._lo + 200]), 0
         if not self._cut.resumable:
@@ -179,6 +179,6 @@ class Records:
         end = self._hi if end is None else end
         newlines += self._buffer.count(b"\n", self._lo, end)
         self._drop(end - self._lo)
-        return Block(
+        return RecordBlock(
             offset=offset, data=head, nbytes=self._offset - offset, oversized=True, newlines=newlines
         )

@@ -52,7 +52,7 @@ _SAMPLES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class SourceFile:
     """One file to read."""
 
     url: str
@@ -76,7 +76,7 @@ class Source:
         return asdict(self)
 
 
-def find_sources(patterns: Iterable[str | os.PathLike[str]]) -> list[Source]:
+def find_sources(patterns: Iterable[str | os.PathLike[str]]) -> list[SourceFile]:
     """Files, globs, directories and URLs -> files, each once, in the order given; a glob's are sorted.
 
     Raises:
@@ -88,7 +88,7 @@ def find_sources(patterns: Iterable[str | os.PathLike[str]]) -> list[Source]:
     return [describe(url) for url in urls]
 
 
-def describe(url: str) -> Source:
+def describe(url: str) -> SourceFile:
     """Look at one file: size, compression, format, fingerprint.
 
     Raises:
@@ -116,7 +116,7 @@ def describe(url: str) -> Source:
         raise SourceError(
             f"{url}: its text is {encoding}; wanted UTF-8. Convert it: iconv -f {encoding} -t UTF-8 IN > OUT"
         )
-    return Source(
+    return SourceFile(
         url=url,
         nbytes=nbytes,
         format=named,

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.ingestion.options import SHARD_TEXT_BYTES, Options
+from headrace.ingestion.options import SHARD_TEXT_BYTES, ContentOptions
 from headrace.ingestion.parse.reader import is_seekable
-from headrace.ingestion.read.sources import Source
+from headrace.ingestion.read.sources import SourceFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +83,13 @@ class Track:
         return Unit(track=self.number, part=part, ranges=ranges)
 
 
-def shard_bytes_for(sources: Sequence[Source]) -> int:
+def shard_bytes_for(sources: Sequence[SourceFile]) -> int:
     """Text in a shard: less for a small corpus, so that there are enough units for several workers."""
     total = sum(source.text_bytes for source in sources)
     return SHARD_TEXT_BYTES // (4 if total < 256 << 20 else 2 if total < 1 << 30 else 1)
 
 
-def plan_tracks(sources: Sequence[Source], options: Options) -> list[Track]:
+def plan_tracks(sources: Sequence[SourceFile], options: ContentOptions) -> list[Track]:
     """The tracks that cover all sources, in their order.
 
     Raises:
@@ -121,19 +121,19 @@ def plan_tracks(sources: Sequence[Source], options: Options) -> list[Track]:
     return tracks
 
 
-def _cut_up(source: Source, size: int, options: Options) -> dict[str, Any] | None:
+def _cut_up(source: SourceFile, size: int, options: ContentOptions) -> dict[str, Any] | None:
     """Parts of a large file; None for one that is to be grouped."""
     step = options.shard_text_bytes
     if size <= step:
         return None
     if source.format in ("parquet", "arrow"):
         return {"bounds": _table_bounds(source, options)}
-    if is_seekable(source, options.text_mode):
+    if is_seekable(source, options.fields):
         return {"bounds": tuple(range(0, source.nbytes, step))}
     return {"step": step}
 
 
-def _table_bounds(source: Source, options: Options) -> tuple[int, ...]:
+def _table_bounds(source: SourceFile, options: ContentOptions) -> tuple[int, ...]:
     """First row groups, or record batches, of the parts of a table."""
     from headrace.ingestion.parse.tables import ArrowBatches, ParquetGroups  # loads pyarrow
 

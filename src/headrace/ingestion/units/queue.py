@@ -15,7 +15,8 @@ class UnitQueue:
     """Units of one schedule; see `headrace.workers.TaskQueue`.
 
     When a unit fails, no further unit is started. The error of the first failed unit in the store's order is raised
-    as soon as no unit before it is running: the same error, whatever the number of workers.
+    as soon as no unit before it is running: the same error, whatever the number of workers. It is raised when the next
+    task is asked for, so that the record of the unit before has been taken.
     """
 
     def __init__(self, schedule: UnitSchedule) -> None:
@@ -30,18 +31,17 @@ class UnitQueue:
 
     def next_task(self, worker: int) -> Unit | None:
         """See `TaskQueue`."""
+        self._raise_first_failure()
         return None if self._failures else self._schedule.next_unit(worker)
 
     def finish(self, worker: int, result: UnitRecord) -> None:
         """See `TaskQueue`."""
         self._schedule.finish(worker, result)
-        self._raise_first_failure()
 
     def fail(self, worker: int, error: Exception) -> None:
         """See `TaskQueue`."""
         unit = self._schedule.give_back(worker)
         self._failures["" if unit is None else unit.key] = error
-        self._raise_first_failure()
 
     def give_back(self, worker: int, died: WorkerDied) -> None:
         """See `TaskQueue`.
@@ -57,7 +57,6 @@ class UnitQueue:
                 f"unit {key}: its worker died {MAX_DEATHS_PER_UNIT} times, last with {died.reason}. "
                 f"Out of memory? Use fewer workers. What is done is kept: run the same command again"
             )
-        self._raise_first_failure()
 
     def _raise_first_failure(self) -> None:
         first = min(self._failures, default=None)

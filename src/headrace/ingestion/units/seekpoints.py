@@ -10,9 +10,9 @@ from __future__ import annotations
 import io
 import os
 
-from headrace.ingestion.options import Options
+from headrace.ingestion.options import ContentOptions
 from headrace.ingestion.parse.reader import is_cut_by_line
-from headrace.ingestion.read.sources import Source
+from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.journal import seek_path
 from headrace.storage import Blob
 
@@ -24,14 +24,14 @@ MAX_THREADS = 8
 _READ_BYTES = 4 << 20
 
 
-def may_have(source: Source, options: Options) -> bool:
+def may_have(source: SourceFile, options: ContentOptions) -> bool:
     """Are seek points computed for this source?"""
     large = options.shard_text_bytes * MIN_UNITS < 4 * source.nbytes and source.nbytes <= MAX_BYTES
     is_gzip = source.compression == "gzip" and "://" not in source.url
-    return is_gzip and large and is_cut_by_line(source, options.text_mode)
+    return is_gzip and large and is_cut_by_line(source, options.fields)
 
 
-def find(source: Source, blob: Blob) -> bool:
+def find(source: SourceFile, blob: Blob) -> bool:
     """Write a file's seek points into the journal, unless they are there.
 
     Returns:
@@ -56,7 +56,7 @@ def find(source: Source, blob: Blob) -> bool:
     return True
 
 
-def load(source: Source, options: Options, blob: Blob) -> bytes | None:
+def load(source: SourceFile, options: ContentOptions, blob: Blob) -> bytes | None:
     """A file's seek points; None where there are none."""
     if not may_have(source, options):
         return None

@@ -1,0 +1,75 @@
+"""`headrace inspect`: a store -> its counts, shards, and rows as text."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from headrace.cli.console import count, facts, plain, print_json, progress_bar, size, stdout
+
+EXAMPLES = """[bold]Examples[/bold]
+
+headrace inspect store
+
+headrace inspect store --verify --json
+"""
+
+
+def inspect(
+    *,
+    store: Annotated[str, typer.Argument(help="The store: a directory or a URL.", show_default=False)],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read everything and check every checksum.")
+    ] = False,
+    samples: Annotated[int, typer.Option(help="Rows to decode and show.")] = 3,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokenizer of Megatron files, which have none: a name or a path.", show_default=False
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
+) -> None:
+    """Show a store: documents, tokens, bytes per token, shards, and rows as text."""
+    from headrace.store import Store, inspect_store, verify_store
+
+    with Store.open(store, tokenizer=tokenizer) as opened:
+        if verify:
+            with progress_bar("verify", unit="bytes", quiet=json) as progress:
+                verify_store(opened, progress=progress)
+            verified = "every byte" if opened.has_checksums else "every id (Megatron files have no checksums)"
+        report = inspect_store(opened, samples=samples)
+    if json:
+        print_json(plain(report) | {"verified": verify})
+        return
+    rows = [
+        ("documents", f"{count(report.documents)}, {report.tokens_per_document:,.1f} tokens each"),
+        ("tokens", f"{count(report.tokens)} as {report.dtype}"),
+        (
+            "stored",
+            f"{size(report.nbytes)}, {report.bytes_per_token:.2f} bytes a token, codec {report.codec}",
+        ),
+        (
+            "tokenizer",
+            f"{report.tokenizer or 'none (give one with --tokenizer)'}, {count(report.vocab_size)} ids",
+        ),
+        ("fingerprint", report.fingerprint),
+        ("snapshot", str(report.snapshot)),
+        ("native", report.native),
+    ]
+    if verify:
+        rows.append(("verified", verified))
+    stdout.print(facts(report.url, rows))
+    table = Table("shard", "tokens", "documents", "bytes", "codec", box=None, padding=(0, 2, 0, 0))
+    for shard in report.shards:
+        table.add_row(
+            shard.name, count(shard.tokens), count(shard.documents), size(shard.nbytes), shard.codec
+        )
+    stdout.print(table)
+    if report.num_shards > len(report.shards):
+        stdout.print(f"... and {count(report.num_shards - len(report.shards))} more shards")
+    for sample in report.samples:
+        stdout.print(f"\nrow {count(sample.row)} of length {sample.seq_len}:", style="dim")
+        stdout.print(sample.text, markup=False, highlight=False)
