@@ -5,10 +5,78 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
 from headrace import platform
+
+WITHOUT = """
+import builtins, importlib, mmap, os, pathlib, sys
+
+hidden = {"fcntl", "resource"}
+real_import = builtins.__import__
+def refuse(name, *args, **options):
+    if name.partition(".")[0] in hidden:
+        raise ImportError(name)
+    return real_import(name, *args, **options)
+real_import_module = importlib.import_module
+def refuse_module(name, package=None):
+    if name in hidden:
+        raise ImportError(name)
+    return real_import_module(name, package)
+
+# What macOS and other systems do not have. Modules of the standard library that need them are loaded first.
+import subprocess, tempfile, multiprocessing, asyncio, concurrent.futures, pyarrow, numpy
+for name in hidden:
+    sys.modules.pop(name, None)
+builtins.__import__ = refuse
+importlib.import_module = refuse_module
+for name in ("sched_getaffinity", "memfd_create", "posix_fadvise", "SCHED_BATCH", "sched_setscheduler",
+             "sched_getscheduler", "O_DIRECTORY", "register_at_fork", "pread", "fork", "copy_file_range", "sysconf"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("MAP_ANONYMOUS", "MAP_NORESERVE") if {no_maps} else ("MAP_NORESERVE",):
+    if hasattr(mmap, name):
+        delattr(mmap, name)
+real_open = builtins.open
+def no_proc(function):
+    def call(path, *args, **options):
+        if str(path).startswith("/proc"):
+            raise FileNotFoundError(2, "no such file", str(path))
+        return function(path, *args, **options)
+    return call
+builtins.open = no_proc(builtins.open)
+pathlib.Path.open = no_proc(pathlib.Path.open)
+pathlib.Path.read_text = no_proc(pathlib.Path.read_text)
+pathlib.Path.read_bytes = no_proc(pathlib.Path.read_bytes)
+"""
+
+USE = """
+import headrace as hr
+import numpy as np
+import headrace.ingestion, headrace.load, headrace.sink, headrace.store, headrace.profile, headrace.cli
+from headrace import platform
+from headrace.load import BatchOptions
+from headrace.store import commit_store, verify_store, write_shard
+
+tokens = (np.arange(5000) % 250).astype(np.uint16)
+tokens[-1] = 256
+for codec in ("none", "zstd"):
+    place = sys.argv[1] + "/" + codec
+    entry = write_shard(place, "s0", tokens, [5000], codec=codec, block_tokens=64)
+    commit_store(place, [entry], tokenizer=hr.load_tokenizer("byte"))
+    with hr.Store.open(place) as store:
+        verify_store(store)
+        output = BatchOptions(framework="numpy")
+        batches = list(hr.Loader(store, seq_len=64, batch_size=8, seed=1, epochs=1, output=output))
+        assert sum(len(b.input_ids) for b in batches) == 78, len(batches)
+        assert np.array_equal(store.read(100, 300), tokens[100:300])
+assert platform.available_cores() >= 1
+assert platform.resident_memory_nbytes() is None and platform.peak_memory_nbytes() is None
+assert platform.max_memory_maps() is None and platform.cpu_model() is None
+print("used")
+"""
 
 
 @pytest.fixture
@@ -71,15 +139,21 @@ def test_a_process_that_has_ended_does_not_exist():
     assert not platform.process_exists(0)
 
 
-def test_the_core_can_be_imported_where_posix_modules_are_missing():
-    """As on a system without fcntl and resource."""
-    code = (
-        "import sys\n"
-        "sys.modules['fcntl'] = sys.modules['resource'] = None\n"
-        "import os\n"
-        "for name in ('sched_getaffinity', 'pread'):\n"
-        "    vars(os).pop(name, None)\n"
-        "import headrace.logs, headrace.order, headrace.store, headrace.load\n"
+@pytest.mark.parametrize("no_maps", [False, True])
+def test_the_package_imports_and_loads_without_what_only_linux_has(tmp_path, no_maps):
+    code = textwrap.dedent(WITHOUT.replace("{no_maps}", str(no_maps)) + USE)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == "used\n"
+
+
+def test_numbers_of_this_machine_are_plausible():
+    assert platform.available_cores() >= 1
+    for value in (
+        platform.total_memory_nbytes(),
+        platform.resident_memory_nbytes(),
+        platform.peak_memory_nbytes(),
+    ):
+        assert value is None or 1 << 20 < value < 1 << 50

@@ -41,20 +41,26 @@ def available_cores() -> int:
 
 def cpu_model() -> str | None:
     """Name of the CPU; None where the system does not say."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.lower().startswith("model name"):
-                return line.partition(":")[2].strip()
-    return None
+    return _cpu_field("model name")
+
+
+def cpu_vendor() -> str | None:
+    """Vendor of the CPU, such as AuthenticAMD; None where the system does not say."""
+    return _cpu_field("vendor_id")
 
 
 def cpu_flags() -> frozenset[str]:
     """Instruction set extensions of the CPU, by Linux's names; empty where the system does not say."""
+    return frozenset((_cpu_field("flags", "features") or "").split())
+
+
+def _cpu_field(*names: str) -> str | None:
+    """The first field of /proc/cpuinfo with one of these names."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.lower().startswith(("flags", "features")):
-                return frozenset(line.partition(":")[2].split())
-    return frozenset()
+            if line.lower().startswith(names):
+                return line.partition(":")[2].strip()
+    return None
 
 
 def total_memory_nbytes() -> int | None:
@@ -146,6 +152,17 @@ def after_fork_in_child(function: Callable[[], None]) -> None:
     """Call a function in each process that is made by fork, from now on."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=function)
+
+
+def raise_open_file_limit(files: int) -> None:
+    """Let this process open so many files, as far as the system allows; nothing where there is no such limit."""
+    if _resource is None:
+        return
+    soft, hard = _resource.getrlimit(_resource.RLIMIT_NOFILE)
+    if soft < files:
+        with suppress(OSError, ValueError):
+            most = files if hard == _resource.RLIM_INFINITY else min(files, hard)
+            _resource.setrlimit(_resource.RLIMIT_NOFILE, (most, hard))
 
 
 def use_batch_scheduling() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from headrace.storage import Unavailable
 
@@ -80,3 +81,145 @@ def busy():
 
 def cut():
     return Unavailable("connection reset by peer")
+
+
+class LateBlob:
+    """A blob of which every other call waits for the next one to begin, for a moment at most."""
+
+    def __init__(self, inner):
+        self._inner = inner
+        self._begun = threading.Condition()
+        self._calls = 0
+
+    @property
+    def url(self):
+        return self._inner.url
+
+    def __getattr__(self, operation):
+        def call(*args):
+            with self._begun:
+                self._calls += 1
+                number = self._calls
+                self._begun.notify_all()
+                if number % 2:
+                    self._begun.wait_for(lambda: self._calls > number, timeout=0.01)
+            return getattr(self._inner, operation)(*args)
+
+        return call
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Serves the names of a blob with ranges; `server.trouble` decides what happens instead."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def _answer(self, *, body):
+        self.server.requests.append(self.path)
+        trouble = self.server.trouble(len(self.server.requests), self.path)
+        if trouble == "hang":
+            self.server.ended.wait()
+            return
+        if isinstance(trouble, int | tuple):
+            status, code = trouble if isinstance(trouble, tuple) else (trouble, "")
+            text = f"<Error><Code>{code}</Code></Error>".encode() if code else b""
+            self._respond(status, text if body else b"", len(text))
+            return
+        try:
+            data = bytes(self.server.blob.get(self.path.lstrip("/")))
+        except FileNotFoundError:
+            self._respond(404, b"", 0)
+            return
+        status, whole = 200, len(data)
+        if requested := self.headers.get("Range"):
+            first, last = requested.removeprefix("bytes=").split("-")
+            first, last = int(first), min(int(last or whole - 1), whole - 1)
+            status, data = 206, data[first : last + 1]
+        self.send_response(status)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{whole}")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+        self.end_headers()
+        if body:
+            if trouble == "cut":
+                self.wfile.write(data[: len(data) // 2])
+                self.wfile.flush()
+                self.close_connection = True
+                self.connection.close()
+                return
+            if trouble == "trickle":  # a byte at a time, for longer than a request may be silent
+                for at in range(len(data)):
+                    self.wfile.write(data[at : at + 1])
+                    self.server.ended.wait(0.02)
+                return
+            self.wfile.write(bytes([data[0] ^ 1]) + data[1:] if trouble == "flip" else data)
+
+    def do_PUT(self):
+        self.server.requests.append(self.path)
+        trouble = self.server.trouble(len(self.server.requests), self.path)
+        nbytes = int(self.headers["Content-Length"])
+        data = self.rfile.read(nbytes)
+        if trouble == "hang":
+            self.server.ended.wait()
+            return
+        if trouble is not None:
+            status, code = trouble
+            text = f"<Error><Code>{code}</Code></Error>".encode()
+            self._respond(status, text, len(text))
+            return
+        self.server.blob.put(self.path.lstrip("/"), data)
+        self._respond(201, b"", 0)
+
+    def _respond(self, status, text, nbytes):
+        self.send_response(status)
+        self.send_header("Content-Length", str(nbytes))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *args):
+        pass
+
+
+class BlobServer:
+    """An HTTP server on loopback that serves a blob; `trouble(request number, path)` decides what goes wrong.
+
+    None serves the request; a status, or a status and an S3 error code, is sent instead; "cut" closes the connection
+    halfway, "flip" changes a byte, "trickle" sends a byte at a time, and "hang" sends nothing until the server ends.
+    """
+
+    def __init__(self, blob):
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._server.daemon_threads = True
+        self._server.blob, self._server.requests, self._server.ended = blob, [], threading.Event()
+        self.trouble = lambda number, path: None
+        self._server.trouble = self._decide
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def _decide(self, number, path):
+        return self.trouble(number, path)
+
+    @property
+    def requests(self):
+        return self._server.requests
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.ended.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

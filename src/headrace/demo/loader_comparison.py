@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import WorkerError
+from headrace.platform import peak_memory_nbytes
 
 BATCH_ROWS = 32
 START_LIMIT_S = 600.0
@@ -171,9 +172,7 @@ def resident_bytes() -> tuple[int, int]:
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        peak = peak_memory_nbytes() or 0
         return peak, peak
     sizes = {
         name: int(rest.split()[0]) * 1024

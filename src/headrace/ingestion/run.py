@@ -19,6 +19,7 @@ from headrace.ingestion.options import (
     check_choice,
 )
 from headrace.ingestion.read.sources import SourceFile, find_sources
+from headrace.platform import available_cores
 
 if TYPE_CHECKING:
     from headrace.ingestion.job.job import Job
@@ -140,7 +141,7 @@ def _plan_job(
 def default_workers(sources: Sequence[SourceFile]) -> int:
     """The number of cores, and fewer for small sources."""
     size = sum(source.text_bytes for source in sources)
-    return max(1, min(len(os.sched_getaffinity(0)), size // BYTES_PER_WORKER))
+    return max(1, min(available_cores(), size // BYTES_PER_WORKER))
 
 
 def _check(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from headrace.platform import cpu_vendor
 
 
 @functools.cache
@@ -25,8 +26,7 @@ def mkl_is_slow() -> bool:
         torch.ops.mkldnn, "_linear_pointwise"
     ):
         return False
-    cpus = Path("/proc/cpuinfo")
-    return cpus.exists() and "AuthenticAMD" in cpus.read_text()
+    return cpu_vendor() == "AuthenticAMD"
 
 
 def product(a_MK: Tensor, b_KN: Tensor) -> Tensor:

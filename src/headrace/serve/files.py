@@ -9,7 +9,6 @@ STATE/batches/<id>.input.jsonl    the input of a batch that is not finished
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -27,8 +26,10 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from headrace.errors import ConfigError, SinkError
+from headrace.platform import lock_file, open_directory
 from headrace.serve.middleware import MAX_FILE_BYTES
 from headrace.serve.protocol import APIError, bad_request, json_response
+from headrace.storage import fsync_directory
 
 PURPOSES = ("batch",)
 ID = re.compile(r"(file|batch)-[0-9a-z_-]{8,80}\Z")
@@ -57,16 +58,15 @@ class FileStore:
         try:
             for folder in (self.files, self.batches):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock = open_directory(state)
         except OSError as error:
             raise ConfigError(f"{state}: {error.strerror}. Give another --state directory.") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
+        self._lock = -1 if lock is None else lock
+        if lock is not None and not lock_file(lock, wait=False):
+            os.close(lock)
             raise SinkError(
                 f"{state}: another server keeps its files and batches here. Give this one its own --state directory."
-            ) from error
+            )
         for folder in (self.files, self.batches):
             for partial in folder.glob(".*.tmp"):  # of a server that was killed while it wrote
                 partial.unlink()
@@ -260,11 +260,7 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> int:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    fsync_directory(path.parent)
     return size
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
 
 from headrace.errors import WorkerError
+from headrace.platform import raise_open_file_limit
 from headrace.serve.app import ModelServer
 from headrace.serve.completions import ServedModel
 from headrace.serve.connection import limited_protocol
@@ -42,7 +41,7 @@ def run_server(
         SinkError: another server uses the state directory.
         WorkerError: the engine failed while serving.
     """
-    _raise_file_limit(options.max_connections + OTHER_FILES)
+    raise_open_file_limit(options.max_connections + OTHER_FILES)
     served = ServedModel(
         model, name=options.name, dtype=options.dtype, device=options.device, batch_size=options.batch_size
     )
@@ -124,12 +123,3 @@ def _handle_signals(server: ModelServer, running: uvicorn.Server, *, drain_s: fl
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-
-
-def _raise_file_limit(files: int) -> None:
-    """Allow as many file descriptors as connections need, as far as the system lets."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < files:
-        with suppress(OSError, ValueError):
-            most = files if hard == resource.RLIM_INFINITY else min(files, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -157,8 +157,10 @@ class RemoteBlob:
         except (exceptions.NotSupportedError, NotImplementedError) as error:
             # A server without ranges will not learn them; retried, it took 50 s to say so.
             raise StoreError(f"{where}: the server cannot do this: {str(error).splitlines()[0]}") from error
-        except exceptions.AlreadyExistsError:
-            raise
+        except exceptions.AlreadyExistsError as error:
+            if not _TRANSIENT.search(str(error)):  # the client reads every 409 as this error
+                raise
+            raise Unavailable(f"{where}: {summarize_error(str(error))}") from error
         except (asyncio.CancelledError, concurrent.futures.CancelledError) as error:
             raise Cancelled(f"{where}: cancelled, as the process is ending") from error
         except exceptions.BaseError as error:
@@ -219,7 +221,12 @@ class RemoteBlob:
 
     def put(self, path: str, data: Data) -> None:
         """See `Blob.put`."""
-        self._upload(path, data)
+        try:
+            self._upload(path, data)
+        except self._obstore.exceptions.AlreadyExistsError as error:
+            raise StoreError(
+                f"{self._url}/{path}: the server refuses: {summarize_error(str(error))}"
+            ) from error
 
     def put_if_absent(self, path: str, data: Data) -> bool:
         """See `Blob.put_if_absent`."""

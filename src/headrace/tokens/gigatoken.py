@@ -7,15 +7,14 @@ the process has grown by `cache_bytes`; that costs 0.05 to 0.3 s and changes no 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from headrace.platform import resident_memory_nbytes
 from headrace.tokens.flat import SEPARATOR, FlatTexts, lengths_of
 from headrace.tokens.protocol import Ids, Offsets, join_ids, offsets_of
 
@@ -27,10 +26,7 @@ _FEW, _LONG = 32, 4096
 
 def resident_bytes() -> int:
     """Memory of this process that is in RAM now; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
+    return resident_memory_nbytes() or 0
 
 
 class Gigatoken:

@@ -32,6 +32,7 @@ from headrace.model.checkpoint import (
     list_checkpoints,
     step_dir,
 )
+from headrace.storage import fsync_directory
 from headrace.training.mirror import Mirror
 
 _STAGING = ".staging-"
@@ -170,14 +171,14 @@ class CheckpointWriter:
         }
         manifest = {"format": FORMAT, "step": step, "torch": torch.__version__, "files": files}
         _write_synced(staging / MANIFEST, encode_manifest(manifest))
-        sync_dir(staging)
+        fsync_directory(staging)
         final = step_dir(self._checkpoints, step)
         if final.exists():  # a damaged one that was passed over, now made again
             aside = self._checkpoints / f"{_STAGING}damaged-{step:08d}"
             final.rename(aside)
             shutil.rmtree(aside)
         staging.rename(final)
-        sync_dir(self._checkpoints)
+        fsync_directory(self._checkpoints)
         # Later ones are damaged (we resumed before them) and do not count as kept.
         older = [path for found, path in list_checkpoints(self._checkpoints) if found <= step]
         for path in older[: -self._keep]:
@@ -200,12 +201,3 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_dir(directory: Path) -> None:
-    """Make renames inside a directory outlive a power cut."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Self
 import orjson
 
 from headrace.errors import ResumeError
+from headrace.platform import lock_file
 
 
 class MetricsLog:
@@ -24,13 +24,11 @@ class MetricsLog:
     def __init__(self, path: Path, *, step: int) -> None:
         self.path = path
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # falls with the process, leaves nothing
-        except BlockingIOError:
+        if not lock_file(self._file, wait=False):  # ends with the process, leaves nothing
             self.close()
             raise ResumeError(
                 f"{path}: another process is training into this run. Wait for it, or give another --out."
-            ) from None
+            )
         keep = _offset_after(path, step)
         os.ftruncate(self._file, keep)
         os.lseek(self._file, keep, os.SEEK_SET)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from headrace.errors import ConfigError
+from headrace.platform import lock_file, read_at
 
 
 @contextmanager
@@ -33,17 +33,16 @@ def only_writer(path: Path) -> Iterator[None]:
 def _locked(path: Path) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+        if not lock_file(handle, wait=False):
+            holder = read_at(handle, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(handle)
             raise ConfigError(
                 f"{path.parent.parent}: another ingest is writing to it (process {holder}). "
                 f"Wait for it, or stop it; its work is kept"
-            ) from None
+            )
         if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
-            os.truncate(handle, 0)
-            os.pwrite(handle, str(os.getpid()).encode(), 0)
+            os.ftruncate(handle, 0)
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, str(os.getpid()).encode())
             return handle
         os.close(handle)

@@ -14,6 +14,7 @@ from headrace.ingestion.options import ContentOptions
 from headrace.ingestion.parse.reader import is_cut_by_line
 from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.journal import seek_path
+from headrace.platform import available_cores
 from headrace.storage import Blob
 
 MIN_WORKERS = 6
@@ -44,7 +45,7 @@ def find(source: SourceFile, blob: Blob) -> bool:
     if path in blob.list(os.path.dirname(path) + "/"):  # noqa: PTH120 - a blob's name
         return True
     index = io.BytesIO()
-    threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    threads = min(available_cores(), MAX_THREADS)
     try:
         with rapidgzip.open(source.url, parallelization=threads) as file:
             while file.read(_READ_BYTES):  # checks every member's checksum

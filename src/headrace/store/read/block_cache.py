@@ -11,6 +11,7 @@ Source: Belady 1966, A study of replacement algorithms for a virtual-storage com
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -29,6 +30,8 @@ TAIL_TOKENS: Final = 8192
 _ALIGNMENT: Final = 32
 """Tokens; slots begin at multiples of it."""
 _SLOT: Final = (1 << 32) - 1
+EXIT_S: Final = 5.0
+"""A thread that the interpreter waits for at exit gives up when no block was loaded for so long."""
 _VICTIMS: Final = 16
 """Slots emptied at a time."""
 
@@ -96,6 +99,7 @@ class BlockCache:
         self.loads = 0
         """Blocks loaded so far."""
         self._closed = False
+        self._changed_at = time.monotonic()
 
     def close(self) -> None:
         """Raise in all threads that wait for a block; loads that end later are dropped."""
@@ -354,6 +358,10 @@ class BlockCache:
         if self._closed:
             raise Cancelled("the store was closed while a row was read")
         self._changed.wait(INTERRUPT_S)
+        if threading.main_thread().is_alive():
+            self._changed_at = time.monotonic()
+        elif time.monotonic() - self._changed_at > EXIT_S:
+            raise Cancelled(f"the main thread has ended, and no block was loaded for {EXIT_S:g} s")
 
     def _finished(self, block: int, error: Exception | None, load: _Load) -> None:
         with self._changed:
@@ -382,6 +390,7 @@ class BlockCache:
                 self._busy[slot] = 0
                 self._free.append(slot)
                 load.errors[block] = error  # a thread that only waits, or comes later, loads the block itself
+            self._changed_at = time.monotonic()
             self._discard_waiting(block)
             # All threads: some wait for a slot, which this block may have freed.
             self._changed.notify_all()

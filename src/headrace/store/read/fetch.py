@@ -24,6 +24,7 @@ from headrace.store.read.source import ShardSource
 from headrace.types import Bytes
 
 _CACHED_GAP: Final = 1 << 10
+_PLANNERS: Final = 4
 MAX_TRIES_DAMAGED: Final = 3
 Keep = Callable[["BlockRequest", Bytes], None]
 """Called with each block's stored bytes once they are checked."""
@@ -70,6 +71,7 @@ class FetchedBlocks:
         self._retry = retry or Retry()
         self.limit = limit or ConcurrencyLimit()
         self._closed = threading.Event()
+        self._planners = DaemonPool(_PLANNERS, name="headrace-plan")
         self._threads = DaemonPool(self.limit.most, name="headrace-fetch")
         # Not the threads that wait for responses: where a huge page of the block cache is first used, each of many
         # threads that decode into it at once would clear a page of its own, and all but one are thrown away.
@@ -78,11 +80,39 @@ class FetchedBlocks:
     def close(self) -> None:
         """End the threads; nothing is waited for, and retries stop."""
         self._closed.set()
-        self._threads.shutdown()
-        self._decoders.shutdown()
+        for pool in (self._planners, self._threads, self._decoders):
+            pool.shutdown()
 
     def load(self, blocks: Sequence[int], outs: Sequence[memoryview], done: Done) -> None:
-        """Fetch, check and decode blocks by threads; see `block_cache.Load`."""
+        """Fetch, check and decode blocks by threads; see `block_cache.Load`.
+
+        Nothing is read in the calling thread: it stays interruptible, whatever the remote does.
+        """
+        self._planners.submit(self._plan, blocks, outs, done)
+
+    def _plan(self, blocks: Sequence[int], outs: Sequence[memoryview], done: Done) -> None:
+        try:
+            requests = self._requests(blocks, outs)
+        except Exception as error:  # noqa: BLE001  # raised in the threads that wait for the blocks
+            for block in blocks:
+                done(block, error)
+            return
+        if self._cache is not None:
+            self._submit(self._load_cached, requests, done, self._cache)
+            return
+        for group in coalesce(requests):
+            self._submit(self._fetch, group, done)
+
+    def _submit(
+        self, function: Callable[..., None], requests: Sequence[BlockRequest], done: Done, *more: Any
+    ) -> None:
+        try:
+            self._threads.submit(function, requests, done, *more)
+        except RuntimeError as error:  # closed meanwhile
+            for one in requests:
+                done(one.block, error)
+
+    def _requests(self, blocks: Sequence[int], outs: Sequence[memoryview]) -> list[BlockRequest]:
         located = [locate_block(self._source, block) for block in blocks]
         shards = list(dict.fromkeys(shard for shard, _ in located))
         if len(shards) > 1:
@@ -92,20 +122,7 @@ class FetchedBlocks:
             index = self._source.index(shard)
             start = int(index.offset[inside])
             requests.append(BlockRequest(block, shard, inside, start, start + int(index.nbytes[inside]), out))
-        if self._cache is not None:
-            self._threads.submit(self._load_cached, self._cache, requests, done)
-            return
-        # One call begins all requests: an interrupt of this thread cannot fall between two of them.
-        self._threads.submit(self._begin, coalesce(requests), done)
-
-    def _begin(self, groups: Sequence[Sequence[BlockRequest]], done: Done) -> None:
-        for group in groups[1:]:
-            try:
-                self._threads.submit(self._fetch, group, done)
-            except RuntimeError as error:  # closed meanwhile
-                for one in group:
-                    done(one.block, error)
-        self._fetch(groups[0], done)
+        return requests
 
     def block_key(self, block: int) -> str:
         """Name of a block in the node cache."""
@@ -118,7 +135,7 @@ class FetchedBlocks:
 
     # --- through the node cache ---
 
-    def _load_cached(self, cache: NodeCache, requests: Sequence[BlockRequest], done: Done) -> None:
+    def _load_cached(self, requests: Sequence[BlockRequest], done: Done, cache: NodeCache) -> None:
         reported: set[int] = set()
 
         def once(block: int, error: Exception | None) -> None:
@@ -157,11 +174,7 @@ class FetchedBlocks:
         finally:
             # No large gaps: another process fetches the blocks in them.
             for group in coalesce(claimed, max_gap=_CACHED_GAP):
-                try:
-                    self._threads.submit(self._fetch, group, finished, keep)
-                except RuntimeError as error:  # closed meanwhile
-                    for one in group:
-                        finished(one.block, error)
+                self._submit(self._fetch, group, finished, keep)
         for one in waiting:
             # No claim of ours waits for another process's claim, so two processes cannot wait for each other.
             cache.wait(keys[one.block])

@@ -1,0 +1,238 @@
+"""remote.py and event_loop.py: HTTP and S3 as servers misbehave, time limits, hedged requests, cancelled requests."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+
+import numpy as np
+import pytest
+from storage_fakes import BlobServer, FakeClock
+from store_fakes import make_store, sample_tokens
+
+from headrace.errors import StoreError
+from headrace.storage import MemoryBlob, Retry, RetryingBlob, Unavailable, open_blob
+from headrace.storage.remote import HEDGE_MIN_S, HedgeDelay, RemoteBlob, hedged, summarize_error
+from headrace.store import Store
+
+
+@pytest.fixture
+def http(request):
+    """A server of a store of 20 blocks: URL, server, tokens."""
+    tokens, ends = sample_tokens(1280)
+    blob = open_blob(f"memory://{request.node.nodeid}")
+    make_store(blob, tokens, ends, codec="zstd")
+    with BlobServer(blob) as server:
+        yield server.url, server, tokens
+
+
+def test_plain_http_is_refused_with_the_variable_that_allows_it(monkeypatch):
+    for name in ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with pytest.raises(StoreError, match="Plain HTTP is allowed by AWS_ALLOW_HTTP=true"):
+        RemoteBlob("s3://bucket/store").get("manifest.json")
+    monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
+    with pytest.raises(Unavailable):  # now it is sent, and no server is there
+        RemoteBlob("s3://bucket/store").get("manifest.json")
+
+
+def test_errors_of_azure_for_a_missing_object_and_a_range_past_the_end_are_understood(monkeypatch):
+    """Its delete raises FileNotFoundError, and its client refuses such a range itself: both observed with Azurite."""
+    blob = RemoteBlob("memory://")
+
+    async def missing(store, path):
+        raise FileNotFoundError(f"Object at location {path} not found: Bulk delete request failed")
+
+    async def past(store, path, *, start, end):
+        raise blob._obstore.exceptions.GenericError(
+            f"Generic MicrosoftAzure error: Wanted range starting at {start}, but object was only {start} bytes long"
+        )
+
+    monkeypatch.setattr(blob._obstore, "delete_async", missing)
+    monkeypatch.setattr(blob._obstore, "get_range_async", past)
+    blob.delete("a")
+    assert blob.get_range("a", 10, 20) == b""
+
+
+@pytest.mark.parametrize("trouble", [None, 503, 429, 500, "cut", "flip"])
+def test_a_store_is_read_over_http_whatever_the_server_does(http, monkeypatch, trouble):
+    url, server, tokens = http
+    clock = FakeClock()
+    monkeypatch.setattr(
+        "headrace.store.store.open_blob", lambda u: RetryingBlob(RemoteBlob(u), Retry(sleep=clock.sleep))
+    )
+    seen = {}
+
+    def once(number, path):
+        # The manifest and the table have a checksum but no second try: they are small, and requested once.
+        if trouble == "flip" and not path.startswith("/data/s0.arrow"):
+            return None
+        seen[path] = seen.get(path, 0) + 1
+        return trouble if seen[path] == 1 else None
+
+    server.trouble = once
+    with Store.open(url) as store:
+        starts = np.arange(0, 1200, 64)
+        assert np.array_equal(store.gather(starts, 64), tokens[starts[:, None] + np.arange(64)])
+    assert bool(clock.sleeps) == (trouble not in (None, "flip"))
+
+
+def test_a_throttled_request_is_distinguished_from_other_failures(http):
+    url, server, _ = http
+    blob = RemoteBlob(url)
+    for status, throttled in [(503, True), (429, True), (500, False)]:
+        server.trouble = lambda number, path, status=status: status
+        with pytest.raises(Unavailable) as caught:
+            blob.get("manifest.json")
+        assert caught.value.throttled == throttled
+
+
+def test_an_unreachable_server_is_one_line():
+    with pytest.raises(Unavailable, match="error sending request") as caught:
+        RemoteBlob("http://127.0.0.1:1/store").get("manifest.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_request_that_the_server_rejects_is_not_retried(http, status):
+    url, server, _ = http
+    server.trouble = lambda number, path: status
+    with pytest.raises(StoreError, match=r"refuses|denied"):
+        open_blob(url).get("manifest.json")
+    assert len(server.requests) == 1
+
+
+def test_a_message_has_the_code_and_text_of_the_server(http):
+    """An HTTP server has no create-if-absent; an object store says what it refuses in XML."""
+    url, _, _ = http
+    with pytest.raises(StoreError, match="the server cannot do this"):
+        open_blob(url).put_if_absent("job.json", b"{}")
+    text = "PUT http://x/b - 400 Bad Request: <?xml version='1.0'?>\n<Error><Code>InvalidBucketName</Code>"
+    assert summarize_error(f"{text}<Message>Too short.</Message></Error>") == (
+        "PUT http://x/b - 400 Bad Request: InvalidBucketName: Too short."
+    )
+    assert summarize_error("plain\nDebug source: many lines") == "plain"
+
+
+@pytest.mark.parametrize(
+    "trouble", [(400, "RequestTimeout"), (409, "OperationAborted"), (409, "ConditionalRequestConflict")]
+)
+@pytest.mark.parametrize("operation", ["get", "put"])
+def test_a_4xx_that_is_worth_another_try_is_retried(request, trouble, operation):
+    with BlobServer(MemoryBlob(request.node.nodeid)) as server:
+        server._server.blob.put("x", b"1")
+        server.trouble = lambda number, path: trouble if number < 3 else None
+        clock = FakeClock()
+        blob = RetryingBlob(RemoteBlob(server.url), Retry(sleep=clock.sleep))
+        blob.put("x", b"2") if operation == "put" else blob.get("x")
+        # The client itself asks again after a 409 of a PUT: for the parent collection.
+        assert len(clock.sleeps) == (1 if (operation, trouble[0]) == ("put", 409) else 2)
+
+
+def test_one_hanging_request_of_many_is_requested_a_second_time(http):
+    """The epoch takes as long as its other requests and a hedge, not a time limit."""
+    url, server, tokens = http
+    hung = []
+
+    def hang_once(number, path):
+        if path.startswith("/data/s0.arrow") and not hung:
+            hung.append(path)
+            return "hang"
+        return None
+
+    server.trouble = hang_once
+    with Store.open(url) as store:
+        starts = np.arange(0, 1200, 64)
+        assert np.array_equal(store.gather(starts, 64), tokens[starts[:, None] + np.arange(64)])
+    assert hung
+
+
+def test_a_download_may_last_longer_than_its_limit_of_silence_and_silence_ends_it(http):
+    url, server, _ = http
+    blob = RemoteBlob(url, silence_s=0.5)
+    server._server.blob.put("x", bytes(60))
+    server.trouble = lambda number, path: "trickle"  # 60 bytes in 1.2 s
+    assert len(blob.get("x")) == 60
+    server.trouble = lambda number, path: "hang"
+    with pytest.raises(Unavailable) as caught:
+        blob.get("x")
+    assert caught.value.timed_out
+
+
+def test_an_upload_that_was_too_slow_gets_twice_the_time_at_its_next_try(request):
+    with BlobServer(MemoryBlob(request.node.nodeid)) as server:
+        server.trouble = lambda number, path: "hang" if number < 3 else None
+        blob = RemoteBlob(server.url, upload_s=0.2)
+        RetryingBlob(blob, Retry(sleep=FakeClock().sleep)).put("x", b"1")
+        assert blob._upload_s == 0.8
+        assert bytes(server._server.blob.get("x")) == b"1"
+
+
+def test_ctrl_c_ends_a_call_of_the_main_thread_that_hangs(http):
+    url, server, _ = http
+    blob = RemoteBlob(url)
+    main = threading.main_thread().ident
+
+    def hang(number, path):
+        signal.pthread_kill(main, signal.SIGINT)
+        return "hang"
+
+    server.trouble = hang
+    with pytest.raises(KeyboardInterrupt):
+        blob.get("manifest.json")
+    server.trouble = lambda number, path: None
+    assert blob.get("manifest.json")
+
+
+def test_a_second_request_waits_for_some_times_the_slowest_of_the_last():
+    delay = HedgeDelay()
+    assert delay.seconds() == 5.0
+    delay.add(0.01)
+    assert delay.seconds() == HEDGE_MIN_S
+    delay.add(2.0)
+    assert delay.seconds() == 8.0
+    for _ in range(64):
+        delay.add(0.5)
+    assert delay.seconds() == 2.0
+
+
+@pytest.mark.parametrize("first", ["hangs", "fails"])
+def test_the_first_success_of_two_requests_is_taken_and_the_other_cancelled(first):
+    cancelled = []
+
+    async def run():
+        calls = 0
+
+        async def request():
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                return "second"
+            try:
+                await asyncio.Event().wait() if first == "hangs" else await asyncio.sleep(0.02)
+            except asyncio.CancelledError:
+                cancelled.append(1)
+                raise
+            raise ValueError("first")
+
+        return await hedged(request, 0.001)
+
+    assert asyncio.run(run()) == "second"
+    assert bool(cancelled) or first == "fails"
+
+
+def test_a_request_that_fails_before_its_hedge_is_not_repeated():
+    calls = []
+
+    async def request():
+        calls.append(1)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        asyncio.run(hedged(request, 1.0))
+    assert len(calls) == 1
