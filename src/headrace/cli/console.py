@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,15 +92,6 @@ def progress_bar(title: str, *, unit: str = "items", quiet: bool = False) -> Ite
         yield progress
 
 
-def share_cores() -> None:
-    """Limit how long OpenMP threads spin before they sleep; must be called before torch is loaded.
-
-    GNU's OpenMP spins for milliseconds, so two jobs on one machine hold each other's cores: two jobs of 6,000 short
-    prompts took 176 s, and 11 s with this limit; a job alone is as fast. A value set by the user stays.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-
 def warn(sentence: str) -> None:
     """Log a warning: something was passed over."""
     logger.warning("%s", sentence)
@@ -141,5 +131,5 @@ def facts(title: str, rows: list[tuple[str, str]]) -> Table:
 size = nbytes
 
 __all__ = [
-    "count", "facts", "plain", "print_json", "progress_bar", "share_cores", "size", "stderr", "stdout", "warn",
+    "count", "facts", "plain", "print_json", "progress_bar", "size", "stderr", "stdout", "warn",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.console import count, facts, print_json, progress_bar, share_cores, stdout
+from headrace.cli.console import count, facts, print_json, progress_bar, stdout
 from headrace.cli.options import with_options
 from headrace.generation import EngineOptions, OutputOptions, PromptOptions, SamplingOptions
 
@@ -46,7 +46,6 @@ def generate(
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
     """Generate for every prompt and store each prediction exactly once."""
-    share_cores()
     from headrace.generation import generate as run
 
     with progress_bar("generate", unit="predictions", quiet=json) as progress:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.console import facts, print_json, share_cores, stdout, warn
+from headrace.cli.console import facts, print_json, stdout, warn
 from headrace.cli.options import with_options
 from headrace.serve import ServeOptions, ServerInfo
 from headrace.serve import serve as run
@@ -37,7 +37,6 @@ def serve(
     json: Annotated[bool, typer.Option("--json", help="Print the address as JSON on stdout.")] = False,
 ) -> None:
     """Serve a model: OpenAI's completions, chat, files and batches, metrics, and a page."""
-    share_cores()
 
     def ready(info: ServerInfo) -> None:
         if json:

@@ -7,13 +7,14 @@ decoding/        a step's tokens -> logits
 sampling/        logits -> tokens
 detokenizer      tokens -> text that is final
 engines/         requests -> finished rows: native, transformers, vLLM
-share/           several workers with an engine each, as one more engine
+distributed      several workers with an engine each, as one more engine
 model_directory  special token ids, as a model's directory defines them
 loading          a model's directory -> an engine that is ready
 job              prompts, an engine and a sink -> every sample stored once
 run              the whole job, from the model's directory to the stored predictions
 
-Names that need torch are imported when they are first used: the command line reads the options without it.
+Names that need torch are imported when they are first used: the command line reads the options without it. Importing
+this package before torch limits how long OpenMP threads spin, see `headrace.platform.limit_openmp_spinning`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from headrace.generation.options import EngineOptions, OutputOptions, PromptOptions, SamplingOptions
+from headrace.platform import limit_openmp_spinning
 
 if TYPE_CHECKING:
     from headrace.generation.engines import NativeEngine
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     )
     from headrace.generation.request import Request, Token
     from headrace.generation.run import generate
+
+limit_openmp_spinning()
 
 _MODULE_OF = {
     "NativeEngine": "engines",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from headrace.generation.job import BatchEngine
 from headrace.generation.model_directory import read_config, special_ids_of
 from headrace.generation.options import SamplingOptions
 from headrace.generation.prompts.tokenizer import PromptTokenizer
+from headrace.platform import cpu_quota
 from headrace.stats import Stats
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def load_engine(
     if engine not in ENGINES:
         raise ConfigError(f"generate: no engine named {engine!r}; there are {', '.join(ENGINES)}.")
     path, place = Path(model), pick_device(device)
+    limit_threads()
     if engine != "native":
         return _load_foreign(path, engine=engine, dtype=dtype, device=place, batch_size=batch_size)
     runner, tokenizer = _load_runner(path, dtype=dtype, device=place)
@@ -162,6 +165,13 @@ def _no_model(path: Path) -> ConfigError:
         f"{path}: neither a run (run.json) nor a Hugging Face directory (config.json) is there. Give the --out of "
         f"headrace train, or a directory as `hf download NAME --local-dir DIR` makes it: names are not looked up."
     )
+
+
+def limit_threads() -> None:
+    """Let torch use no more threads than the control group's processor quota allows; OMP_NUM_THREADS has precedence."""
+    quota = cpu_quota()
+    if quota is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), math.ceil(quota))))
 
 
 def pick_device(name: str) -> torch.device:

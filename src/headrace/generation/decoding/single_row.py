@@ -10,6 +10,7 @@ Shapes: W width, H query heads, G key/value heads, D head width, I inner width, 
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from headrace.generation.decoding.packed_linear import PackedLinear
+from headrace.generation.decoding.thread_count import ThreadCount
 from headrace.model.kv import KVCache
 from headrace.native import NativeUnavailableError, native_target
 from headrace.native.decoder import CacheStruct, LayerStruct, LinearStruct, ShapeStruct, load_decoder
@@ -117,7 +119,8 @@ class SingleRowDecoder:
         self._layers = (LayerStruct * len(layers))(*map(self._layer, layers))
         self._norm, self._norm_bias = self._floats(norm), self._floats(norm_bias)
         self._head = self._linear(head)
-        self._threads = torch.get_num_threads()
+        self._max_threads = torch.get_num_threads()
+        self._threads = ThreadCount(self._max_threads)
         self._scratch = torch.empty(0)
 
     def hidden(
@@ -138,11 +141,13 @@ class SingleRowDecoder:
             k_BGSD[slot].data_ptr(), v_BGSD[slot].data_ptr(), k_BGSD.numel(), kv.capacity, position
         )
         cos_D, sin_D = (None, None) if rotation is None else (part.float().contiguous() for part in rotation)
+        started = time.perf_counter()
         self._native.decode(
-            self._form, self._threads, ctypes.addressof(self._shape), ctypes.addressof(self._layers),
+            self._form, self._threads.value, ctypes.addressof(self._shape), ctypes.addressof(self._layers),
             ctypes.addressof(cache), self._norm, self._norm_bias, _address(cos_D), _address(sin_D), _address(x_W),
             self._scratch_for(kv.capacity),
         )  # fmt: skip
+        self._threads.record(time.perf_counter() - started)
         return x_W[None]
 
     def logits(self, x_1W: Tensor) -> Tensor:
@@ -150,12 +155,12 @@ class SingleRowDecoder:
         x_1W = x_1W.float().contiguous()
         out_1V = torch.empty(1, self._head.outs)
         self._native.product(
-            self._form, self._threads, ctypes.addressof(self._head), _address(x_1W), _address(out_1V)
+            self._form, self._threads.value, ctypes.addressof(self._head), _address(x_1W), _address(out_1V)
         )
         return out_1V
 
     def _scratch_for(self, capacity: int) -> int:
-        size = self._native.scratch_size(ctypes.addressof(self._shape), capacity, self._threads)
+        size = self._native.scratch_size(ctypes.addressof(self._shape), capacity, self._max_threads)
         if size > len(self._scratch):
             self._scratch = torch.empty(size)
         return self._scratch.data_ptr()

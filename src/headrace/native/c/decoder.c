@@ -11,6 +11,7 @@
 
 #include <math.h>
 
+#include "barrier.h"
 #include "decoder_types.h"
 
 #define KERNELS "decoder_forms.h"
@@ -59,7 +60,7 @@ static PyObject *py_decode(PyObject *module, PyObject *const *args, Py_ssize_t n
   void *at[9];
   if (!has_arguments(nargs, 11, "decode") || !settings_of(args, &form, &threads) || !addresses_of(args + 2, 9, at))
     return NULL;
-  Decode data = {at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8]};
+  Decode data = {at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], {0, 0, 0}};
   Py_BEGIN_ALLOW_THREADS
   openmp.parallel(CHOOSE(decode_forms)[form], &data, (unsigned)threads, 0);
   Py_END_ALLOW_THREADS

@@ -109,7 +109,7 @@ static void FORM(attend)(const float *query, const Number *keys, const Number *v
 
 /* Called by every thread of the team. */
 static void FORM(decode)(void *data) {
-  const Decode *const args = data;
+  Decode *const args = data;
   const Shape *const shape = args->shape;
   const Cache *const cache = args->cache;
   const int64_t W = shape->hidden_size, H = shape->heads, G = shape->kv_heads, D = shape->head_size;
@@ -126,7 +126,7 @@ static void FORM(decode)(void *data) {
 
     NAME(normalise)(x, layer->norm1, layer->norm1_bias, normed, W, shape->eps, shape->centred);
     FORM(multiply)(&layer->qkv, normed, qkv, share((H + 2 * G) * D, me, parts), 0);
-    openmp.barrier();
+    barrier_wait(&args->barrier, parts);
     const Span made = share(H + 2 * G, me, parts);
     for (int64_t h = made.first; h < made.last; h++) {
       float *const head = qkv + h * D;
@@ -140,7 +140,7 @@ static void FORM(decode)(void *data) {
         for (int64_t d = 0; d < D; d++) stored[d] = FORM(from_float)(head[d]);
       }
     }
-    openmp.barrier();
+    barrier_wait(&args->barrier, parts);
     const int64_t first = layer->window ? max_of(0, cache->position - layer->window + 1) : 0;
     const Span heads = share(H, me, parts);
     for (int64_t h = heads.first; h < heads.last; h++) {
@@ -148,17 +148,17 @@ static void FORM(decode)(void *data) {
       FORM(attend)(qkv + h * D, keys + start, values + start, scores, mixed + h * D, first, cache->position, D,
                    shape->scale);
     }
-    openmp.barrier();
+    barrier_wait(&args->barrier, parts);
     FORM(multiply)(&layer->out, mixed, x, share(W, me, parts), 1);
-    openmp.barrier();
+    barrier_wait(&args->barrier, parts);
     const Span mine = share(I, me, parts);
     NAME(normalise)(x, layer->norm2, layer->norm2_bias, normed, W, shape->eps, shape->centred);
     FORM(multiply)(&layer->up, normed, inner, mine, 0);
     if (shape->gated) FORM(multiply)(&layer->up, normed, inner, (Span){I + mine.first, I + mine.last}, 0);
     NAME(activate)(inner, shape->gated ? inner + I : NULL, mine);
-    openmp.barrier();
+    barrier_wait(&args->barrier, parts);
     FORM(multiply)(&layer->down, inner, x, share(W, me, parts), 1);
-    openmp.barrier();
+    barrier_wait(&args->barrier, parts);
   }
   if (me == 0) NAME(normalise)(x, args->norm, args->norm_bias, x, W, shape->eps, shape->centred);
 }

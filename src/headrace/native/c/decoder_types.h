@@ -38,6 +38,7 @@ typedef struct {
   const float *norm, *norm_bias, *cos, *sin; /* [W], or NULL; [D], or NULL */
   float *x;                                  /* [W]: the token's embedding, then its normalised last hidden state */
   float *scratch;
+  Barrier barrier; /* of this call's threads; zero */
 } Decode;
 
 typedef struct {
