@@ -10,7 +10,7 @@ SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src/headrace/nativ
 INSTALLED := $(VENV)/.test$(if $(WHEEL),-wheel)
 PRINT_NATIVE := $(BIN)/python -c 'from headrace.native import native_target; print("native:", native_target())'
 
-.PHONY: demo test lint docs pins clean
+.PHONY: demo test lint docs hashed pins clean
 
 demo: $(VENV)/.demo
 	$(BIN)/headrace demo --out headrace-demo
@@ -34,6 +34,11 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site: build/site/index.html"
 
+# All pinned packages, each file checked against .ci/hashes.txt. torch is not among them: its CPU builds are other files on
+# every index that has them.
+hashed: | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r .ci/hashes.txt
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(f"headrace needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Run: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +61,9 @@ pins:
 	rm -rf $(VENV)-pins && $(PYTHON) -m venv $(VENV)-pins && $(VENV)-pins/bin/python -m pip install --quiet torch==2.13.0
 	$(VENV)-pins/bin/python -m pip install --quiet -e ".[test]"
 	$(VENV)-pins/bin/python -m pip freeze --exclude-editable | sed "s/+cpu//" > constraints.txt
+	$(VENV)-pins/bin/python -m pip install --quiet uv
+	grep -v "^torch==" constraints.txt | $(VENV)-pins/bin/uv pip compile - --no-deps --universal --generate-hashes --no-annotate \
+		--no-header --quiet --python-version 3.11.7 -o .ci/hashes.txt
 	rm -rf $(VENV)-pins
 
 clean:

@@ -73,9 +73,9 @@ def _root(
             f"--log-file {log_file}: {error.strerror}. Give a file that can be written."
         ) from None
     if version:
-        from headrace import __version__
+        from headrace.version import VERSION
 
-        print(__version__)
+        print(VERSION)
         raise typer.Exit
 
 

@@ -128,7 +128,7 @@ def plan(
     if hardware.list_gpus:
         _list_gpus(as_json=output.as_json)
         return
-    from headrace import plan as planner
+    import headrace.plan as planner
 
     device = _hardware(hardware)
     shape = _shape(model)

@@ -272,11 +272,9 @@ def _report(context: DemoContext, progress: ProgressFunction) -> Mapping[str, An
 
 
 def _software(machine: Mapping[str, object]) -> str:
-    from headrace import __version__
+    from headrace.version import VERSION
 
-    return (
-        f"headrace {__version__}, Python {machine['python']}, torch {machine['torch']}, {machine['system']}"
-    )
+    return f"headrace {VERSION}, Python {machine['python']}, torch {machine['torch']}, {machine['system']}"
 
 
 def _write_lines(path: Path, rows: list[dict[str, str]]) -> None:

@@ -11,6 +11,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headrace.errors import ConfigError
 
@@ -180,7 +181,7 @@ def read_hardware(path: str | Path) -> Hardware:
     unknown = sorted(set(table) - known)
     if unknown:
         raise ConfigError(f"{path}: unknown key {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
-    given: dict[str, object] = {"name": str(table.get("name", Path(path).stem)), "source": str(path)}
+    given: dict[str, Any] = {"name": str(table.get("name", Path(path).stem)), "source": str(path)}
     if "arch" in table:
         given["arch"] = str(table["arch"])
     for key in (*_TOML_UNITS, "gpus_per_node"):
@@ -192,7 +193,7 @@ def read_hardware(path: str | Path) -> Hardware:
         name, unit = _TOML_UNITS.get(key, (key, 1))
         given[name] = int(value) if key == "gpus_per_node" else float(value) * unit
     if "like" in table:
-        return dataclasses.replace(gpu_by_name(str(table["like"])), **given)  # type: ignore[arg-type]
+        return dataclasses.replace(gpu_by_name(str(table["like"])), **given)
     given.setdefault("fp8_flops", given.get("bf16_flops"))
     given.setdefault("fp4_flops", given.get("fp8_flops"))
     given.setdefault("float32_flops", given.get("bf16_flops"))
@@ -201,4 +202,4 @@ def read_hardware(path: str | Path) -> Hardware:
         raise ConfigError(
             f'{path}: {", ".join(missing)} missing; give them, or like = "..." with the name of a known GPU'
         )
-    return Hardware(**given)  # type: ignore[arg-type]
+    return Hardware(**given)

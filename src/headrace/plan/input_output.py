@@ -82,10 +82,6 @@ def input_output(
     node_tokens = tokens_per_s / nodes
     read = node_tokens * o.bytes_per_token
     cores = node_tokens / (o.decode_mtokens_s * 1e6)
-    checkpoint = STATE_BYTES * parameters
-    write_s = checkpoint / (o.storage_gb_s * 1e9)
-    mtbf_s = o.mtbf_hours * 3600
-    interval = daly_interval(write_s, mtbf_s)
     text = tokens * o.text_bytes_per_token
     decode = min(memory_bytes_s / (2 * parameters) * batch, 1e9)
     return [
@@ -109,6 +105,24 @@ def input_output(
             name="ingest", value=text / (o.ingest_mb_s * 1e6 * o.ingest_cores) / 3600, unit="hours",
             formula="tokens x text bytes a token / (MB/s a core x cores)",
         ),
+        *_checkpoint_figures(o, parameters=parameters, nodes=nodes, step_s=step_s),
+        Figure(
+            name="generation", value=decode, unit="tokens/s a GPU",
+            formula="memory bandwidth / bytes of bfloat16 weights x rows at once: an upper bound",
+        ),
+        Figure(
+            name="generation: output", value=decode * o.text_bytes_per_token / 1e6, unit="MB/s a GPU",
+            formula="tokens/s x text bytes a token",
+        ),
+    ]  # fmt: skip
+
+
+def _checkpoint_figures(o: StorageOptions, *, parameters: float, nodes: int, step_s: float) -> list[Figure]:
+    checkpoint = STATE_BYTES * parameters
+    write_s = checkpoint / (o.storage_gb_s * 1e9)
+    mtbf_s = o.mtbf_hours * 3600
+    interval = daly_interval(write_s, mtbf_s)
+    return [
         Figure(name="checkpoint", value=checkpoint / 1e9, unit="GB", formula=f"{STATE_BYTES} bytes a weight"),
         Figure(
             name="checkpoint: write", value=write_s, unit="s", formula="bytes / storage bandwidth, in the background",
@@ -128,14 +142,6 @@ def input_output(
         Figure(
             name="checkpoint: cost", value=100 * lost_share(interval, write_s, mtbf_s), unit="% of the time",
             formula="write / interval + (interval + write) / 2 mtbf",
-        ),
-        Figure(
-            name="generation", value=decode, unit="tokens/s a GPU",
-            formula="memory bandwidth / bytes of bfloat16 weights x rows at once: an upper bound",
-        ),
-        Figure(
-            name="generation: output", value=decode * o.text_bytes_per_token / 1e6, unit="MB/s a GPU",
-            formula="tokens/s x text bytes a token",
         ),
     ]  # fmt: skip
 

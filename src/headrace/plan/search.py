@@ -88,15 +88,15 @@ def search(
     Raises:
         ConfigError: an unknown or impossible fixed value, or no layout has the asked values.
     """
-    wanted = dict(fixed or {})
+    requested = dict(fixed or {})
     known = {"dp", "tp", "pp", "cp", "micro_batch", "interleave", "shard", "recompute"}
-    unknown = sorted(set(wanted) - known)
+    unknown = sorted(set(requested) - known)
     if unknown:
         raise ConfigError(f"plan: no degree named {unknown[0]!r}; expected {', '.join(sorted(known))}")
-    grid = _grid(job, wanted)
+    grid = _grid(job, requested)
     if not len(grid["tp"]):
         raise ConfigError(
-            f"plan: {job.gpus} GPUs and {job.global_batch} rows have no layout with {_text(wanted)}."
+            f"plan: {job.gpus} GPUs and {job.global_batch} rows have no layout with {_text(requested)}."
         )
     shard = np.array(SHARD)[grid.pop("shard").astype(int)]
     data = grid.pop("dp")
@@ -147,11 +147,11 @@ def _divisors(number: int) -> NDArray[np.float64]:
     return np.array([d for d in range(1, number + 1) if number % d == 0], dtype=np.float64)
 
 
-def _grid(job: Job, wanted: Mapping[str, int | str]) -> dict[str, NDArray[np.float64]]:
+def _grid(job: Job, requested: Mapping[str, int | str]) -> dict[str, NDArray[np.float64]]:
     """Columns of all layouts that divide; `dp` counts all data-parallel ranks, `shard` is an index into SHARD."""
 
     def choices(name: str, default: NDArray[np.float64]) -> NDArray[np.float64]:
-        value = wanted.get(name, -1)
+        value = requested.get(name, -1)
         if value == -1:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -159,7 +159,7 @@ def _grid(job: Job, wanted: Mapping[str, int | str]) -> dict[str, NDArray[np.flo
         return np.array([float(value)])
 
     def named(name: str, names: tuple[str, ...]) -> NDArray[np.float64]:
-        value = wanted.get(name)
+        value = requested.get(name)
         if value is None:
             return np.arange(len(names), dtype=np.float64)
         if value not in names:
@@ -184,7 +184,7 @@ def _grid(job: Job, wanted: Mapping[str, int | str]) -> dict[str, NDArray[np.flo
     right &= (interleave == 1) | ((pp > 1) & (layers % (pp * interleave) == 0) & (rows % pp == 0))
     right &= (shard == 0) | (dp > 1)
     right &= (pp == 1) | (layers % pp == 0) | (interleave == 1)
-    if wanted.get("dp", -1) != -1:
+    if requested.get("dp", -1) != -1:
         right &= dp == choices("dp", degrees)[0]
     columns = {
         "dp": dp, "tp": tp, "pp": pp, "cp": cp, "micro_batch": micro, "interleave": interleave, "shard": shard,

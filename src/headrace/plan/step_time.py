@@ -122,25 +122,12 @@ def step_time(p: Points, logs: NDArray[np.float64]) -> StepTime:
     backward = np.hypot(2 * matmul + backward_att + 1.5 * elementwise, 2 * launch_s)
     launch = forward + backward - (3 * matmul + forward_att + backward_att + 2.5 * elementwise)
 
-    tp_link = np.where(
-        tp <= p.gpus_per_node, p.link_bytes_s, p.network_bytes_s * np.minimum(p.gpus_per_node, tp)
-    )
-    all_reduce = np.where(
-        tp > 1,
-        tp_latency_s * np.log2(np.maximum(tp, 2)) + 2 * (tp - 1) / tp * 2 * tokens * h / (tp_link * tp_share),
-        0.0,
-    )
-    cp_link = np.where(tp * cp <= p.gpus_per_node, p.link_bytes_s, p.network_bytes_s)
-    cp_pass = np.where(cp > 1, 2 * tokens * h * kv * (cp - 1) / (cp_link * tp_share * tp), 0.0)
+    all_reduce, cp_pass, sending = _transfers(p, tokens, kv, tp_share, tp_latency_s, micro_s)
     full = p.recompute == 2
     again = np.where(full, forward, np.where(p.recompute == 1, forward_att, 0.0))
     layers = np.ceil(p.num_layers / (pp * p.interleave)) * p.interleave  # of the fullest stage
     logits = 3 * logits_cost * product(h, p.vocab_size / tp, peak_bf16)
     logits += logits_cost * passes * tokens * p.vocab_size / tp * 12 / memory
-    pp_link = np.where(tp * pp <= p.gpus_per_node, p.link_bytes_s, p.network_bytes_s)
-    sending = np.where(pp > 1, 4 * tokens * h / (pp_link * tp_share), 0.0) + micro_s * np.where(
-        pp > 1, 1.0, 0.3
-    )
     tp_layer = all_reduce * np.where(full, 6, 4)
     cp_layer = cp_pass * np.where(full, 4, 3)
     stage = layers * (forward + backward + again + tp_layer + cp_layer) + sending
@@ -167,6 +154,28 @@ def step_time(p: Points, logs: NDArray[np.float64]) -> StepTime:
         optimizer=optimizer,
         overhead=step_s,
     )
+
+
+def _transfers(
+    p: Points, tokens: Column, kv: Column, tp_share: Column, tp_latency_s: Column, micro_s: Column
+) -> tuple[Column, Column, Column]:
+    """Seconds of one all-reduce of a layer, of one pass of keys and values, and of sending one micro-batch on."""
+    h, tp, pp, cp = p.hidden_size, p.tp, p.pp, p.cp
+    tp_link = np.where(
+        tp <= p.gpus_per_node, p.link_bytes_s, p.network_bytes_s * np.minimum(p.gpus_per_node, tp)
+    )
+    all_reduce = np.where(
+        tp > 1,
+        tp_latency_s * np.log2(np.maximum(tp, 2)) + 2 * (tp - 1) / tp * 2 * tokens * h / (tp_link * tp_share),
+        0.0,
+    )
+    cp_link = np.where(tp * cp <= p.gpus_per_node, p.link_bytes_s, p.network_bytes_s)
+    cp_pass = np.where(cp > 1, 2 * tokens * h * kv * (cp - 1) / (cp_link * tp_share * tp), 0.0)
+    pp_link = np.where(tp * pp <= p.gpus_per_node, p.link_bytes_s, p.network_bytes_s)
+    sending = np.where(pp > 1, 4 * tokens * h / (pp_link * tp_share), 0.0) + micro_s * np.where(
+        pp > 1, 1.0, 0.3
+    )
+    return all_reduce, cp_pass, sending
 
 
 def _dtype_share(p: Points) -> Column:

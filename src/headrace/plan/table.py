@@ -209,12 +209,15 @@ def _shape(line: dict[str, str], name: str) -> ModelShape:
         gated=gated,
         vocab_size=int(_number(line, "vocab", 0)) or _known_vocabulary(name),
     )
-    said = _number(line, "params_b", 0) * 1e9
+    stated = _number(line, "params_b", 0) * 1e9
     full = shape.num_parameters + shape.vocab_size * hidden  # a head of its own, or not
-    if said and not (1 - _PARAMETERS_APART) * shape.num_parameters <= said <= (1 + _PARAMETERS_APART) * full:
+    if (
+        stated
+        and not (1 - _PARAMETERS_APART) * shape.num_parameters <= stated <= (1 + _PARAMETERS_APART) * full
+    ):
         raise ConfigError(
             f"model {name!r}: layers, hidden, ffn, gated, kv_heads and vocab make {shape.num_parameters / 1e9:.2f} G "
-            f"parameters, params_b says {said / 1e9:.2f} G: a mixture of experts, or a column is missing or wrong"
+            f"parameters, params_b says {stated / 1e9:.2f} G: a mixture of experts, or a column is missing or wrong"
         )
     return shape
 

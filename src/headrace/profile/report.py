@@ -29,12 +29,12 @@ def report(run_dir: str | PathLike[str]) -> Path:
     Raises:
         ConfigError: not a run, or a file in it has another content than its name says.
     """
-    from headrace import __version__
+    from headrace.version import VERSION
 
     run = read_run_files(run_dir)
     today = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = run.path / "report.html"
-    _write(page, render_page(run, made=f"Made by headrace {__version__} on {today}"))
+    _write(page, render_page(run, made=f"Made by headrace {VERSION} on {today}"))
     folder = run.path / "plots"
     folder.mkdir(exist_ok=True)
     for chart in run_charts(run.steps):

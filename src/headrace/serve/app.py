@@ -17,7 +17,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from headrace import __version__
 from headrace.errors import HeadraceError
 from headrace.serve.batches import BatchQueue
 from headrace.serve.completions import CompletionResponse, ServedModel, parse_request
@@ -42,6 +41,7 @@ from headrace.serve.protocol import (
     read_body,
 )
 from headrace.serve.redaction import Redactor
+from headrace.version import VERSION
 
 RETRY_AFTER_S = 1
 
@@ -75,7 +75,7 @@ class ModelServer:
         self._files = FileStore(state, max_upload_bytes=options.max_upload_bytes)
         self._batches = BatchQueue(self._files, model=model, redact=redact)
         self._document = orjson.dumps(
-            openapi_document(title=f"headrace serving {model.name}", version=__version__)
+            openapi_document(title=f"headrace serving {model.name}", version=VERSION)
         )
         routes = [
             *self._openai_routes(),
