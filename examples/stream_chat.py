@@ -1,4 +1,4 @@
-"""A running `headrace serve` -> a conversation in the terminal, by OpenAI's own client.
+"""A running `headrace serve` -> a conversation in the terminal, with OpenAI's own client.
 
 headrace serve --model model-dir &
 python examples/stream_chat.py --url http://127.0.0.1:8000
@@ -18,25 +18,25 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--api-key", default="none")
     parser.add_argument("--max-tokens", type=int, default=256)
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
-    client = openai.OpenAI(base_url=f"{asked.url}/v1", api_key=asked.api_key)
+    client = openai.OpenAI(base_url=f"{options.url}/v1", api_key=options.api_key)
     model = client.models.list().data[0].id
     messages: list[dict[str, str]] = []
     while True:
         try:
-            said = input("> ")
+            question = input("> ")
         except (EOFError, KeyboardInterrupt):
             return
-        messages.append({"role": "user", "content": said})
+        messages.append({"role": "user", "content": question})
         answer = ""
         with client.chat.completions.create(
-            model=model, messages=messages, max_tokens=asked.max_tokens, stream=True
-        ) as frames:
-            for frame in frames:
-                piece = frame.choices[0].delta.content or "" if frame.choices else ""
-                answer += piece
-                print(piece, end="", flush=True)
+            model=model, messages=messages, max_tokens=options.max_tokens, stream=True
+        ) as chunks:
+            for chunk in chunks:
+                text = chunk.choices[0].delta.content or "" if chunk.choices else ""
+                answer += text
+                print(text, end="", flush=True)
         print()
         messages.append({"role": "assistant", "content": answer})
 

@@ -36,7 +36,6 @@ PENDING = {
     "src/load",
     "src/model",
     "src/order",
-    "src/serve",
     "src/sink",
     "src/storage",
     "src/store",

@@ -5,11 +5,14 @@ import json
 import threading
 
 import uvicorn
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
+from headrace.serve.app import history_response
+from headrace.serve.history import MetricsHistory
+from headrace.serve.metrics import read_registry
 from headrace.serve.page import page_routes
 from headrace.serve.predictions import prediction_routes
 
@@ -39,12 +42,14 @@ class FakeServer:
         self.prompted = Counter("prompt_tokens", "prompted", registry=self.registry)
         bounds = [0.001 * 1.5**i for i in range(24)]
         self.times = {name: Histogram(name, name, buckets=bounds, registry=self.registry) for name in TIMES}
+        self.history = MetricsHistory(lambda: read_registry(self.registry))
+        self._sampling = None
         routes = [
             Route("/v1/models", self._models),
             Route("/v1/completions", self._complete, methods=["POST"]),
             Route("/v1/chat/completions", self._complete, methods=["POST"]),
             Route("/tokenize", self._tokenize, methods=["POST"]),
-            Route("/metrics", self._metrics),
+            Route("/metrics/history", self._history),
             *page_routes(),
             *prediction_routes(stores or {}),
         ]
@@ -61,6 +66,7 @@ class FakeServer:
 
     def reset(self):
         self.script, self.pace_s, self.refuse = ["Hello", " world"], 0.0, None
+        self.chat_template = False
         self.requests, self.cancelled, self.paths = [], threading.Event(), []
 
     def _app(self, inner):
@@ -88,7 +94,10 @@ class FakeServer:
 
     async def _models(self, request):
         return self._refusal(request) or JSONResponse(
-            {"object": "list", "data": [{"id": "fake-125m", "object": "model"}]}
+            {
+                "object": "list",
+                "data": [{"id": "fake-125m", "object": "model", "has_chat_template": self.chat_template}],
+            }
         )
 
     async def _tokenize(self, request):
@@ -97,8 +106,11 @@ class FakeServer:
             {"count": len(text.encode()), "max_model_len": 2048, "tokens": list(text.encode())}
         )
 
-    async def _metrics(self, _):
-        return PlainTextResponse(generate_latest(self.registry).decode())
+    async def _history(self, request):
+        if self._sampling is None:
+            self._sampling = asyncio.get_running_loop().create_task(self.history.run())
+            await asyncio.sleep(0)
+        return history_response(self.history, request)
 
     def _refusal(self, request):
         if self.api_key and request.headers.get("authorization") != f"Bearer {self.api_key}":

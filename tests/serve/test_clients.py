@@ -1,4 +1,7 @@
-"""The openai package cannot tell that it is talking to headrace: sync, async, streams, files and batches."""
+"""The openai package cannot tell that it is talking to headrace: sync, async, streams, files and batches.
+
+Modules: model.py, parse.py, format.py, respond.py.
+"""
 
 import asyncio
 import io

@@ -1,4 +1,7 @@
-"""The OpenAPI document is true: whatever fits it is answered as it says, whatever does not is refused."""
+"""The OpenAPI document is true: whatever fits it is answered as it says, whatever does not is refused.
+
+Modules: app.py, metrics.py, openapi.py.
+"""
 
 import importlib.resources
 

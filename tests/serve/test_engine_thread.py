@@ -1,4 +1,7 @@
-"""The engine's thread and the loop: tokens in order, several at once for a slow reader, failures reach everyone."""
+"""The engine's thread and the loop: tokens in order, several at once for a slow reader, failures reach everyone.
+
+Modules: engine_thread.py, token_stream.py.
+"""
 
 import asyncio
 import threading

@@ -120,7 +120,12 @@ def open_page(browser):
         assert [other for other in asked if not other.startswith((origin, "data:"))] == []
         assert [line for line in said if not re.search(may_say, line)] == []
         assert page.evaluate("window.ran") is None
-        assert page.locator("img, main a, iframe, object").count() == 0
+        assert (
+            page.locator(
+                "img, main a:not([href^='https://example.org/'][rel~=noopener]), iframe, object"
+            ).count()
+            == 0
+        )
         page.context.close()
 
 
@@ -211,6 +216,8 @@ def test_hostile_text_is_shown_as_text(server, page, mode):
     page.keyboard.press("Control+Enter")
     ended(page)
     assert output(page) == HOSTILE
+    if mode == "Chat":
+        page.get_by_role("button", name="Tokens").click()
     page.locator(".t").nth(2).hover()
     expect(page.get_by_role("tooltip")).to_contain_text("<b>other</b>")
     expect(page.get_by_role("tooltip")).to_contain_text("\\u{202e}")
@@ -266,7 +273,7 @@ def test_a_tokens_alternatives_are_seen_by_mouse_touch_and_keyboard(server, open
     expect(peek).to_contain_text("·Hello")
     page.keyboard.press("ArrowRight")
     expect(peek).to_contain_text("·wide")
-    expect(page.locator("#peek-said")).to_contain_text("·wide, 95.1 %")
+    expect(page.locator("#peek-announcement")).to_contain_text("·wide, 95.1 %")
     shades = [node.get_attribute("class").removesuffix(" here") for node in page.locator(".t").all()]
     assert shades == ["t p1", "t p0", "t p1"]
     page.get_by_label("Colour by probability").uncheck()
@@ -383,6 +390,205 @@ def test_a_result_is_copied_to_the_byte(server, open_page):
     assert page.evaluate("navigator.clipboard.readText()") == HOSTILE + "\n\n  end "
 
 
+# ---- conversations --------------------------------------------------------------------------------------------------
+
+
+MARKDOWN = """# Title
+
+Some **bold**, *italic*, ~~old~~ and `code`, a [link](https://example.org/a "t"), ![image](https://example.org/i.png)
+[script](javascript:window.ran=1) [data](data:text/html,x) <b>tag</b> <https://example.org/b>
+
+- one
+  - inner
+- [x] done
+- [ ] open
+
+3. three
+4. four
+
+> quoted
+> more
+
+| a | b |
+|:--|--:|
+| 1 | x\\|y |
+
+---
+
+```python
+x = "<script>window.ran = 1</script>"
+```
+"""
+
+
+def talk(page, text):
+    page.get_by_label("Message", exact=True).fill(text)
+    page.keyboard.press("Enter")
+    ended(page)
+
+
+@pytest.fixture
+def chat(server, open_page):
+    server.chat_template = True
+    page = open_page(server.url, permissions=["clipboard-read", "clipboard-write"])
+    expect(page.get_by_label("Chat", exact=True)).to_be_checked()  # a chat model opens on Chat
+    return page
+
+
+@needs_chromium
+def test_an_answer_is_shown_as_markdown_and_nothing_in_it_becomes_a_script(server, chat):
+    server.script = [MARKDOWN[i : i + 7] for i in range(0, len(MARKDOWN), 7)]
+    talk(chat, "Hi")
+    shown = chat.locator(".markdown")
+    expect(shown.locator("h4")).to_have_text("Title")
+    for tag, text in (
+        ("strong", "bold"),
+        ("em", "italic"),
+        ("del", "old"),
+        ("p > code", "code"),
+        ("blockquote", "quoted\nmore"),
+    ):
+        assert shown.locator(tag).first.inner_text() == text
+    assert shown.locator("a").evaluate_all("links => links.map(a => [a.textContent, a.href])") == [
+        ["link", "https://example.org/a"], ["image", "https://example.org/i.png"], ["https://example.org/b", "https://example.org/b"],
+    ]  # fmt: skip
+    assert "[script](javascript:window.ran=1)" in shown.inner_text()
+    assert "<b>tag</b>" in shown.inner_text()
+    assert shown.locator("ul > li").count() == 4
+    assert shown.locator("ul ul > li").inner_text() == "inner"
+    assert shown.locator("input[type=checkbox]").evaluate_all("boxes => boxes.map(b => b.checked)") == [
+        True,
+        False,
+    ]
+    assert shown.locator("ol").get_attribute("start") == "3"
+    assert shown.locator("td").all_inner_texts() == ["1", "x|y"]
+    assert shown.locator("hr").count() == 1
+    assert shown.locator("pre code").text_content() == 'x = "<script>window.ran = 1</script>"'
+    shown.get_by_role("button", name="Copy code").click()
+    assert chat.evaluate("navigator.clipboard.readText()") == 'x = "<script>window.ran = 1</script>"'
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    "text",
+    [
+        "*" * 3000, "_a" * 3000, "[" * 3000, "`" * 3000 + "x", "> " * 3000 + "a", "- " * 3000 + "a", "|" * 3000,
+        "**a " * 3000, "![](" * 3000, "<" * 3000, "\\" * 3001, "#" * 3000, "```\n" * 501, "| a |\n|---|\n" * 500,
+        HOSTILE * 20,
+    ],
+)  # fmt: skip
+def test_no_text_stops_the_page(server, chat, text):
+    """Deep and unfinished Markdown is drawn in a moment, and all its letters are there or are marks."""
+    server.script = [text]
+    talk(chat, "Hi")
+    took_ms = chat.evaluate(
+        "async text => { const { markdown } = await import('/page/markdown.js'); const began = performance.now();"
+        " markdown(text); return performance.now() - began; }",
+        text,
+    )
+    assert took_ms < 3000
+    talk(chat, "still there?")
+
+
+@needs_chromium
+def test_conversations_are_listed_and_kept_over_a_reload(server, chat):
+    server.script = ["**Answer**"]
+    talk(chat, "First question")
+    chat.get_by_role("button", name="New conversation").click()
+    talk(chat, "Second question")
+    listed = chat.get_by_role("navigation", name="Conversations").locator("li button:first-child")
+    expect(listed).to_have_text(["Second question", "First question"])
+    chat.reload()
+    expect(listed).to_have_text(["Second question", "First question"])
+    expect(chat.locator(".turn.user pre")).to_have_text("Second question")
+    expect(chat.locator(".markdown strong")).to_have_text("Answer")
+    listed.nth(1).click()
+    expect(chat.locator(".turn.user pre")).to_have_text("First question")
+    talk(chat, "And then?")
+    assert [m["content"] for m in server.requests[-1]["messages"]] == [
+        "First question",
+        "**Answer**",
+        "And then?",
+    ]
+    chat.get_by_role("button", name="Delete First question").click()
+    expect(listed).to_have_text(["Second question"])
+    chat.reload()
+    expect(listed).to_have_text(["Second question"])
+
+
+@needs_chromium
+def test_a_message_is_edited_and_an_answer_is_made_again(server, chat):
+    server.script = ["one"]
+    talk(chat, "Hi")
+    talk(chat, "More")
+    chat.locator(".turn.user").first.hover()
+    chat.locator(".turn.user").first.get_by_role("button", name="Edit").click()
+    chat.get_by_label("Edited message").fill("Hello")
+    chat.get_by_role("button", name="Send edited").click()
+    expect(chat.locator(".turn.user pre")).to_have_text(["Hello"])
+    ended(chat)
+    assert [m["content"] for m in server.requests[-1]["messages"]] == ["Hello"]
+    server.script = ["two"]
+    chat.get_by_role("button", name="Regenerate").click()
+    expect(chat.locator(".output")).to_have_count(2)
+    ended(chat)
+    assert [m["content"] for m in server.requests[-1]["messages"]] == ["Hello"]
+    assert chat.locator(".markdown").all_inner_texts() == ["one", "two"]
+    talk(chat, "Go on")
+    assert [m["content"] for m in server.requests[-1]["messages"]] == ["Hello", "two", "Go on"]
+
+
+@needs_chromium
+def test_an_answer_that_fails_leaves_the_conversation_and_the_message(server, open_page):
+    server.chat_template = True
+    page = open_page(server.url, may_say="429")
+    talk(page, "Hi")
+    server.refuse = (429, "full", {"retry-after": "0"})
+    page.get_by_label("Message", exact=True).fill("More")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("busy")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("More")
+    expect(page.locator(".turn.user pre")).to_have_text(["Hi"])
+    server.refuse = None
+    page.keyboard.press("Enter")
+    expect(page.locator(".output")).to_have_count(2)
+    ended(page)
+    assert [m["content"] for m in server.requests[-1]["messages"]] == ["Hi", "Hello world", "More"]
+
+
+@needs_chromium
+def test_a_file_is_taken_into_the_message_or_the_prompt(server, chat, tmp_path):
+    (tmp_path / "notes.md").write_text("a ``` fence\r\nline\n")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\xff\x00")
+    field = chat.locator("#file")
+    field.set_input_files([tmp_path / "notes.md", tmp_path / "image.png"])
+    expect(chat.get_by_role("alert")).to_contain_text("image.png is not a text")
+    expect(chat.locator("#attachments")).to_contain_text("notes.md")
+    talk(chat, "Sum up")
+    assert (
+        server.requests[-1]["messages"][-1]["content"] == "notes.md:\n````\na ``` fence\nline\n````\n\nSum up"
+    )
+    expect(chat.locator(".turn.user .attachments")).to_contain_text("notes.md")
+    expect(chat.locator("#attachments")).to_be_hidden()
+    chat.get_by_label("Completion").check()
+    chat.get_by_label("Prompt", exact=True).fill("")
+    field.set_input_files(tmp_path / "notes.md")
+    expect(chat.get_by_label("Prompt", exact=True)).to_have_value("a ``` fence\nline\n")
+
+
+@needs_chromium
+def test_a_base_model_opens_on_completion_and_the_choice_is_remembered(server, open_page):
+    page = open_page(server.url)
+    expect(page.get_by_label("Completion")).to_be_checked()
+    server.chat_template = True
+    page.reload()
+    expect(page.get_by_label("Chat", exact=True)).to_be_checked()
+    page.get_by_label("Completion").check()
+    page.reload()
+    expect(page.locator("#model option")).to_have_count(1)
+    expect(page.get_by_label("Completion")).to_be_checked()
+
+
 # ---- what goes wrong ------------------------------------------------------------------------------------------------
 
 
@@ -493,11 +699,29 @@ def test_the_plots_follow_the_servers_metrics(server, page):
     assert 200 / 1.5 <= first_ms <= 200 * 1.5
     assert 12 / 1.5 <= between_ms <= 12 * 1.5
     page.get_by_role("button", name="Pause").click()
-    polled = server.paths.count("/metrics")
+    polled = server.paths.count("/metrics/history")
     page.wait_for_timeout(1300)
-    assert server.paths.count("/metrics") <= polled + 1
+    assert server.paths.count("/metrics/history") <= polled + 1
     page.get_by_role("button", name="Go on").click()
     expect(page.locator("#live-state")).to_have_text("Read once a second")
+
+
+@needs_chromium
+def test_the_plots_show_what_was_before_the_page_was_opened(server, open_page, monkeypatch):
+    now = server.history._clock()
+    server.history._samples.clear()
+    server.history._recent.clear()
+    for second in range(60):
+        monkeypatch.setattr(server.history, "_clock", lambda second=second: now - 60 + second)
+        server.running.set(second % 7)
+        server.generated.inc(10)
+        server.history.take()
+    monkeypatch.undo()
+    page = open_page(f"{server.url}/#live")
+    line = page.locator(".plot").first.locator("path.s0")
+    expect(line).to_have_count(1)
+    assert line.first.get_attribute("d").count("L") > 50
+    expect(page.locator("#tiles div").nth(2).locator("dd")).to_have_text(re.compile(r"\d"))
 
 
 # ---- Predictions ----------------------------------------------------------------------------------------------------
@@ -516,7 +740,7 @@ def test_stores_are_listed_and_rows_come_page_by_page(page):
     expect(page.get_by_role("button", name="Previous", exact=True)).to_be_disabled()
     page.get_by_role("button", name="Next", exact=True).click()
     expect(place).to_have_text("51 to 100 of 130")
-    expect(page.locator("tbody tr").first).to_contain_text("row-0050")
+    expect(page.locator("#list tbody tr").first).to_contain_text("row-0050")
     page.get_by_role("button", name="Next", exact=True).click()
     expect(place).to_have_text("101 to 130 of 130")
     expect(page.get_by_role("button", name="Next", exact=True)).to_be_disabled()
@@ -561,6 +785,67 @@ def test_search_and_errors_filter_and_a_row_is_shown_in_full(page):
     expect(page.get_by_label("Prompt", exact=True)).to_have_value(f"prompt 4 {HOSTILE}".replace("\r", "\n"))
 
 
+@pytest.fixture(scope="module")
+def two_stores(tmp_path_factory):
+    """Two jobs over the same prompts, in another order; ids that are hard to show."""
+    out = tmp_path_factory.mktemp("compare")
+    ids = ["x" * 5000, "   ", "abc\u202edef", "\u200b", *(f"row-{i:02d}" for i in range(8))]
+    for name, order in (("base", ids), ("tuned", ids[::-1][1:])):
+        with Sink(out / name, request={"model": name}, part_rows=5) as sink:
+            for prompt_id in order:
+                text = f"the {name if ids.index(prompt_id) % 3 == 0 else 'same'} answer of {ids.index(prompt_id)}"
+                sink.put(
+                    Prediction(
+                        prompt_id=prompt_id,
+                        sample_index=0,
+                        prompt="p",
+                        text=text,
+                        token_ids=(1,),
+                        finish_reason="stop",
+                    )
+                )
+    return {name: str(out / name) for name in ("base", "tuned")}
+
+
+@needs_chromium
+def test_long_blank_and_turned_ids_are_one_line_that_can_be_clicked(two_stores, open_page):
+    with FakeServer(stores=two_stores) as server:
+        page = open_page(f"{server.url}/#predictions", may_say="ERR_CONNECTION")
+        links = page.locator("#list .link")
+        expect(links).to_have_count(12)
+        for i in range(12):
+            box = links.nth(i).bounding_box()
+            assert box["height"] < 30
+            assert box["width"] >= 24
+        texts = links.all_text_contents()
+        assert "(blank)" in texts
+        assert "abc\\u{202e}def" in texts
+        assert "\\u{200b}" in texts
+        assert max(len(text) for text in texts) <= 60
+        page.get_by_role("button", name="(blank)").first.click()
+        expect(page.get_by_role("article", name="One row")).to_contain_text("(blank) #0")
+
+
+@needs_chromium
+def test_two_stores_are_compared_row_by_row(two_stores, open_page):
+    with FakeServer(stores=two_stores) as server:
+        page = open_page(f"{server.url}/#predictions/base", may_say="ERR_CONNECTION")
+        page.get_by_label("Compare with").select_option("tuned")
+        rows = page.locator("#list tbody tr")
+        expect(rows).to_have_count(12)
+        verdicts = rows.locator(".end").all_text_contents()
+        assert (verdicts.count("different"), verdicts.count("same"), verdicts.count("missing")) == (4, 7, 1)
+        page.get_by_label("Only different").check()
+        expect(rows).to_have_count(5)
+        page.get_by_role("button", name="row-02").click()
+        row = page.get_by_role("article", name="One row")
+        expect(row.locator(".versus pre")).to_have_text(["the base answer of 6", "the tuned answer of 6"])
+        expect(row.locator(".versus mark")).to_have_text(["base", "tuned"])
+        page.reload()
+        expect(row.locator(".versus mark")).to_have_text(["base", "tuned"])
+        expect(rows).to_have_count(5)
+
+
 @needs_chromium
 def test_a_job_that_runs_is_followed(tmp_path, open_page):
     request = {"model": "a" * 32, "num_prompts": 4, "num_samples": 1}
@@ -581,7 +866,7 @@ def test_a_job_that_runs_is_followed(tmp_path, open_page):
         expect(page.locator(".list")).to_contain_text("No row is committed yet")
         put(sink, 0)
         put(sink, 1)
-        expect(page.locator("tbody tr")).to_have_count(2)
+        expect(page.locator("#list tbody tr")).to_have_count(2)
         expect(page.get_by_role("progressbar", name="job: rows committed")).to_be_visible()
 
 
@@ -606,9 +891,9 @@ def test_a_phone_scrolls_in_one_direction_only(server, open_page):
     expect(page.locator("#live-state")).to_have_text("Read once a second")
     assert page.evaluate(wide) == [360, 360]
     page.get_by_role("tab", name="Predictions").click()
-    expect(page.locator("tbody tr")).to_have_count(50)
+    expect(page.locator("#list tbody tr")).to_have_count(50)
     assert page.evaluate(wide) == [360, 360]
-    page.locator("tbody tr").nth(3).tap()
+    page.locator("#list tbody tr").nth(3).tap()
     expect(page.get_by_role("article", name="One row")).to_contain_text("row-0003")
     assert page.evaluate(wide) == [360, 360]
     small = page.evaluate(
@@ -635,10 +920,10 @@ def test_the_keyboard_alone_writes_stops_and_changes_tabs(server, page):
     page.keyboard.press("Enter")
     expect(page.locator(".t").nth(2)).to_be_visible()
     expect(page.locator("#run")).to_be_focused()
-    expect(page.locator("#said")).to_have_text("Writing")
+    expect(page.locator("#progress")).to_have_text("Writing")
     page.keyboard.press("Escape")
     ended(page, "stopped by you")
-    expect(page.locator("#said")).to_contain_text("stopped by you")
+    expect(page.locator("#progress")).to_contain_text("stopped by you")
     assert server.requests[0]["prompt"] == "Once upon"
     tab_to("tab-write")
     page.keyboard.press("ArrowRight")

@@ -1,4 +1,7 @@
-"""Echo with log-probabilities is what lm-evaluation-harness needs, to the last place that float32 has."""
+"""Echo with log-probabilities is what lm-evaluation-harness needs, to the last place that float32 has.
+
+Module: offsets.py.
+"""
 
 import json
 import os
@@ -109,6 +112,41 @@ def test_half_characters_are_named_by_their_bytes(server):
     ).json()
     assert answer["choices"][0]["text"] == "é"
     assert answer["choices"][0]["logprobs"]["tokens"] == ["bytes:\\xc3", "bytes:\\xa9"]
+
+
+@pytest.mark.parametrize("prompt", ["the water", "é☃🌊 a", "", [256, 116, 104, 101], [195, 169, 104]])
+def test_text_offset_counts_characters_of_the_text(server, prompt):
+    """A special token in front has none; a token that is a part of a character has that character's offset."""
+    body = {
+        "prompt": prompt,
+        "max_tokens": 12,
+        "temperature": 0,
+        "logprobs": 1,
+        "echo": True,
+        "ignore_eos": True,
+    }
+    (choice,) = server.post("/v1/completions", body).json()["choices"]
+    logprobs, text = choice["logprobs"], choice["text"]
+    offsets, tokens = logprobs["text_offset"], logprobs["tokens"]
+    assert offsets[0] == 0
+    assert offsets == sorted(offsets)
+    for offset, token, after in zip(offsets, tokens, [*offsets[1:], len(text)], strict=True):
+        if token.startswith(("<|", "bytes:")):
+            assert after - offset <= 1
+        else:
+            assert text[offset:after] == token
+    body |= {"echo": False}
+    (alone,) = server.post("/v1/completions", body).json()["choices"]
+    assert alone["logprobs"]["text_offset"][0] == 0
+    for offset, token in zip(alone["logprobs"]["text_offset"], alone["logprobs"]["tokens"], strict=True):
+        assert alone["text"].startswith(token, offset) or token.startswith(("<|", "bytes:"))
+
+
+def test_tokens_of_a_stop_string_that_was_cut_off_are_at_the_end_of_the_text(server):
+    body = {"prompt": "the water turns", "max_tokens": 60, "temperature": 0, "logprobs": 1}
+    text = server.post("/v1/completions", body).json()["choices"][0]["text"]
+    (choice,) = server.post("/v1/completions", body | {"stop": text[10:14]}).json()["choices"]
+    assert max(choice["logprobs"]["text_offset"]) == len(choice["text"]) == text.index(text[10:14])
 
 
 LM_EVAL = os.environ.get("HEADRACE_LM_EVAL")

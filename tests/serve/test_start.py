@@ -1,11 +1,18 @@
-"""What a server says before it answers, and what it answers for a model without special tokens."""
+"""What a server says before it answers, and what it answers for a model without special tokens.
+
+Modules: run.py, process.py, options.py.
+"""
 
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import headrace as hr
+from headrace.serve.run import default_state
 
 
 def refused(model, *options):
@@ -72,3 +79,31 @@ def test_a_model_without_special_tokens_answers_text_and_refuses_an_empty_prompt
     assert (info["eos_token"], info["eos_token_id"]) == (None, None)
     assert server.terminate() == 0
     assert server.errors == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--max-queue", -1], "max_queue is -1; expected at least 0"),
+        (["--port", 70000], "port is 70000"),
+        (["--api-key", ""], "api_key is empty"),
+        (["--allow-origin", "example.com"], "expected scheme://host[:port]"),
+        (["--allow-host", "http://example.com"], "without scheme or path"),
+        (["--predictions", "a=x", "--predictions", "a=y"], "given twice"),
+        (["--max-connections", 0], "max_connections is 0"),
+    ],
+)
+def test_an_option_without_meaning_is_refused_before_the_model_is_loaded(run_dir, options, words):
+    assert words in refused(run_dir, *options)
+
+
+def test_a_user_without_a_home_directory_is_told_to_give_one(run_dir, monkeypatch):
+    """As a user id in a container that has no passwd entry, without HOME."""
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(hr.ConfigError, match=r"no home directory.*--state"):
+        default_state(run_dir)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headrace.generation.loading import LoadedEngine, load_engine
     from headrace.generation.prompts import (
         DEFAULT_TOKENS,
+        NEUTRAL_FIELDS,
         ChatTemplate,
         Prompt,
         load_chat_template,
@@ -48,6 +49,7 @@ _MODULE_OF = {
     "LoadedEngine": "loading",
     "load_engine": "loading",
     "DEFAULT_TOKENS": "prompts",
+    "NEUTRAL_FIELDS": "prompts",
     "ChatTemplate": "prompts",
     "Prompt": "prompts",
     "load_chat_template": "prompts",
@@ -59,6 +61,7 @@ _MODULE_OF = {
 
 __all__ = [
     "DEFAULT_TOKENS",
+    "NEUTRAL_FIELDS",
     "ChatTemplate",
     "EngineOptions",
     "GenerateSummary",

@@ -71,7 +71,7 @@ class ModelServer:
         self._created = int(time.time())
         self._max_queue = options.max_queue
         self._redact = redact
-        self._history = MetricsHistory(self.metrics)
+        self._history = MetricsHistory(self.metrics.read)
         self._files = FileStore(state, max_upload_bytes=options.max_upload_bytes)
         self._batches = BatchQueue(self._files, model=model, redact=redact)
         self._document = orjson.dumps(
@@ -223,7 +223,7 @@ class ModelServer:
             ids = self.model.encode_messages(body.messages, generation_prompt=body.add_generation_prompt)
         else:
             special = body.add_special_tokens and body.prompt != ""
-            ids = self.model.encode(body.prompt or "", special=special)
+            ids = self.model.encode(body.prompt or "", special=special, split=body.split_special_tokens)
         names = [self.model.token_name(one) for one in ids] if body.return_token_strs else None
         return json_response(
             {"count": len(ids), "max_model_len": self.model.context, "tokens": ids, "token_strs": names}

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from headrace.serve.metrics import Histograms, Metrics
+from headrace.serve.metrics import Histograms
 
 INTERVAL_S = 1.0
 KEPT_S = 900
@@ -26,16 +26,19 @@ TIMES = (
 )
 
 
+Read = Callable[[], tuple[Mapping[str, float], Histograms]]
+
+
 class MetricsHistory:
     """The last 15 minutes of a server's metrics.
 
     Args:
-        metrics: where values are read.
+        read: returns the metrics now, as `Metrics.read` does.
         clock: seconds since 1970.
     """
 
-    def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> None:
-        self._metrics, self._clock = metrics, clock
+    def __init__(self, read: Read, *, clock: Callable[[], float] = time.time) -> None:
+        self._read, self._clock = read, clock
         self._recent: deque[tuple[float, Mapping[str, float], Histograms]] = deque()
         self._samples: deque[dict[str, Any]] = deque(maxlen=int(KEPT_S / INTERVAL_S))
 
@@ -48,7 +51,7 @@ class MetricsHistory:
     def take(self) -> None:
         """Take one sample now."""
         now = self._clock()
-        values, histograms = self._metrics.read()
+        values, histograms = self._read()
         self._recent.append((now, values, histograms))
         while len(self._recent) > 2 and now - self._recent[1][0] >= QUANTILE_WINDOW_S:
             self._recent.popleft()

@@ -5,7 +5,7 @@ The names after the prefix are vLLM's, so that a dashboard needs one word change
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -104,22 +104,8 @@ class Metrics:
         return generate_latest(self._registry)
 
     def read(self) -> tuple[Mapping[str, float], Histograms]:
-        """Values by name without the prefix, labels summed; and histograms as upper bound -> count up to it."""
-        values: dict[str, float] = {}
-        histograms: dict[str, dict[float, float]] = {}
-        for name, labels, value in self._samples():
-            bound = labels.get("le")
-            if bound is None:
-                values[name] = values.get(name, 0.0) + value
-            else:
-                buckets = histograms.setdefault(name.removesuffix("_bucket"), {})
-                buckets[float(bound)] = buckets.get(float(bound), 0.0) + value
-        return values, histograms
-
-    def _samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
-        for metric in self._registry.collect():
-            for sample in metric.samples:
-                yield sample.name.removeprefix(PREFIX), sample.labels, sample.value
+        """All values now, see `read_registry`."""
+        return read_registry(self._registry)
 
     def _counter(self, name: str, text: str) -> Counter:
         counter = Counter(f"{PREFIX}{name}", text, labelnames=("model_name",), registry=self._registry)
@@ -130,3 +116,18 @@ class Metrics:
             f"{PREFIX}{name}", text, labelnames=("model_name",), buckets=buckets, registry=self._registry
         )
         return histogram.labels(self._model)
+
+
+def read_registry(registry: CollectorRegistry) -> tuple[Mapping[str, float], Histograms]:
+    """Values by name without the prefix, labels summed; and histograms as upper bound -> count up to it."""
+    values: dict[str, float] = {}
+    histograms: dict[str, dict[float, float]] = {}
+    for metric in registry.collect():
+        for sample in metric.samples:
+            name, bound = sample.name.removeprefix(PREFIX), sample.labels.get("le")
+            if bound is None:
+                values[name] = values.get(name, 0.0) + sample.value
+            else:
+                buckets = histograms.setdefault(name.removesuffix("_bucket"), {})
+                buckets[float(bound)] = buckets.get(float(bound), 0.0) + sample.value
+    return values, histograms

@@ -1,4 +1,7 @@
-"""What is committed is what is shown, page by page, whatever the rows hold and however many there are."""
+"""What is committed is what is shown, page by page, whatever the rows hold and however many there are.
+
+Modules: rows.py, query.py, compare.py.
+"""
 
 import json
 import threading
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from headrace.serve.predictions import compare as compare_module
 from headrace.serve.predictions import prediction_routes
 from headrace.serve.predictions import rows as rows_module
 from headrace.sink import Sink, open_sink, read_predictions
@@ -299,3 +303,65 @@ def test_many_viewers_of_a_running_job_each_see_a_sound_prefix(tmp_path):
         for viewer in viewers:
             viewer.join()
     assert problems == []
+
+
+def test_rows_come_with_another_stores_rows_of_the_same_keys(tmp_path):
+    """Whatever the order of the stores, and with rows that the other has not."""
+    store(tmp_path / "a", [row(i, text=f"a{i % 3}") for i in range(20)], part_rows=6)
+    store(
+        tmp_path / "b",
+        [row(i, text=f"b{i}" if i % 5 == 0 else f"a{i % 3}") for i in range(24, 3, -1)],
+        part_rows=4,
+    )
+    client = client_of(a=tmp_path / "a", b=tmp_path / "b")
+    rows, _ = all_pages(client, "a", limit=7, compare="b")
+    assert [r["prompt_id"] for r in rows] == [f"{i:09d}" for i in range(20)]
+    assert all(r["other"] is None for r in rows[:4])
+    assert [r["other"]["prompt_id"] for r in rows[4:]] == [r["prompt_id"] for r in rows[4:]]
+    assert rows[5]["other"]["text"] == "b5"
+    assert rows[5]["other"]["token_ids"] == [0, 1, 2]
+    different, _ = all_pages(client, "a", limit=2, compare="b", different="true")
+    assert [r["position"] for r in different] == [0, 1, 2, 3, 5, 10, 15]
+    both, _ = all_pages(client, "a", compare="b", different="true", query="a1", excerpt=1)
+    assert [r["position"] for r in both] == [1, 10]
+
+
+def test_samples_of_one_prompt_are_compared_each_with_its_own(tmp_path):
+    for name in ("a", "b"):
+        store(
+            tmp_path / name, [row(i, text=f"{name}{i}{s}", sample_index=s) for i in range(3) for s in (0, 1)]
+        )
+    rows, _ = all_pages(client_of(a=tmp_path / "a", b=tmp_path / "b"), "a", compare="b")
+    assert [r["other"]["text"] for r in rows] == [r["text"].replace("a", "b") for r in rows]
+
+
+def test_a_running_job_is_compared_as_far_as_it_has_come(tmp_path):
+    store(tmp_path / "a", [row(i) for i in range(10)])
+    client = client_of(a=tmp_path / "a", b=tmp_path / "b")
+    with Sink(tmp_path / "b", request=REQUEST, part_rows=2) as sink:
+        for i in range(10):
+            rows = client.get("/predictions/a", params={"compare": "b"}).json()["data"]
+            assert sum(r["other"] is not None for r in rows) == i // 2 * 2
+            sink.put(row(i))
+
+
+def test_what_cannot_be_compared_is_an_error_that_says_so(tmp_path, monkeypatch):
+    store(tmp_path / "a", [row(i) for i in range(10)])
+    client = client_of(a=tmp_path / "a", b=tmp_path / "b")
+    for params, status, words in (
+        ("compare=c", 404, "no prediction store named 'c'"),
+        ("different=true", 400, "together with compare"),
+        ("compare=b", 500, "no job.json"),
+    ):
+        answer = client.get(f"/predictions/a?{params}")
+        assert (answer.status_code, words in answer.json()["error"]["message"]) == (status, True), answer.text
+    monkeypatch.setattr(compare_module, "MAX_ROWS", 9)
+    assert "read_predictions" in client.get("/predictions/a?compare=a").json()["error"]["message"]
+
+
+def test_no_answer_holds_a_path_of_the_server(tmp_path):
+    store(tmp_path / "a", [row(i) for i in range(9)], part_rows=3)
+    next(iter((tmp_path / "a" / "parts").iterdir())).write_bytes(b"damaged")
+    client = client_of(a=tmp_path / "a", b=tmp_path / "b")
+    for path in ("/predictions", "/predictions/a", "/predictions/b"):
+        assert str(tmp_path) not in client.get(path).text

@@ -7,6 +7,7 @@ chat           messages -> token ids, by the model's chat template
 duplicate_ids  finds prompt ids that are given twice, in bounded memory
 """
 
+from headrace.generation.prompts.batch_lines import NEUTRAL_FIELDS
 from headrace.generation.prompts.chat import (
     DEFAULT_TOKENS,
     ChatEncoder,
@@ -18,6 +19,7 @@ from headrace.generation.prompts.reader import PromptSource, PromptSurvey, read_
 
 __all__ = [
     "DEFAULT_TOKENS",
+    "NEUTRAL_FIELDS",
     "ChatEncoder",
     "ChatTemplate",
     "Prompt",

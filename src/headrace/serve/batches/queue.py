@@ -92,11 +92,24 @@ class BatchQueue:
     def start(self, engine: EngineThread) -> None:
         """Continue what a former server left, and wait for more."""
         self._engine = engine
+        self._sweep()
         self._deadlines = {batch["id"]: batch["expires_at"] for batch in self._unfinished()}
         loop = asyncio.get_running_loop()
         # SQLite's connection belongs to one thread, and an fsync must not block the event loop.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batch")
         self._tasks = [loop.create_task(self._work()), loop.create_task(self._expire_waiting())]
+
+    def _sweep(self) -> None:
+        """Delete working files of batches that ended, or that were never created, just before a kill."""
+        for path in self._files.batches.glob("*.input.jsonl"):
+            try:
+                status = self._get(path.name.removesuffix(".input.jsonl"))["status"]
+            except APIError:
+                path.unlink(missing_ok=True)
+                continue
+            if status in ("completed", "cancelled", "expired"):
+                remove_tree(path.with_name(path.name.removesuffix(".input.jsonl")))
+                path.unlink(missing_ok=True)
 
     async def stop(self) -> None:
         """Pause: committed rows stay, lines that run are run again after the next start."""

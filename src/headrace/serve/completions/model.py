@@ -68,19 +68,20 @@ class ServedModel:
         """The source of the chat template, if there is one."""
         return None if self._chat is None else self._chat.source
 
-    def encode(self, text: str, *, special: bool = True) -> tuple[int, ...]:
+    def encode(self, text: str, *, special: bool = True, split: bool = False) -> tuple[int, ...]:
         """Token ids of a prompt.
 
         Args:
             text: the prompt.
-            special: put in front what the model expects there.
+            special: add what the model's tokenizer adds to a text.
+            split: read special tokens in the text as plain text.
 
         Raises:
             APIError: the text holds half a surrogate pair, or is empty and the model has no token that begins a text.
         """
         _check_unicode(text)
         try:
-            return tuple(self._prompts.encode(text, add_special_tokens=special))
+            return tuple(self._prompts.encode(text, add_special_tokens=special, split_special_tokens=split))
         except ConfigError as error:
             raise prompt_error(error) from error
 

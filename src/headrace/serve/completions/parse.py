@@ -107,7 +107,8 @@ def _completion(body: CompletionBody, model: ServedModel) -> tuple[Prompts, Samp
     prompts = []
     for item in prompt:
         if isinstance(item, str):
-            prompts.append((model.encode(item, special=body.add_special_tokens) or model.encode(""), item))
+            ids = model.encode(item, special=body.add_special_tokens, split=body.split_special_tokens)
+            prompts.append((ids or model.encode(""), item))
         else:
             ids = tuple(cast("list[int]", item))
             prompts.append((ids, model.decode(ids) if body.echo else ""))

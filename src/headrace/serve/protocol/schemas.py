@@ -1,7 +1,7 @@
 """JSON bodies -> checked values; a field that is not known here is an error, never ignored.
 
 Source: OpenAI's API reference for completions and chat completions; top_k, min_p, repetition_penalty,
-ignore_eos and add_special_tokens are extensions that other servers have by the same names.
+ignore_eos, add_special_tokens and split_special_tokens are extensions that other servers have by the same names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import orjson
 from msgspec import Meta, Struct
 
 from headrace.errors import ConfigError
-from headrace.generation import SamplingOptions
+from headrace.generation import NEUTRAL_FIELDS, SamplingOptions
 from headrace.serve.protocol.errors import APIError, bad_request
 
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -79,6 +79,7 @@ class CompletionBody(SamplingFields):
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: ChoiceCount | None = None
     add_special_tokens: bool = True
+    split_special_tokens: bool = False
 
 
 class ContentPart(Struct, forbid_unknown_fields=True):
@@ -127,6 +128,7 @@ class TokenizeBody(Struct, forbid_unknown_fields=True):
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Meta(min_length=1)] | None = None
     add_special_tokens: bool = True
+    split_special_tokens: bool = False
     add_generation_prompt: bool = True
     return_token_strs: bool = False
 
@@ -147,34 +149,12 @@ class BatchBody(Struct, forbid_unknown_fields=True):
     metadata: dict[str, str] | None = None
 
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "suffix": ("",),
-    "logit_bias": ({},),
-    "use_beam_search": (False,),
-    "min_tokens": (0,),
-    "length_penalty": (1.0,),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-    "include_stop_str_in_output": (False,),
-    "stop_token_ids": ([],),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_calls": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "functions": ([],),
-    "modalities": (["text"],),
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    **NEUTRAL_FIELDS,
     "top_logprobs": (0,),
-    "truncate_prompt_tokens": (-1,),
-    "extra_body": ({},),
-    "store": (False,),
-    "service_tier": ("auto", "default"),
     "include_obfuscation": (False,),
-    "function_call": ("none", "auto"),
     "audio": (),
     "output_expires_after": (),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
 }
 """Fields that change nothing when they have one of these values; with another value they are refused."""
 
