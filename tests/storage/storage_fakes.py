@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from headrace.storage import Unavailable
 
@@ -223,3 +226,57 @@ class BlobServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+class PowerCut:
+    """Records what is durable on a local disk: contents that were synced, names whose directory was synced.
+
+    Use `patch(monkeypatch)`; then `survivors(root, target)` copies to `target` what a power cut now would leave of
+    `root`, and each call of fsync hands the same to `at_sync`.
+    """
+
+    def __init__(self, root, at_sync=lambda: None):
+        self.root, self.at_sync = root, at_sync
+        self._contents, self._directories = {}, {}
+        self._directories[root.stat().st_ino] = {}
+
+    def patch(self, monkeypatch):
+        fsync, open_, mkdir = os.fsync, os.open, os.mkdir
+
+        def recorded_fsync(handle):
+            fsync(handle)
+            status = os.fstat(handle)
+            if stat.S_ISDIR(status.st_mode):
+                with os.scandir(f"/proc/self/fd/{handle}") as entries:
+                    self._directories[status.st_ino] = {entry.name: entry.stat().st_ino for entry in entries}
+            else:
+                self._contents[status.st_ino] = Path(f"/proc/self/fd/{handle}").read_bytes()
+            self.at_sync()
+
+        def recorded_open(path, flags, *args, **options):
+            new = not Path(path).exists()
+            handle = open_(path, flags, *args, **options)
+            if new and flags & os.O_CREAT:
+                self._contents.pop(os.fstat(handle).st_ino, None)  # the number of a file that was removed
+            return handle
+
+        def recorded_mkdir(path, *args, **options):
+            mkdir(path, *args, **options)
+            self._directories[Path(path).stat().st_ino] = {}
+
+        monkeypatch.setattr(os, "fsync", recorded_fsync)
+        monkeypatch.setattr(os, "open", recorded_open)
+        monkeypatch.setattr(os, "mkdir", recorded_mkdir)
+
+    def survivors(self, target):
+        """Write what is durable below the root to a new directory; contents never synced are empty files."""
+        self._copy(self.root.stat().st_ino, target)
+        return target
+
+    def _copy(self, directory, target):
+        target.mkdir()
+        for name, inode in self._directories[directory].items():
+            if inode in self._directories:
+                self._copy(inode, target / name)
+            else:
+                (target / name).write_bytes(self._contents.get(inode, b""))

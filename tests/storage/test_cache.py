@@ -13,6 +13,7 @@ import pytest
 from storage_fakes import FlakyBlob
 from store_fakes import make_store, sample_tokens
 
+from headrace.errors import ConfigError
 from headrace.storage import NodeCache, open_blob
 from headrace.store import Store
 
@@ -199,11 +200,59 @@ def test_a_block_damaged_in_the_cache_is_fetched_again(open_store, tmp_path):
     assert fetched(again) == 0
 
 
-def test_a_full_disk_only_means_that_nothing_is_kept(open_store, tmp_path, monkeypatch):
-    def full(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize(
+    "call", ["pathlib.Path.write_bytes", "pathlib.Path.mkdir", "os.open", "pathlib.Path.replace"]
+)
+def test_a_cache_that_fails_while_it_is_used_is_bypassed(open_store, tmp_path, monkeypatch, call, code):
+    """No bytes, no inodes for a directory or a claim, an I/O error: rows are right, and nothing is kept."""
     store, _ = open_store()
+    real = os.open if call == "os.open" else None
+
+    def fail(path, *args, **options):
+        if real is not None and ".claim" not in str(path):
+            return real(path, *args, **options)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(call, fail)
     assert read_rows(store)
     assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_when_the_cache_is_opened_is_bypassed_too(open_store, tmp_path, monkeypatch, code):
+    def fail(*args, **options):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.mkdir", fail)
+        store, _ = open_store()
+        assert read_rows(store)
+
+
+@pytest.mark.parametrize("place", ["file", "below a file", "read-only", "not permitted"])
+def test_a_cache_dir_that_cannot_be_used_is_refused_by_its_name(open_store, tmp_path, monkeypatch, place):
+    (tmp_path / "file").write_bytes(b"")
+    name = {"file": "file", "below a file": "file/cache"}.get(place, "cache")
+    code = {"read-only": errno.EROFS, "not permitted": errno.EACCES}.get(place)
+    if code is not None:
+        real = os.open
+
+        def fail(path, *args, **options):
+            if "evict.lock" in str(path):
+                raise OSError(code, os.strerror(code))
+            return real(path, *args, **options)
+
+        monkeypatch.setattr("os.open", fail)
+    with pytest.raises(
+        ConfigError, match=r"cache_dir .*(file|cache): cannot be used: .*Name a local directory"
+    ):
+        open_store(cache_dir=tmp_path / name)
+
+
+def test_a_cache_over_its_bound_is_opened_and_evicts(open_store, tmp_path):
+    store, _ = open_store()
+    assert read_rows(store)
+    smaller, _ = open_store(cache_dir_bytes=1000)
+    assert sum(file.stat().st_size for file in cached(tmp_path)) <= 1000
+    assert read_rows(smaller, seed=1)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from headrace.errors import ConfigError, SinkError
 from headrace.sink import jsonl, parquet
 from headrace.sink.schema import BATCH_ROWS, to_batches
+from headrace.storage import validate_arrow
 
 FORMATS = {"parquet": parquet, "jsonl": jsonl}
 CRC_BYTES = 1 << 18
@@ -91,6 +92,7 @@ def decode_part(part: Part, *, columns: list[str], batch_rows: int = BATCH_ROWS)
     """
     suffix = next(suffix for suffix in SUFFIXES if part.name.endswith(suffix))
     for batch in SUFFIXES[suffix].decode(_verified(part), columns=columns, rows=batch_rows):
+        validate_arrow(batch, where=part.name, error=SinkError)
         if not part.superseded:
             yield batch
             continue

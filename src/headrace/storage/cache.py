@@ -121,6 +121,9 @@ class NodeCache:
 
     def put(self, key: str, stored: Bytes) -> None:
         """Keep a claimed block's bytes; where they cannot be written they are not kept, which is no error."""
+        with self._lock:
+            if self._claims.get(key) is None:
+                return  # no claim could be made, and another process may write the same file
         path, temporary = self._path(key), self._path(key, ".tmp")
         try:
             temporary.write_bytes(stored)
