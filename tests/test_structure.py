@@ -29,7 +29,6 @@ PENDING = {
     "docs/load.md",
     "docs/train.md",
     "src/cli",
-    "src/demo",
     "src/generation",
     "src/ingestion",
     "src/interop",
@@ -87,6 +86,26 @@ def test_no_public_name_is_also_a_folder():
     """`import headrace.training` never changes what `headrace.train` is."""
     folders = {path.name for path in (ROOT / "src/headrace").iterdir()}
     assert not folders & set(headrace.__all__)
+
+
+def test_no_folder_offers_a_name_that_is_also_one_of_its_modules():
+    """`import headrace.profile.html_report as module` gives the module, and a test can patch it by its name."""
+    shadowed = []
+    for module, path in MODULES.items():
+        if path.name != "__init__.py" or part_of(path) in PENDING:
+            continue
+        offered = {name for node in TREES[path].body for name in bound_names(node)}
+        shadowed += [f"{module}.{name}" for name in sorted(offered) if f"{module}.{name}" in MODULES]
+    assert not shadowed
+
+
+def bound_names(node: ast.stmt) -> list[str]:
+    """Names that an import or a definition at the top of a module binds."""
+    if isinstance(node, ast.ImportFrom):
+        return [alias.asname or alias.name for alias in node.names]
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    return []
 
 
 def test_the_core_imports_no_framework():

@@ -5,8 +5,8 @@ import pytest
 
 from headrace.plan.hardware import gpu_by_name
 from headrace.plan.memory import CONSTANTS, memory
-from headrace.plan.model_shape import model_shape
 from headrace.plan.points import points
+from headrace.plan.shapes import model_shape
 
 ZEROS = np.zeros(len(CONSTANTS))
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from headrace.plan.hardware import gpu_by_name
-from headrace.plan.model_shape import model_shape
 from headrace.plan.points import points
+from headrace.plan.shapes import model_shape
 from headrace.plan.step_time import CONSTANTS, step_time
 
 ZEROS = np.zeros(len(CONSTANTS))

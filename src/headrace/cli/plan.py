@@ -13,7 +13,7 @@ from typing_extensions import Doc
 from headrace.cli.console import facts, print_json, stdout
 from headrace.cli.options import with_options
 from headrace.errors import ConfigError
-from headrace.plan.input_output import StorageOptions
+from headrace.plan.job_bytes import StorageOptions
 from headrace.types import Flag
 
 EXAMPLES = """[bold]Examples[/bold]

@@ -2,25 +2,25 @@
 
 In reading order:
 
-    model_shape, hardware   what is trained, on what
+    shapes, hardware        what is trained, on what
     points                  many set-ups as arrays
     step_time, memory       a set-up -> seconds and bytes, by part
     table                   measured runs from a CSV file
     calibration             measured runs -> a system's constants, and intervals from held-out runs
     constants               the calibration that comes with headrace
-    search                  all layouts of a job, the best first
+    layout_search           all layouts of a job, the best first
     explain                 layouts in words, and the command to type
-    input_output            reading, checkpoints, ingest, generation
-    check                   predictions beside measurements
+    job_bytes               reading, checkpoints, ingest, generation
+    comparison              predictions beside measurements
 """
 
-from headrace.plan.check import CheckReport, calibration_of, check
+from headrace.plan.comparison import CheckReport, calibration_of, check
 from headrace.plan.constants import shipped
 from headrace.plan.explain import command, duration, layout_name, layout_values, sentences, summary_of, why
 from headrace.plan.hardware import GPUS, Hardware, gpu_by_name, read_hardware
-from headrace.plan.input_output import Figure, StorageOptions, input_output
-from headrace.plan.model_shape import MODELS, ModelShape, custom_shape, model_shape
-from headrace.plan.search import Job, Layouts, search
+from headrace.plan.job_bytes import Figure, StorageOptions, input_output
+from headrace.plan.layout_search import Job, Layouts, search
+from headrace.plan.shapes import MODELS, ModelShape, custom_shape, model_shape
 
 __all__ = [
     "GPUS",

@@ -9,9 +9,9 @@ import numpy as np
 
 from headrace.errors import ConfigError
 from headrace.plan.calibration import Calibration
+from headrace.plan.layout_search import Job, Layouts
 from headrace.plan.memory import memory
 from headrace.plan.points import RECOMPUTE, Points
-from headrace.plan.search import Job, Layouts
 from headrace.plan.step_time import StepTime, step_time
 
 _GIB = 2.0**30
@@ -166,7 +166,7 @@ def sentences(layouts: Layouts, job: Job, steps: Calibration) -> list[str]:
     parts = _parts(layouts.points, steps, job, 0)
     shares = {f.name: float(getattr(parts, f.name)[0] / parts.total[0]) for f in fields(StepTime)}
     largest = max((name for name in shares if name != "matmul"), key=shares.__getitem__)
-    sentences = [
+    lines = [
         (
             f"Matrix products are {100 * shares['matmul']:.0f} % of a step; the next largest part is "
             f"{_PART_WORDS[largest]} with {100 * shares[largest]:.0f} %."
@@ -177,12 +177,12 @@ def sentences(layouts: Layouts, job: Job, steps: Calibration) -> list[str]:
         other = int(faster[np.argmin(layouts.step.value[faster])])
         gain = layouts.step.value[0] / layouts.step.value[other] - 1
         lacks = layouts.memory.high[other] - job.hardware.memory_bytes
-        sentences.append(
+        lines.append(
             f"Memory binds: {layout_name(layouts, other)} would be {100 * gain:.0f} % faster and needs up to "
             f"{lacks / _GIB:.1f} GiB more than a device has."
         )
     else:
-        sentences.append("Memory does not bind: no faster layout was left out for it.")
+        lines.append("Memory does not bind: no faster layout was left out for it.")
     for name, changed in (
         ("tp", "tensor parallelism"),
         ("pp", "pipeline parallelism"),
@@ -197,11 +197,11 @@ def sentences(layouts: Layouts, job: Job, steps: Calibration) -> list[str]:
             i = rows[0]
             slower = layouts.step.value[i] / layouts.step.value[0] - 1
             inside = "within the error bars, " if layouts.step.low[i] < layouts.step.value[0] else ""
-            sentences.append(
+            lines.append(
                 f"With other {changed} ({name}={layout_values(layouts, i)[name]}) the best is {100 * slower:.1f} % "
                 f"slower, {inside}{_verdict_short(layouts, i)}."
             )
-    return sentences
+    return lines
 
 
 def command(job: Job, layouts: Layouts, i: int, *, model: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.plan.hardware import Hardware
-from headrace.plan.model_shape import ModelShape
+from headrace.plan.shapes import ModelShape
 
 Column = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from headrace.errors import ConfigError, SourceError
 from headrace.plan.hardware import gpu_by_name
-from headrace.plan.model_shape import ModelShape
 from headrace.plan.points import Column, Points, points
+from headrace.plan.shapes import ModelShape
 
 REQUIRED = (
     "source",

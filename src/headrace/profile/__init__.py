@@ -1,8 +1,8 @@
 """Counters and metrics of a run -> where its time went, as a page and charts."""
 
 from headrace.profile.comparison import comparison_rows
+from headrace.profile.html_report import report
 from headrace.profile.machine import describe_machine
-from headrace.profile.report import report
 from headrace.profile.run_files import RunFiles, StepMetrics, read_run_files
 from headrace.profile.stage_times import StageTime, describe_stages, run_stage_times
 

@@ -13,8 +13,8 @@ from headrace.plan import memory as memory_model
 from headrace.plan import step_time as time_model
 from headrace.plan.calibration import Calibration, Interval
 from headrace.plan.hardware import Hardware
-from headrace.plan.model_shape import ModelShape
 from headrace.plan.points import RECOMPUTE, Points, points
+from headrace.plan.shapes import ModelShape
 
 SHARD = ("none", "zero2", "zero3")
 """What data-parallel ranks share, by the names of `headrace train --shard`."""

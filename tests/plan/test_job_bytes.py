@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis.strategies import floats
 
 from headrace.errors import ConfigError
-from headrace.plan.input_output import StorageOptions, daly_interval, input_output, lost_share, young_interval
+from headrace.plan.job_bytes import StorageOptions, daly_interval, input_output, lost_share, young_interval
 
 
 @given(write=floats(0.1, 1e4), mtbf=floats(1e4, 1e7))

@@ -1,4 +1,4 @@
-"""The page (page.py, svg.py, report.py) needs nothing else, is valid HTML, and shows hostile texts as text."""
+"""The page (page.py, svg.py, html_report.py) needs nothing else, is valid HTML, and shows hostile texts as text."""
 
 from __future__ import annotations
 

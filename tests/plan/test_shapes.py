@@ -5,7 +5,7 @@ import json
 import pytest
 
 from headrace.errors import ConfigError
-from headrace.plan.model_shape import MODELS, custom_shape, model_shape
+from headrace.plan.shapes import MODELS, custom_shape, model_shape
 
 PUBLISHED = {
     "llama2-7b": 6.74e9,
