@@ -151,7 +151,7 @@ def main() -> None:
     chosen = parser.parse_args()
     import torch
 
-    from headrace.training.trainable import resolve_dtype
+    from headrace.training.device import resolve_dtype
 
     dtype = chosen.dtype or resolve_dtype("auto", torch.device("cpu"))
     corpus = tokens_for_loading(

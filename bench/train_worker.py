@@ -38,14 +38,12 @@ def headrace(job: Job) -> dict[str, Any]:
             job["store"],
             out=out,
             model=shape_of(job),
-            seq_len=job["T"],
-            batch_size=job["B"],
             steps=job["warm"] + job["steps"],
-            lr=3e-4,
-            dtype=job["dtype"],
-            compile=job["compile"],
-            device=job["device"],
-            checkpoint_every=job.get("checkpoint_every"),
+            data=hr.DataOptions(seq_len=job["T"], batch_size=job["B"]),
+            optimizer=hr.OptimizerOptions(lr=3e-4),
+            parallel=hr.ParallelOptions(compile=job["compile"]),
+            checkpoint=hr.CheckpointOptions(checkpoint_every=job.get("checkpoint_every")),
+            run=hr.RunOptions(dtype=job["dtype"], device=job["device"]),
         )
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     measured = lines[job["warm"] :]
@@ -220,9 +218,16 @@ def resume(job: Job) -> dict[str, Any]:
             os.kill(os.getpid(), 9)
 
     hr.train(
-        job["store"], out=out, model=shape_of(job), seq_len=job["T"], batch_size=job["B"], steps=6, lr=3e-4,
-        dtype=job["dtype"], device=job["device"], checkpoint_every=2, progress=progress,
-    )  # fmt: skip
+        job["store"],
+        out=out,
+        model=shape_of(job),
+        steps=6,
+        data=hr.DataOptions(seq_len=job["T"], batch_size=job["B"]),
+        optimizer=hr.OptimizerOptions(lr=3e-4),
+        checkpoint=hr.CheckpointOptions(checkpoint_every=2),
+        run=hr.RunOptions(dtype=job["dtype"], device=job["device"]),
+        progress=progress,
+    )
     return {"losses": [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]}
 
 

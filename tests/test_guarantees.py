@@ -133,10 +133,9 @@ def test_committed_means_stored_once(store, tmp_path):
         store.url,
         out=tmp_path / "run",
         model=hr.GPTConfig(**MODEL),
-        seq_len=16,
-        batch_size=4,
         steps=2,
-        lr=1e-3,
+        data=hr.DataOptions(seq_len=16, batch_size=4),
+        optimizer=hr.OptimizerOptions(lr=1e-3),
     )
     prompts = [{"id": f"p{i}", "prompt": "turn"} for i in range(5)]
     for _ in range(2):  # requested twice, stored once

@@ -73,12 +73,13 @@ def test_every_public_name_can_be_imported_and_is_documented():
 
 def test_public_names_change_only_on_purpose():
     assert headrace.__all__ == [
-        "GPT", "Batch", "BatchOptions", "CheckpointError", "ConfigError", "DocumentError", "EngineOptions",
-        "FieldOptions", "FilterOptions", "GPTConfig", "HeadraceError", "InputError", "JobOptions", "Loader",
-        "ManifestError", "OperatorOptions", "OrderError", "OutputOptions", "PromptOptions", "ReadOptions",
-        "ResumeError", "SamplingOptions", "ShardError", "SinkError", "SourceError", "SpaceError",
-        "StorageError", "Store", "StoreError", "TokenizerError", "WorkerError", "generate", "ingest",
-        "load_model", "load_tokenizer", "mix", "read_predictions", "report", "train", "train_tokenizer",
+        "GPT", "Batch", "BatchOptions", "CheckpointError", "CheckpointOptions", "ConfigError", "DataOptions",
+        "DocumentError", "EngineOptions", "EvaluationOptions", "FieldOptions", "FilterOptions", "GPTConfig",
+        "HeadraceError", "InputError", "JobOptions", "Loader", "ManifestError", "OperatorOptions", "OptimizerOptions",
+        "OrderError", "OutputOptions", "ParallelOptions", "PromptOptions", "ReadOptions", "ResumeError", "RunOptions",
+        "SamplingOptions", "ShardError", "SinkError", "SourceError", "SpaceError", "StorageError", "Store",
+        "StoreError", "TokenizerError", "WorkerError", "generate", "ingest", "load_model", "load_tokenizer", "mix",
+        "read_predictions", "report", "train", "train_tokenizer",
     ]  # fmt: skip
 
 

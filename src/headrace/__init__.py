@@ -11,6 +11,7 @@ The path of the data, and the names that meet it:
                   Batch                                     input_ids, labels, tokens; a mapping that models take
                   BatchOptions, ReadOptions                 what a batch carries, how it is read
     a model       train(stores, model=..., out=...)         -> a run; RunSummary
+                  DataOptions, OptimizerOptions, ParallelOptions, CheckpointOptions, EvaluationOptions, RunOptions
                   GPT, GPTConfig, load_model                GPT-3's decoder, and its weights
     predictions   generate(model=..., prompts=..., out=...) -> parts, each key once; GenerateSummary
                   SamplingOptions, EngineOptions            its options
@@ -59,7 +60,15 @@ if TYPE_CHECKING:
     from headrace.sink import read_predictions
     from headrace.store import Store
     from headrace.tokens import load_tokenizer, train_tokenizer
-    from headrace.training import train
+    from headrace.training import (
+        CheckpointOptions,
+        DataOptions,
+        EvaluationOptions,
+        OptimizerOptions,
+        ParallelOptions,
+        RunOptions,
+        train,
+    )
 
 _EXPORTS = {
     "headrace.ingestion": ["FieldOptions", "FilterOptions", "JobOptions", "OperatorOptions", "ingest"],
@@ -67,7 +76,15 @@ _EXPORTS = {
     "headrace.store": ["Store"],
     "headrace.load": ["Batch", "BatchOptions", "Loader", "ReadOptions", "mix"],
     "headrace.model": ["GPT", "GPTConfig", "load_model"],
-    "headrace.training": ["train"],
+    "headrace.training": [
+        "CheckpointOptions",
+        "DataOptions",
+        "EvaluationOptions",
+        "OptimizerOptions",
+        "ParallelOptions",
+        "RunOptions",
+        "train",
+    ],
     "headrace.generation": ["EngineOptions", "OutputOptions", "PromptOptions", "SamplingOptions", "generate"],
     "headrace.sink": ["read_predictions"],
     "headrace.profile": ["report"],
@@ -97,9 +114,12 @@ __all__ = [
     "Batch",
     "BatchOptions",
     "CheckpointError",
+    "CheckpointOptions",
     "ConfigError",
+    "DataOptions",
     "DocumentError",
     "EngineOptions",
+    "EvaluationOptions",
     "FieldOptions",
     "FilterOptions",
     "GPTConfig",
@@ -109,11 +129,14 @@ __all__ = [
     "Loader",
     "ManifestError",
     "OperatorOptions",
+    "OptimizerOptions",
     "OrderError",
     "OutputOptions",
+    "ParallelOptions",
     "PromptOptions",
     "ReadOptions",
     "ResumeError",
+    "RunOptions",
     "SamplingOptions",
     "ShardError",
     "SinkError",

@@ -58,12 +58,13 @@ def test_flags_change_only_on_purpose():
         "tokenizer train": ["--json", "--out", "--text-field", "--vocab-size"],
         "inspect": ["--json", "--samples", "--tokenizer", "--verify"],
         "train": [
-            "--accumulate", "--banded", "--batch-size", "--checkpoint-every", "--checkpoint-seconds", "--clip",
-            "--compile", "--decay-steps", "--device", "--dp", "--dtype", "--embeddings", "--eval-every",
-            "--eval-rows", "--eval-store", "--floor", "--from", "--json", "--keep", "--lr", "--max-seconds",
-            "--microbatches", "--mirror", "--model", "--out", "--packing", "--pipeline", "--pp", "--ramp-from",
-            "--ramp-steps", "--recompute", "--seed", "--seq-len", "--shard", "--steps", "--tensorboard", "--tp",
-            "--warmup-steps", "--weight-decay",
+            "--activation-checkpointing", "--banded", "--batch-size", "--betas", "--checkpoint-every",
+            "--checkpoint-seconds", "--compile", "--decay-steps", "--device", "--dp", "--dtype", "--embeddings",
+            "--eps", "--eval-every", "--eval-rows", "--eval-stores", "--gradient-accumulation-steps", "--init-from",
+            "--json", "--keep-checkpoints", "--lr", "--max-grad-norm", "--max-seconds", "--microbatches",
+            "--min-lr-ratio", "--mirror", "--model", "--out", "--packing", "--pipeline-schedule", "--pp",
+            "--rampup-batch-size", "--rampup-steps", "--seed", "--seq-len", "--shard", "--shuffle", "--steps",
+            "--tensorboard", "--tp", "--warmup-steps", "--weight-decay",
         ],
         "generate": [
             "--add-special-tokens", "--batch-size", "--device", "--distribute", "--dtype", "--engine", "--format",
@@ -79,7 +80,7 @@ def test_flags_change_only_on_purpose():
         ],
         "report": ["--json"],
         "export": ["--json", "--out"],
-        "import": ["--json", "--to"],
+        "import": ["--json", "--out"],
     }  # fmt: skip
 
 

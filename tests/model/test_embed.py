@@ -128,7 +128,7 @@ def test_a_vocabulary_without_a_single_match_is_refused(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (b"hello world\n", "its first line is"),
-        (b"2 3\nwater 1 2 3\nwheel 1 2\n", "line 3 has 2 numbers, its head says 3"),
+        (b"2 3\nwater 1 2 3\nwheel 1 2\n", "line 3 has 2 numbers, its first line says 3"),
         (b"2 3\nwater 1 2 3\nwheel 1 x 3\n", "line 3 has a field that is no number"),
         (b"1 3\nwater \x00\x00", "ends within word 1 of 1"),
     ],
@@ -148,4 +148,58 @@ def test_a_bert_without_tokenizer_json_is_read_by_its_list_of_pieces(tmp_path: P
 
 def test_a_directory_that_is_no_bert_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a BERT directory"):
+        read_vectors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (b"-1 6\n", "says -1 words of 6 dimensions"),
+        (b"4 -6\n", "says 4 words of -6 dimensions"),
+        (b"4000000000000 300\n", "says 4000000000000 words of 300 dimensions, the file has"),
+        (b"0 6\n", "says 0 words"),
+    ],
+)
+def test_counts_that_the_file_cannot_hold_are_refused(head: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "vectors.txt"
+    write_word2vec(path, binary=False)
+    path.write_bytes(head + path.read_bytes().split(b"\n", 1)[1])
+    with pytest.raises(ConfigError, match=message):
+        read_vectors(path)
+
+
+def test_a_word_may_begin_with_a_space(tmp_path: Path) -> None:
+    """Text, though its first word looks like one field too few."""
+    path = tmp_path / "vectors.txt"
+    path.write_bytes(b"3 2\n  0.5 1.5\n the 1.0 2.0\nof it 3.0 4.0\n")
+    vectors = read_vectors(path)
+    assert list(vectors.rows) == ["of it", " the", " "]
+    assert vectors.table.tolist() == [[0.5, 1.5], [1.0, 2.0], [3.0, 4.0]]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_vector_that_is_not_finite_is_named(binary: bool, tmp_path: Path) -> None:
+    path = tmp_path / "vectors"
+    content = b"2 2\n"
+    for word, row in ((b"a", [1.0, 2.0]), (b"b", [float("nan"), 1.0])):
+        numbers = np.array(row, np.float32).tobytes() if binary else b"%f %f\n" % tuple(row)
+        content += word + b" " + numbers
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="the vector of 'b', number 2, has a value that is not finite"):
+        read_vectors(path)
+
+
+def test_bytes_after_the_last_vector_are_no_word2vec(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.bin"
+    write_word2vec(path, binary=True)
+    path.write_bytes(path.read_bytes() + b"and more")
+    with pytest.raises(ConfigError, match="goes on after its 4 vectors with b'and more'"):
+        read_vectors(path)
+
+
+def test_a_bert_vocabulary_longer_than_its_table_is_refused(tmp_path: Path) -> None:
+    write_bert(tmp_path, old=True)
+    with (tmp_path / "vocab.txt").open("a") as file:
+        file.write("stone\n")
+    with pytest.raises(ConfigError, match=r"7 pieces, its table is \[6, 6\]; 'stone' has no row"):
         read_vectors(tmp_path)

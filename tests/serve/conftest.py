@@ -39,9 +39,15 @@ def run_dir(tmp_path_factory):
         max_position_embeddings=256,
     )
     hr.train(
-        folder / "store", out=folder / "tiny", model=config, seq_len=64, batch_size=8, steps=40, lr=3e-3,
-        dtype="float32", dp=1,
-    )  # fmt: skip
+        folder / "store",
+        out=folder / "tiny",
+        model=config,
+        steps=40,
+        data=hr.DataOptions(seq_len=64, batch_size=8),
+        optimizer=hr.OptimizerOptions(lr=3e-3),
+        parallel=hr.ParallelOptions(dp=1),
+        run=hr.RunOptions(dtype="float32"),
+    )
     return folder / "tiny"
 
 

@@ -19,6 +19,8 @@ import torch
 from headrace.store import commit_store, write_shard
 from headrace.tokens.byte import ByteTokenizer
 
+sys.path.insert(0, str(Path(__file__).parent))  # makes `flat_options` importable: test files are no package
+
 
 def make_store(path: Path, *, documents: int = 60, seed: int = 0) -> Path:
     """Byte-level store of sentences over a few words: something to learn."""
@@ -80,7 +82,7 @@ SERVER = """
 import json, os, signal, sys, traceback
 import torch
 from headrace.model import GPTConfig
-from headrace.training import train
+from flat_options import train
 
 def child(asked, said, stop_at):
     os.dup2(os.open(said, os.O_WRONLY), 1)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import orjson
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from headrace.errors import CheckpointError, SpaceError
-from headrace.model.checkpoint import latest_checkpoint, list_checkpoints, read_tensors, verify_checkpoint
+from headrace.model import latest_checkpoint, list_checkpoints, read_tensors, verify_checkpoint
 from headrace.training import checkpoint as module
 from headrace.training.checkpoint import CheckpointWriter
 
@@ -124,10 +126,10 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_older_checkpoint(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "save", full)
+    monkeypatch.setattr(FileSystemWriter, "write_data", full)
     writer = CheckpointWriter(tmp_path)
     writer.save(2, tensors(2), {"step": 2})
-    with pytest.raises(SpaceError, match="no room left for a checkpoint"):
+    with pytest.raises(SpaceError, match="no space left for a checkpoint"):
         writer.close()
     found = latest_checkpoint(tmp_path)
     assert found is not None
@@ -142,17 +144,66 @@ def test_torchs_own_words_for_a_full_disk_are_understood(
     def unexpected_position(*_: object, **__: object) -> None:
         raise RuntimeError("Traceback:\n  many lines\n[enforce fail] . unexpected pos 704 vs 598\n")
 
-    monkeypatch.setattr(module, "save", unexpected_position)
-    for free, error, said in (
-        (10, SpaceError, "no room left for a checkpoint"),
-        (10**9, CheckpointError, r"could not be written: \[enforce fail\] \. unexpected pos"),
+    monkeypatch.setattr(FileSystemWriter, "write_data", unexpected_position)
+    for number, error, message in (
+        (errno.ENOSPC, SpaceError, "no space left for a checkpoint"),
+        (errno.EDQUOT, SpaceError, "the disk quota is used up for a checkpoint"),
+        (errno.EFBIG, SpaceError, "larger than this process may write"),
+        (None, CheckpointError, r"could not be written: \[enforce fail\] \. unexpected pos"),
     ):
-        usage = SimpleNamespace(total=10**9, used=0, free=free)
-        monkeypatch.setattr(module.shutil, "disk_usage", lambda _, usage=usage: usage)
+        monkeypatch.setattr(module, "_try_to_write", lambda _, number=number: number)
         writer = CheckpointWriter(tmp_path)
         writer.save(2, tensors(2), {"step": 2})
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             writer.close()
+
+
+def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path) -> None:
+    """Ulimit -f: torch's writer says "unexpected pos" where the system says that the file is too large."""
+    program = """
+import resource, sys
+from pathlib import Path
+import torch
+from headrace.errors import SpaceError
+from headrace.training.checkpoint import CheckpointWriter
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, resource.RLIM_INFINITY))
+writer = CheckpointWriter(Path(sys.argv[1]))
+writer.save(1, {"model.a": torch.zeros(100_000)}, {"step": 1})
+try:
+    writer.close()
+except SpaceError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert "larger than this process may write (65,536 bytes, ulimit -f)" in done.stdout, done.stderr
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new one is committed: the run goes on."""
+    write(tmp_path, [1])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(module.shutil, "rmtree", refuse)
+    warnings: list[str] = []
+    with CheckpointWriter(tmp_path, keep=1, warn=warnings.append) as writer:
+        writer.save(2, tensors(2), {"step": 2})
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [2]
+    assert "step-00000001: could not be deleted (Permission denied); the run goes on" in warnings[0]
+
+
+def test_a_checkpoint_too_many_after_a_kill_is_deleted_by_the_next_run(tmp_path: Path) -> None:
+    """The kill came between the last rename and the deletion of the oldest."""
+    write(tmp_path, [1, 2, 3, 4])
+    with CheckpointWriter(tmp_path, keep=3, resumed_step=4):
+        pass
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [2, 3, 4]
 
 
 def test_the_manifest_lists_every_other_file_with_its_size(tmp_path: Path) -> None:

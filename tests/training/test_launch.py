@@ -43,7 +43,11 @@ def test_ranks_train_together_and_one_of_them_speaks(store: Path, tmp_path: Path
     done = torchrun(2, store, "--out", tmp_path / "two", "--tp", 2, *OPTIONS, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 2
-    assert done.stderr == ""
+    lines = done.stderr.splitlines()
+    assert all(" INFO headrace.training: " in line for line in lines), done.stderr
+    assert [line.partition("training: ")[2].split(":")[0] for line in lines] == [
+        "begins at step 0 of 2", "step 1 of 2", "step 2 of 2", "step 2 of 2",
+    ]  # fmt: skip
     alone = torchrun(1, store, "--out", tmp_path / "one", *OPTIONS)
     assert alone.returncode == 0, alone.stderr
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
@@ -54,7 +58,10 @@ def test_what_cannot_be_is_told_once_and_nothing_is_begun(store: Path, tmp_path:
     assert done.returncode != 0
     told = [line for line in done.stderr.splitlines() if line.startswith("headrace:")]
     assert told == [
-        "headrace: layout: dp 2 does not divide the rows of a piece (batch_size / accumulate) 5. Change batch_size."
+        (
+            "headrace: train: dp 2 does not divide the rows of a micro-batch (batch_size / "
+            "gradient_accumulation_steps) 5. Change batch_size."
+        )
     ]
     assert not (tmp_path / "run").exists()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import orjson
@@ -9,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.errors import ResumeError
-from headrace.training.metrics import MetricsLog
+from headrace.errors import SpaceError
+from headrace.training import metrics as module
+from headrace.training.metrics import MetricsLog, last_step
 
 
 def steps_in(path: Path) -> list[int]:
@@ -44,10 +47,59 @@ def test_a_fresh_run_does_not_inherit_lines(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
-def test_a_second_trainer_of_one_run_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
+def test_a_write_that_takes_a_part_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, write = tmp_path / "metrics.jsonl", os.write
+    with MetricsLog(path, step=0) as log:
+        monkeypatch.setattr(module.os, "write", lambda file, data: write(file, bytes(data[:7])))
+        for step in (1, 2, 3):
+            log.append({"step": step, "loss": 1.5})
+    assert steps_in(path) == [1, 2, 3]
+
+
+def test_a_line_that_does_not_fit_leaves_the_lines_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write = tmp_path / "metrics.jsonl", os.write
     with MetricsLog(path, step=0) as log:
         log.append({"step": 1})
-        with pytest.raises(ResumeError, match="another process is training into this run"):
-            MetricsLog(path, step=0)
-    assert steps_in(path) == [1]
+        left = [5]
+
+        def full(file: int, data: bytes) -> int:
+            if not left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(file, bytes(data[: left.pop()]))
+
+        monkeypatch.setattr(module.os, "write", full)
+        with pytest.raises(SpaceError, match="a line could not be written: No space left on device"):
+            log.append({"step": 2, "loss": 1.5})
+        monkeypatch.undo()
+        assert path.read_bytes() == b'{"step":1}\n'
+        log.append({"step": 2})
+    assert steps_in(path) == [1, 2]
+
+
+def test_a_damaged_line_in_the_middle_is_named_and_nothing_behind_it_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step":1}\n{"step":2,"lo{"step":3}\n{"step":4}\n{"step":5}\n')
+    warnings: list[str] = []
+    with MetricsLog(path, step=4, warn=warnings.append):
+        pass
+    assert path.read_bytes() == b'{"step":1}\n{"step":2,"lo{"step":3}\n{"step":4}\n'
+    assert len(warnings) == 1
+    assert "damaged in line 2;" in warnings[0]
+
+
+def test_steps_without_a_line_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step":1}\n{"step":4}\n')
+    warnings: list[str] = []
+    with MetricsLog(path, step=4, warn=warnings.append):
+        pass
+    assert warnings == [f"{path}: has lines of 2 of the 4 steps before this start."]
+
+
+def test_the_last_step_of_a_torn_file_is_that_of_its_last_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert last_step(path) is None
+    path.write_bytes(b'{"step":1}\n{"step":2}\n{"step":3')
+    assert last_step(path) == 2

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flat_options import train
 
 from headrace.errors import ResumeError
-from headrace.model import GPTConfig
-from headrace.model.checkpoint import list_checkpoints
+from headrace.model import GPTConfig, list_checkpoints
 from headrace.storage import Unavailable, open_blob
-from headrace.training import train
 from headrace.training.mirror import Mirror
 
 OPTIONS: dict[str, Any] = {
@@ -53,7 +52,7 @@ def test_steps_that_were_fitted_to_one_machine_stay_on_another(store: Path, tmp_
 
 
 def test_the_copy_keeps_as_many_checkpoints_as_the_run(store: Path, tmp_path: Path) -> None:
-    train(store, out=tmp_path, mirror="memory://kept", keep=2, **OPTIONS)
+    train(store, out=tmp_path, mirror="memory://kept", keep_checkpoints=2, **OPTIONS)
     names = open_blob("memory://kept").list("checkpoints/")
     assert sorted({name.split("/")[1] for name in names}) == ["step-00000008", "step-00000010"]
 
@@ -66,20 +65,18 @@ def test_a_damaged_copy_is_passed_over_for_an_older_one(store: Path, tmp_path: P
     content = bytearray(blob.get(name))
     content[100] ^= 1
     blob.put(name, bytes(content))
-    said: list[str] = []
-    summary = train(store, out=tmp_path / "there", mirror=mirror, warn=said.append, **OPTIONS)
+    with pytest.warns(RuntimeWarning, match="passed over"):
+        summary = train(store, out=tmp_path / "there", mirror=mirror, **OPTIONS)
     assert summary.resumed_from == 8
-    assert "passed over" in said[0]
     assert losses(tmp_path / "there") == losses(tmp_path / "here")
 
 
 def test_a_damaged_checkpoint_here_is_replaced_by_its_copy(store: Path, tmp_path: Path) -> None:
     train(store, out=tmp_path, mirror="memory://healed", **OPTIONS)
     (tmp_path / "checkpoints" / "step-00000010" / "state.json").write_bytes(b"{}")
-    said: list[str] = []
-    assert (
-        train(store, out=tmp_path, mirror="memory://healed", warn=said.append, **OPTIONS).resumed_from == 10
-    )
+    with pytest.warns(RuntimeWarning, match="passed over"):
+        summary = train(store, out=tmp_path, mirror="memory://healed", **OPTIONS)
+    assert summary.resumed_from == 10
     assert [step for step, _ in list_checkpoints(tmp_path / "checkpoints")] == [4, 8, 10]
 
 
@@ -113,5 +110,5 @@ def test_a_checkpoint_of_another_recipe_is_refused(store: Path, tmp_path: Path) 
     train(store, out=tmp_path / "two", **{**OPTIONS, "lr": 1e-3, "steps": 2})
     shutil.rmtree(tmp_path / "two" / "checkpoints")
     shutil.copytree(tmp_path / "one" / "checkpoints", tmp_path / "two" / "checkpoints")
-    with pytest.raises(ResumeError, match=r"lr: run has 0\.003, asked for 0\.001"):
+    with pytest.raises(ResumeError, match=r"lr: run has 0\.003, requested 0\.001"):
         train(store, out=tmp_path / "two", **{**OPTIONS, "lr": 1e-3, "steps": 2})

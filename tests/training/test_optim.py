@@ -18,8 +18,8 @@ from headrace.training.optim import TrainingSchedule, adamw, clip_factor, scale_
 @given(steps=st.integers(2, 500), warmup=st.integers(1, 50))
 def test_the_rate_rises_to_its_peak_then_falls_to_its_floor(steps: int, warmup: int) -> None:
     warmup = min(warmup, steps - 1)
-    plan = TrainingSchedule(steps=steps, peak_lr=2.0, warmup_steps=warmup, batch_rows=4, unit_rows=4)
-    rates = [plan.lr(step) for step in range(1, steps + 1)]
+    plan = TrainingSchedule(steps=steps, lr=2.0, warmup_steps=warmup, batch_size=4, micro_batch_size=4)
+    rates = [plan.lr_at(step) for step in range(1, steps + 1)]
     assert all(a < b for a, b in itertools.pairwise(rates[:warmup]))
     assert rates[warmup - 1] == 2.0
     assert all(a > b for a, b in itertools.pairwise(rates[warmup - 1 :]))
@@ -27,27 +27,37 @@ def test_the_rate_rises_to_its_peak_then_falls_to_its_floor(steps: int, warmup: 
 
 
 def test_the_rate_halfway_down_is_the_mean_of_peak_and_floor() -> None:
-    plan = TrainingSchedule(steps=110, peak_lr=1.0, warmup_steps=10, batch_rows=4, unit_rows=4)
-    assert plan.lr(60) == pytest.approx((1.0 + 0.1) / 2)
+    plan = TrainingSchedule(steps=110, lr=1.0, warmup_steps=10, batch_size=4, micro_batch_size=4)
+    assert plan.lr_at(60) == pytest.approx((1.0 + 0.1) / 2)
 
 
 def test_the_floor_holds_after_the_cosine() -> None:
-    plan = TrainingSchedule(steps=100, peak_lr=1.0, warmup_steps=5, decay_steps=50, batch_rows=4, unit_rows=4)
-    assert plan.lr(50) == plan.lr(51) == plan.lr(100) == pytest.approx(0.1)
+    plan = TrainingSchedule(
+        steps=100, lr=1.0, warmup_steps=5, decay_steps=50, batch_size=4, micro_batch_size=4
+    )
+    assert plan.lr_at(50) == plan.lr_at(51) == plan.lr_at(100) == pytest.approx(0.1)
 
 
 def test_a_batch_ramp_grows_in_whole_units_and_stays() -> None:
     plan = TrainingSchedule(
-        steps=9, peak_lr=1.0, warmup_steps=1, batch_rows=16, unit_rows=2, ramp_from=4, ramp_steps=6
+        steps=9,
+        lr=1.0,
+        warmup_steps=1,
+        batch_size=16,
+        micro_batch_size=2,
+        rampup_batch_size=4,
+        rampup_steps=6,
     )
-    assert [plan.units(step) for step in range(1, 10)] == [2, 3, 4, 5, 6, 7, 8, 8, 8]
+    assert [plan.micro_batches_at(step) for step in range(1, 10)] == [2, 3, 4, 5, 6, 7, 8, 8, 8]
 
 
-@pytest.mark.parametrize("wrong", [{"unit_rows": 3}, {"ramp_from": 3}, {"ramp_from": 32}])
+@pytest.mark.parametrize(
+    "wrong", [{"micro_batch_size": 3}, {"rampup_batch_size": 3}, {"rampup_batch_size": 32}]
+)
 def test_a_batch_that_is_no_whole_number_of_units_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="train:"):
         TrainingSchedule(
-            **{"steps": 9, "peak_lr": 1.0, "warmup_steps": 1, "batch_rows": 16, "unit_rows": 2, **wrong}
+            **{"steps": 9, "lr": 1.0, "warmup_steps": 1, "batch_size": 16, "micro_batch_size": 2, **wrong}
         )
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from flat_options import train
 
 from headrace.errors import ConfigError
 from headrace.model import GPTConfig
 from headrace.model.checkpoint import list_checkpoints
-from headrace.training import train
 
 SHAPE = GPTConfig(
     num_hidden_layers=4, hidden_size=32, num_attention_heads=4, vocab_size=257, max_position_embeddings=32
@@ -43,13 +43,13 @@ def alone(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "dp2": (2, {"dp": 2}),
-    "dp2, zero2, accumulated": (2, {"dp": 2, "shard": "zero2", "accumulate": 2}),
-    "dp2, zero3, recomputed": (2, {"dp": 2, "shard": "zero3", "recompute": True}),
-    "dp2, accumulated": (2, {"dp": 2, "accumulate": 4}),
+    "dp2, zero2, accumulated": (2, {"dp": 2, "shard": "zero2", "gradient_accumulation_steps": 2}),
+    "dp2, zero3, recomputed": (2, {"dp": 2, "shard": "zero3", "activation_checkpointing": True}),
+    "dp2, accumulated": (2, {"dp": 2, "gradient_accumulation_steps": 4}),
     "tp2": (2, {"tp": 2}),
     "pp2": (2, {"pp": 2}),
-    "pp2, gpipe": (2, {"pp": 2, "pipeline": "gpipe"}),
-    "pp2, interleaved": (2, {"pp": 2, "pipeline": "interleaved"}),
+    "pp2, gpipe": (2, {"pp": 2, "pipeline_schedule": "gpipe"}),
+    "pp2, interleaved": (2, {"pp": 2, "pipeline_schedule": "interleaved"}),
     "dp2 x tp2": (4, {"dp": 2, "tp": 2}),
     "dp2 x tp2, zero3": (4, {"dp": 2, "tp": 2, "shard": "zero3"}),
     "tp2 x pp2": (4, {"tp": 2, "pp": 2}),
@@ -83,7 +83,9 @@ def test_a_run_moves_between_layouts_with_the_same_rows_and_losses(
         (1, {}, 0),
     ]
     for world, options, stop_at in route:
-        run = start_run(world=world, stop_at=stop_at, stores=store, out=out, keep=1, **FORKED, **options)
+        run = start_run(
+            world=world, stop_at=stop_at, stores=store, out=out, keep_checkpoints=1, **FORKED, **options
+        )
         assert [code for code, _ in run.wait_all()] == [0] * world
         assert [step for step, _ in list_checkpoints(out / "checkpoints")] == [stop_at + 1 if stop_at else 20]
     np.testing.assert_allclose(losses(out), losses(alone), rtol=TOLERANCE)
@@ -170,12 +172,12 @@ def test_one_rank_told_to_stop_stops_all_after_one_checkpoint(
     [
         (2, {"tp": 3}, "dp x tp x pp = dp x 3 x 1 cannot be 2 processes"),
         (2, {"dp": 1}, "dp x tp x pp = 1 x 1 x 1 cannot be 2 processes"),
-        (2, {"dp": 2, "batch_size": 9}, "dp 2 does not divide the rows of a piece"),
-        (3, {"tp": 3}, "tp 3 does not divide the model's heads 4"),
-        (3, {"pp": 3}, "the number of stages 3 does not divide the model's layers 4"),
+        (2, {"dp": 2, "batch_size": 9}, "dp 2 does not divide the rows of a micro-batch"),
+        (3, {"tp": 3}, "tp 3 does not divide the model's num_attention_heads 4"),
+        (3, {"pp": 3}, "the number of stages 3 does not divide the model's num_hidden_layers 4"),
         (2, {"pp": 2, "microbatches": 3}, "microbatches 3 does not divide a rank's rows 8"),
-        (2, {"shard": "zero9"}, "shard is 'zero9'"),
-        (2, {"pp": 2, "pipeline": "wave"}, "schedule is 'wave'"),
+        (1, {"shard": "zero9"}, "shard is 'zero9'"),
+        (1, {"pipeline_schedule": "wave"}, "pipeline_schedule is 'wave'"),
     ],
 )
 def test_a_layout_that_cannot_be_is_refused_on_every_rank_before_any_work(
@@ -194,7 +196,7 @@ def test_an_error_of_the_leader_reaches_every_rank(store: Path, tmp_path: Path, 
     assert start_run(stores=store, out=out, **{**FORKED, "steps": 2}).wait() == 0
     for code, said in start_run(world=2, stores=store, out=out, **{**FORKED, "steps": 3}).wait_all():
         assert code == 9
-        assert "steps: run has 2, asked for 3" in said
+        assert "steps: run has 2, requested 3" in said
 
 
 def test_degrees_alone_are_refused_in_one_process(store: Path, tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ import numpy as np
 import orjson
 import pytest
 import torch
+from flat_options import train
 
 from headrace.errors import CheckpointError, ConfigError, ResumeError, TokenizerError
 from headrace.model import GPT, GPTConfig, load_model, to_hf
 from headrace.store import Store
 from headrace.tokens import load_tokenizer, train_tokenizer
 from headrace.tokens.byte import ByteTokenizer
-from headrace.training import import_model, train
+from headrace.training import import_model
 
 SHAPE = GPTConfig(
     num_hidden_layers=2, hidden_size=32, num_attention_heads=4, vocab_size=257, max_position_embeddings=32
@@ -186,14 +187,14 @@ def test_what_an_origin_decides_is_not_asked_for_again(
     with pytest.raises(ConfigError, match="holds another run already"):
         import_model(hf, tmp_path / "fresh")
     shutil.copytree(imported, tmp_path / "imported")
-    with pytest.raises(ResumeError, match="asked for those of"):
+    with pytest.raises(ResumeError, match="requested are those of"):
         train(store, out=tmp_path / "imported", init_from=tmp_path / "fresh", **OPTIONS)
 
 
 def test_the_command_line_imports_trains_and_exports(hf: Path, store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for _ in range(2):  # the second finds it done
-        done = headrace("import", hf, "--to", run, "--json")
+        done = headrace("import", hf, "--out", run, "--json")
         assert (done.returncode, done.stderr) == (0, "")
         assert json.loads(done.stdout)["config"]["hidden_size"] == 32
     done = headrace(
@@ -227,7 +228,7 @@ def damaged() -> dict[str, tuple[str, str]]:
         "heads": (
             '{"model_type": "gpt2", "n_embd": 10, "n_head": 3}',
             "hidden_size 10 is not divisible by num_attention_heads 3"),
-        "layers": ('{"model_type": "gpt2", "n_layer": "x"}', "n_layer is 'x'; wanted a whole number"),
+        "layers": ('{"model_type": "gpt2", "n_layer": "x"}', "n_layer is 'x'; expected a whole number"),
     }  # fmt: skip
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import orjson
 import pytest
 import torch
+from flat_options import train
 
-from headrace.errors import ResumeError
+from headrace.errors import ConfigError, ResumeError
 from headrace.model import GPTConfig
-from headrace.training import train
-from headrace.training.start import settle
 
 SHAPE = GPTConfig(
     num_hidden_layers=1, hidden_size=16, num_attention_heads=2, vocab_size=257, max_position_embeddings=16
@@ -48,8 +47,6 @@ def test_steps_that_were_fitted_to_a_time_are_not_measured_again(store, tmp_path
     assert recipe_of(tmp_path / "run")["steps"] == steps
 
 
-def test_neither_steps_nor_seconds_is_refused_before_anything_is_read():
-    with pytest.raises(ValueError, match="max_seconds is -1"):
-        settle(
-            None, None, None, out=None, steps=None, max_seconds=-1, dtype="auto", device=torch.device("cpu")
-        )
+def test_seconds_below_zero_are_refused_before_anything_is_read():
+    with pytest.raises(ConfigError, match="max_seconds is -1"):
+        train(None, out=None, steps=None, max_seconds=-1, **OPTIONS)

@@ -6,11 +6,12 @@ import shutil
 
 import orjson
 import pytest
+from flat_options import train
 
 from headrace.errors import CheckpointError
 from headrace.model import GPT, GPTConfig, to_hf
 from headrace.tokens import load_tokenizer
-from headrace.training import import_model, train
+from headrace.training import import_model
 
 SHAPE = GPTConfig(
     num_hidden_layers=1, hidden_size=16, num_attention_heads=2, vocab_size=257, max_position_embeddings=16

@@ -16,13 +16,14 @@ from headrace.cli import (
     demo,
     export,
     generate,
+    import_,
     ingest,
     inspect,
-    learn,
     plan,
     report,
     serve,
     tokenizer,
+    train,
 )
 from headrace.errors import ConfigError, HeadraceError
 from headrace.logs import LogLevel, configure_logging
@@ -42,13 +43,13 @@ app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command("ingest", epilog=ingest.EXAMPLES)(ingest.ingest)
 app.add_typer(tokenizer_app, name="tokenizer")
 app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect)
-app.command("train", epilog=learn.TRAIN_EXAMPLES)(learn.train)
+app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.add_typer(plan.plan_app, name="plan")
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("export", epilog=export.EXAMPLES)(export.export)
-app.command("import", epilog=learn.IMPORT_EXAMPLES)(learn.import_)
+app.command("import", epilog=import_.EXAMPLES)(import_.import_)
 
 
 @app.callback(invoke_without_command=True)

@@ -160,23 +160,24 @@ def _compare_loaders(context: DemoContext, progress: ProgressFunction) -> Mappin
 
 
 def _train(context: DemoContext, progress: ProgressFunction) -> Mapping[str, Any]:
-    from headrace.training import train
+    from headrace.training import CheckpointOptions, DataOptions, EvaluationOptions, RunOptions, train
 
     enough = context.result("ingest")["held_out_tokens"] > context.seq_len
     summary = train(
         str(context.out / "store"),
         out=context.out / "run",
         model=context.options.model,
-        seq_len=context.seq_len,
-        batch_size=context.options.batch_size,
         steps=context.options.steps,
-        max_seconds=context.options.seconds if context.options.steps is None else None,
-        seed=context.options.seed,
-        eval_stores=str(context.out / "held-out") if enough else None,
-        eval_rows=32,
+        data=DataOptions(seq_len=context.seq_len, batch_size=context.options.batch_size),
+        evaluation=EvaluationOptions(
+            eval_stores=str(context.out / "held-out") if enough else None, eval_rows=32
+        ),
         # A kill loses at most 15 seconds of a two-minute run.
-        checkpoint_seconds=15.0,
-        keep=2,
+        checkpoint=CheckpointOptions(checkpoint_seconds=15.0, keep_checkpoints=2),
+        run=RunOptions(
+            max_seconds=context.options.seconds if context.options.steps is None else None,
+            seed=context.options.seed,
+        ),
         progress=progress,
     )
     if summary.stopped_by is not None:

@@ -28,7 +28,7 @@ from headrace.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-FORMAT = 1
+CHECKPOINT_FORMAT = 1
 _STEP_DIR = re.compile(r"step-(\d{8,})")
 
 
@@ -100,8 +100,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         version, told = manifest["format"], manifest.pop("xxh3_128")
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}).") from error
-    if version != FORMAT:
-        raise CheckpointError(f"{path}: checkpoint format {version!r}, this headrace reads {FORMAT}.")
+    if version != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {version!r}, this headrace reads {CHECKPOINT_FORMAT}."
+        )
     got = xxhash.xxh3_128(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
     if got != told:
         raise CheckpointError(f"{path}: XXH3-128 of its content is {got}, it says {told}.")

@@ -1,4 +1,4 @@
-"""Word vectors made elsewhere + a tokenizer -> a first token table, and how much of it they cover.
+"""Word vectors of another program and a tokenizer -> a first token table, and how much of it they cover.
 
 Two sources: word2vec's own formats, text and binary (what gensim's save_word2vec_format writes), and the word
 embeddings of a BERT in a Hugging Face directory. Vectors are matched by the text of a token.
@@ -17,11 +17,11 @@ import orjson
 import torch
 import xxhash
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from headrace.errors import ConfigError
-from headrace.model.gpt import INIT_STD
+from headrace.model.initialize import INIT_STD
 from headrace.tokens import Tokenizer
 
 Vectors = NDArray[np.float32]
@@ -36,7 +36,7 @@ class WordVectors:
     table: Vectors
     """[words, dims]."""
     source: str
-    """word2vec or bert, and the file's XXH3-128: what run.json keeps."""
+    """"word2vec" or "bert", and the file's XXH3-128; run.json keeps it."""
     pieces: bool
     """Whether "##x" names x inside a word (BERT's WordPiece)."""
 
@@ -68,23 +68,29 @@ def read_vectors(path: str | PathLike[str]) -> WordVectors:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file. Give word2vec vectors (.txt, .bin) or a BERT directory.")
     with path.open("rb") as file:
-        head = file.readline(100)
-        try:
-            count, dims = (int(number) for number in head.split())
-        except ValueError:
-            raise ConfigError(
-                f"{path}: its first line is {head[:40]!r}, wanted word2vec's 'words dimensions'. "
-                f"Write it with gensim's save_word2vec_format."
-            ) from None
+        count, dims = _read_head(file, path)
         start = file.tell()
-        first = file.readline(1 << 16)
+        first = file.readline(1 << 20)
         file.seek(start)
-        fields = first.split()
-        text = len(fields) == dims + 1 and all(_is_number(field) for field in fields[1:])
+        fields = first.rstrip().rsplit(b" ", dims)  # a word may hold spaces, also at its beginning
+        is_text = len(fields) == dims + 1 and all(_is_number(field) for field in fields[1:])
         words, rows = [], np.empty((count, dims), np.float32)
-        for row, (word, vector) in enumerate((_read_text if text else _read_binary)(file, count, dims, path)):
+        for row, (word, vector) in enumerate(
+            (_read_text if is_text else _read_binary)(file, count, dims, path)
+        ):
             words.append(word)
             rows[row] = vector
+        if rest := file.read(1 << 10).strip():
+            raise ConfigError(
+                f"{path}: goes on after its {count} vectors with {rest[:40]!r}: not word2vec's text format, and "
+                f"not its binary one. Write it with gensim's save_word2vec_format."
+            )
+    if not np.isfinite(rows).all():
+        row = int(np.argmax(~np.isfinite(rows).all(1)))
+        raise ConfigError(
+            f"{path}: the vector of {words[row]!r}, number {row + 1}, has a value that is not finite. Training would "
+            f"diverge; leave the word out."
+        )
     return WordVectors(
         rows={word: row for row, word in reversed(list(enumerate(words)))},  # the first of a word's rows
         table=rows,
@@ -99,7 +105,7 @@ def match_tokens(vectors: WordVectors, tokenizer: Tokenizer) -> NDArray[np.int64
     A token that begins a word (" the") looks for "the", then "The" in lower case; one inside a word looks
     for "##ing" where the source has pieces, else for "ing".
     """
-    found = np.full(tokenizer.vocab_size, -1, np.int64)
+    rows = np.full(tokenizer.vocab_size, -1, np.int64)
     for number, raw in enumerate(tokenizer.token_bytes()):
         try:
             text = raw.decode()
@@ -112,8 +118,8 @@ def match_tokens(vectors: WordVectors, tokenizer: Tokenizer) -> NDArray[np.int64
         names = [word, word.lower()]
         if vectors.pieces and not begins:
             names = [f"##{word}", f"##{word.lower()}", *names]
-        found[number] = next((vectors.rows[name] for name in names if name in vectors.rows), -1)
-    return found
+        rows[number] = next((vectors.rows[name] for name in names if name in vectors.rows), -1)
+    return rows
 
 
 def token_table(vectors: WordVectors, tokenizer: Tokenizer, fresh_VW: Tensor) -> TokenTable:
@@ -150,6 +156,24 @@ def token_table(vectors: WordVectors, tokenizer: Tokenizer, fresh_VW: Tensor) ->
     return TokenTable(table_VW=table, hit=hit)
 
 
+def _read_head(file: BinaryIO, path: Path) -> tuple[int, int]:
+    """Number of words and of dimensions, as far as the file is long enough for them."""
+    head = file.readline(100)
+    try:
+        count, dims = (int(number) for number in head.split())
+    except ValueError:
+        raise ConfigError(
+            f"{path}: its first line is {head[:40]!r}, expected word2vec's 'words dimensions'. "
+            f"Write it with gensim's save_word2vec_format."
+        ) from None
+    size = path.stat().st_size
+    if count < 1 or dims < 1 or 2 * count * dims > size:  # a number takes two bytes at least
+        raise ConfigError(
+            f"{path}: its first line says {count} words of {dims} dimensions, the file has {size} bytes."
+        )
+    return count, dims
+
+
 def _read_bert(directory: Path) -> WordVectors:
     weights = directory / "model.safetensors"
     try:
@@ -159,10 +183,20 @@ def _read_bert(directory: Path) -> WordVectors:
             if not names:
                 raise ConfigError(f"{weights}: no tensor named *{_BERT_TABLE}; not a BERT.")
             table = file.get_tensor(names[0]).float().numpy()
-    except (OSError, KeyError, TypeError, orjson.JSONDecodeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
             f"{directory}: not a BERT directory with tokenizer.json or vocab.txt, and model.safetensors ({error!r})."
         ) from error
+    outside = [word for word, row in words.items() if not isinstance(row, int) or not 0 <= row < len(table)]
+    if table.ndim != 2 or outside:
+        raise ConfigError(
+            f"{directory}: its vocabulary has {len(words)} pieces, its table is {list(table.shape)}"
+            f"{f'; {outside[0]!r} has no row' if outside else ''}. The two do not belong together."
+        )
+    if not np.isfinite(table).all():
+        raise ConfigError(f"{weights}: {names[0]} has values that are not finite; training would diverge.")
     return WordVectors(rows=words, table=table, source=f"bert {_hash(weights)}", pieces=True)
 
 
@@ -172,8 +206,8 @@ def _bert_words(directory: Path) -> dict[str, int]:
     if not tokenizer.exists():
         lines = (directory / "vocab.txt").read_text(encoding="utf-8").split("\n")
         return {word.rstrip("\r"): row for row, word in enumerate(lines) if word}
-    about: dict[str, Any] = orjson.loads(tokenizer.read_bytes())
-    words: dict[str, int] = about["model"]["vocab"]
+    definition: dict[str, Any] = orjson.loads(tokenizer.read_bytes())
+    words: dict[str, int] = definition["model"]["vocab"]
     return words
 
 
@@ -181,7 +215,9 @@ def _read_text(file: BinaryIO, count: int, dims: int, path: Path) -> Iterator[tu
     for number in range(count):
         word, *fields = file.readline().rstrip().rsplit(b" ", dims)
         if len(fields) != dims:
-            raise ConfigError(f"{path}: line {number + 2} has {len(fields)} numbers, its head says {dims}.")
+            raise ConfigError(
+                f"{path}: line {number + 2} has {len(fields)} numbers, its first line says {dims}."
+            )
         try:
             yield word.decode(errors="replace"), np.array(fields, np.float32)
         except ValueError:

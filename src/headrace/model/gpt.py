@@ -1,4 +1,4 @@
-"""Token ids -> logits: GPT-3's decoder on one page.
+"""Token ids -> logits: GPT-3's decoder.
 
 Shapes: B batch, T tokens given now, S tokens seen in all (cache + T), W width, H heads, D head width,
 V vocabulary.
@@ -8,21 +8,17 @@ locally banded attention (Child et al. 2019). Equal to transformers' GPT2LMHeadM
 
 from __future__ import annotations
 
-import hashlib
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name that every reader of torch code knows
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from headrace.errors import ConfigError
+from headrace.model.initialize import init_weights
 from headrace.model.loss import linear_cross_entropy
 from headrace.model.products import Linear
-
-INIT_STD = 0.02  # GPT-1, 2 and 3: all weights and embeddings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +37,7 @@ class GPTConfig:
     band_width: int = 256
 
     def __post_init__(self) -> None:
-        """Refuse shapes that cannot be built, before any memory is taken."""
+        """Refuse shapes that cannot be built, before memory is allocated."""
         for name in (
             "num_hidden_layers",
             "hidden_size",
@@ -51,8 +47,8 @@ class GPTConfig:
             "band_width",
         ):
             value = getattr(self, name)
-            if value < 1:
-                raise ConfigError(f"model: {name} is {value}; it must be at least 1.")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"model: {name} is {value!r}; expected a whole number, at least 1.")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"model: hidden_size {self.hidden_size} is not divisible by num_attention_heads "
@@ -86,7 +82,7 @@ class GPTConfig:
         return 6.0 * matrices + 12.0 * layers * width * seq_len
 
 
-class Cache(Protocol):
+class KeyValueCache(Protocol):
     """Keys and values of earlier tokens, as `headrace.model.kv.KVCache` keeps them."""
 
     def positions(self, num_tokens: int) -> Tensor:
@@ -136,7 +132,7 @@ class GPT(nn.Module):
         labels_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
-        kv: Cache | None = None,
+        kv: KeyValueCache | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Logits of the next token, or the loss when labels are given.
@@ -145,7 +141,7 @@ class GPT(nn.Module):
             ids_BT: int64 [B, T], in [0, V).
             labels_BT: int64 [B, T], the next token of each; -100 is not counted.
             positions_BT: int64 [B, T]; default 0..T-1, or the cache's.
-            documents_BT: int [B, T], number of the document each token stands in: attention does
+            documents_BT: int [B, T], number of the document that each token belongs to: attention does
                 not cross documents. Default: it does, as in the paper.
             kv: keys and values of earlier tokens; the caller advances it afterwards.
             last_only: logits of the last token only, [B, 1, V].
@@ -168,7 +164,7 @@ class GPT(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
-        kv: Cache | None = None,
+        kv: KeyValueCache | None = None,
     ) -> Tensor:
         """The residual stream after the last normalisation, [B, T, W]."""
         T = ids_BT.shape[1]
@@ -222,7 +218,7 @@ class TransformerBlock(nn.Module):
         x_BTW: Tensor,
         *,
         mask: Tensor | None = None,
-        kv: Cache | None = None,
+        kv: KeyValueCache | None = None,
         positions_BT: Tensor | None = None,
     ) -> Tensor:
         """[B, T, W] -> [B, T, W]; positions are needed by banded layers with a cache only."""
@@ -249,7 +245,7 @@ class Attention(nn.Module):
         x_BTW: Tensor,
         *,
         mask: Tensor | None = None,
-        kv: Cache | None = None,
+        kv: KeyValueCache | None = None,
         positions_BT: Tensor | None = None,
     ) -> Tensor:
         """[B, T, W] -> [B, T, W]."""
@@ -283,38 +279,3 @@ class FeedForward(nn.Module):
         """[B, T, W] -> [B, T, W]."""
         out: Tensor = self.down(F.gelu(self.up(x_BTW), approximate="tanh"))
         return out
-
-
-@torch.no_grad()
-def init_weights(model: nn.Module, *, num_layers: int, seed: int) -> None:
-    """Fill a model, or a part of one, with what a fresh model has; parameters without memory are left."""
-    for name, parameter in model.named_parameters():
-        if not parameter.is_meta:
-            whole = fresh_weight(name, parameter.shape, num_layers=num_layers, seed=seed)
-            parameter.copy_(sharded_like(parameter, whole))
-
-
-def fresh_weight(name: str, shape: tuple[int, ...], *, num_layers: int, seed: int) -> Tensor:
-    """The paper's initialisation: N(0, 0.02), zero biases, residual layers scaled by 1/sqrt(2 L).
-
-    Drawn from (seed, name) alone, so a stage or a shard of a model starts with the values that the whole
-    model would have there.
-    """
-    if name.endswith("bias"):
-        return torch.zeros(shape)
-    if "norm" in name:
-        return torch.ones(shape)
-    residual = name.endswith(("attn.out.weight", "mlp.down.weight"))
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    # 63 bits: torch takes the seed as a signed integer.
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    std = INIT_STD / math.sqrt(2 * num_layers) if residual else INIT_STD
-    return torch.empty(shape).normal_(0.0, std, generator=generator)
-
-
-def sharded_like(parameter: Tensor, whole: Tensor) -> Tensor:
-    """A whole tensor, cut as a parameter is: every rank holds the whole, so nothing is sent."""
-    if not isinstance(parameter, DTensor):
-        return whole
-    whole = whole.to(parameter.device)
-    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -45,7 +45,7 @@ def load_hf_tokenizer(directory: Path) -> Tokenizer:
     )
 
 
-def hf_tokenizer_files(tokenizer: Tokenizer, *, context: int) -> dict[str, bytes]:
+def hf_tokenizer_files(tokenizer: Tokenizer, *, max_length: int) -> dict[str, bytes]:
     """File name -> content: tokenizer.json, tokenizer_config.json, and the tokenizer's own files.
 
     A SentencePiece model travels as its own file only: transformers reads those by classes of its own.
@@ -53,7 +53,7 @@ def hf_tokenizer_files(tokenizer: Tokenizer, *, context: int) -> dict[str, bytes
     files = dict(tokenizer.files())
     about: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": context,
+        "model_max_length": max_length,
         "clean_up_tokenization_spaces": False,
     }
     if "tokenizer.json" in files:

@@ -15,7 +15,7 @@ characters, so that no text can forge a document's end.
 """
 
 from headrace.tokens.load import load_tokenizer, tokenizer_from_files
-from headrace.tokens.probe import Mismatch, first_mismatch
+from headrace.tokens.probe import Mismatch, first_mismatch, tricky_texts
 from headrace.tokens.protocol import Tokenizer
 from headrace.tokens.train import train_tokenizer
 
@@ -26,4 +26,5 @@ __all__ = [
     "load_tokenizer",
     "tokenizer_from_files",
     "train_tokenizer",
+    "tricky_texts",
 ]

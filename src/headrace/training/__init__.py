@@ -1,7 +1,55 @@
-"""TrainLoader + model -> a run directory: metrics and checkpoints."""
+"""Batches + model -> a run directory: metrics and checkpoints.
 
-from headrace.training.launch import train
-from headrace.training.loop import RunSummary
-from headrace.training.pretrained import ImportSummary, import_model
+options          what users can set
+launch           train(): the steps from options to the loop
+recipe, start    options -> the recipe, and the files that begin a run
+pretrained       a Hugging Face directory or a run -> weights to begin with
+data, evaluation stores -> training rows and held-out rows
+layout, parallel, pipeline, trainable   a model -> this process's part of it
+loop, train_step the steps, their metrics and checkpoints
+checkpoint, distributed_save, state, mirror   tensors -> checkpoint directories, and back
+process_group, rendezvous, liveness   the processes of one run
+run_json, run_lock, run_log, metrics  files of the run directory
 
-__all__ = ["ImportSummary", "RunSummary", "import_model", "train"]
+Names are imported when they are first used: the options need no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from headrace.training.options import (
+    CheckpointOptions,
+    DataOptions,
+    EvaluationOptions,
+    OptimizerOptions,
+    ParallelOptions,
+    RunOptions,
+)
+from headrace.training.summary import RunSummary
+
+if TYPE_CHECKING:
+    from headrace.training.launch import train
+    from headrace.training.pretrained import ImportSummary, import_model
+
+__all__ = [
+    "CheckpointOptions",
+    "DataOptions",
+    "EvaluationOptions",
+    "ImportSummary",
+    "OptimizerOptions",
+    "ParallelOptions",
+    "RunOptions",
+    "RunSummary",
+    "import_model",
+    "train",
+]
+
+_LAZY = {"train": "launch", "ImportSummary": "pretrained", "import_model": "pretrained"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"headrace.training.{_LAZY[name]}"), name)

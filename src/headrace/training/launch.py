@@ -1,339 +1,367 @@
-"""Stores and options -> a run directory: refuse what cannot be, build or restore, then run the loop."""
+"""Stores and options -> a run directory: check the options, build or restore the model, run the loop."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
-import statistics
-import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
-from headrace.errors import ConfigError
-from headrace.model.checkpoint import step_dir
-from headrace.model.embed import read_vectors
-from headrace.model.gpt import GPTConfig
-from headrace.storage import open_blob
-from headrace.training.data import open_data, open_held_out
-from headrace.training.layout import Layout
-from headrace.training.loop import Progress, RunSummary, Settings, run
+from headrace.errors import CheckpointError
+from headrace.load import Loader
+from headrace.model import GPTConfig, TokenTable, WordVectors, read_vectors, step_dir
+from headrace.storage import Unavailable, open_blob
+from headrace.training.data import TrainingData, open_data
+from headrace.training.device import resolve_device
+from headrace.training.evaluation import HeldOutRows, open_held_out
+from headrace.training.layout import check_layout, device_mesh
+from headrace.training.loop import LoopFiles, Progress, run_loop
 from headrace.training.memory import freed_memory_kept
 from headrace.training.mirror import Mirror
-from headrace.training.pretrained import is_untrained, refuse_tokenizer, resolve_pretrained
-from headrace.training.process_group import open_process_group
-from headrace.training.recipe import RecipeRequest, read_run
-from headrace.training.start import begin, first_table, settle
+from headrace.training.options import (
+    CheckpointOptions,
+    DataOptions,
+    EvaluationOptions,
+    OptimizerOptions,
+    ParallelOptions,
+    RunOptions,
+    check_steps,
+)
+from headrace.training.pretrained import Pretrained, check_tokenizer, is_untrained, resolve_pretrained
+from headrace.training.process_group import ProcessGroup, open_process_group
+from headrace.training.recipe import Recipe, RecipeRequest
+from headrace.training.run_json import read_run, write_run
+from headrace.training.run_lock import RunLock
+from headrace.training.run_log import RunLog
+from headrace.training.start import (
+    Limits,
+    begin_run,
+    describe_machine,
+    first_table,
+    measure_steps,
+    resolve_recipe,
+)
+from headrace.training.state import SavedState, find_saved_state, restore
+from headrace.training.summary import RunSummary
 from headrace.training.trainable import TrainableModel
+
+T = TypeVar("T")
 
 
 def train(
     stores: Any,
     *,
-    out: str | Path,
+    out: str | PathLike[str],
     model: str | GPTConfig | None = None,
     init_from: str | PathLike[str] | None = None,
-    seq_len: int | None = None,
-    batch_size: int | None = None,
     steps: int | None = None,
-    max_seconds: float | None = None,
-    seed: int = 0,
-    lr: float | None = None,
-    warmup_steps: int | None = None,
-    decay_steps: int | None = None,
-    floor: float = 0.1,
-    weight_decay: float = 0.1,
-    betas: tuple[float, float] = (0.9, 0.95),
-    eps: float = 1e-8,
-    clip: float | None = 1.0,
-    accumulate: int = 1,
-    ramp_from: int | None = None,
-    ramp_steps: int = 0,
-    banded: bool = False,
-    dtype: str = "auto",
-    device: str | None = None,
-    dp: int = -1,
-    tp: int = 1,
-    pp: int = 1,
-    shard: str = "none",
-    pipeline: str = "1f1b",
-    microbatches: int | None = None,
-    recompute: bool = False,
-    compile: bool = False,  # the word that torch users type
-    embeddings: str | PathLike[str] | None = None,
-    eval_stores: Any = None,
-    eval_rows: int = 64,
-    eval_every: int | None = None,
-    checkpoint_every: int | None = None,
-    checkpoint_seconds: float = 600.0,
-    keep: int = 3,
-    tensorboard: bool = False,
-    mirror: str | None = None,
-    loader_options: Mapping[str, Any] | None = None,
+    data: DataOptions = DataOptions(),
+    optimizer: OptimizerOptions = OptimizerOptions(),
+    parallel: ParallelOptions = ParallelOptions(),
+    checkpoint: CheckpointOptions = CheckpointOptions(),
+    evaluation: EvaluationOptions = EvaluationOptions(),
+    run: RunOptions = RunOptions(),
     progress: Progress | None = None,
-    warn: Callable[[str], None] | None = None,
 ) -> RunSummary:
     """Train a model on stores; the same call again continues where the last one stopped or was killed.
 
     Args:
         stores: a store, its path or URL, several of them, {store: weight}, or a mixture.
-        out: run directory (see docs/path.md).
+        out: run directory (see docs/train.md).
         model: a name of SIZES, or a shape; default tiny, or the shape of init_from.
         init_from: a Hugging Face directory in GPT-2's format, or a run, whose weights the run begins with; its
-            tokenizer must be the stores'. An out that `import_model` made begins with what it holds.
-        seq_len: tokens of a row; default the size's context.
-        batch_size: global rows of an optimizer step; default the paper's tokens.
-        steps: optimizer steps in all.
-        max_seconds: instead of (or below) steps: the step time is measured first and the number of
-            steps that fit is written into run.json, where a restart finds it.
-        seed: of weights and order.
-        lr: peak learning rate; default the paper's for the size.
-        warmup_steps: default the paper's 375 M tokens, at most a tenth of the steps.
-        decay_steps: where the cosine reaches its floor; default the paper's 260 G tokens, at most steps.
-        floor: share of lr that the cosine ends at.
-        weight_decay: on matrices only.
-        betas: of AdamW.
-        eps: of AdamW.
-        clip: largest gradient norm; None to leave it.
-        accumulate: pieces that a step's rows are fetched and run in, one after the other.
-        ramp_from: global rows of the first step; grows to batch_size over ramp_steps.
-        ramp_steps: see ramp_from.
-        banded: GPT-3's alternating dense and locally banded attention (for a named size).
-        dtype: of matrix products: auto, float32 or bfloat16. Weights and optimizer stay float32.
-        device: default cuda when there is one, else cpu.
-        dp: data-parallel degree; -1: what tp and pp leave of torchrun's processes. This and the next
-            seven may change between starts of one run.
-        tp: tensor-parallel degree.
-        pp: pipeline-parallel degree.
-        shard: none (DDP), zero2 or zero3 (FSDP2): what the dp copies share.
-        pipeline: schedule: 1f1b, gpipe or interleaved.
-        microbatches: pieces that a rank's rows pass the pipeline in.
-        recompute: activation checkpointing of each block.
-        compile: torch.compile each block.
-        embeddings: word2vec vectors or a BERT directory that the token table starts from; how many tokens
-            found a vector stands in run.json.
-        eval_stores: held-out store; its loss is logged as eval_loss.
-        eval_rows: rows of it to evaluate on, evenly spaced, always the same.
-        eval_every: steps; default a tenth of the run.
-        checkpoint_every: steps between checkpoints; default by time alone.
-        checkpoint_seconds: at most this long between checkpoints.
-        keep: checkpoints to retain.
-        tensorboard: write RUN/tensorboard too.
-        mirror: URL of an object store that run.json, tokenizer, metrics and checkpoints are copied to; where
-            out has no run, or an older checkpoint, they come from there.
-        loader_options: passed to the Loader (packing, shuffle, ...); part of what may not change.
+            tokenizer must be the stores'. An out that `import_model` made begins with the weights in it.
+        steps: optimizer steps in all; or give run.max_seconds.
+        data: rows: their length, number and packing.
+        optimizer: learning rate, AdamW, clipping, gradient accumulation, batch ramp-up.
+        parallel: how processes share the work; this and the next two may change between starts of one run.
+        checkpoint: how often, how many, and where they are copied.
+        evaluation: held-out stores.
+        run: seed, dtype, device, time.
         progress: called as progress(done, total, note) after every step.
-        warn: called with a sentence when a damaged checkpoint is passed over, or the mirror cannot be reached;
-            default warnings.warn.
 
     Returns:
-        How the run stands.
+        The state of the run when the call ends.
 
     Raises:
-        ConfigError: options that make no sense together, before any work starts.
+        ConfigError: options that do not fit together, before any work starts.
         ResumeError: out holds a run of something else; says what differs.
-        SpaceError, CheckpointError: a checkpoint could not be written.
+        SpaceError, CheckpointError: a checkpoint could not be read or written.
+        WorkerError: another process of the run died.
 
     Source: Brown et al. 2020, section 2.3 and appendix B.
     """
-    out = Path(out)
-    target = own_device(device)
-    asking = functools.partial(
-        RecipeRequest,
-        seq_len=seq_len,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        seed=seed,
-        lr=lr,
-        warmup_steps=warmup_steps,
-        decay_steps=decay_steps,
-        floor=floor,
-        weight_decay=weight_decay,
-        betas=betas,
-        eps=eps,
-        clip=clip,
-        ramp_from=ramp_from,
-        ramp_steps=ramp_steps,
-        banded=banded,
+    check_steps(steps)
+    device = resolve_device(run.device)
+    with freed_memory_kept(device), ExitStack() as stack:
+        log = stack.enter_context(RunLog())
+        group = stack.enter_context(open_process_group(device))
+        setup = _Setup(out=Path(out), device=device, group=group, log=log, stack=stack)
+        options = _Options(
+            model=model,
+            init_from=init_from,
+            limits=Limits(steps=steps, max_seconds=run.max_seconds),
+            data=data,
+            optimizer=optimizer,
+            parallel=group.on_all_ranks(lambda: parallel.resolve(group.size)),
+            checkpoint=checkpoint,
+            evaluation=evaluation,
+            run=run,
+        )
+        _open_directory(setup, options)
+        request = _open_inputs(setup, options, stores)
+        recipe = _resolve(setup, options, request)
+        _open_rows(setup, options, recipe)
+        recipe = _begin(setup, options, request, recipe)
+        return _run(setup, options, recipe, progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    """The arguments of `train`, as one value."""
+
+    model: str | GPTConfig | None
+    init_from: str | PathLike[str] | None
+    limits: Limits
+    data: DataOptions
+    optimizer: OptimizerOptions
+    parallel: ParallelOptions
+    """Resolved: dp is known."""
+    checkpoint: CheckpointOptions
+    evaluation: EvaluationOptions
+    run: RunOptions
+
+
+@dataclass(kw_only=True)
+class _Setup:
+    """What the steps below open, one after the other."""
+
+    out: Path
+    device: torch.device
+    group: ProcessGroup
+    log: RunLog
+    stack: ExitStack
+    mirror: Mirror | None = None
+    existing: dict[str, Any] | None = None
+    """run.json of an earlier start."""
+    pretrained: Pretrained | None = None
+    vectors: WordVectors | None = None
+    table: TokenTable | None = None
+    data: TrainingData = field(init=False)
+    mesh: DeviceMesh | None = None
+    dp_rank: int = 0
+    loader: Loader = field(init=False)
+    held_out: HeldOutRows | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether no step was trained and no recipe written yet."""
+        return is_untrained(self.existing)
+
+
+def _open_directory(setup: _Setup, options: _Options) -> None:
+    """Lock the run directory, and read what an earlier start left there or on the mirror."""
+    group, out = setup.group, setup.out
+
+    def lock() -> None:
+        setup.stack.enter_context(RunLock(out))
+
+    group.on_rank0(lock)
+    if options.checkpoint.mirror is not None:
+        url = options.checkpoint.mirror
+        mirror = Mirror(group.on_all_ranks(lambda: open_blob(url)), out, warn=setup.log.add_warning)
+        group.on_rank0(lambda: _reachable(url, mirror.fetch_run))
+        setup.mirror = mirror
+    setup.existing = group.on_rank0(lambda: read_run(out))
+
+
+def _open_inputs(setup: _Setup, options: _Options, stores: Any) -> RecipeRequest:
+    """Open first weights, embeddings and stores; returns what the recipe depends on."""
+    group, out, existing = setup.group, setup.out, setup.existing
+    embeddings = options.run.embeddings
+    alone = options.model is None and embeddings is None
+    pretrained = group.on_rank0(lambda: resolve_pretrained(out, existing, options.init_from, alone=alone))
+    if embeddings is not None:
+        setup.vectors = group.on_all_ranks(lambda: read_vectors(embeddings))
+    snapshots = () if existing is None or setup.is_fresh else existing.get("stores", ())
+    data = group.on_all_ranks(lambda: open_data(stores, options=options.data, snapshots=snapshots))
+    setup.data = setup.stack.enter_context(data)
+    identity = None if setup.vectors is None else setup.vectors.source
+    model = options.model or "tiny"
+    if pretrained is not None:
+        group.on_rank0(lambda: check_tokenizer(pretrained, out, data.source.tokenizer))
+        identity, model = pretrained.identity, pretrained.config
+    setup.pretrained = pretrained
+    return RecipeRequest(
+        model=model,
+        data=options.data,
+        optimizer=options.optimizer,
+        seed=options.run.seed,
+        banded=options.run.banded,
+        init_from=identity,
     )
-    with freed_memory_kept(target), ExitStack() as opened:
-        group = opened.enter_context(open_process_group(target))
-        settings = group.on_all_ranks(
-            lambda: Settings(
-                eval_every=eval_every,
-                checkpoint_every=checkpoint_every,
-                checkpoint_seconds=checkpoint_seconds,
-                keep=keep,
-                eval_rows=eval_rows,
-                tensorboard=tensorboard,
-            )
-        )
-        asked_layout = Layout(
-            dp=dp,
-            tp=tp,
-            pp=pp,
-            shard=shard,
-            schedule=pipeline,
-            microbatches=microbatches,
-            recompute=recompute,
-            compile=compile,
-        )
-        layout = group.on_all_ranks(lambda: asked_layout.over(group.size))
-        copy = None
-        if mirror is not None:
-            copy = Mirror(group.on_all_ranks(lambda: open_blob(mirror)), out, warn=warn or _warn)
-        if copy is not None:
-            group.on_rank0(copy.fetch_run)
-        found = group.on_rank0(lambda: read_run(out))
-        fresh = is_untrained(found)
-        pretrained = group.on_rank0(
-            lambda: resolve_pretrained(out, found, init_from, alone=model is None and embeddings is None)
-        )
-        vectors = None if embeddings is None else group.on_all_ranks(lambda: read_vectors(embeddings))
-        places = () if found is None or fresh else found["stores"]
-        data = opened.enter_context(
-            group.on_all_ranks(lambda: open_data(stores, loader_options=loader_options or {}, places=places))
-        )
-        if pretrained is not None:
-            group.on_rank0(lambda: refuse_tokenizer(pretrained, out, data.source.tokenizer))
-        first = pretrained.identity if pretrained is not None else None if vectors is None else vectors.source
-        asked = asking(model=model or ("tiny" if pretrained is None else pretrained.config), init_from=first)
-        settled = functools.partial(
-            settle,
-            asked,
-            data,
-            found,
-            out=out,
-            steps=steps,
-            max_seconds=max_seconds,
-            dtype=dtype,
-            device=target,
-        )
-        recipe = group.on_all_ranks(settled)
-        group.on_all_ranks(lambda: layout.check(recipe))
-        mesh = layout.mesh(target)
-        rank = 0 if mesh is None else mesh.get_local_rank("dp")
-        # Before anything is written: a store may have no row of this length.
-        loader = opened.enter_context(
-            group.on_all_ranks(
-                lambda: data.loader(
-                    seq_len=recipe.seq_len,
-                    batch_size=recipe.schedule.unit_rows,
-                    seed=seed,
-                    rank=rank,
-                    world_size=layout.dp,
-                )
-            )
-        )
-        held = None
-        if eval_stores is not None:
-            held = group.on_all_ranks(
-                lambda: open_held_out(
-                    eval_stores,
-                    seq_len=recipe.seq_len,
-                    rows=settings.eval_rows,
-                    rank=rank,
-                    world_size=layout.dp,
-                )
-            )
-        table = None if vectors is None else group.on_all_ranks(lambda: first_table(recipe, vectors, data))
-        build = functools.partial(
-            TrainableModel,
-            device=target,
-            layout=layout,
-            mesh=mesh,
-            token_table_VW=None if table is None else table.table_VW,
-        )
-        torch.manual_seed(seed)
-        if fresh and max_seconds is not None:
-            fitted = fit_steps(build(recipe), max_seconds)
-            fitted = group.on_rank0(lambda: fitted)
-            recipe = asked.resolve(
-                vocab_size=data.source.vocab_size,
-                data=data.describe(),
-                steps=fitted if steps is None else min(steps, fitted),
-                dtype=recipe.dtype,
-            )
-        if fresh:
-            group.on_rank0(
-                lambda: begin(
-                    out,
-                    recipe,
-                    data,
-                    max_seconds=max_seconds,
-                    device=target,
-                    table=table,
-                    pretrained=pretrained,
-                )
-            )
-        if copy is not None:
-            group.on_rank0(copy.send_run)
-            if fresh and pretrained is not None:
-                group.on_rank0(lambda: copy.send_checkpoint(step_dir(out / "checkpoints", 0), keep=keep))
-            group.on_rank0(copy.fetch_checkpoint)
-        trainable = build(recipe)
-        summary = run(
-            trainable,
-            loader,
-            out=out,
-            held=held,
-            settings=settings,
-            group=group,
-            mirror=copy,
-            progress=progress,
-            warn=warn,
-        )
-    return summary if table is None else dataclasses.replace(summary, hit_rate=table.hit_rate)
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=3)
+def _resolve(setup: _Setup, options: _Options, request: RecipeRequest) -> Recipe:
+    """The recipe, checked against an earlier start and against the layout."""
+    recipe = setup.group.on_all_ranks(
+        lambda: resolve_recipe(
+            request,
+            setup.data,
+            setup.existing,
+            out=setup.out,
+            limits=options.limits,
+            dtype=options.run.dtype,
+            device=setup.device,
+        )
+    )
+    setup.group.on_all_ranks(lambda: check_layout(options.parallel, recipe))
+    setup.mesh = device_mesh(options.parallel, setup.device)
+    setup.dp_rank = 0 if setup.mesh is None else setup.mesh.get_local_rank("dp")
+    return recipe
 
 
-def own_device(asked: str | None) -> torch.device:
-    """This process's device: on a machine of several GPUs, the one of its local rank.
+def _open_rows(setup: _Setup, options: _Options, recipe: Recipe) -> None:
+    """Open the loader and the held-out rows: before anything is written, since a store may have no such row."""
+    group, dp = setup.group, options.parallel.dp
+    loader = group.on_all_ranks(
+        lambda: setup.data.loader(
+            seq_len=recipe.seq_len,
+            batch_size=recipe.schedule.micro_batch_size,
+            seed=recipe.seed,
+            rank=setup.dp_rank,
+            world_size=dp,
+        )
+    )
+    setup.loader = setup.stack.enter_context(loader)
+    if options.evaluation.eval_stores is not None:
+        setup.held_out = group.on_all_ranks(
+            lambda: open_held_out(
+                options.evaluation.eval_stores,
+                setup.data,
+                seq_len=recipe.seq_len,
+                rows=options.evaluation.eval_rows,
+                rank=setup.dp_rank,
+                world_size=dp,
+            )
+        )
+    vectors = setup.vectors
+    if vectors is not None:
+        setup.table = group.on_all_ranks(lambda: first_table(recipe, vectors, setup.data))
 
-    Raises:
-        ConfigError: no such device, or not here.
-    """
-    wanted = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+
+def _begin(setup: _Setup, options: _Options, request: RecipeRequest, recipe: Recipe) -> Recipe:
+    """Of a fresh run: measure its steps and write run.json. Of any run: fetch newer files from the mirror."""
+    group, out, limits = setup.group, setup.out, options.limits
+    torch.manual_seed(recipe.seed)
+    is_fresh = setup.is_fresh
+    if is_fresh and limits.max_seconds is not None:
+        measured = measure_steps(_build(setup, options, recipe, initialize=True), limits.max_seconds)
+        measured = group.on_rank0(lambda: measured)
+        recipe = request.resolve(
+            vocab_size=setup.data.source.vocab_size,
+            data_identity=setup.data.identity(),
+            steps=measured if limits.steps is None else min(limits.steps, measured),
+            dtype=recipe.dtype,
+        )
+    if group.is_rank0:
+        _warn_of_surprises(setup, options, recipe)
+    machine = describe_machine(options.parallel, setup.device, num_processes=group.size, dtype=recipe.dtype)
+
+    def write() -> None:
+        if is_fresh:
+            begin_run(
+                out, recipe, setup.data, max_seconds=limits.max_seconds, table=setup.table,
+                pretrained=setup.pretrained, machine=machine,
+            )  # fmt: skip
+        else:
+            write_run(out, {**(setup.existing or {}), **machine})
+        setup.log.open(out / "train.log")
+
+    group.on_rank0(write)
+    setup.existing = group.on_rank0(lambda: read_run(out))
+    if setup.mirror is not None:
+        group.on_rank0(lambda: _exchange(setup, options, is_fresh=is_fresh))
+    return recipe
+
+
+def _exchange(setup: _Setup, options: _Options, *, is_fresh: bool) -> None:
+    """Send what a run begins with to the mirror, and fetch a newer checkpoint from there."""
+    mirror = setup.mirror
+    assert mirror is not None
+    mirror.send_run()
+    if is_fresh and setup.pretrained is not None:
+        first = step_dir(setup.out / "checkpoints", 0)
+        mirror.send_checkpoint(first, keep=options.checkpoint.keep_checkpoints)
+    _reachable(options.checkpoint.mirror or "", mirror.fetch_checkpoint)
+
+
+def _warn_of_surprises(setup: _Setup, options: _Options, recipe: Recipe) -> None:
+    """Options that are allowed and rarely meant."""
+    if setup.loader.num_rows < recipe.batch_size:
+        setup.log.add_warning(
+            f"train: the stores hold {setup.loader.num_rows} rows of seq_len {recipe.seq_len}, fewer than "
+            f"batch_size {recipe.batch_size}: rows repeat within one step."
+        )
+    if options.optimizer.warmup_steps is not None and recipe.warmup_steps > recipe.steps:
+        setup.log.add_warning(
+            f"train: warmup_steps {recipe.warmup_steps} are more than the run's {recipe.steps} steps: the peak "
+            f"learning rate {recipe.lr} is never reached."
+        )
+
+
+def _build(setup: _Setup, options: _Options, recipe: Recipe, *, initialize: bool) -> TrainableModel:
+    return TrainableModel(
+        recipe,
+        setup.device,
+        parallel=options.parallel,
+        mesh=setup.mesh,
+        token_table_VW=None if setup.table is None else setup.table.table_VW,
+        initialize=initialize,
+    )
+
+
+def _run(setup: _Setup, options: _Options, recipe: Recipe, progress: Progress | None) -> RunSummary:
+    """Build the model, restore the newest checkpoint, and take the steps that are left."""
+    group, out = setup.group, setup.out
+    run = setup.existing or {}
+    saved: SavedState | None = group.on_rank0(lambda: find_saved_state(out, run, warn=setup.log.add_warning))
+    model = _build(setup, options, recipe, initialize=saved is None)
+    state = restore(model, setup.loader, saved, group=group)
+    files = LoopFiles(
+        out=out,
+        checkpoint=options.checkpoint,
+        tensorboard=options.run.tensorboard,
+        mirror=setup.mirror,
+        log=setup.log,
+        first_checkpoint=run.get("first_checkpoint"),
+        resumed=None if saved is None else saved.step,
+    )
+    summary = run_loop(
+        model,
+        setup.loader,
+        state,
+        files=files,
+        group=group,
+        held_out=setup.held_out,
+        eval_every=options.evaluation.eval_every or max(1, recipe.steps // 10),
+        progress=progress,
+    )
+    return summary if setup.table is None else dataclasses.replace(summary, hit_rate=setup.table.hit_rate)
+
+
+def _reachable(url: str, work: Callable[[], T]) -> T:
+    """Errors of the mirror at a start become one that says what to do."""
     try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise ConfigError(f"train: no device named {wanted!r}. Give cpu or cuda, or leave it out.") from error
-    if device.type == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
-        if local >= torch.cuda.device_count():
-            raise ConfigError(
-                f"train: device {wanted!r}, number {local}, but torch sees {torch.cuda.device_count()} GPUs "
-                f"here. Start at most that many processes a machine, or give cpu."
-            )
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    return device
-
-
-def fit_steps(
-    trainable: TrainableModel, max_seconds: float, *, clock: Callable[[], float] = time.perf_counter
-) -> int:
-    """Optimizer steps that fit into max_seconds here, measured on random ids; the trainable is spent."""
-    recipe = trainable.recipe
-    rows = recipe.schedule.unit_rows
-    rows //= trainable.layout.dp
-    ids = torch.randint(recipe.model.vocab_size, (rows, recipe.seq_len + 1))
-    took: list[float] = []
-    # Long enough that a moment in which the machine is busy with something else does not decide.
-    while len(took) < 5 or sum(took) < min(3.0, max_seconds / 40):
-        begun = clock()
-        for _ in range(recipe.accumulate):
-            trainable.forward_backward(ids[:, :-1], ids[:, 1:])
-        float(trainable.finish_gradients())  # waits for the device
-        trainable.update(lr=0.0, counted=1.0, square=0.0)
-        took.append(clock() - begun)
-    return max(1, int(max_seconds / statistics.median(took[1:])))
+        return work()
+    except (Unavailable, OSError) as error:
+        raise CheckpointError(
+            f"{url}: the mirror cannot be read: {error}. Run the same command again when it answers, or leave "
+            f"out --mirror to go on with what is here."
+        ) from error

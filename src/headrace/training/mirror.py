@@ -1,4 +1,4 @@
-"""A run directory -> its copy on an object store, and back on a machine that has nothing.
+"""A run directory -> its copy on an object store, and back on a machine that has none of it.
 
 The copy has the run's own layout. A checkpoint's manifest is sent last and deleted first, so a checkpoint
 without one was never whole there.
@@ -6,26 +6,29 @@ without one was never whole there.
 
 from __future__ import annotations
 
+import mmap
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from headrace.errors import CheckpointError
-from headrace.model.checkpoint import (
+from headrace.model import (
     MANIFEST,
     latest_checkpoint,
     list_checkpoints,
     manifest_files,
     verify_checkpoint,
 )
-from headrace.storage import Blob, Unavailable
-from headrace.training.recipe import RUN
+from headrace.storage import Blob, Unavailable, make_directory
+from headrace.training.metrics import METRICS
+from headrace.training.run_json import RUN
 
 _CHECKPOINTS = "checkpoints"
+_PART_BYTES = 64 << 20
 
 
 class Mirror:
-    """Copies what a run has to another place; what fails there is told and does not stop the run."""
+    """Copies a run to another place; a failure there is a warning and does not stop the run."""
 
     def __init__(self, blob: Blob, run: Path, *, warn: Callable[[str], None]) -> None:
         self._blob = blob
@@ -39,8 +42,8 @@ class Mirror:
         names = self._blob.list()
         if RUN not in names:
             return
-        wanted = [name for name in names if not name.startswith(f"{_CHECKPOINTS}/") and name != RUN]
-        for name in [*wanted, RUN]:  # run.json last: with it the directory is a run
+        others = [name for name in names if not name.startswith(f"{_CHECKPOINTS}/") and name != RUN]
+        for name in [*others, RUN]:  # run.json last: with it the directory is a run
             self._get(name, self._run / name)
 
     def fetch_checkpoint(self) -> None:
@@ -58,17 +61,17 @@ class Mirror:
                 return
 
     def send_run(self) -> None:
-        """What does not change in a run."""
+        """Send the files that do not change in a run."""
         tokenizer = sorted((self._run / "tokenizer").iterdir())
         self._send([*tokenizer, self._run / RUN])
 
     def send_checkpoint(self, directory: Path, *, keep: int) -> None:
-        """A finished checkpoint and the metrics up to it; then forget all but the newest copies."""
+        """Send a finished checkpoint and the metrics up to it; then delete all but the newest copies."""
         files = sorted(directory.iterdir(), key=lambda path: path.name == MANIFEST)
-        metrics = self._run / "metrics.jsonl"  # an imported model has none yet
-        if self._send([*([metrics] if metrics.exists() else []), *files]):
+        metrics = self._run / METRICS  # an imported model has none yet
+        if self._send([self._run / RUN, *([metrics] if metrics.exists() else []), *files]):
             for _, name in self._steps()[:-keep]:
-                self._forget(name)
+                self._delete(name)
 
     def _steps(self) -> list[tuple[int, str]]:
         finished = [name for name in self._blob.list(f"{_CHECKPOINTS}/") if name.endswith(f"/{MANIFEST}")]
@@ -91,13 +94,16 @@ class Mirror:
         staging.rename(final)
 
     def _get(self, name: str, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self._blob.get(name))
+        make_directory(path.parent)
+        size = self._blob.size(name)
+        with path.open("wb") as file:
+            for start in range(0, size, _PART_BYTES):
+                file.write(self._blob.get_range(name, start, min(start + _PART_BYTES, size)))
 
     def _send(self, paths: Sequence[Path]) -> bool:
         try:
             for path in paths:
-                self._blob.put(path.relative_to(self._run).as_posix(), path.read_bytes())
+                self._put(path.relative_to(self._run).as_posix(), path)
         except (Unavailable, OSError) as error:
             self._warn(
                 f"{self._blob.url}: not copied there, the run goes on and tries at its next checkpoint: {error}"
@@ -105,7 +111,20 @@ class Mirror:
             return False
         return True
 
-    def _forget(self, name: str) -> None:
+    def _put(self, name: str, path: Path) -> None:
+        with path.open("rb") as file:
+            if path.stat().st_size < _PART_BYTES:
+                self._blob.put(name, file.read())
+                return
+            # Mapped, so that a checkpoint of many gigabytes is not in memory a second time.
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                view = memoryview(mapped)
+                try:
+                    self._blob.put(name, view)
+                finally:
+                    view.release()
+
+    def _delete(self, name: str) -> None:
         try:
             self._blob.delete(f"{name}/{MANIFEST}")
             for path in self._blob.list(f"{name}/"):

@@ -1,4 +1,4 @@
-"""Step, parameters and gradients -> AdamW as the GPT-3 paper ran it: rate, decay, clipping, batch ramp."""
+"""Step, parameters and gradients -> AdamW as the GPT-3 paper ran it: rate, decay, clipping, batch ramp-up."""
 
 from __future__ import annotations
 
@@ -14,57 +14,62 @@ from headrace.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSchedule:
-    """Learning rate and batch rows as pure functions of the step, so that a resumed run has no state here.
+    """Learning rate and rows as pure functions of the step, so that a resumed run has no state here.
 
-    >>> plan = TrainingSchedule(steps=100, peak_lr=1.0, warmup_steps=10, batch_rows=8, unit_rows=2)
-    >>> plan.lr(1), plan.lr(10), round(plan.lr(100), 6)
+    >>> plan = TrainingSchedule(steps=100, lr=1.0, warmup_steps=10, batch_size=8, micro_batch_size=2)
+    >>> plan.lr_at(1), plan.lr_at(10), round(plan.lr_at(100), 6)
     (0.1, 1.0, 0.1)
     """
 
     steps: int
-    peak_lr: float
+    lr: float
+    """The peak."""
     warmup_steps: int
     decay_steps: int | None = None
-    """Step at which the cosine reaches its floor; default the last one. The floor holds afterwards."""
-    floor: float = 0.1
-    """Share of the peak that the cosine ends at."""
-    batch_rows: int
-    """Global rows of a step after the ramp."""
-    unit_rows: int
-    """Global rows fetched at once; a step takes a whole number of units."""
-    ramp_from: int | None = None
-    """Global rows of the first step; None: no ramp."""
-    ramp_steps: int = 0
-    """Steps until batch_rows is reached, linearly."""
+    """Step at which the cosine ends; default the last one. The rate stays there afterwards."""
+    min_lr_ratio: float = 0.1
+    """Share of the peak at which the cosine ends."""
+    batch_size: int
+    """Rows of a step after the ramp-up, over all ranks."""
+    micro_batch_size: int
+    """Rows fetched and computed at once, over all ranks; a step takes a whole number of micro-batches."""
+    rampup_batch_size: int | None = None
+    """Rows of the first step; None: no ramp-up."""
+    rampup_steps: int = 0
+    """Steps until batch_size is reached, linearly."""
 
     def __post_init__(self) -> None:
-        """Refuse schedules that do not fit together."""
-        if self.batch_rows % self.unit_rows:
+        """Refuse numbers of rows that do not fit together."""
+        if self.batch_size % self.micro_batch_size:
             raise ConfigError(
-                f"train: batch size {self.batch_rows} is not divisible into units of {self.unit_rows} rows."
+                f"train: batch_size {self.batch_size} is not divisible into micro-batches of "
+                f"{self.micro_batch_size} rows."
             )
-        if self.ramp_from is not None and (
-            self.ramp_from % self.unit_rows or not 0 < self.ramp_from <= self.batch_rows
+        if self.rampup_batch_size is not None and (
+            self.rampup_batch_size % self.micro_batch_size
+            or not 0 < self.rampup_batch_size <= self.batch_size
         ):
             raise ConfigError(
-                f"train: ramp_from is {self.ramp_from}; wanted a multiple of {self.unit_rows} (batch size / "
-                f"accumulate) between {self.unit_rows} and {self.batch_rows}."
+                f"train: rampup_batch_size is {self.rampup_batch_size}; expected a multiple of "
+                f"{self.micro_batch_size} (batch_size / gradient_accumulation_steps) from "
+                f"{self.micro_batch_size} to {self.batch_size}."
             )
 
-    def lr(self, step: int) -> float:
-        """Learning rate of a step (the first is 1): linear warm-up, then a cosine down to the floor."""
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step (the first is 1): linear warm-up, then a cosine."""
         if step <= self.warmup_steps:
-            return self.peak_lr * step / self.warmup_steps
+            return self.lr * step / self.warmup_steps
         end = self.steps if self.decay_steps is None else self.decay_steps
         done = min(1.0, (step - self.warmup_steps) / max(1, end - self.warmup_steps))
-        return self.peak_lr * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done)))
+        low = self.min_lr_ratio
+        return self.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
 
-    def units(self, step: int) -> int:
-        """Units of unit_rows rows that a step takes (the first step is 1)."""
-        if self.ramp_from is None or step > self.ramp_steps:
-            return self.batch_rows // self.unit_rows
-        rows = self.ramp_from + (self.batch_rows - self.ramp_from) * (step - 1) / max(1, self.ramp_steps)
-        return max(1, int(rows / self.unit_rows))
+    def micro_batches_at(self, step: int) -> int:
+        """Micro-batches that a step takes (the first step is 1)."""
+        if self.rampup_batch_size is None or step > self.rampup_steps:
+            return self.batch_size // self.micro_batch_size
+        growth = (self.batch_size - self.rampup_batch_size) * (step - 1) / max(1, self.rampup_steps)
+        return max(1, int((self.rampup_batch_size + growth) / self.micro_batch_size))
 
 
 def adamw(
@@ -74,7 +79,7 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.1,
 ) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only: biases and normalisation gains are left alone.
+    """AdamW with decay on matrices only: biases and normalisation gains have none.
 
     The learning rate is set at every step (see TrainingSchedule). Fused where the device has it.
     """
@@ -89,13 +94,13 @@ def adamw(
     )
 
 
-def clip_factor(norm: float, clip: float | None) -> float:
-    """What to multiply gradients of a norm by so that it is at most clip; None leaves them.
+def clip_factor(norm: float, max_norm: float) -> float:
+    """Factor that brings gradients of this norm to at most max_norm; 0 clips nothing.
 
-    >>> clip_factor(4.0, 1.0), clip_factor(0.5, 1.0), clip_factor(4.0, None)
+    >>> clip_factor(4.0, 1.0), clip_factor(0.5, 1.0), clip_factor(4.0, 0.0)
     (0.25, 1.0, 1.0)
     """
-    return 1.0 if clip is None or norm <= clip else clip / norm
+    return 1.0 if max_norm == 0 or norm <= max_norm else max_norm / norm
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A recipe, a layout and its mesh -> the model's part of this process, parallel in every asked way."""
+"""A model without memory, options and a mesh -> this process's part of the model, parallel and filled."""
 
 from __future__ import annotations
 
@@ -22,48 +22,56 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from headrace.model.gpt import GPT, init_weights
-from headrace.training.layout import Layout
+from headrace.model import init_weights
+from headrace.training.options import ParallelOptions
 from headrace.training.recipe import Recipe
 
 
 def parallelize(
-    part: nn.Module, recipe: Recipe, layout: Layout, mesh: DeviceMesh | None, device: torch.device
+    part: nn.Module,
+    recipe: Recipe,
+    parallel: ParallelOptions,
+    mesh: DeviceMesh | None,
+    device: torch.device,
+    *,
+    initialize: bool = True,
 ) -> nn.Module:
-    """Make a model (or one stage of it), built without memory, this process's share of the work.
+    """Apply every kind of parallelism to a model, or to one stage of it, that was built without memory.
 
-    The order is the point: tensor parallel cuts matrices, activation checkpointing wraps what was cut,
-    compile sees both, FSDP shards what is left, and only then is memory taken and filled. Every weight is
-    drawn from (seed, name) whole and cut, so all layouts start with the same model.
+    The order matters: tensor parallelism cuts matrices, activation checkpointing wraps the blocks,
+    compile sees both, FSDP shards the parameters, and only then is memory taken and filled. The values of a
+    weight depend on (seed, name) alone, so all layouts start with the same model.
 
     Args:
         part: GPT or GPTStage, on the meta device; changed in place.
         recipe: for the seed and the shape.
-        layout: degrees, known.
-        mesh: of the layout; None for one process.
+        parallel: resolved: dp is known.
+        mesh: of these degrees; None for one process.
         device: where the weights go.
+        initialize: draw the weights; False where a checkpoint is read into them.
 
     Returns:
-        What to call: part, or DDP around it.
+        The module to call: part, or DDP around it.
     """
-    if mesh is not None and layout.tp > 1:
+    if mesh is not None and parallel.tp > 1:
         tensor_parallel(part, mesh["tp"])
-    if layout.recompute:
-        recompute_blocks(part)
-    if layout.compile:
+    if parallel.activation_checkpointing:
+        checkpoint_activations(part)
+    if parallel.compile:
         compile_blocks(part)
-    if mesh is not None and layout.dp > 1 and layout.shard != "none":
-        shard_data_parallel(part, mesh["dp"], keep_weights=layout.shard == "zero2")
+    if mesh is not None and parallel.dp > 1 and parallel.shard != "none":
+        shard_data_parallel(part, mesh["dp"], keep_weights=parallel.shard == "zero2")
     part.to_empty(device=device)
-    init_weights(part, num_layers=recipe.model.num_hidden_layers, seed=recipe.seed)
-    if mesh is not None and uses_ddp(layout):
+    if initialize:
+        init_weights(part, num_layers=recipe.model.num_hidden_layers, seed=recipe.seed)
+    if mesh is not None and uses_ddp(parallel):
         return DistributedDataParallel(part, process_group=mesh["dp"].get_group())
     return part
 
 
-def uses_ddp(layout: Layout) -> bool:
+def uses_ddp(parallel: ParallelOptions) -> bool:
     """Whether torch's DDP adds up the gradients; it takes whole models of plain tensors only."""
-    return layout.dp > 1 and layout.shard == "none" and layout.tp == layout.pp == 1
+    return parallel.dp > 1 and parallel.shard == "none" and parallel.tp == parallel.pp == 1
 
 
 def blocks_of(part: nn.Module) -> Mapping[str, nn.Module]:
@@ -95,8 +103,8 @@ def tensor_parallel(part: nn.Module, mesh: DeviceMesh) -> None:
     parallelize_module(part, mesh, {name: style for name, style in plan.items() if name in here})
 
 
-def recompute_blocks(part: nn.Module) -> None:
-    """Keep each block's input only; its inside is computed again when gradients pass."""
+def checkpoint_activations(part: nn.Module) -> None:
+    """Keep the input of each block only; the block is computed again in the backward pass."""
     for block in blocks_of(part).values():
         # The inner forward, so that hooks of FSDP stay outside and names of parameters stay as they are.
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
@@ -121,7 +129,7 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def add_over(group: dist.ProcessGroup, tensors: Sequence[Tensor]) -> None:
+def sum_over(group: dist.ProcessGroup, tensors: Sequence[Tensor]) -> None:
     """Sum tensors over a group, in place, in one message."""
     if tensors:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -132,15 +140,9 @@ def add_over(group: dist.ProcessGroup, tensors: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def settle_gradients(part: nn.Module) -> None:
-    """Bring gradients into their parameters' cut: DTensor leaves some as summands, or whole."""
+def redistribute_gradients(part: nn.Module) -> None:
+    """Give gradients the placements of their parameters: DTensor leaves some as partial sums, or whole."""
     for parameter in part.parameters():
         gradient = parameter.grad
         if isinstance(parameter, DTensor) and isinstance(gradient, DTensor):
             parameter.grad = gradient.redistribute(placements=parameter.placements)
-
-
-def empty_model(recipe: Recipe) -> GPT:
-    """The whole model, without memory."""
-    with torch.device("meta"):
-        return GPT(recipe.model)

@@ -1,4 +1,4 @@
-"""A model and a rank -> its stages, and the schedule that microbatches pass through them."""
+"""A model and a rank -> its pipeline stages, and the schedule in which microbatches pass through them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
-from headrace.model.gpt import GPT, attention_masks
-from headrace.model.loss import linear_cross_entropy
-from headrace.training.layout import Layout
+from headrace.model import GPT, attention_masks, linear_cross_entropy
+from headrace.training.options import ParallelOptions
 from headrace.training.parallel import local
 
 
@@ -21,7 +20,7 @@ class GPTStage(nn.Module):
     """Some consecutive layers of a GPT; parameters keep the whole model's names.
 
     The first stage has the tables and takes ids; the last has the token table again (the head is tied)
-    and gives the summed loss as [1]; those between take and give the residual stream.
+    and gives the summed loss as [1]; the stages between take and give the residual stream.
     """
 
     def __init__(self, model: GPT, *, index: int, of: int) -> None:
@@ -65,19 +64,23 @@ class PipelineParallel:
     """This rank's stages and the schedule that runs them together with the other ranks'."""
 
     def __init__(
-        self, parts: Mapping[int, nn.Module], layout: Layout, mesh: DeviceMesh, device: torch.device
+        self,
+        parts: Mapping[int, nn.Module],
+        parallel: ParallelOptions,
+        mesh: DeviceMesh,
+        device: torch.device,
     ) -> None:
-        self._layout = layout
+        self._parallel = parallel
         self._mesh = mesh["pp"]
         self._device = device
         self._parts = parts
         self.has_first = 0 in parts
-        self.has_last = layout.stages - 1 in parts
+        self.has_last = parallel.num_stages - 1 in parts
         self._schedules: dict[int, Any] = {}
         self._ends = _ends_group(mesh)
 
     def run(self, ids_BT: Tensor, labels_BT: Tensor, *, train: bool, **kwargs: Tensor | None) -> Tensor:
-        """Summed loss of the rows (zero where the last stage is not), gradients added when training."""
+        """Summed loss of the rows (zero on ranks without the last stage); gradients are added when training."""
         schedule = self._schedule(ids_BT.shape[0])
         given = {
             name: value for name, value in {"labels_BT": labels_BT, **kwargs}.items() if value is not None
@@ -85,7 +88,7 @@ class PipelineParallel:
         losses: list[Tensor] = []
         args = (ids_BT,) if self.has_first else ()
         options: dict[str, Any] = {"target": labels_BT, "losses": losses} if self.has_last else {}
-        # return_outputs: the loss is read from `losses`; keeping outputs would keep activations.
+        # return_outputs: the loss is read from `losses`; kept outputs would keep activations.
         (schedule.step if train else schedule.eval)(*args, **options, return_outputs=False, **given)
         return torch.stack(losses).sum().detach() if losses else torch.zeros((), device=self._device)
 
@@ -101,25 +104,27 @@ class PipelineParallel:
     def _schedule(self, rows: int) -> Any:
         if rows not in self._schedules:
             stages = [
-                PipelineStage(part, index, self._layout.stages, self._device, group=self._mesh.get_group())
+                PipelineStage(
+                    part, index, self._parallel.num_stages, self._device, group=self._mesh.get_group()
+                )
                 for index, part in self._parts.items()
             ]
             # The last stage's output is its loss already; sums need no scaling by microbatches.
             options: dict[str, Any] = {"loss_fn": lambda loss, _: loss.sum(), "scale_grads": False}
-            pieces = self._layout.pieces(rows)
-            if self._layout.schedule == "interleaved":
-                self._schedules[rows] = ScheduleInterleaved1F1B([*stages], pieces, **options)
+            microbatches = self._parallel.num_microbatches(rows)
+            if self._parallel.pipeline_schedule == "interleaved":
+                self._schedules[rows] = ScheduleInterleaved1F1B([*stages], microbatches, **options)
             else:
-                kind = Schedule1F1B if self._layout.schedule == "1f1b" else ScheduleGPipe
-                self._schedules[rows] = kind(stages[0], pieces, **options)
+                kind = Schedule1F1B if self._parallel.pipeline_schedule == "1f1b" else ScheduleGPipe
+                self._schedules[rows] = kind(stages[0], microbatches, **options)
         return self._schedules[rows]
 
 
-def stages_of(model: GPT, layout: Layout, pipe_rank: int) -> dict[int, GPTStage]:
+def stages_of(model: GPT, parallel: ParallelOptions, pipe_rank: int) -> dict[int, GPTStage]:
     """GPTStage number -> stage, of one pipeline rank: every pp-th one."""
     return {
-        index: GPTStage(model, index=index, of=layout.stages)
-        for index in range(pipe_rank, layout.stages, layout.pp)
+        index: GPTStage(model, index=index, of=parallel.num_stages)
+        for index in range(pipe_rank, parallel.num_stages, parallel.pp)
     }
 
 

@@ -1,96 +1,134 @@
-"""torchrun's environment -> the processes of one run: who leads, what they agree on, who died."""
+"""torchrun's environment -> the processes of one run, what they agree on, and which of them died."""
 
 from __future__ import annotations
 
-import os
-import re
+import pickle
 import signal
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed re-exports them without saying so
-from torch.distributed.checkpoint.api import CheckpointException
 
 from headrace.errors import HeadraceError, WorkerError
+from headrace.training.liveness import Heartbeat, Liveness, is_network_error
+from headrace.training.rendezvous import AttemptStore, read_launch
 
 T = TypeVar("T")
-RENDEZVOUS_S = 120.0
 COLLECTIVE_S = 600.0
-_ROLL_CALL_S = 5.0
+"""Longest wait in a collective. No collective waits for a disk or an upload: ranks wait for those by keys,
+for as long as the other ranks live."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ProcessGroup:
-    """The processes of one run; a single process is a group of one and never touches torch.distributed."""
+    """The processes of one run, for one thread; a single process never touches torch.distributed."""
 
     rank: int = 0
     size: int = 1
-    group: dist.ProcessGroup | None = None
-    """Gloo, all ranks, for what is said between steps; None in a group of one."""
-    checkpoint_group: dist.ProcessGroup | None = None
-    """Gloo, all ranks, for the checkpoint thread: its messages must not meet training's."""
+    collectives: dist.ProcessGroup | None = None
+    """Gloo, all ranks; None for a single process."""
+    store: AttemptStore | None = None
+    for_checkpoints: ProcessGroup | None = None
+    """The same processes for the checkpoint thread: its messages must not meet those of training."""
+    _calls: int = field(default=0, init=False)
 
     @property
     def is_rank0(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this process writes the files that are written once."""
         return self.rank == 0
 
     def on_rank0(self, work: Callable[[], T]) -> T:
-        """Do work in the leader; every rank gets its result, or its error."""
+        """Do work in rank 0, however long it takes; every rank gets its result, or its error."""
         if self.size == 1:
             return work()
-        box: list[Any] = [None, None]
+        key, keys = self._next_key(), self._keys
         if self.is_rank0:
+            outcome: tuple[Any, HeadraceError | None]
             try:
-                box = [work(), None]
+                outcome = (work(), None)
             except HeadraceError as error:
-                box = [None, error]
-        dist.broadcast_object_list(box, src=0, group=self.group)
-        if box[1] is not None:
-            box[1].shared = not self.is_rank0
-            raise box[1]
-        result: T = box[0]
-        return result
+                outcome = (None, error)
+            except BaseException as error:
+                failure = WorkerError(f"rank 0: {type(error).__name__}: {error}")
+                keys.set(key, pickle.dumps((None, failure)))
+                raise
+            keys.set(key, pickle.dumps(outcome))
+        else:
+            self._wait(key)
+            outcome = pickle.loads(keys.get(key))  # noqa: S301  # of this run's own rank 0, as torch does
+        result: Any = outcome[0]
+        if (error_of_rank0 := outcome[1]) is not None:
+            error_of_rank0.shared = not self.is_rank0
+            raise error_of_rank0
+        return cast("T", result)
 
     def on_all_ranks(self, work: Callable[[], T]) -> T:
-        """Do work in every rank; when one fails, all raise the first failing rank's error."""
+        """Do work in every rank, however long it takes; if some fail, all raise the first one's error."""
         if self.size == 1:
             return work()
         result, error = None, None
         try:
             result = work()
-        except HeadraceError as caught:
-            error = caught
-        errors: list[Any] = [None] * self.size
-        dist.all_gather_object(errors, error, group=self.group)
-        for rank, found in enumerate(errors):
-            if found is not None:
-                told = found if rank in {0, self.rank} else type(found)(f"rank {rank}: {found}")
-                told.shared = not self.is_rank0
-                raise told
-        return result  # type: ignore[return-value]  # no error, so there is a result
+        except HeadraceError as raised:
+            error = raised
+        key, keys = self._next_key(), self._keys
+        if error is not None:
+            keys.set(f"{key}/error/{self.rank}", pickle.dumps(error))
+            keys.add(f"{key}/errors", 1)
+        if keys.add(f"{key}/done", 1) == self.size:
+            keys.set(f"{key}/all", "1")
+        self._wait(f"{key}/all")
+        if keys.add(f"{key}/errors", 0):
+            self._raise_first_error(key, error)
+        return cast("T", result)
+
+    def wait_for_all(self) -> None:
+        """Wait until every rank is here, for as long as they live: before a collective that follows slow work."""
+        self.on_all_ranks(lambda: None)
 
     def gather(self, values: Sequence[float]) -> torch.Tensor:
         """Every rank's values, float64 [ranks, values]."""
         mine = torch.tensor([values], dtype=torch.float64)
         if self.size == 1:
             return mine
-        found = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(found, mine, group=self.group)
-        return torch.cat(found)
+        gathered = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(gathered, mine, group=self.collectives)
+        return torch.cat(gathered)
+
+    def _raise_first_error(self, key: str, own: HeadraceError | None) -> None:
+        for rank in range(self.size):
+            if not self._keys.check([f"{key}/error/{rank}"]):
+                continue
+            error: HeadraceError = pickle.loads(self._keys.get(f"{key}/error/{rank}"))  # noqa: S301
+            if rank == self.rank and own is not None:
+                error = own
+            elif rank != 0:
+                error = type(error)(f"rank {rank}: {error}")
+            error.shared = not self.is_rank0
+            raise error
+
+    @property
+    def _keys(self) -> Any:
+        assert self.store is not None
+        return self.store.keys
+
+    def _next_key(self) -> str:
+        self._calls += 1
+        return f"{'checkpoint' if self.for_checkpoints is None else 'call'}/{self._calls}"
+
+    def _wait(self, key: str) -> None:
+        assert self.store is not None
+        Liveness(self.store, self.rank, self.size).wait(key)
 
 
 @contextmanager
 def open_process_group(device: torch.device, *, timeout_s: float = COLLECTIVE_S) -> Iterator[ProcessGroup]:
-    """The group that torchrun's environment describes; closed at the end.
+    """The processes that torchrun's environment describes; closed at the end.
 
     A failed collective is turned into an error that names the ranks that no longer answer.
 
@@ -99,37 +137,47 @@ def open_process_group(device: torch.device, *, timeout_s: float = COLLECTIVE_S)
         timeout_s: longest wait for any collective.
 
     Raises:
+        ConfigError: the environment describes a part of a launch only.
         WorkerError: the other processes cannot be reached, or one died.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    launch = read_launch()
+    if launch is None:
         yield ProcessGroup()
         return
-    rank = int(os.environ["RANK"])
-    store = _rendezvous(rank, size)
+    rank, size = launch.rank, launch.size
+    store = AttemptStore.join(launch)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-    try:
-        yield ProcessGroup(
-            rank=rank,
-            size=size,
-            group=dist.new_group(backend="gloo", timeout=timeout),
-            checkpoint_group=dist.new_group(backend="gloo", timeout=timeout),
-        )
-        dist.barrier()
-    except (dist.DistError, RuntimeError, CheckpointException) as error:
-        if isinstance(error, HeadraceError):
-            raise
-        with _deaf_to(signal.SIGTERM):  # torchrun sends it as soon as one rank is dead: first say which
-            told = _who_died(store, rank, size, error)
-        raise WorkerError(told) from error
-    finally:
-        dist.destroy_process_group()
+    with Heartbeat(store, rank):
+        try:
+            dist.init_process_group(backend, store=store.keys, rank=rank, world_size=size, timeout=timeout)
+            group = ProcessGroup(
+                rank=rank,
+                size=size,
+                collectives=dist.new_group(backend="gloo", timeout=timeout),
+                store=store,
+                for_checkpoints=ProcessGroup(
+                    rank=rank,
+                    size=size,
+                    collectives=dist.new_group(backend="gloo", timeout=timeout),
+                    store=store.clone(),
+                ),
+            )
+            yield group
+            group.wait_for_all()
+        except (dist.DistError, RuntimeError) as error:
+            if isinstance(error, HeadraceError) or not is_network_error(error):
+                raise
+            with _ignoring(signal.SIGTERM):  # torchrun sends it as soon as one rank is dead: first say which
+                message = Liveness(store, rank, size).explain(error)
+            raise WorkerError(message) from error
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
 
 
 @contextmanager
-def _deaf_to(number: signal.Signals) -> Iterator[None]:
+def _ignoring(number: signal.Signals) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -138,62 +186,3 @@ def _deaf_to(number: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
-
-
-def _rendezvous(rank: int, size: int) -> Store:
-    host, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
-    # Under torchrun its agent holds the store; alone, rank 0 does.
-    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    wait_s = float(os.environ.get("HEADRACE_RENDEZVOUS_S", RENDEZVOUS_S))
-    try:
-        if rank or by_agent:
-            _reach(host, port, wait_s)
-        return TCPStore(
-            host, port, size, is_master=rank == 0 and not by_agent, timeout=timedelta(seconds=wait_s)
-        )
-    except (dist.DistError, RuntimeError, ValueError, OSError) as error:
-        raise WorkerError(
-            f"rank {rank} of {size}: cannot meet the others at {host or 'an unset MASTER_ADDR'}:{port} within "
-            f"{wait_s:.0f} s ({str(error).splitlines()[0]}). Is rank 0 running, and can {socket.gethostname()} "
-            f"reach it? See MASTER_ADDR and MASTER_PORT, or torchrun's --rdzv-endpoint."
-        ) from error
-
-
-def _reach(host: str, port: int, wait_s: float) -> None:
-    """Until somebody listens there; torch's own waiting prints a C++ stack for every attempt.
-
-    Raises:
-        OSError: nobody did.
-    """
-    until = time.monotonic() + wait_s
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=max(0.1, until - time.monotonic())).close()
-        except OSError:
-            if time.monotonic() + 0.2 > until:
-                raise
-            time.sleep(0.2)
-        else:
-            return
-
-
-def _who_died(store: Store, rank: int, size: int, error: BaseException) -> str:
-    """After a failed collective every living rank signs; who has not signed after a while is dead."""
-    # Gloo begins with the place in its source and ends with advice; what happened stands between.
-    said = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).split(". ")[0][:200]
-    try:
-        store.set(f"headrace/alive/{rank}", "1")
-        until = time.monotonic() + _ROLL_CALL_S
-        missing = [other for other in range(size) if other != rank]
-        while missing and time.monotonic() < until:
-            missing = [other for other in missing if not store.check([f"headrace/alive/{other}"])]
-            time.sleep(0.05)
-    except (dist.DistError, RuntimeError):
-        return f"rank {rank} of {size}: rank 0, which holds the rendezvous, no longer answers ({said})."
-    if not missing:
-        return f"rank {rank} of {size}: a collective failed though every rank is alive: {said}"
-    names = ", ".join(map(str, missing))
-    return (
-        f"rank {rank} of {size}: rank {names} no longer answers ({said}). Its own output says why; "
-        f"the same command continues from the last checkpoint."
-    )

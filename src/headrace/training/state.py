@@ -1,4 +1,4 @@
-"""A run directory -> where its run stands: step, tensors, loader position, random numbers."""
+"""A run directory -> the state its run is in: step, tensors, loader position, random numbers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any, Protocol
 import torch
 
 from headrace.errors import CheckpointError
-from headrace.model.checkpoint import latest_checkpoint, read_tensors
+from headrace.model import latest_checkpoint, read_tensors
 from headrace.stats import StageCount
+from headrace.training.metrics import METRICS, last_step
 from headrace.training.process_group import ProcessGroup
-from headrace.training.recipe import Recipe, read_run, refuse_other
+from headrace.training.recipe import Recipe
+from headrace.training.run_json import check_same
 from headrace.training.trainable import TrainableModel
 
 
 class TrainLoader(Protocol):
-    """What the loop asks of a loader: batches with input_ids and labels, and where it stands."""
+    """What training uses of a loader."""
 
     @property
     def position(self) -> int:
@@ -28,18 +30,36 @@ class TrainLoader(Protocol):
         """This rank's batches."""
 
     def state_dict(self) -> Mapping[str, object]:
-        """Where it stands, as JSON."""
+        """The position, as JSON."""
 
     def stages(self) -> Mapping[str, StageCount]:
-        """Where the time of loading goes, beside the steps."""
+        """Time of the loader's threads by stage."""
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go there."""
+        """Continue at a position."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedState:
+    """A whole checkpoint: its directory, and its state.json."""
+
+    directory: Path
+    content: Mapping[str, Any]
+
+    @property
+    def has_weights_only(self) -> bool:
+        """Whether it is the step 0 of an imported model."""
+        return "imported" in self.content
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return 0 if self.has_weights_only else int(self.content["step"])
 
 
 @dataclass(slots=True, kw_only=True)
 class TrainState:
-    """Where a run stands; with the tensors, all that a checkpoint holds."""
+    """Progress of a run; with the tensors, all that a checkpoint holds."""
 
     step: int = 0
     tokens: int = 0
@@ -47,7 +67,7 @@ class TrainState:
     eval_loss: float | None = None
 
     def to_json(self, recipe: Recipe, loader: TrainLoader) -> dict[str, object]:
-        """As it stands in state.json."""
+        """The content of state.json."""
         return {
             "recipe": recipe.to_json(),
             "step": self.step,
@@ -59,36 +79,52 @@ class TrainState:
         }
 
 
+def find_saved_state(out: Path, run: Mapping[str, Any], *, warn: Callable[[str], None]) -> SavedState | None:
+    """The newest whole checkpoint of a run; None for one that has not reached its first.
+
+    Raises:
+        CheckpointError: the run had one, and none is whole: it would begin again without a word.
+    """
+    latest = latest_checkpoint(out / "checkpoints", warn=warn)
+    if latest is not None:
+        return SavedState(directory=latest[0], content=latest[1])
+    if run.get("imported"):
+        raise CheckpointError(
+            f"{out}: the weights that it begins with are gone or damaged, and no later checkpoint is whole. "
+            f"Delete the directory and run the same command again."
+        )
+    if run.get("first_checkpoint") is not None:
+        reached = last_step(out / METRICS)
+        raise CheckpointError(
+            f"{out}: the run had checkpoints from step {run['first_checkpoint']} on and reached step {reached}, "
+            f"but {out / 'checkpoints'} has no whole one. Put its checkpoints back (or give the --mirror that has "
+            f"them) and run the same command again, or delete {out} to begin at step 0."
+        )
+    return None
+
+
 def restore(
-    trainable: TrainableModel,
-    loader: TrainLoader,
-    out: Path,
-    *,
-    group: ProcessGroup,
-    warn: Callable[[str], None] | None,
+    model: TrainableModel, loader: TrainLoader, saved: SavedState | None, *, group: ProcessGroup
 ) -> TrainState:
-    """Fill trainable and loader from the newest whole checkpoint; a fresh standing when there is none.
+    """Fill model and loader from a checkpoint; a fresh state without one.
 
     Raises:
         ResumeError: the checkpoint is of another recipe, or the loader's state of another order.
-        CheckpointError: tensors that do not fit the model, or no checkpoint of a run that did not begin fresh.
+        CheckpointError: tensors that do not fit the model.
     """
-    latest = group.on_rank0(lambda: latest_checkpoint(out / "checkpoints", warn=warn))
-    if latest is None:
-        if group.on_rank0(lambda: (read_run(out) or {}).get("imported")):
-            raise CheckpointError(
-                f"{out}: the weights that it begins with are gone or damaged, and no later checkpoint is whole. "
-                f"Delete the directory and run the same command again."
-            )
+    if saved is None:
         return TrainState()
-    directory, state = latest
-    if "imported" in state:  # weights alone
-        tensors = {name: tensor for name, tensor in trainable.tensors().items() if name.startswith("model.")}
-        read_tensors(directory, tensors)
+    state = saved.content
+    tensors = model.tensors()
+    if saved.has_weights_only:
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    else:
+        check_same(saved.directory, state["recipe"], model.recipe.to_json())
+    # Every rank reads for itself, as fast as its disk is; only then do collectives begin.
+    group.on_all_ranks(lambda: read_tensors(saved.directory, tensors))
+    if saved.has_weights_only:
         return TrainState()
-    refuse_other(directory, state["recipe"], trainable.recipe.to_json())
-    read_tensors(directory, trainable.tensors())
-    trainable.set_step(state["step"])
+    model.set_step(state["step"])
     group.on_all_ranks(lambda: loader.load_state_dict(state["loader"]))
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
     return TrainState(**{key: state[key] for key in ("step", "tokens", "elapsed_s", "eval_loss")})

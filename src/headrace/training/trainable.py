@@ -1,10 +1,10 @@
-"""Rows -> gradients, a loss, changed weights: what one process does of an optimizer step."""
+"""Rows -> gradients, a loss, changed weights: this process's part of an optimizer step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -13,84 +13,63 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from headrace.errors import ConfigError
-from headrace.model.gpt import sharded_like
-from headrace.training.layout import Layout
+from headrace.model import GPT, GPTConfig, sharded_like
+from headrace.training.device import autocast
 from headrace.training.optim import adamw, clip_factor, scale_gradients
-from headrace.training.parallel import add_over, empty_model, local, parallelize, settle_gradients, uses_ddp
+from headrace.training.options import ParallelOptions
+from headrace.training.parallel import local, parallelize, redistribute_gradients, sum_over, uses_ddp
 from headrace.training.pipeline import PipelineParallel, stages_of
 from headrace.training.recipe import Recipe
 
 
-def resolve_dtype(dtype: str, device: torch.device) -> str:
-    """float32 or bfloat16; auto takes bfloat16 where the device multiplies it natively.
-
-    A CPU without AVX512-BF16 or AMX emulates it: measured 12 GFLOP/s against 53 in float32 (AVX2).
-
-    Raises:
-        ConfigError: another name.
-    """
-    names = {"bf16": "bfloat16", "bfloat16": "bfloat16", "fp32": "float32", "float32": "float32"}
-    if dtype in names:
-        return names[dtype]
-    if dtype != "auto":
-        raise ConfigError(f"train: dtype is {dtype!r}; wanted auto, float32 or bfloat16.")
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # torch has no public name for these yet; a version without them trains in float32.
-        checks = (
-            getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        )
-        native = device.type == "cpu" and any(check() for check in checks if check is not None)
-    return "bfloat16" if native else "float32"
-
-
-def autocast(dtype: str, device: torch.device) -> AbstractContextManager[object]:
-    """Matrix products in dtype; normalisation, loss and weights stay float32."""
-    if dtype == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, dtype))
-
-
 class TrainableModel:
-    """This process's part of the model with its optimizer: what a checkpoint holds beside the loader's position."""
+    """This process's part of the model with its optimizer: the tensors that a checkpoint holds."""
 
     def __init__(
         self,
         recipe: Recipe,
         device: torch.device,
         *,
-        layout: Layout | None = None,
+        parallel: ParallelOptions | None = None,
         mesh: DeviceMesh | None = None,
         token_table_VW: Tensor | None = None,
+        initialize: bool = True,
     ) -> None:
-        """Build, parallelize and fill the model; make the moments at once, so that saves have one shape."""
+        """Build, parallelize and fill the model; make the moments at once, so that all saves have one shape.
+
+        Args:
+            recipe: shape, seed and optimizer.
+            device: of weights and moments.
+            parallel: resolved; default one process.
+            mesh: of the same degrees; None for one process.
+            token_table_VW: the first token embeddings, instead of drawn ones.
+            initialize: draw the weights; False where a checkpoint is read into them.
+        """
         self.recipe = recipe
         self.device = device
-        self.layout = layout if layout is not None else Layout(dp=1)
+        self.parallel = parallel if parallel is not None else ParallelOptions(dp=1)
         self._replicas: dist.ProcessGroup | None = None
         self._pipeline: PipelineParallel | None = None
-        whole = empty_model(recipe)
-        if mesh is not None and self.layout.pp > 1:
-            stages = stages_of(whole, self.layout, mesh.get_local_rank("pp"))
+        whole = _model_without_memory(recipe.model)
+        if mesh is not None and self.parallel.pp > 1:
+            stages = stages_of(whole, self.parallel, mesh.get_local_rank("pp"))
             for stage in stages.values():
-                parallelize(stage, recipe, self.layout, mesh, device)
+                parallelize(stage, recipe, self.parallel, mesh, device, initialize=initialize)
             self._parts: list[nn.Module] = list(stages.values())
             self._call: nn.Module | None = None
-            self._pipeline = PipelineParallel(stages, self.layout, mesh, device)
+            self._pipeline = PipelineParallel(stages, self.parallel, mesh, device)
         else:
-            self._call = parallelize(whole, recipe, self.layout, mesh, device)
+            self._call = parallelize(whole, recipe, self.parallel, mesh, device, initialize=initialize)
             self._parts = [whole]
-        by_torch = self.layout.shard != "none" or uses_ddp(self.layout)
-        if mesh is not None and self.layout.dp > 1 and not by_torch:
+        by_torch = self.parallel.shard != "none" or uses_ddp(self.parallel)
+        if mesh is not None and self.parallel.dp > 1 and not by_torch:
             self._replicas = mesh["dp"].get_group()
-        # DDP and FSDP give the mean over dp; what is wanted is the sum.
-        self._mean_over = self.layout.dp if by_torch else 1
-        self.speaks = (mesh is None or mesh.get_local_rank("tp") == 0) and (
+        # DDP and FSDP give the mean over dp; the sum is needed.
+        self._mean_over = self.parallel.dp if by_torch else 1
+        self.counts_loss = (mesh is None or mesh.get_local_rank("tp") == 0) and (
             self._pipeline is None or self._pipeline.has_last
         )
-        if token_table_VW is not None:
+        if token_table_VW is not None and initialize:
             self._fill_tokens(token_table_VW)
         self.named = [pair for part in self._parts for pair in part.named_parameters()]
         self.optimizer = adamw(
@@ -121,7 +100,7 @@ class TrainableModel:
             kwargs: positions_BT and documents_BT, where the batch has them.
 
         Returns:
-            Their summed loss, scalar; zero where the last pipeline stage is not.
+            Their summed loss, scalar; zero on ranks without the last pipeline stage.
         """
         ids_BT, labels_BT = ids_BT.to(self.device), labels_BT.to(self.device)
         with autocast(self.recipe.dtype, self.device), self._exchanging(last=last):
@@ -142,25 +121,25 @@ class TrainableModel:
                 yield
 
     @torch.no_grad()
-    def loss(self, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
-        """Summed loss without gradients, scalar; zero where the last pipeline stage is not."""
+    def loss(self, ids_BT: Tensor, labels_BT: Tensor, **kwargs: Tensor | None) -> Tensor:
+        """Summed loss without gradients, scalar; zero on ranks without the last pipeline stage."""
         ids_BT, labels_BT = ids_BT.to(self.device), labels_BT.to(self.device)
         with autocast(self.recipe.dtype, self.device):
             if self._pipeline is not None:
-                return self._pipeline.run(ids_BT, labels_BT, train=False)
-            # Not through DDP: it would exchange buffers that an evaluation has no use for.
-            found: Tensor = self._parts[0](ids_BT, labels_BT=labels_BT)
-            return found
+                return self._pipeline.run(ids_BT, labels_BT, train=False, **kwargs)
+            # Not through DDP: it would exchange buffers that an evaluation does not use.
+            loss: Tensor = self._parts[0](ids_BT, labels_BT=labels_BT, **kwargs)
+            return loss
 
     @torch.no_grad()
     def finish_gradients(self) -> Tensor:
-        """Exchange what backward did not; returns this rank's share of the squared norm, scalar float64."""
+        """Exchange the gradients that backward did not; returns this rank's share of the squared norm, float64."""
         for part in self._parts:
-            settle_gradients(part)
+            redistribute_gradients(part)
         if self._pipeline is not None:
             self._pipeline.add_tied()
         if self._replicas is not None:
-            add_over(self._replicas, [local(p.grad) for _, p in self.named if p.grad is not None])
+            sum_over(self._replicas, [local(p.grad) for _, p in self.named if p.grad is not None])
         squares = []
         for name, parameter in self.named:
             if parameter.grad is not None:
@@ -170,7 +149,7 @@ class TrainableModel:
 
     def _copies(self, name: str, parameter: Tensor) -> int:
         """Ranks that hold each element of a parameter: counted once in the norm."""
-        ranks = self.layout.dp * self.layout.tp
+        ranks = self.parallel.dp * self.parallel.tp
         if isinstance(parameter, DTensor):
             mesh = parameter.device_mesh
             for axis, placement in enumerate(parameter.placements):
@@ -192,7 +171,7 @@ class TrainableModel:
         scale = self._mean_over / max(1.0, counted)
         norm = math.sqrt(square) * scale
         gradients = [local(parameter.grad) for _, parameter in self.named if parameter.grad is not None]
-        scale_gradients(gradients, scale * clip_factor(norm, self.recipe.clip))
+        scale_gradients(gradients, scale * clip_factor(norm, self.recipe.max_grad_norm))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -209,6 +188,11 @@ class TrainableModel:
         return named
 
     def set_step(self, step: int) -> None:
-        """Tell the optimizer how many updates its moments have seen (for its bias correction)."""
+        """Set the number of updates that the optimizer's moments have seen (for its bias correction)."""
         for _, parameter in self.named:
             self.optimizer.state[parameter]["step"].fill_(step)
+
+
+def _model_without_memory(config: GPTConfig) -> GPT:
+    with torch.device("meta"):
+        return GPT(config)

@@ -1,0 +1,162 @@
+"""`headrace train`: stores -> a run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli.console import count, facts, print_json, progress_bar, stderr, stdout, warn
+from headrace.cli.options import with_options
+from headrace.errors import HeadraceError
+from headrace.training import (
+    CheckpointOptions,
+    DataOptions,
+    EvaluationOptions,
+    OptimizerOptions,
+    ParallelOptions,
+    RunOptions,
+    RunSummary,
+)
+
+EXAMPLES = """[bold]Examples[/bold]
+
+headrace train store --model tiny --steps 500 --out run
+
+headrace train store --model gpt3-125m --seq-len 2048 --batch-size 256 --steps 1000 --out run
+
+headrace train store --init-from hf-model --steps 1000 --lr 1e-5 --out run
+
+torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --dp 2 --tp 2 --steps 1000 --out run
+
+The same command again goes on where a killed run stopped.
+"""
+
+
+@with_options(
+    data=DataOptions,
+    optimizer=OptimizerOptions,
+    parallel=ParallelOptions,
+    checkpoint=CheckpointOptions,
+    evaluation=EvaluationOptions,
+    run=RunOptions,
+)
+def train(
+    *,
+    stores: Annotated[
+        list[str], typer.Argument(help="One store, or several mixed by their sizes.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The run directory.", show_default=False)],
+    data: DataOptions,
+    optimizer: OptimizerOptions,
+    parallel: ParallelOptions,
+    checkpoint: CheckpointOptions,
+    evaluation: EvaluationOptions,
+    run: RunOptions,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="tiny | gpt3-125m | gpt3-350m | ... | gpt3-175b. Default: tiny, or that of --init-from."
+        ),
+    ] = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="A Hugging Face directory (GPT-2 format) or a run to begin with.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps in all; or give --max-seconds.")] = None,
+    eval_stores: Annotated[
+        list[str] | None,
+        typer.Option(help="Held-out store, logged as eval_loss; may be repeated.", show_default=False),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
+) -> None:
+    """Train a GPT-3 on stores. Killed? The same command goes on, with the same loss curve."""
+    from headrace.training import train as run_training
+
+    is_rank0 = os.environ.get("RANK", "0") == "0"
+    # Without a terminal the log has the steps' lines.
+    shows_bar = stderr.is_terminal and is_rank0 and not json
+    try:
+        with (
+            _warnings_logged(),
+            progress_bar("train", unit="steps") if shows_bar else nullcontext() as progress,
+        ):
+            summary = run_training(
+                stores,
+                out=out,
+                model=model,
+                init_from=init_from,
+                steps=steps,
+                data=data,
+                optimizer=optimizer,
+                parallel=parallel,
+                checkpoint=checkpoint,
+                evaluation=dataclasses.replace(evaluation, eval_stores=eval_stores or None),
+                run=run,
+                progress=progress,
+            )
+    except HeadraceError as error:
+        if not error.shared:
+            raise
+        # Rank 0 prints it, once. torchrun ends all ranks when the first one ends: rank 0 gets the time to.
+        time.sleep(1.0)
+        raise typer.Exit(error.exit_code) from None
+    if is_rank0:
+        _print_summary(summary, json=json)
+    if summary.stopped_by is not None:  # steps are left: a scheduler must not count the job as complete
+        raise typer.Exit(128 + signal.Signals[summary.stopped_by])
+
+
+def _print_summary(summary: RunSummary, *, json: bool) -> None:
+    if json:
+        print_json(summary)
+        return
+    if summary.resumed_from == summary.steps:
+        stdout.print(
+            f"{summary.out}: all {count(summary.steps)} steps are done; nothing was left to do",
+            soft_wrap=True,
+        )
+        return
+    rows = [
+        ("steps", f"{count(summary.steps)} of {count(summary.total_steps)}"),
+        ("parameters", count(summary.parameters)),
+        ("tokens", count(summary.tokens)),
+        ("loss", "-" if summary.loss is None else f"{summary.loss:.4f}"),
+        ("tokens/s", count(summary.tokens_per_s)),
+        ("MFU", "unknown hardware" if summary.mfu is None else f"{100 * summary.mfu:.1f} %"),
+        ("native", summary.native),
+        ("run", str(summary.out)),
+    ]
+    if summary.eval_loss is not None:
+        rows.insert(4, ("eval loss", f"{summary.eval_loss:.4f}"))
+    if summary.hit_rate is not None:
+        rows.insert(2, ("embeddings", f"{100 * summary.hit_rate:.1f} % of the tokens found a vector"))
+    if summary.resumed_from:
+        rows.append(("went on from", f"step {count(summary.resumed_from)}"))
+    if summary.stopped_by:
+        rows.append(("stopped by", f"{summary.stopped_by}; the same command goes on"))
+    stdout.print(facts("trained", rows))
+
+
+@contextmanager
+def _warnings_logged() -> Iterator[None]:
+    """Python's RuntimeWarnings, such as a damaged checkpoint that is passed over, as log lines."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        show = warnings.showwarning
+
+        def log(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, RuntimeWarning):
+                warn(str(message))
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = log
+        yield

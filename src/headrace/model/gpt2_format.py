@@ -1,0 +1,268 @@
+"""Hugging Face's GPT-2 files <-> this decoder's shape and tensors; what it cannot express is refused by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from torch import Tensor, nn
+
+from headrace.errors import CheckpointError, ConfigError
+from headrace.model.gpt import GPT, GPTConfig
+
+HF_CONFIG = "config.json"
+
+FIXED = {
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+"""Keys whose other values this decoder does not have."""
+_SAME_FUNCTION = {"gelu_pytorch_tanh": "gelu_new"}
+_ABSENT: dict[str, tuple[Any, ...]] = {
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "is_encoder_decoder": (False, None),
+    "cross_attention_hidden_size": (None,),
+    "auto_map": (None,),
+}
+"""Keys that would change the model, with the values that do not."""
+# GPT-2's name -> transformers' common name, which its attribute_map takes as well; a key that is left out
+# means GPT-2's smallest size.
+_SHAPE = {
+    "n_layer": ("num_hidden_layers", 12),
+    "n_embd": ("hidden_size", 768),
+    "n_head": ("num_attention_heads", 12),
+    "vocab_size": ("vocab_size", 50257),
+    "n_positions": ("max_position_embeddings", 1024),
+}
+# Keys that do not change logits: dropout and initialisation, ids of special tokens, classification heads,
+# generation, and notes about the file.
+_NO_EFFECT = {
+    "architectures", "model_type", "n_ctx", "n_inner", "transformers_version", "torch_dtype", "dtype",
+    "use_cache", "initializer_range", "attn_pdrop", "embd_pdrop", "resid_pdrop",
+    "reorder_and_upcast_attn", "gradient_checkpointing", "chunk_size_feed_forward", "bos_token_id",
+    "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id",
+    "decoder_start_token_id", "tokenizer_class", "prefix", "summary_type", "summary_use_proj",
+    "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "num_labels", "id2label",
+    "label2id", "problem_type", "finetuning_task", "task_specific_params", "predict_special_tokens",
+    "output_attentions", "output_hidden_states", "output_past", "output_scores", "return_dict",
+    "return_dict_in_generate", "torchscript", "use_bfloat16", "tf_legacy_loss", "is_decoder",
+    "tie_encoder_decoder", "attn_implementation", "name_or_path", "max_length", "min_length", "do_sample",
+    "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k",
+    "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "forced_bos_token_id",
+    "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
+    "begin_suppress_tokens",
+}  # fmt: skip
+
+# Our name -> GPT-2's, below a block, and at the top.
+_BLOCK = {
+    "norm1": "ln_1",
+    "attn.qkv": "attn.c_attn",
+    "attn.out": "attn.c_proj",
+    "norm2": "ln_2",
+    "mlp.up": "mlp.c_fc",
+    "mlp.down": "mlp.c_proj",
+}
+_TOP = {
+    "tok.weight": "wte.weight",
+    "pos.weight": "wpe.weight",
+    "norm.weight": "ln_f.weight",
+    "norm.bias": "ln_f.bias",
+}
+_HEAD = "lm_head.weight"
+_MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # causal masks that older files hold
+_FLOATS = {torch.float32, torch.float16, torch.bfloat16, torch.float64}
+
+
+def hf_config(directory: Path) -> GPTConfig:
+    """The shape that a config.json in GPT-2's format describes.
+
+    Raises:
+        ConfigError: none there, not JSON, not GPT-2's format, or a key that this decoder does not know or have.
+    """
+    path = directory / HF_CONFIG
+    config = _read_config(path)
+    if config.get("model_type") != "gpt2":
+        raise ConfigError(
+            f"{directory}: a {config.get('model_type')!r} model; this decoder reads GPT-2's format. "
+            f"To generate from others, choose the transformers engine."
+        )
+    for key, expected in FIXED.items():
+        value = config.get(key, expected)
+        if isinstance(value, str):
+            value = _SAME_FUNCTION.get(value, value)
+        if value != expected:
+            raise ConfigError(f"{directory}: {key} is {config[key]!r}; this decoder has {expected!r} only.")
+    for key, harmless in _ABSENT.items():
+        if key in config and config[key] not in harmless:
+            raise ConfigError(f"{directory}: {key} is {config[key]!r}; this decoder does not have that.")
+    known = {*FIXED, *_ABSENT, *_NO_EFFECT, *_SHAPE, *(common for common, _ in _SHAPE.values())}
+    if unknown := sorted(key for key in config if key not in known and not key.startswith("_")):
+        raise ConfigError(
+            f"{path}: keys that this decoder does not know: {', '.join(unknown)}. They may change the model; "
+            f"delete those that do not, or choose the transformers engine."
+        )
+    shape = {name: _shape_value(config, name, path) for name in _SHAPE}
+    if config.get("n_inner") not in {None, 4 * shape["n_embd"]}:
+        raise ConfigError(
+            f"{directory}: n_inner is {config['n_inner']}; this decoder has 4 x {shape['n_embd']} only."
+        )
+    return GPTConfig(
+        num_hidden_layers=shape["n_layer"],
+        hidden_size=shape["n_embd"],
+        num_attention_heads=shape["n_head"],
+        vocab_size=shape["vocab_size"],
+        max_position_embeddings=shape["n_positions"],
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config: Any = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file. A Hugging Face directory in GPT-2's format has one."
+        ) from None
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path}: a JSON {type(config).__name__}, expected an object.")
+    return config
+
+
+def _shape_value(config: Mapping[str, Any], name: str, path: Path) -> int:
+    common, default = _SHAPE[name]
+    values = {key: config[key] for key in dict.fromkeys((name, common)) if key in config}
+    if len(set(map(repr, values.values()))) > 1:
+        raise ConfigError(
+            f"{path}: {' and '.join(f'{key} is {value!r}' for key, value in values.items())}; they mean the same "
+            f"number. Delete the wrong one."
+        )
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{path}: {key} is {value!r}; expected a whole number of at least 1.")
+        return value
+    return default
+
+
+def gpt2_config(config: GPTConfig, *, eos_id: int) -> dict[str, Any]:
+    """The config.json of a model."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "n_layer": config.num_hidden_layers,
+        "n_embd": config.hidden_size,
+        "n_head": config.num_attention_heads,
+        "n_positions": config.max_position_embeddings,
+        "n_ctx": config.max_position_embeddings,
+        "vocab_size": config.vocab_size,
+        "n_inner": None,
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+        "initializer_range": 0.02,
+        "dtype": "float32",
+        **FIXED,
+        "bos_token_id": eos_id,
+        "eos_token_id": eos_id,
+    }
+
+
+def gpt2_name(name: str) -> str:
+    """Our parameter's name -> GPT-2's.
+
+    >>> gpt2_name("blocks.3.attn.qkv.weight")
+    'h.3.attn.c_attn.weight'
+    """
+    if name in _TOP:
+        return _TOP[name]
+    _, layer, part = name.split(".", 2)
+    module, kind = part.rsplit(".", 1)
+    return f"h.{layer}.{_BLOCK[module]}.{kind}"
+
+
+def to_gpt2(model: GPT) -> dict[str, Tensor]:
+    """A model's tensors by GPT-2's names, float32, in GPT-2's layout."""
+    config, tensors = model.config, {}
+    for name, parameter in model.named_parameters():
+        tensor = parameter.detach().cpu().float()
+        if ".attn.qkv." in name:  # (head, q/k/v, channel) -> (q/k/v, head, channel)
+            rows = tensor.view(config.num_attention_heads, 3, config.head_dim, *tensor.shape[1:])
+            tensor = rows.transpose(0, 1).reshape(tensor.shape)
+        if name.startswith("blocks.") and tensor.ndim == 2:
+            tensor = tensor.T  # GPT-2 keeps [in, out]
+        tensors[f"transformer.{gpt2_name(name)}"] = tensor.contiguous()
+    return tensors
+
+
+def from_gpt2(tensors: Mapping[str, Tensor], config: GPTConfig, source: Path) -> dict[str, Tensor]:
+    """GPT-2's tensors by our names, in our layout.
+
+    Raises:
+        CheckpointError: one is missing, of another type, or unknown: every tensor of the files is used.
+    """
+    check_layers(tensors, config, source)
+    own = {name: gpt2_name(name) for name in parameter_shapes(config)}
+    unknown = sorted(
+        name for name in tensors.keys() - set(own.values()) - {_HEAD} if not _MASK.fullmatch(name)
+    )
+    if unknown:
+        raise CheckpointError(
+            f"{source}: tensors that GPT-2 does not have: {', '.join(unknown[:5])}"
+            f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}. This decoder cannot use them."
+        )
+    converted = {}
+    for name, theirs in own.items():
+        if (tensor := tensors.get(theirs)) is None:
+            raise CheckpointError(f"{source}: no tensor named {theirs!r} in its weights.")
+        if tensor.dtype not in _FLOATS:
+            raise CheckpointError(
+                f"{source}: {theirs} is {str(tensor.dtype).removeprefix('torch.')}, expected floating point: "
+                f"quantized weights are not read. Export them unquantized."
+            )
+        converted[name] = _from_gpt2_layout(name, tensor, config)
+    head = tensors.get(_HEAD)
+    if head is not None and not torch.equal(head, tensors["wte.weight"]):
+        raise CheckpointError(
+            f"{source}: {_HEAD} differs from wte.weight; this decoder has one matrix for both "
+            f"(tie_word_embeddings). Logits would differ."
+        )
+    return converted
+
+
+def _from_gpt2_layout(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
+    if name.startswith("blocks.") and tensor.ndim == 2:
+        tensor = tensor.T
+    width = config.hidden_size
+    if ".attn.qkv." in name and tensor.shape[0] == 3 * width:
+        rows = tensor.reshape(3, config.num_attention_heads, config.head_dim, *tensor.shape[1:])
+        tensor = rows.transpose(0, 1).reshape(tensor.shape)
+    return tensor
+
+
+def check_layers(names: Iterable[str], config: GPTConfig, source: object) -> None:
+    """Refuse a shape of other layers than the tensors have, before a model of that shape is built.
+
+    Raises:
+        CheckpointError: see above.
+    """
+    layers = {match[1] for name in names if (match := re.match(r"(?:h|blocks)\.(\d+)\.", name))}
+    if len(layers) != config.num_hidden_layers:
+        raise CheckpointError(
+            f"{source}: its weights have {len(layers)} layers, its config {config.num_hidden_layers}."
+        )
+
+
+def parameter_shapes(config: GPTConfig) -> dict[str, nn.Parameter]:
+    """Name -> a parameter without memory, of a model of this shape."""
+    with torch.device("meta"):
+        return dict(GPT(config).named_parameters())

@@ -1,0 +1,95 @@
+"""Tensors of all ranks -> the files of one checkpoint, each written and hashed by the rank that holds its tensors.
+
+torch's own `save` waits for every rank's disk within a collective, which has a time limit. Here plans are
+exchanged by collectives, and ranks wait for disks by keys, for as long as all of them live.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import SavePlan
+
+from headrace.model import hash_file
+from headrace.storage import make_directory
+from headrace.training.process_group import ProcessGroup
+
+T = TypeVar("T")
+FileEntries = dict[str, dict[str, Any]]
+"""File name -> its size and hash, as the manifest holds them."""
+
+
+def save_tensors(directory: Path, tensors: Mapping[str, Tensor], *, group: ProcessGroup) -> FileEntries:
+    """Write the tensors of all ranks; every rank calls together, in the thread that the group is for.
+
+    Returns:
+        On rank 0 all files, elsewhere this rank's.
+
+    Raises:
+        OSError, RuntimeError: a file of this rank could not be written.
+        HeadraceError: another rank failed.
+    """
+    writer = FileSystemWriter(directory, sync_files=True)
+    planner = DefaultSavePlanner()
+    group.on_rank0(lambda: make_directory(directory))
+    planner.set_up_planner(dict(tensors), storage_meta=writer.storage_meta(), is_coordinator=group.is_rank0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed.*")
+        writer.set_up_storage_writer(group.is_rank0)
+        plan = writer.prepare_local_plan(planner.create_local_plan())
+        plan, metadata = _exchange_plans(plan, planner, writer, group)
+        plan = planner.finish_plan(plan)
+        results: list[Any] = []
+
+        def write() -> FileEntries:
+            results.extend(writer.write_data(plan, planner).wait())
+            names = sorted({result.storage_data.relative_path for result in results})
+            return {name: file_entry(directory / name) for name in names}
+
+        entries = group.on_all_ranks(write)
+        gathered = _gather((results, entries), group)
+        if gathered is None:
+            return entries
+        assert metadata is not None
+        writer.finish(metadata, [results for results, _ in gathered])
+    return {name: entry for _, files in gathered for name, entry in files.items()}
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """Size and hash of a file, as a manifest holds them."""
+    return {"bytes": path.stat().st_size, "xxh3_128": hash_file(path)}
+
+
+def _exchange_plans(
+    plan: SavePlan, planner: DefaultSavePlanner, writer: FileSystemWriter, group: ProcessGroup
+) -> tuple[SavePlan, Metadata | None]:
+    """What this rank is to write: a tensor that several ranks hold is written by one of them."""
+    plans = _gather(plan, group)
+    if plans is None:
+        received: list[Any] = [None]
+        dist.scatter_object_list(received, None, src=0, group=group.collectives)
+        return cast("SavePlan", received[0]), None
+    global_plans, metadata = planner.create_global_plan(plans)
+    global_plans = writer.prepare_global_plan(global_plans)
+    if group.size > 1:
+        received = [None]
+        dist.scatter_object_list(received, list(global_plans), src=0, group=group.collectives)
+        return cast("SavePlan", received[0]), metadata
+    return global_plans[0], metadata
+
+
+def _gather(value: T, group: ProcessGroup) -> list[T] | None:
+    """Every rank's value on rank 0, None elsewhere."""
+    if group.size == 1:
+        return [value]
+    values: list[Any] | None = [None] * group.size if group.is_rank0 else None
+    dist.gather_object(value, values, dst=0, group=group.collectives)
+    return values

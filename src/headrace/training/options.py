@@ -1,0 +1,286 @@
+"""Options of `train`: one frozen dataclass a group, one field an option, for the API and the command line alike."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from typing_extensions import Doc
+
+from headrace.errors import ConfigError
+from headrace.load import BatchOptions, ReadOptions
+
+Packing = Literal["none", "best_fit"]
+Shuffle = Literal["auto", "global", "blocks", "none"]
+Sharding = Literal["none", "zero2", "zero3"]
+PipelineScheduleName = Literal["1f1b", "gpipe", "interleaved"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataOptions:
+    """Data."""
+
+    seq_len: Annotated[int | None, Doc("Tokens of a row. Default: the model's max_position_embeddings.")] = (
+        None
+    )
+    batch_size: Annotated[
+        int | None, Doc("Rows of an optimizer step, over all ranks. Default: the paper's tokens.")
+    ] = None
+    packing: Annotated[
+        Packing, Doc("none: cut the token stream every seq_len tokens | best_fit: whole documents in a row.")
+    ] = "none"
+    shuffle: Annotated[
+        Shuffle,
+        Doc("Order of rows: global | blocks (each block fetched once) | none | auto: by where the store is."),
+    ] = "auto"
+    output: BatchOptions[Any] = field(default_factory=BatchOptions)
+    """document_ids and position_ids keep attention within documents; masks of labels."""
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    """Threads, prefetch, and the window of a block shuffle."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        _integer("seq_len", self.seq_len, 1)
+        _integer("batch_size", self.batch_size, 1)
+        _choice("packing", self.packing, Packing)
+        _choice("shuffle", self.shuffle, Shuffle)
+        if self.output.padding_free or self.output.framework == "numpy":
+            raise ConfigError(
+                "train: data.output has padding_free or framework='numpy'; training takes rows of one length "
+                "as torch tensors. Leave them out."
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """The options that decide which rows there are, and their order, where they are not the default."""
+        mask = self.output.label_mask
+        values = {
+            "packing": (self.packing, "none"),
+            "shuffle": (self.shuffle, "auto"),
+            "window": (self.reading.window, None),
+            "document_ids": (self.output.document_ids, False),
+            "position_ids": (self.output.position_ids, False),
+            "mask_document_starts": (self.output.mask_document_starts, False),
+            "label_mask": (getattr(mask, "__qualname__", mask and repr(mask)), None),
+        }
+        return {name: value for name, (value, default) in values.items() if value != default}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerOptions:
+    """Optimizer."""
+
+    lr: Annotated[float | None, Doc("Peak learning rate. Default: the paper's for the size.")] = None
+    warmup_steps: Annotated[
+        int | None,
+        Doc("Steps of linear warm-up. Default: the paper's 375 M tokens, at most a tenth of the steps."),
+    ] = None
+    decay_steps: Annotated[
+        int | None,
+        Doc("Step at which the cosine ends. Default: the paper's 260 G tokens, at most all steps."),
+    ] = None
+    min_lr_ratio: Annotated[float, Doc("Share of lr at which the cosine ends.")] = 0.1
+    weight_decay: Annotated[float, Doc("Of matrices; biases and norms have none.")] = 0.1
+    betas: Annotated[tuple[float, float], Doc("AdamW's averages of gradients and of their squares.")] = (
+        0.9,
+        0.95,
+    )
+    eps: Annotated[float, Doc("Added to AdamW's denominator.")] = 1e-8
+    max_grad_norm: Annotated[float, Doc("Gradients are clipped to this norm; 0: no clipping.")] = 1.0
+    gradient_accumulation_steps: Annotated[
+        int, Doc("Parts that the rows of a step are fetched and computed in, one after the other.")
+    ] = 1
+    rampup_batch_size: Annotated[
+        int | None, Doc("Rows of the first step; they grow to batch_size over rampup_steps.")
+    ] = None
+    rampup_steps: Annotated[int, Doc("Steps over which the batch grows.")] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range; none of these would fail by itself, or only after hours."""
+        _number("lr", self.lr, 0)
+        _integer("warmup_steps", self.warmup_steps, 0)
+        _integer("decay_steps", self.decay_steps, 1)
+        _number("min_lr_ratio", self.min_lr_ratio, 0, 1)
+        _number("weight_decay", self.weight_decay, 0)
+        _number("eps", self.eps, 0)
+        _number("max_grad_norm", self.max_grad_norm, 0)
+        _integer("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
+        _integer("rampup_batch_size", self.rampup_batch_size, 1)
+        _integer("rampup_steps", self.rampup_steps, 0)
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise ConfigError(f"train: betas is {self.betas!r}; expected two numbers, such as (0.9, 0.95).")
+        for index, beta in enumerate(self.betas):
+            _number(f"betas[{index}]", beta, 0, 1)
+            if beta == 1:
+                raise ConfigError(f"train: betas[{index}] is {beta}; expected less than 1.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelOptions:
+    """Parallelism, free to change between starts.
+
+    dp x pp x tp processes; rank = (data * pp + pipeline) * tp + tensor.
+
+    >>> ParallelOptions(tp=2).resolve(8).dp
+    4
+    """
+
+    dp: Annotated[int, Doc("Data-parallel degree; -1: what tp and pp leave of the processes.")] = -1
+    tp: Annotated[int, Doc("Tensor-parallel degree, with sequence parallelism.")] = 1
+    pp: Annotated[int, Doc("Pipeline-parallel degree.")] = 1
+    shard: Annotated[
+        Sharding,
+        Doc("Over dp: none (DDP) | zero2 (gradients, optimizer; FSDP2) | zero3 (weights too)."),
+    ] = "none"
+    pipeline_schedule: Annotated[PipelineScheduleName, Doc("1f1b | gpipe | interleaved.")] = "1f1b"
+    microbatches: Annotated[
+        int | None,
+        Doc("Parts of a rank's rows in the pipeline. Default: the most up to 4 x pp that divide them."),
+    ] = None
+    activation_checkpointing: Annotated[
+        bool, Doc("Keep the input of each block only; compute the block again in the backward pass.")
+    ] = False
+    compile: Annotated[bool, Doc("torch.compile each block.")] = False
+
+    def __post_init__(self) -> None:
+        """Refuse names and degrees that do not exist."""
+        _integer("dp", self.dp, -1)
+        _integer("tp", self.tp, 1)
+        _integer("pp", self.pp, 1)
+        _integer("microbatches", self.microbatches, 1)
+        _choice("shard", self.shard, Sharding)
+        _choice("pipeline_schedule", self.pipeline_schedule, PipelineScheduleName)
+
+    def resolve(self, num_processes: int) -> ParallelOptions:
+        """The same options with dp known.
+
+        Raises:
+            ConfigError: no dp makes the product equal the number of processes.
+        """
+        dp = num_processes // (self.tp * self.pp) if self.dp == -1 else self.dp
+        if dp * self.tp * self.pp != num_processes or dp < 1:
+            requested = "dp" if self.dp == -1 else str(self.dp)
+            raise ConfigError(
+                f"train: dp x tp x pp = {requested} x {self.tp} x {self.pp} cannot be {num_processes} processes. "
+                f"Start {max(1, dp) * self.tp * self.pp} (torchrun --nproc-per-node), or change a degree."
+            )
+        return ParallelOptions(
+            dp=dp,
+            tp=self.tp,
+            pp=self.pp,
+            shard=self.shard,
+            pipeline_schedule=self.pipeline_schedule,
+            microbatches=self.microbatches,
+            activation_checkpointing=self.activation_checkpointing,
+            compile=self.compile,
+        )
+
+    @property
+    def num_stages(self) -> int:
+        """Parts that the layers are cut into; the interleaved schedule has two a rank."""
+        return self.pp * (2 if self.pipeline_schedule == "interleaved" else 1)
+
+    def num_microbatches(self, rows: int) -> int:
+        """Parts that so many rows of a rank pass the pipeline in."""
+        if self.microbatches is not None:
+            return self.microbatches
+        return max(n for n in range(1, min(rows, 4 * self.pp) + 1) if rows % n == 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointOptions:
+    """Checkpoints, free to change between starts."""
+
+    checkpoint_every: Annotated[int | None, Doc("Steps between checkpoints. Default: by time alone.")] = None
+    checkpoint_seconds: Annotated[float, Doc("Most seconds between checkpoints.")] = 600.0
+    keep_checkpoints: Annotated[int, Doc("Checkpoints to keep; older ones are deleted.")] = 3
+    mirror: Annotated[
+        str | None,
+        Doc("s3://, gs:// or az:// URL that the run is copied to, and restored from where it is missing."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that would never save."""
+        _integer("checkpoint_every", self.checkpoint_every, 1)
+        _number("checkpoint_seconds", self.checkpoint_seconds, 0)
+        _integer("keep_checkpoints", self.keep_checkpoints, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationOptions:
+    """Evaluation, free to change between starts."""
+
+    eval_stores: Any = None
+    """Held-out stores, in every form that the training stores can have; their loss is logged as eval_loss."""
+    eval_rows: Annotated[int, Doc("Rows of the held-out stores, evenly spaced, the same every time.")] = 64
+    eval_every: Annotated[int | None, Doc("Steps between evaluations. Default: a tenth of the run.")] = None
+
+    def __post_init__(self) -> None:
+        """Refuse counts below 1."""
+        _integer("eval_rows", self.eval_rows, 1)
+        _integer("eval_every", self.eval_every, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Run."""
+
+    max_seconds: Annotated[
+        float | None,
+        Doc(
+            "Instead of steps, or below them: the steps that fit into this time, measured at the first start."
+        ),
+    ] = None
+    seed: Annotated[int, Doc("Of the weights and of the order of rows.")] = 0
+    dtype: Annotated[
+        Dtype, Doc("Of matrix products; weights and optimizer are float32. auto: bfloat16 where it is fast.")
+    ] = "auto"
+    device: Annotated[str | None, Doc("cpu | cuda. Default: a GPU where there is one.")] = None
+    banded: Annotated[
+        bool, Doc("For a named size: every second layer attends to the last 256 tokens only, as in GPT-3.")
+    ] = False
+    embeddings: Annotated[
+        Path | None, Doc("word2vec vectors or a BERT directory that the token embeddings start from.")
+    ] = None
+    tensorboard: Annotated[bool, Doc("Write RUN/tensorboard too.")] = False
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ConfigError(f"train: max_seconds is {self.max_seconds}; expected more than 0.")
+        _integer("seed", self.seed, -(2**63), 2**63 - 1)
+        _choice("dtype", self.dtype, Dtype)
+
+
+def check_steps(steps: int | None) -> None:
+    """Refuse a number of steps below 1.
+
+    Raises:
+        ConfigError: see above.
+    """
+    _integer("steps", steps, 1)
+
+
+def _integer(name: str, value: object, low: int, high: float = math.inf) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"train: {name} is {value!r}; expected a whole number.")
+    _number(name, value, low, high)
+
+
+def _number(name: str, value: object, low: float, high: float = math.inf) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"train: {name} is {value!r}; expected a number.")
+    if not low <= value <= high or value == math.inf:  # not a number is in no range
+        expected = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ConfigError(f"train: {name} is {value}; expected {expected}.")
+
+
+def _choice(name: str, value: object, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ConfigError(f"train: {name} is {value!r}; expected one of {', '.join(get_args(choices))}.")
