@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 
 import orjson
 import pytest
 from flat_options import train
 
-from headrace.errors import CheckpointError
+from headrace.errors import CheckpointError, ResumeError
 from headrace.model import GPT, GPTConfig, to_hf
 from headrace.tokens import load_tokenizer
 from headrace.training import import_model
@@ -35,3 +36,47 @@ def test_an_imported_run_whose_weights_are_gone_does_not_begin_with_random_ones(
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(CheckpointError, match="the weights that it begins with are gone or damaged"):
         train(store, out=tmp_path / "run", steps=2, **OPTIONS)
+
+
+@pytest.mark.parametrize("loss", ["moved away", "all damaged"])
+def test_a_run_whose_checkpoints_are_gone_is_refused_and_its_metrics_stay(loss, store, tmp_path):
+    out = tmp_path / "run"
+    train(store, out=out, model=SHAPE, steps=3, **OPTIONS)
+    before = (out / "metrics.jsonl").read_bytes()
+    if loss == "moved away":
+        (out / "checkpoints").rename(tmp_path / "elsewhere")
+    else:
+        for state in (out / "checkpoints").glob("*/state.json"):
+            state.write_text("{}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(
+            CheckpointError, match=r"had checkpoints from step 3 on and reached step 3.*Put its"
+        ):
+            train(store, out=out, model=SHAPE, steps=3, **OPTIONS)
+    assert (out / "metrics.jsonl").read_bytes() == before
+    if loss == "moved away":
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        (tmp_path / "elsewhere").rename(out / "checkpoints")
+        assert train(store, out=out, model=SHAPE, steps=3, **OPTIONS).resumed_from == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "a JSON list, expected an object"),
+        ('{"format": 1}', "has no recipe with a model"),
+        ('{"format": 1, "recipe": {"model": 5}}', "has no recipe with a model"),
+        (
+            '{"format": 1, "recipe": {"model": {"hidden_size": 16}, "data": {}}}',
+            "batch_size: run has 'nothing'",
+        ),
+        ('{"format": 9}', "run format 9"),
+    ],
+)
+def test_a_run_json_without_its_keys_is_an_error_that_names_it(content, message, store, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "run.json").write_text(content)
+    with pytest.raises(ResumeError, match=message):
+        train(store, out=out, model=SHAPE, steps=2, **OPTIONS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import torch
@@ -94,7 +94,7 @@ def config_from_json(shape: object, path: object) -> GPTConfig:
         CheckpointError: a key is missing, unknown, or not a number; names the file.
     """
     try:
-        return GPTConfig(**shape)  # type: ignore[arg-type]  # checked by what follows
+        return GPTConfig(**cast("dict[str, Any]", shape))
     except (TypeError, ConfigError) as error:
         raise CheckpointError(
             f"{path}: does not describe a model's shape ({error}). Damaged, or of another version of headrace?"
