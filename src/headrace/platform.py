@@ -136,6 +136,14 @@ def max_memory_maps() -> int | None:
     return None
 
 
+def max_file_nbytes() -> int | None:
+    """Largest file that this process may write (ulimit -f); None where there is no limit."""
+    if _resource is None:
+        return None
+    soft, _ = _resource.getrlimit(_resource.RLIMIT_FSIZE)
+    return None if soft == _resource.RLIM_INFINITY else int(soft)
+
+
 def lock_file(handle: int, *, wait: bool) -> bool:
     """Take the exclusive advisory lock of an open file; it ends with the process that holds it.
 

@@ -19,6 +19,7 @@ from headrace.storage.cache import NodeCache
 from headrace.storage.files import (
     disk_errors,
     fsync_directory,
+    is_file_at,
     make_directory,
     storage_error,
     write_all,
@@ -54,6 +55,7 @@ __all__ = [
     "coalesce",
     "disk_errors",
     "fsync_directory",
+    "is_file_at",
     "make_directory",
     "open_blob",
     "read_verified",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import resource
 import shutil
 import threading
 import time
@@ -27,6 +26,7 @@ from headrace.model import (
     list_checkpoints,
     step_dir,
 )
+from headrace.platform import max_file_nbytes
 from headrace.storage import fsync_directory, make_directory, write_file
 from headrace.training.distributed_save import FileEntries, file_entry, save_tensors
 from headrace.training.liveness import is_network_error
@@ -226,10 +226,10 @@ def explain_failure(error: BaseException, checkpoints: Path) -> HeadraceError:
         return SpaceError(
             f"{checkpoints}: {what} for a checkpoint. {whole} Free some space and run the same command again."
         )
-    if number == errno.EFBIG or ("unexpected pos" in str(error) and _file_size_limit() is not None):
+    if number == errno.EFBIG or ("unexpected pos" in str(error) and max_file_nbytes() is not None):
         return SpaceError(
             f"{checkpoints}: a checkpoint file would be larger than this process may write "
-            f"({_file_size_limit() or 0:,} bytes, ulimit -f). {whole} Raise the limit and run the same command again."
+            f"({max_file_nbytes() or 0:,} bytes, ulimit -f). {whole} Raise the limit and run the same command again."
         )
     cause = next((line for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
     return CheckpointError(
@@ -255,11 +255,6 @@ def _try_to_write(directory: Path) -> int | None:
     finally:
         probe.unlink(missing_ok=True)
     return None
-
-
-def _file_size_limit() -> int | None:
-    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    return None if soft == resource.RLIM_INFINITY else soft
 
 
 class _disk_errors:  # noqa: N801  # reads as a statement

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from headrace.errors import ConfigError, ResumeError
-from headrace.storage import make_directory
+from headrace.platform import lock_file
+from headrace.storage import is_file_at, make_directory
 
 _LOCK = ".lock"
 
@@ -49,19 +48,17 @@ class RunLock:
             except OSError as error:
                 raise ConfigError(f"{self._out}: --out cannot be written: {error.strerror}.") from error
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(file).st_ino == path.stat().st_ino:
-                    return file
-            except FileNotFoundError:
-                pass
+                is_free, is_current = lock_file(file, wait=False), is_file_at(file, path)
             except OSError as error:
                 os.close(file)
-                if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
-                    raise ConfigError(f"{path}: cannot be locked: {error.strerror}.") from error
+                raise ConfigError(f"{path}: cannot be locked: {error.strerror}.") from error
+            if is_free and is_current:
+                return file
+            os.close(file)
+            if not is_free:
                 raise ResumeError(
                     f"{self._out}: another process is training into this run. Wait for it, or give another --out."
-                ) from None
-            os.close(file)
+                )
 
     def __enter__(self) -> Self:
         return self
