@@ -8,9 +8,9 @@ from typing import Literal
 
 from headrace.errors import SourceError
 from headrace.ingestion.document import Parsed, Reject
-from headrace.ingestion.fields import endless_record, too_long, too_long_record, utf8_fault
+from headrace.ingestion.fields import too_long, too_long_record, utf8_fault
 from headrace.ingestion.options import FieldOptions
-from headrace.ingestion.read.cuts import csv_row_ends
+from headrace.ingestion.read.cuts import CsvRowEnds
 from headrace.ingestion.read.records import RecordBlock
 
 _BOM_BYTES = 3
@@ -23,11 +23,14 @@ class DelimitedRows:
     character like any other.
     """
 
-    def __init__(self, url: str, fields: FieldOptions, *, header: bytes, delimiter: str) -> None:
+    def __init__(
+        self, url: str, fields: FieldOptions, *, header: bytes, delimiter: str, row_ends: CsvRowEnds
+    ) -> None:
         self._url = url
+        self._row_ends = row_ends
         self._fields = fields
         self._delimiter = delimiter
-        self._names = self._rows_of(header.decode("utf-8", errors="replace"))[0] if header.strip() else []
+        self._names = self._header_names(header) if header.strip() else []
         if delimiter == "," and b"\r" in header.rstrip(b"\r\n"):
             raise SourceError(
                 f"{url}: its rows end in lone carriage returns; wanted newlines. Convert it: tr '\\r' '\\n'"
@@ -48,9 +51,16 @@ class DelimitedRows:
         self._text_at = self._names.index(fields.text_field)
         self._keep_at = {name: self._names.index(name) for name in fields.keep}
 
+    def _header_names(self, header: bytes) -> list[str]:
+        try:
+            return self._rows_of(header.decode("utf-8", errors="replace"))[0]
+        except csv.Error as error:
+            raise SourceError(f"{self._url}: the header is no row of CSV: {error}") from error
+
     def _rows_of(self, text: str) -> list[list[str]]:
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._delimiter == "," else csv.QUOTE_NONE
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter, quoting=quoting))
+        lines = io.StringIO(text, newline="")
+        return list(csv.reader(lines, delimiter=self._delimiter, quoting=quoting, strict=True))
 
     def parse(self, block: RecordBlock, *, lines_before: int) -> Parsed:
         """Parse whole rows; the header is passed over. See `JsonLines.parse`."""
@@ -66,25 +76,25 @@ class DelimitedRows:
             return parsed
         csv.field_size_limit(max(csv.field_size_limit(), self._fields.max_record_bytes))
         at, line = 0, lines_before
-        for row_bytes in self._row_bytes(block.data):
+        for row_bytes in self._row_bytes(block):
             if not (block.offset + at <= _BOM_BYTES and line == 0) and row_bytes.strip():
                 self._row(parsed, row_bytes, block.offset + at, line)
             at += len(row_bytes)
             line += row_bytes.count(b"\n")
         return parsed
 
-    def _row_bytes(self, data: bytes) -> list[bytes]:
+    def _row_bytes(self, block: Block) -> list[bytes]:
+        data = block.data
         if self._delimiter != ",":
             return data.splitlines(keepends=True)
-        ends = csv_row_ends(bytearray(data), 0, len(data))
+        # Each block ends with a row, whose end no further bytes can move.
+        ends = self._row_ends(bytearray(data), 0, len(data), final=True)
         if data and (not ends or ends[-1] != len(data)):
             ends.append(len(data))
         return [data[i:j] for i, j in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
 
     def _row(self, parsed: Parsed, raw: bytes, at: int, line: int) -> None:
         if len(raw) > self._fields.max_record_bytes:
-            if self._delimiter == ",":
-                raise endless_record(self._url, at, self._fields.max_record_bytes)
             self._reject(parsed, at, line, "too_long", too_long_record(self._fields))
             return
         fault = utf8_fault(raw)
@@ -92,9 +102,14 @@ class DelimitedRows:
             detail = f"invalid UTF-8: byte 0x{raw[fault]:02x} does not belong here"
             self._reject(parsed, at + fault, line + raw.count(b"\n", 0, fault), "invalid_utf8", detail)
             return
-        if self._delimiter == "," and raw.count(b'"') % 2:  # only the file's end ends such a row
-            raise endless_record(self._url, at, self._fields.max_record_bytes)
-        rows = self._rows_of(raw.decode())
+        try:
+            rows = self._rows_of(raw.decode())
+        except (
+            csv.Error
+        ) as error:  # a quote that opens a field and is not closed, or is followed by more text
+            detail = f"broken row: {error}; a quote inside a quoted field has to be doubled"
+            self._reject(parsed, at, line, "broken_row", detail)
+            return
         if len(rows) != 1 or len(rows[0]) != len(self._names):
             got = len(rows[0]) if rows else 0
             detail = f"broken row: {got} fields, the header has {len(self._names)}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from headrace.errors import SourceError
 from headrace.ingestion.document import Parsed, Reject
 from headrace.ingestion.fields import as_metadata, endless_record, lookup
 from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.parse.json_text import Fault, text_of_json
 from headrace.ingestion.read.cuts import json_object_ends
+from headrace.ingestion.read.open import read_head
 from headrace.ingestion.read.records import RecordBlock
 
 _BETWEEN = b"[], \t\r\n"
@@ -15,8 +17,9 @@ _BETWEEN = b"[], \t\r\n"
 class JsonObjects:
     """Texts of a .json file: an array of objects, or objects one after the other, on any number of lines."""
 
-    def __init__(self, url: str, fields: FieldOptions) -> None:
+    def __init__(self, url: str, fields: FieldOptions, *, compression: str) -> None:
         self._url = url
+        self._compression = compression
         self._fields = fields
 
     def parse(self, block: RecordBlock, *, lines_before: int) -> Parsed:
@@ -30,7 +33,7 @@ class JsonObjects:
         )
         buffer = bytearray(block.data)
         start = 0
-        for end in [*json_object_ends(buffer, 0, len(buffer)), len(buffer)]:
+        for end in [*json_object_ends(buffer, 0, len(buffer), final=block.final), len(buffer)]:
             piece = block.data[start:end].strip(_BETWEEN)
             if piece:
                 at = block.data.index(piece[:1], start)
@@ -55,4 +58,14 @@ class JsonObjects:
                 else:
                     parsed.empty += 1
             start = end
+        if block.final and self._is_array() and not block.data.rstrip().endswith(b"]"):
+            raise SourceError(
+                f"{self._url}: the array that the file begins with has no closing bracket: the file ends at byte "
+                f"{block.offset + len(block.data):,} of its text. Truncated? Fetch it again"
+            )
         return parsed
+
+    def _is_array(self) -> bool:
+        """Does the file begin with a bracket? The head is read only once the file's end is reached."""
+        head = read_head(self._url, self._compression, 1 << 16)
+        return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")

@@ -58,7 +58,7 @@ class PlainText:
             # splitlines is the faster one, but it also breaks at a lone carriage return
             return data.splitlines(keepends=True) if b"\r" not in data else _LINE.findall(data)
         buffer = bytearray(data)
-        ends = blank_line_ends(buffer, 0, len(buffer))
+        ends = blank_line_ends(buffer, 0, len(buffer), final=True)
         if not ends or ends[-1] != len(data):
             ends.append(len(data))
         return [data[i:j] for i, j in zip([0, *ends[:-1]], ends, strict=True)]

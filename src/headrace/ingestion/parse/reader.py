@@ -13,12 +13,12 @@ from headrace.ingestion.parse.objects import JsonObjects
 from headrace.ingestion.parse.plain import PlainText
 from headrace.ingestion.parse.tarfiles import TarSamples
 from headrace.ingestion.read.cuts import (
+    CsvRowEnds,
     Cut,
     Lines,
     Scanned,
     Whole,
     blank_line_ends,
-    csv_row_ends,
     json_object_ends,
 )
 from headrace.ingestion.read.open import Stream, read_head
@@ -136,12 +136,15 @@ def _cut_and_parser(source: SourceFile, fields: FieldOptions) -> tuple[Cut, _Par
     if source.format == "jsonl":
         return Lines(), JsonLines(url, fields)
     if source.format == "json":
-        return Scanned(json_object_ends, resumable=False), JsonObjects(url, fields)
+        return Scanned(json_object_ends, resumable=False), JsonObjects(
+            url, fields, compression=source.compression
+        )
     if source.format in ("csv", "tsv"):
         comma = source.format == "csv"
-        header = _header(source, Scanned(csv_row_ends, resumable=False) if comma else Lines())
-        cut: Cut = Scanned(csv_row_ends, resumable=False) if comma else Lines()
-        return cut, DelimitedRows(url, fields, header=header, delimiter="," if comma else "\t")
+        ends = CsvRowEnds(b",", fields.max_record_bytes)
+        cut: Cut = Scanned(ends, resumable=True) if comma else Lines()
+        header = _header(source, cut)
+        return cut, DelimitedRows(url, fields, header=header, delimiter="," if comma else "\t", row_ends=ends)
     mode = fields.text_mode if fields.text_mode != "auto" else _text_mode(source)
     text_cut: dict[str, Cut] = {
         "line": Lines(),

@@ -6,7 +6,6 @@ at all is an error, and so is a stream that ends before its end.
 
 from __future__ import annotations
 
-import bz2
 import io
 import lzma
 import stat
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from headrace.errors import SourceError
+from headrace.ingestion.read.unpack import Unpacker, skippable_end
 
 SUFFIXES = {
     ".gz": "gzip",
@@ -26,6 +26,7 @@ SUFFIXES = {
     ".xz": "xz",
     ".bz2": "bz2",
     ".lz4": "lz4",
+    ".lzma": "lzma",
 }
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -33,7 +34,26 @@ _MAGIC = {
     b"\xfd7zXZ\x00": "xz",
     b"BZh": "bz2",
     b"\x04\x22\x4d\x18": "lz4",
+    b"\x5d\x00\x00": "lzma",
 }
+_REFUSED = {
+    # first bytes -> what the file is, and what to do
+    b"PK\x03\x04": "a zip archive. Unpack it, and give the files in it: unzip FILE",
+    b"PK\x05\x06": "an empty zip archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive. Unpack it, and give the files in it: 7z x FILE",
+    b"Rar!\x1a\x07": "a rar archive. Unpack it, and give the files in it",
+    b"\x02\x21\x4c\x18": "lz4's legacy format. Write it anew as an lz4 frame: lz4 -dc FILE | lz4 > NEW",
+    b"\x1f\x9d": "packed by compress (.Z). Write it anew: zcat FILE | zstd > NEW.zst",
+    b"LZIP\x01": "packed by lzip. Write it anew: lzip -dc FILE | zstd > NEW.zst",
+    b"\xff\x06\x00\x00sNaPpY": "packed by snappy. Write it anew with zstd",
+    b"WARC/1.": "a WARC file (web archive). Extract the texts first, for example with warcio or trafilatura",
+    b"%PDF-": "a PDF document. Extract its text first",
+    b"\x89HDF": "an HDF5 file. Write its texts as Parquet or JSON lines",
+    b"SQLite format 3": "an SQLite database. Write its texts as Parquet or JSON lines",
+    b"Obj\x01": "an Avro file. Write it as Parquet",
+    b"\x80\x04\x95": "a Python pickle, which can run code when it is read. Write it as Parquet or JSON lines",
+}
+_REFUSED_NAMES = {".br": "brotli", ".sz": "snappy", ".snappy": "snappy", ".lz": "lzip", ".z": "compress"}
 
 
 def open_raw(url: str) -> io.RawIOBase:
@@ -58,15 +78,21 @@ def open_raw(url: str) -> io.RawIOBase:
 
 
 def compression_of(url: str, head: bytes) -> str:
-    """none, gzip, zstd, xz, bz2 or lz4, by the first bytes of a file.
+    """none, gzip, zstd, xz, bz2, lz4 or lzma, by the first bytes of a file.
 
     Raises:
         SourceError: the name says that it is packed, and the bytes are not.
     """
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic) and not (name == "bz2" and not head[3:4].isdigit()):
-            return name
+    refuse_unreadable(url, head)
+    skipped = skippable_end(head)
     named = SUFFIXES.get(Path(url).suffix.lower())
+    if skipped and len(head) < skipped + 4:
+        return named if named in ("zstd", "lz4") else "zstd"
+    for magic, name in _MAGIC.items():
+        if head[skipped:].startswith(magic) and not (name == "bz2" and not head[3:4].isdigit()):
+            if name == "lzma" and named != "lzma":  # three bytes are no proof
+                continue
+            return name
     if named is not None:
         got = head[:4].hex(" ") or "nothing"
         raise SourceError(
@@ -74,6 +100,22 @@ def compression_of(url: str, head: bytes) -> str:
             f"Not compressed? Rename it without {Path(url).suffix}. Damaged? Fetch it again"
         )
     return "none"
+
+
+def refuse_unreadable(url: str, head: bytes) -> None:
+    """Name what a file is, where its first bytes or its name say that it is nothing that can be read.
+
+    Raises:
+        SourceError: an archive, another compression, a web archive, a binary format.
+    """
+    for magic, what in _REFUSED.items():
+        if head.startswith(magic):
+            raise SourceError(f"{url}: {what}")
+    packed = _REFUSED_NAMES.get(Path(url).suffix.lower())
+    if packed is not None:
+        raise SourceError(
+            f"{url}: named as packed by {packed}, which is not read. Write it anew with zstd or gzip"
+        )
 
 
 class Stream:
@@ -107,7 +149,11 @@ class Stream:
             n = int(self._reader.readinto(buffer) or 0)
         except EOFError as error:
             raise self._truncated() from error
-        except (OSError, zlib.error, lzma.LZMAError, ValueError, RuntimeError) as error:
+        except (OSError, zlib.error, lzma.LZMAError, ValueError, RuntimeError, MemoryError) as error:
+            if "memory" in str(error).lower() or isinstance(error, MemoryError):
+                raise SourceError(
+                    f"{self.url}: its {self._compression} window needs more memory: {error}"
+                ) from error
             if "runcated" in str(error) or "ended before" in str(error):
                 raise self._truncated() from error
             raise SourceError(
@@ -134,6 +180,22 @@ class Stream:
         self._raw.close()
 
 
+class _GzipFile:
+    """isal's gzip file, its own errors as ValueErrors."""
+
+    def __init__(self, file: Any) -> None:
+        from isal.igzip_lib import IsalError
+
+        self._file = file
+        self._fault = IsalError
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            return int(self._file.readinto(buffer))
+        except self._fault as error:
+            raise ValueError(str(error)) from error
+
+
 def _leaping(url: str, seek_points: bytes, start: int) -> Any:
     """A .gz read from a place in its middle; see `seekpoints`."""
     import rapidgzip
@@ -151,15 +213,8 @@ def _reader(raw: io.RawIOBase, compression: str) -> Any:
         from isal import igzip
 
         opened: Any = igzip.IGzipFile
-        return opened(fileobj=io.BufferedReader(raw, 1 << 18), mode="rb")
-    if compression == "xz":
-        return lzma.LZMAFile(io.BufferedReader(raw, 1 << 18))
-    if compression == "bz2":
-        return bz2.BZ2File(io.BufferedReader(raw, 1 << 18))
-    import pyarrow as pa
-
-    # Arrow's streams say when a zstd or lz4 file is cut off; zstandard's stream_reader just ends.
-    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression)
+        return _GzipFile(opened(fileobj=io.BufferedReader(raw, 1 << 18), mode="rb"))
+    return Unpacker(raw, compression)
 
 
 def read_head(url: str, compression: str, size: int) -> bytes:

@@ -28,6 +28,8 @@ class RecordBlock:
     offset: int
     """Of its first byte, in the decompressed file."""
     data: bytes
+    final: bool = False
+    """Do these records end with the file?"""
     oversized: bool = False
     """A record of more than the limit: `data` is its first bytes only."""
     nbytes: int = 0
@@ -162,7 +164,11 @@ class Records:
                 self._fill()
         if stop is not None and self._offset + end - self._lo > stop:
             end = self._cut.first_start(self._buffer, self._lo, end, self._lo + stop - self._offset)
-        block = RecordBlock(offset=self._offset, data=bytes(memoryview(self._buffer)[self._lo : end]))
+        block = RecordBlock(
+            offset=self._offset,
+            data=bytes(memoryview(self._buffer)[self._lo : end]),
+            final=self._ended and end == self._hi,
+        )
         self._drop(end - self._lo)
         return block
 

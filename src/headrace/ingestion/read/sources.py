@@ -14,7 +14,7 @@ import orjson
 import xxhash
 
 from headrace.errors import SourceError
-from headrace.ingestion.read.open import SUFFIXES, compression_of, open_raw, read_head
+from headrace.ingestion.read.open import SUFFIXES, compression_of, open_raw, read_head, refuse_unreadable
 
 Format: TypeAlias = Literal["jsonl", "json", "text", "csv", "tsv", "parquet", "arrow", "tar"]
 
@@ -111,6 +111,7 @@ def describe(url: str) -> SourceFile:
     compression = compression_of(url, head)
     if compression != "none":
         head = read_head(url, compression, _HEAD_BYTES)
+        refuse_unreadable(url, head)
     named = format_of(url, head)
     if named in _TEXTUAL and (encoding := _wide_encoding(head)) is not None:
         raise SourceError(
