@@ -1,4 +1,4 @@
-"""Calibration: constants that made the points come back; intervals hold what was held out."""
+"""Calibration: constants that made the points come back; intervals hold what was held out. Holds plan/constants.py."""
 
 import numpy as np
 import pytest

@@ -55,7 +55,7 @@ def with_options(**groups: type) -> Callable[[Callable[..., Any]], Callable[...,
         names = [p.name for p in parameters]
         twice = sorted({name for name in names if names.count(name) > 1})
         assert not twice, f"{command.__name__}: two options named {', '.join(twice)}"
-        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = {p.name: p.annotation for p in parameters}
         return call
 

@@ -15,8 +15,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from headrace.errors import SourceError
-from headrace.ingestion import FieldOptions, ingest, read_texts
+from headrace.errors import DocumentError, SourceError
+from headrace.ingestion import FieldOptions, JobOptions, ingest, read_texts
 from headrace.ingestion.read.sources import describe, find_sources
 from headrace.store import Store
 
@@ -144,7 +144,6 @@ def _cut_stream():
         ),
         ("x.tar", lambda: FORMATS["corpus.tar"](DOCUMENTS) * 2, "something stands behind the tar's end"),
         ("x.arrow", _cut_stream, "no end mark: truncated"),
-        ("x.csv", lambda: b'id,text\n1,fine\n2,"never closed\n3,lost\n', "line 3: byte 15: broken row"),
         ("x.csv", lambda: b"id,text\r1,old\r2,mac\r", "lone carriage returns"),
         ("x.tsv", lambda: b'"id"\t"text"\n"1"\t"a"\n', "in quotes, which TSV does not know"),
         ("x.csv", lambda: b"text,text\na,b\n", "2 columns are named 'text'"),
@@ -161,6 +160,16 @@ def test_what_would_be_read_in_part_or_wrongly_is_refused(tmp_path, name, data, 
     with pytest.raises(SourceError, match=says):
         ingest(tmp_path / name, tmp_path / "store")
     assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_a_quote_left_open_is_a_bad_row_that_is_named(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b'id,text\n1,fine\n2,"never closed\n3,also fine\n')
+    with pytest.raises(DocumentError, match="line 3: byte 15: broken row"):
+        ingest(tmp_path / "x.csv", tmp_path / "strict", tokenizer="byte")
+    summary = ingest(
+        tmp_path / "x.csv", tmp_path / "store", tokenizer="byte", job=JobOptions(max_reject_share=0.5)
+    )
+    assert summary.documents == 2
 
 
 def test_two_parquet_columns_of_one_name_are_refused(tmp_path):

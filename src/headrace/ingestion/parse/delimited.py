@@ -83,12 +83,12 @@ class DelimitedRows:
             line += row_bytes.count(b"\n")
         return parsed
 
-    def _row_bytes(self, block: Block) -> list[bytes]:
+    def _row_bytes(self, block: RecordBlock) -> list[bytes]:
         data = block.data
         if self._delimiter != ",":
             return data.splitlines(keepends=True)
         # Each block ends with a row, whose end no further bytes can move.
-        ends = self._row_ends(bytearray(data), 0, len(data), final=True)
+        ends: list[int] = self._row_ends(bytearray(data), 0, len(data), final=True)
         if data and (not ends or ends[-1] != len(data)):
             ends.append(len(data))
         return [data[i:j] for i, j in zip([0, *ends[:-1]], ends, strict=True)] if ends else []

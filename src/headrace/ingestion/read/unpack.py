@@ -23,10 +23,13 @@ MAX_WINDOW_BYTES = 1 << 31
 class Decompressor(Protocol):
     """Decompresses one stream."""
 
-    eof: bool
-    """Was the stream's end reached?"""
-    unused_data: bytes
-    """What was given behind it."""
+    @property
+    def eof(self) -> bool:
+        """Was the stream's end reached?"""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What was given behind it."""
 
     def decompress(self, data: bytes) -> bytes:
         """Decompressed bytes of the next compressed ones."""
