@@ -57,6 +57,7 @@ def test_flags_change_only_on_purpose():
         ],
         "tokenizer train": ["--json", "--out", "--text-field", "--vocab-size"],
         "inspect": ["--json", "--samples", "--tokenizer", "--verify"],
+        "plan check": ["--calibrate", "--json"],
         "train": [
             "--activation-checkpointing", "--banded", "--batch-size", "--betas", "--checkpoint-every",
             "--checkpoint-seconds", "--compile", "--decay-steps", "--device", "--dp", "--dtype", "--embeddings",

@@ -76,7 +76,8 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
             default = field.default
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        if typing.get_origin(base) is tuple:  # an option that may be repeated, which typer knows as a list
+        if typing.get_origin(base) is tuple and typing.get_args(base)[-1] is Ellipsis:
+            # An option that may be repeated, which typer knows as a list.
             base, default = types.GenericAlias(list, typing.get_args(base)[:1]), list(default)
         flag = next((e.name for e in extras if isinstance(e, Flag)), "--" + field.name.replace("_", "-"))
         names = [flag] if base is not bool or default is False else [f"{flag}/--no-{flag[2:]}"]

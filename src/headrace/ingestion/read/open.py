@@ -187,7 +187,7 @@ class _GzipFile:
         from isal.igzip_lib import IsalError
 
         self._file = file
-        self._fault: type[Exception] = IsalError
+        self._fault: Any = IsalError
 
     def readinto(self, buffer: memoryview) -> int:
         try:
