@@ -1,4 +1,4 @@
-"""Calibration: constants that made the points come back; intervals hold what was held out. Holds plan/constants.py."""
+"""Calibration: constants that made the points come back; intervals hold what was held out."""
 
 import numpy as np
 import pytest
