@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,22 @@ def test_a_broken_link_a_missing_id_and_a_request_to_a_host_are_found(hooks, tmp
         "b.html: a.html#no: no such id",
         "b.html: gone.html: no such file",
     ]
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))],
+)
+def test_files_that_a_page_names_exist(page):
+    """`src/headrace/store/codec.py` in a page is a file of this repository, also after it is renamed."""
+    text = (ROOT / page).read_text()
+    named = re.findall(r"`((?:src|tests|bench|examples|docs|\.ci)/[\w./-]+)`", text)
+    missing = sorted({name for name in named if not (ROOT / name).exists()} - {"bench/.data"})
+    assert not missing
+
+
+def test_the_path_of_the_data_names_every_folder():
+    page = (ROOT / "docs/path.md").read_text()
+    entries = [path for path in (ROOT / "src/headrace").iterdir() if not path.name.startswith(("_", "py."))]
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in entries]
+    assert [name for name in sorted(names) if f"`{name}`" not in page] == []
