@@ -34,10 +34,7 @@ PENDING = {
     "src/interop",
     "src/load",
     "src/model",
-    "src/order",
     "src/sink",
-    "src/storage",
-    "src/store",
     "src/tokens",
     "src/training",
     "src/types.py",
@@ -45,7 +42,6 @@ PENDING = {
     "tests/ingestion",
     "tests/load",
     "tests/sink",
-    "tests/store",
     "tests/training",
 }
 

@@ -1,4 +1,7 @@
-"""A store is complete or is not a store; snapshots follow each other and stay."""
+"""A store is complete or is not a store; snapshots follow each other and stay.
+
+Of commit.py and format.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stores of format version 1, written once: read for ever, and written today to the same bytes.
+"""Stores of format version 1, written once: read by every later version, and written today to the same bytes.
 
 Never write these files anew to make a test pass: somebody's stores are like them. `make_golden` says how they came
 to be. The compressed bytes are zstandard 0.25's (zstd 1.5.7) and lz4 4.4's (LZ4 1.9.4); another release of those may

@@ -107,24 +107,24 @@ def test_a_shard_name_that_could_leave_the_store_is_refused(tmp_path, name):
 
 
 class FullDisk:
-    """A device with room for so many bytes."""
+    """A device with so many free bytes."""
 
-    def __init__(self, room):
-        self.room = room
+    def __init__(self, free):
+        self.free = free
 
     def write_all(self, handle, data):
-        taken = bytes(data)[: self.room]
+        taken = bytes(data)[: self.free]
         os.write(handle, taken)
-        self.room -= len(taken)
+        self.free -= len(taken)
         if len(taken) < memoryview(data).nbytes:
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("room", [0, 100, 500, 1500, 2500])
-def test_a_full_disk_is_said_and_what_was_complete_stays(tmp_path, monkeypatch, room):
+@pytest.mark.parametrize("free", [0, 100, 500, 1500, 2500])
+def test_a_full_disk_is_said_and_what_was_complete_stays(tmp_path, monkeypatch, free):
     tokens, ends = sample_tokens(300)
     make_store(tmp_path, tokens, ends)
-    disk = FullDisk(room)
+    disk = FullDisk(free)
     with monkeypatch.context() as patch:
         patch.setattr("headrace.storage.files.write_all", disk.write_all)
         with pytest.raises(SpaceError, match=r"no space left on the device.*Nothing that was complete"):

@@ -1,4 +1,7 @@
-"""Every way of reading gives the tokens that were written, whatever the codec, the place and the shards' sizes."""
+"""Every way of reading gives the tokens that were written, whatever the codec, the place and the shards' sizes.
+
+Of store.py, gather.py and source.py.
+"""
 
 from __future__ import annotations
 

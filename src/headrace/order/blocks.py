@@ -1,8 +1,8 @@
 """An index in an epoch -> a row, by two levels of shuffle: for blocks that are fetched or decoded whole.
 
-Blocks of `block_rows` neighbouring rows are permuted; `window` blocks of that order at a time are taken
-together, and all their rows permuted. A reader then holds one window of blocks, reads each block once per
-epoch, and still finds the row of any index by arithmetic.
+Blocks of `block_rows` neighbouring rows are permuted; then the rows of each `window` consecutive blocks of that order
+are permuted. A reader holds one window of blocks, reads each block once per epoch, and computes the row of any index
+by arithmetic.
 
 How well it mixes is one number: two rows of a batch come from the same block with probability
 (block_rows - 1) / (window * block_rows - 1), that is about 1 in `window`; the global shuffle has
@@ -48,7 +48,7 @@ class BlockWindow:
 
     @property
     def full_blocks(self) -> int:
-        """Blocks that have all their rows."""
+        """Blocks of `block_rows` rows."""
         return self.rows // self.block_rows
 
     @property
@@ -58,7 +58,7 @@ class BlockWindow:
 
     @property
     def same_block_share(self) -> float:
-        """The mixing number: probability that two rows of one window come from the same block.
+        """How well it mixes: the probability that two rows of one window come from the same block.
 
         1 / window, nearly; a global shuffle has block_rows / rows.
         """
@@ -89,7 +89,7 @@ class BlockWindow:
         windows = np.where(
             indices < short_end, np.minimum(indices // window_rows, short), (indices - rest) // window_rows
         )
-        # Neighbours that share a window together: of a reader's indices these are few long runs.
+        # Neighbours of one window together: a reader's indices are few long runs of them.
         cuts = [0, *(np.flatnonzero(np.diff(windows)) + 1).tolist(), indices.size]
         rows = np.empty_like(indices)
         for begin, end in itertools.pairwise(cuts):
@@ -111,7 +111,7 @@ class BlockWindow:
         in_full = slots < blocks
         if in_full.any():
             keys = round_keys(seed=self.seed, source=self.source, epoch=self.epoch, purpose="blocks")
-            # Permuted per slot of this window, not per row: a window has `blocks` of them.
+            # Permuted for each block of this window, not for each row.
             permuted = permute_many(
                 np.arange(first_block, first_block + blocks, dtype=np.int64), n=self.full_blocks, keys=keys
             )

@@ -1,4 +1,4 @@
-"""A position and what fixes its order -> a small JSON state, and back; refused where anything differs."""
+"""A position and the values that determine its order <-> a small JSON state; a state of another order is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_STATE_BYTES = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderSpec:
-    """Everything that fixes which row stands at a position. Batch size and ranks are not part of it."""
+    """All values that determine which row is at a position. Batch size and ranks are not among them."""
 
     store: str
     """Fingerprint of the content: of the store, or of all stores of a mixture."""
@@ -40,16 +40,16 @@ _CURES = {
     "seed": "pass the seed that the run was started with",
     "shuffle": "pass the shuffle and window that the run was started with",
     "packing": "pass the packing that the run was started with",
-    "mixture": "change weights with Mixture.then(position, ...) from a position on that is not yet read",
+    "mixture": "change weights with Mixture.then(position, ...) from a position that is not read yet",
 }
 
 
 def state_from_position(position: int, spec: OrderSpec) -> dict[str, int | str]:
-    """A loader's whole state: at most 256 bytes as JSON.
+    """The whole state of a loader: at most 256 bytes of JSON.
 
     Args:
         position: rows of the global order taken so far.
-        spec: what fixes the order.
+        spec: determines the order.
 
     Returns:
         A flat dict of ints and short strings.
@@ -60,26 +60,28 @@ def state_from_position(position: int, spec: OrderSpec) -> dict[str, int | str]:
 
 
 def position_from_state(state: Mapping[str, object], spec: OrderSpec) -> int:
-    """The position in a state that belongs to this order.
+    """The position of a state of this order.
 
     Raises:
-        ResumeError: not a state, of an unknown version, or of another order; says what differs, and the cure.
+        ResumeError: not a state, of an unknown version, or of another order; names each difference and its cure.
     """
     version = state.get("headrace")
     if version != STATE_VERSION:
         raise ResumeError(
-            f"loader state: version {version!r}, wanted {STATE_VERSION}. Was it saved by headrace's "
-            "loader.state_dict()? Keys found: " + ", ".join(sorted(map(str, state))[:12])
+            f"loader state: version {version!r}, expected {STATE_VERSION}. Was it saved by headrace's "
+            "loader.state_dict()? Its keys: " + ", ".join(sorted(map(str, state))[:12])
         )
     position = state.get("position")
     if not isinstance(position, int) or isinstance(position, bool) or position < 0:
-        raise ResumeError(f"loader state: position is {position!r}, wanted an integer >= 0")
+        raise ResumeError(f"loader state: position is {position!r}, expected an integer >= 0")
     differing = []
     for field in fields(spec):
-        want = _short(getattr(spec, field.name))
-        got = state.get(field.name)
-        if got != want:
-            differing.append(f"{field.name}: saved {got!r}, this loader has {want!r}; {_CURES[field.name]}")
+        expected = _short(getattr(spec, field.name))
+        saved = state.get(field.name)
+        if saved != expected:
+            differing.append(
+                f"{field.name}: saved {saved!r}, this loader has {expected!r}; {_CURES[field.name]}"
+            )
     if differing:
         raise ResumeError(
             f"loader state at position {position} belongs to another order. " + ". ".join(differing)
@@ -88,7 +90,7 @@ def position_from_state(state: Mapping[str, object], spec: OrderSpec) -> int:
 
 
 def _short(value: int | str) -> int | str:
-    """The value itself where it is short, else a hash of it: a state has a bounded size."""
+    """A short value itself, a long one's hash: the size of a state is bounded."""
     if isinstance(value, int):
         return value if abs(value) < 2**63 else _short(str(value))
     if len(value) <= 20:

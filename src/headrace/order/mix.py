@@ -1,11 +1,11 @@
-"""A position of a mixture -> which source, and the how-manieth row of that source; weights as integer quotas.
+"""A position of a mixture -> its source, and an index into the stream of that source; weights as integer quotas.
 
 Weights become integer counts in a period of some thousand positions; a permutation of its own shuffles each
 period. The rows of source k before position i are then a closed form: whole periods times its quota, plus its
-places in the begun period. Every source therefore walks its own stream from 0 on without a gap, and has its
-own epochs.
+rows in the unfinished period. Every source is therefore read from its own stream without a gap, and has its own
+epochs.
 
-Changed weights are a new segment with the position it starts at; what was read before does not move.
+Changed weights are a new segment with its first position; the rows before it stay the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_PERIOD = 65536
 def quotas_from_weights(weights: Sequence[float]) -> tuple[int, ...]:
     """Integer counts per period, as near to the weights as the period allows.
 
-    Exact where the shares have a common denominator up to 4,096; else off by less than one row per period.
+    Exact where the shares have a common denominator up to 4,096; otherwise off by less than one row per period.
 
     >>> quotas_from_weights([0.7, 0.3])
     (2863, 1227)
@@ -72,17 +72,16 @@ def quotas_from_weights(weights: Sequence[float]) -> tuple[int, ...]:
                 "merge that source with another"
             )
     counts = np.maximum(np.floor(shares * period), shares > 0).astype(np.int64)
-    lacking = period - int(counts.sum())
-    # Largest remainders first; a negative count of lacking rows (from raising zeros to one) is left as it is:
-    # the period is then a little longer.
-    for source in np.argsort(counts - shares * period, kind="stable")[: max(lacking, 0)]:
+    missing = period - int(counts.sum())
+    # Largest remainders first. Where raising zeros to one made the sum too large, the period is a little longer.
+    for source in np.argsort(counts - shares * period, kind="stable")[: max(missing, 0)]:
         counts[source] += 1
     return tuple(int(count) for count in counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """Quotas that hold from a position on."""
+    """Quotas that are used from a position on."""
 
     start: int
     """First position; >= 0."""
@@ -92,7 +91,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaTable:
-    """Which source stands at which position, for ever."""
+    """The source at each position of an endless stream."""
 
     segments: tuple[Segment, ...]
     """Ascending by start; the first starts at 0."""
@@ -121,11 +120,11 @@ class QuotaTable:
             if length <= 0:
                 break
             quotas = np.array(segment.quotas, np.int64)
-            periods, begun = divmod(length, int(quotas.sum()))
+            periods, rest = divmod(length, int(quotas.sum()))
             counts += quotas * periods
-            if begun:
+            if rest:
                 sources, _ = _period(self.seed, segment.start, periods, segment.quotas)
-                counts += np.bincount(sources[:begun], minlength=counts.size)
+                counts += np.bincount(sources[:rest], minlength=counts.size)
         return counts
 
     def locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -164,7 +163,7 @@ class QuotaTable:
     def fingerprint_before(self, position: int) -> str:
         """16 hex digits of the segments that start before a position (or at 0).
 
-        A run at `position` may go on with any table that agrees on what was read so far.
+        A run at `position` may continue with any table that has the same segments before it.
         """
         past = [s for s in self.segments if s.start < position or s.start == 0]
         text = ";".join(f"{s.start}:{','.join(map(str, s.quotas))}" for s in past)
@@ -175,7 +174,7 @@ class QuotaTable:
 def _period(
     seed: int, start: int, period: int, quotas: tuple[int, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Source at each slot of one period, and the slot's rank among that source's slots."""
+    """Source at each slot of one period, and the number of slots of that source before it."""
     ends = np.cumsum(quotas)
     keys = round_keys(seed=seed, source=f"segment {start}", epoch=period, purpose="quota")
     mixed = permute_many(np.arange(ends[-1], dtype=np.int64), n=int(ends[-1]), keys=keys)

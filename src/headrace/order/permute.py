@@ -2,15 +2,15 @@
 
 A Feistel network over the grid a x b, the smallest near-square grid with a * b >= n: an index is a pair
 (left, right) with left in [0, a) and right in [0, b); eight rounds add a hash of one half to the other,
-modulo that half's size. The few pairs beyond n are sent through again until they fall inside (cycle
-walking), which keeps it a bijection of [0, n).
+modulo that half's size. The few pairs beyond n are permuted again until they are inside (cycle walking), so that the
+result is a bijection of [0, n).
 
-Why this grid and not powers of two: with powers of two up to half of the indices walk, and a chunk's cost
-depends on n (10 to 45 ns a row measured, 160 where chunks are small). Here a * b exceeds n by less than
-a + b, next to nothing walks, and every n costs the same: 4 to 10 ns in C, 22 to 30 in NumPy (headrace.native).
+Why this grid and not powers of two: with powers of two up to half of the indices have to walk, and the cost of a
+chunk depends on n (10 to 45 ns a row measured, 160 where chunks are small). Here a * b exceeds n by less than
+a + b, almost no index walks, and every n costs the same: 4 to 10 ns in C, 22 to 30 in NumPy (headrace.native).
 
-The orders of all runs ever recorded depend on the arithmetic in this file and in native/permutation.py; tests/order
-hold golden values.
+The orders of all recorded runs depend on the arithmetic in this file and in native/permutation.py; tests/order has
+golden values.
 """
 
 from __future__ import annotations

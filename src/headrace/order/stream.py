@@ -41,7 +41,7 @@ def row_at(position: int, *, rows: int, seed: int, source: str = "") -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowOrder:
-    """The order of one source: every row exactly once per epoch, epoch after epoch, for ever."""
+    """The order of one source, without end: every row exactly once per epoch."""
 
     rows: int
     """Rows of the source; >= 1."""
@@ -61,7 +61,7 @@ class RowOrder:
 
     @property
     def lookahead(self) -> int:
-        """Positions ahead of a reader that a remote store should hear of: a window, or some hundred rows."""
+        """Positions ahead of a reader to announce to a remote store: a window, or some hundred rows."""
         return min(self.rows, self.block_rows * self.window) if self.shuffle == "blocks" else 512
 
     def rows_at(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

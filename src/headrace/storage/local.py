@@ -103,7 +103,7 @@ class LocalBlob:
             target.unlink(missing_ok=True)
 
     def _make_directory(self, directory: Path) -> None:
-        """Create a directory below the root, or the root; durable, whoever created it and was killed then."""
+        """Create the root or a directory below it; durable also where a process that created it was killed."""
         if directory in self._durable:
             return
         make_directory(directory)

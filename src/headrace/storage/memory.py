@@ -12,7 +12,7 @@ _lock = threading.Lock()
 
 
 class MemoryBlob:
-    """Bytes in this process, shared by all who open the same name; see `Blob`."""
+    """Bytes in this process, shared by all blobs of the same name; see `Blob`."""
 
     def __init__(self, name: str) -> None:
         self._name = name

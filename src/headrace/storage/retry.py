@@ -21,7 +21,7 @@ class Cancelled(StoreError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """How often and how patiently a remote is asked again."""
+    """How often a call is retried, and the waits between its tries."""
 
     attempts: int = 12
     first_wait_s: float = 0.1
@@ -50,7 +50,7 @@ class Retry:
             work: one try.
             what: names the request in messages.
             failed: called with each failure.
-            closed: set when nobody waits for the result any more; no further try is made then.
+            closed: set when no thread waits for the result any more; no further try is made then.
 
         Raises:
             WorkerError: `attempts` tries have failed.

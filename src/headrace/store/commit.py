@@ -59,24 +59,15 @@ def commit_store(
     current = current_manifest(blob)
     before: list[ShardEntry] = []
     if append:
-        if current is None:
-            raise ManifestError(f"{where}: no store to append to; commit the first shards without append")
-        if current.tokenizer_fingerprint != tokenizer.fingerprint:
-            raise ConfigError(
-                f"{where}: its tokenizer is {current.tokenizer_name} ({current.tokenizer_fingerprint}), "
-                f"the new shards' "
-                f"is {tokenizer.name} ({tokenizer.fingerprint}). Ingest into a new store."
-            )
-        before = list(read_table(blob, current))
+        before = _shards_to_append_to(blob, current, tokenizer)
         if entries and before[-len(entries) :] == list(entries):
+            assert current is not None
             return current.snapshot  # the command was run again after it had succeeded
-        block_tokens = current.block_tokens if block_tokens is None else block_tokens
     everything = [*before, *entries]
-    if block_tokens is None:
-        if not everything:
-            raise ConfigError(f"{where}: no shards; a store needs at least one")
-        block_tokens = everything[0].block_tokens
-    _check_entries(everything, token_type, block_tokens, where=where)
+    if not everything:
+        raise ConfigError(f"{where}: no shards; a store needs at least one")
+    size = everything[0].block_tokens if block_tokens is None else block_tokens
+    _check_entries(everything, token_type, size, where=where)
 
     table = encode_table(everything)
     files = dict(sorted(tokenizer.files().items()))
@@ -85,7 +76,6 @@ def commit_store(
             raise ConfigError(
                 f"{where}: tokenizer file name {name!r}: expected letters, digits, '.', '_', '-'"
             )
-    table_sum = FileSum.of("table", table)
     manifest = Manifest(
         snapshot=1 if current is None else current.snapshot + 1,
         fingerprint=fingerprint_of(
@@ -96,14 +86,12 @@ def commit_store(
         dtype=token_type.name,
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,
-        block_tokens=block_tokens,
+        block_tokens=size,
         tokens=sum(entry.tokens for entry in everything),
         documents=sum(entry.documents for entry in everything),
         num_shards=len(everything),
         nbytes=sum(entry.nbytes for entry in everything),
-        table=FileSum(
-            name=f"shards-{table_sum.xxh3_128}.arrow", nbytes=len(table), xxh3_128=table_sum.xxh3_128
-        ),
+        table=_table_sum(table),
         tokenizer_name=tokenizer.name,
         tokenizer_fingerprint=tokenizer.fingerprint,
         tokenizer_files=tuple(FileSum.of(name, data) for name, data in files.items()),
@@ -111,19 +99,47 @@ def commit_store(
     )
     if current is not None and manifest == replace(current, snapshot=manifest.snapshot):
         return current.snapshot
+    _write_snapshot(blob, manifest, table, files)
+    return manifest.snapshot
+
+
+def _shards_to_append_to(blob: Blob, current: Manifest | None, tokenizer: Tokenizer) -> list[ShardEntry]:
+    """The shards of the current snapshot, to which new ones are appended."""
+    if current is None:
+        raise ManifestError(f"{blob.url}: no store to append to; commit the first shards without append")
+    if current.tokenizer_fingerprint != tokenizer.fingerprint:
+        raise ConfigError(
+            f"{blob.url}: its tokenizer is {current.tokenizer_name} ({current.tokenizer_fingerprint}), the new "
+            f"shards' is {tokenizer.name} ({tokenizer.fingerprint}). Ingest into a new store."
+        )
+    return list(read_table(blob, current))
+
+
+def _table_sum(table: bytes) -> FileSum:
+    """Name, length and checksum of a shard table, which is named by its checksum."""
+    unnamed = FileSum.of("table", table)
+    return replace(unnamed, name=f"shards-{unnamed.xxh3_128}.arrow")
+
+
+def _write_snapshot(blob: Blob, manifest: Manifest, table: bytes, files: Mapping[str, bytes]) -> None:
+    """Write a snapshot's files; the manifest is the last one.
+
+    Raises:
+        ManifestError: another writer committed a snapshot of this number.
+    """
     blob.put(manifest.table.name, table)
     for name, data in files.items():
         blob.put(tokenizer_path(name), data)
     data = manifest.to_bytes()
-    name = snapshot_path(manifest.snapshot)
+    path = snapshot_path(manifest.snapshot)
     # Create-if-absent decides between two commits at once; a commit that was killed after it reads its own file.
-    if not blob.put_if_absent(name, data) and bytes(blob.get(name)) != data:
+    if not blob.put_if_absent(path, data) and bytes(blob.get(path)) != data:
         raise ManifestError(
-            f"{where}/{name}: exists with other contents, so another writer committed snapshot {manifest.snapshot}, "
-            "or was killed while doing so. Run that command again to finish it, or delete the file to discard it."
+            f"{blob.url}/{path}: exists with other contents, so another writer committed snapshot "
+            f"{manifest.snapshot}, or was killed while doing so. Run that command again to finish it, or delete the "
+            "file to discard it."
         )
     blob.put(MANIFEST, data)
-    return manifest.snapshot
 
 
 def current_manifest(blob: Blob, snapshot: int | None = None) -> Manifest | None:

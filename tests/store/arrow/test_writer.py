@@ -1,4 +1,7 @@
-"""Files written without Arrow are Arrow's, and are read back by us as by others."""
+"""Files written without Arrow are Arrow's, and are read back by us as by others.
+
+Of writer.py and reader.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Megatron's files: read as published, written as published."""
+"""Megatron's files: read as published, written as published.
+
+Of megatron: source.py and export.py.
+"""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_without_an_order_the_least_recently_used_gives_way(uses, slots):
 
 
 def test_a_reader_that_goes_elsewhere_is_followed():
-    """Announced blocks that are never asked for do not hold their slots for ever."""
+    """Announced blocks that are never read do not hold their slots without end."""
     blocks = Blocks()
     pool = pool_of(4, blocks.load)
     pool.announce(np.array([0, 1, 2, 3]))

@@ -1,23 +1,22 @@
-"""Blocks behind a URL: together, many at once, through refusals, cuts and damage."""
+"""Blocks behind a URL: together, many at once, through refusals, cuts and damage.
+
+Of fetch.py and decode.py.
+"""
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as some
 from storage_fakes import FakeClock, FlakyBlob, busy, cut
 from store_fakes import make_store, sample_tokens
 
 from headrace.errors import ShardError, WorkerError
-from headrace.storage import ConcurrencyLimit, Retry, RetryingBlob, coalesce, open_blob
+from headrace.storage import Retry, RetryingBlob, open_blob
 from headrace.store import Store
 from headrace.store.read.decode import decode_block
-from headrace.store.read.fetch import BlockRequest
 
 TOKENS, ENDS = sample_tokens(6400)
 
@@ -55,25 +54,6 @@ def rows_of(starts, length):
 
 
 STARTS = (np.random.default_rng(0).permutation(200) * 32)[:64]
-
-
-@given(
-    places=some.lists(some.tuples(some.integers(0, 2), some.integers(1, 100)), max_size=40),
-    gap=some.integers(0, 300),
-    most=some.integers(100, 500),
-)
-def test_neighbours_are_fetched_together_and_nothing_twice(places, gap, most):
-    at = {0: 0, 1: 0, 2: 0}
-    wanted = []
-    for i, (shard, nbytes) in enumerate(places):
-        at[shard] += nbytes + (i * 37) % 200
-        wanted.append(BlockRequest(i, shard, i, at[shard] - nbytes, at[shard], memoryview(b"")))
-    groups = coalesce(wanted[::-1], max_gap=gap, max_request=most)
-    assert sorted(one.block for group in groups for one in group) == list(range(len(wanted)))
-    for group in groups:
-        assert len({one.file for one in group}) == 1
-        assert group[-1].stop - group[0].start <= most
-        assert all(0 <= b.start - a.stop <= gap for a, b in itertools.pairwise(group))
 
 
 def test_neighbouring_blocks_are_one_request(remote):
@@ -156,38 +136,6 @@ def test_a_storm_of_refusals_is_waited_out_and_the_pace_recovers(remote, monkeyp
     for _ in range(1000):
         limits.succeeded()
     assert limits.limit > before
-
-
-def test_refusals_halve_the_requests_under_way_once_for_each_round_of_them():
-    flow = ConcurrencyLimit(first=16, most=64)
-    for _ in range(16):
-        flow.refused()
-    assert flow.limit == 8
-    flow.succeeded()
-    flow.refused()
-    assert 4 <= flow.limit < 5
-    for _ in range(20):
-        flow.succeeded()
-        flow.refused()
-    assert flow.limit == 1, "one is always allowed"
-    for _ in range(5000):
-        flow.succeeded()
-    assert flow.limit == 64
-
-
-def test_waits_grow_and_stay_bounded():
-    clock = FakeClock()
-    retry = Retry(attempts=12, sleep=clock.sleep, random=lambda: 1.0)
-
-    def never():
-        raise cut()
-
-    with pytest.raises(
-        WorkerError,
-        match=r"thing: failed 12 times, the last with: connection reset by peer\..*run the command again",
-    ):
-        retry.run(never, what="thing")
-    assert clock.sleeps == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15.0, 15.0, 15.0]
 
 
 def test_cut_connections_and_short_answers_are_asked_again(remote):

@@ -34,7 +34,7 @@ def decode_block(
 ) -> None:
     """Check and decode one block into the beginning of `out`, followed by the next block's first token.
 
-    `out` has room for block_tokens + 1 tokens at least.
+    `out` holds block_tokens + 1 tokens at least.
 
     Raises:
         ShardError: the stored bytes are not those that were written, or do not decode to the block.
