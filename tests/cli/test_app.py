@@ -71,7 +71,8 @@ def test_flags_change_only_on_purpose():
             "--add-special-tokens", "--batch-size", "--device", "--distribute", "--dtype", "--engine", "--format",
             "--frequency-penalty", "--ignore-eos", "--json", "--logprobs", "--max-new-tokens", "--min-p", "--model",
             "--num-samples", "--out", "--presence-penalty", "--prompt-logprobs", "--prompts",
-            "--repetition-penalty", "--retry-errors", "--seed", "--split-special-tokens", "--stop", "--temperature",
+            "--rebuild-commits", "--repetition-penalty", "--retry-errors", "--seed",
+            "--split-special-tokens", "--stop", "--temperature",
             "--top-k", "--top-p", "--workers",
         ],
         "serve": [

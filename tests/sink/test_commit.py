@@ -107,7 +107,7 @@ def test_an_error_in_the_job_keeps_its_finished_rows(tmp_path, make_row, request
 def test_another_request_is_refused_and_the_difference_is_named(tmp_path, make_row, request_json):
     with Sink(tmp_path, request=request_json) as sink:
         sink.put(make_row(0))
-    with pytest.raises(ResumeError, match="; seed: stored 1, asked for 2"):
+    with pytest.raises(ResumeError, match="; seed: stored 1, requested 2"):
         Sink(tmp_path, request=request_json | {"sampling": {"seed": 2}})
     assert keys(tmp_path) == wanted(1)
 

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import SinkError
-from headrace.sink.log import FRAME, HEAD_BYTES, Log, frames
+from headrace.sink.log import FRAME, HEAD_BYTES, WriteAheadLog, frames
 
 RUN = "0123456789abcdef" * 2
 PAYLOADS = [b"a", b'{"row": 1}' * 5, b"\0" * 40, b"last"]
 
 
 def written(path, payloads=PAYLOADS):
-    log = Log(path, run_id=RUN)
+    log = WriteAheadLog(path, run_id=RUN)
     assert log.recover() == []
     for payload in payloads:
         log.append(payload)
@@ -23,11 +23,11 @@ def written(path, payloads=PAYLOADS):
 
 def recovered(path, data):
     path.write_bytes(data)
-    log = Log(path, run_id=RUN)
+    log = WriteAheadLog(path, run_id=RUN)
     payloads = log.recover()
     log.append(b"behind")
     log.close()
-    again = Log(path, run_id=RUN)
+    again = WriteAheadLog(path, run_id=RUN)
     assert again.recover() == [*payloads, b"behind"]
     again.close()
     return payloads
@@ -81,14 +81,14 @@ def test_the_frame_format_is_the_one_that_was_written_down(tmp_path):
 
 def test_a_log_of_another_run_is_refused(tmp_path):
     written(tmp_path / "log")
-    log = Log(tmp_path / "log", run_id="f" * 32)
+    log = WriteAheadLog(tmp_path / "log", run_id="f" * 32)
     with pytest.raises(SinkError, match=f"belongs to run {RUN}"):
         log.recover()
     log.close()
 
 
 def test_an_empty_row_is_refused(tmp_path):
-    log = Log(tmp_path / "log", run_id=RUN)
+    log = WriteAheadLog(tmp_path / "log", run_id=RUN)
     log.recover()
     with pytest.raises(SinkError, match="a row of 0 bytes"):
         log.append(b"")

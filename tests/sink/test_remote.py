@@ -135,7 +135,7 @@ def test_a_retried_error_is_replaced(url, make_row, request_json):
 
 def test_another_request_is_refused_and_the_difference_is_named(url, request_json):
     RemoteSink(url, request=request_json).close()
-    with pytest.raises(ResumeError, match="seed: stored 1, asked for None"):
+    with pytest.raises(ResumeError, match="seed: stored 1, requested None"):
         RemoteSink(url, request=request_json | {"sampling": {}})
 
 

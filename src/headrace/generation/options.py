@@ -179,6 +179,9 @@ class OutputOptions:
 
     format: Annotated[OutputFormat, Doc("File format of the stored predictions.")] = "parquet"
     retry_errors: Annotated[bool, Doc("Generate the samples again whose stored row is an error.")] = False
+    rebuild_commits: Annotated[
+        bool, Doc("First rebuild the output's commit database, if it was lost, from the stored parts.")
+    ] = False
 
     def __post_init__(self) -> None:
         """Validate each field.

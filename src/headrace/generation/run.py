@@ -72,7 +72,13 @@ def generate(
         loaded.check_supported(sampling)
         request = _request(loaded, survey, sampling, engine, prompt_options, output)
         load_s = time.perf_counter() - started
-        with open_sink(out, request=request, format=output.format, retry_errors=output.retry_errors) as sink:
+        with open_sink(
+            out,
+            request=request,
+            format=output.format,
+            retry_errors=output.retry_errors,
+            rebuild=output.rebuild_commits,
+        ) as sink:
             started = time.perf_counter()
             num_new, prompt_tokens, completion_tokens = run_job(
                 read_prompts(prompts),

@@ -1,21 +1,26 @@
-"""Predictions -> files that readers can trust: each key stored once, whatever was killed on the way.
+"""Predictions -> committed files: each key is stored once, also when the process is killed at any moment.
 
 schema     predictions <-> Arrow rows, one fixed schema
-request    what was asked for -> a run's id
+request    a job's request -> its run id
 log        finished rows -> frames that survive a kill
-part       rows -> one file's bytes, Parquet or JSON lines
+part       rows <-> one file's bytes, Parquet or JSON lines
 commit     a local directory: one SQLite transaction is the commit
+database   the SQLite database, for the writer and for readers
+lost       parts that the database should name and does not
+rebuild    parts -> a new database
 remote     an object store: one create-if-absent object is the commit
-read       what is committed -> Arrow
+read       committed rows -> Arrow
 """
 
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from headrace.errors import ConfigError
 from headrace.sink.commit import Sink
 from headrace.sink.part import Part, decode_part
 from headrace.sink.read import committed_parts, count_predictions, read_predictions, scan_predictions
+from headrace.sink.rebuild import rebuild_commits
 from headrace.sink.remote import RemoteSink, is_url
 from headrace.sink.request import JOB, parse_job, run_id
 from headrace.sink.schema import LOWEST_LOGPROB, SCHEMA
@@ -33,6 +38,7 @@ __all__ = [
     "open_sink",
     "parse_job",
     "read_predictions",
+    "rebuild_commits",
     "run_id",
     "scan_predictions",
 ]
@@ -44,8 +50,24 @@ def open_sink(
     request: Mapping[str, Any],
     format: Literal["parquet", "jsonl"] = "parquet",
     retry_errors: bool = False,
+    rebuild: bool = False,
 ) -> Sink | RemoteSink:
-    """The sink for a local directory or a URL; see `Sink` and `RemoteSink`."""
+    """Open the sink for a local directory or a URL; see `Sink` and `RemoteSink`.
+
+    Args:
+        out: the directory or URL.
+        request: everything that determines the output.
+        format: of the parts.
+        retry_errors: error rows count as missing.
+        rebuild: rebuild the commit database from the parts first, see `rebuild_commits`.
+    """
+    if rebuild:
+        if is_url(out):
+            raise ConfigError(
+                f"{os.fspath(out)}: commits of an object store are objects, so there is no database to rebuild. "
+                f"Leave rebuild_commits out."
+            )
+        rebuild_commits(out)
     if is_url(out):
         return RemoteSink(os.fspath(out), request=request, format=format, retry_errors=retry_errors)
     return Sink(out, request=request, format=format, retry_errors=retry_errors)

@@ -1,10 +1,10 @@
-"""Finished predictions -> committed parts: each key stored once, whatever was killed on the way.
+"""Finished predictions -> committed parts: each key is stored once, also when the process is killed at any moment.
 
-    put       a frame in the log; the row now survives a kill
-    sync      fdatasync, at most once a second; the row now survives a power cut
-    close     part: tmp -> fsync -> rename -> fsync(dir)
+    put       append a frame to the log: the row survives a kill
+    sync      fdatasync, at most once a second: the row survives a power cut
+    part      temporary file, fsync, rename, fsync of the directory
     commit    one SQLite transaction: the part, and the key of every row in it
-    forget    the log of a committed part is removed, the next one opened
+    log       the log of a committed part is removed, the next one opened
 
 Readers look at the transaction only: a part file that it does not name does not exist for them. A kill
 between any two steps is repaired on the next open: unnamed parts are deleted, logs of committed parts
@@ -14,21 +14,21 @@ are deleted, and the rows of the open log are taken up again.
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from headrace.errors import SinkError
-from headrace.platform import lock_file, open_directory
-from headrace.sink.database import explained, open_database
-from headrace.sink.log import Log
+from headrace.sink.database import database_errors, lock_job, open_database
+from headrace.sink.log import WriteAheadLog
+from headrace.sink.lost import Listing, check_not_lost
 from headrace.sink.part import FORMATS, check_limits, encode_part
 from headrace.sink.request import JOB, check_job, job_bytes, run_id
 from headrace.sink.schema import key_of, to_payload
-from headrace.storage import disk_errors, make_directory, write_file
+from headrace.storage import disk_errors, fsync_directory, make_directory, write_file
 from headrace.types import Prediction
 
 PART_ROWS = 4096
@@ -79,12 +79,12 @@ class Sink:
         self._synced_at = clock()
         self._pending: dict[tuple[str, int], tuple[bytes, bool]] = {}
         self._unsynced = False
-        self._log: Log | None = None
+        self._log: WriteAheadLog | None = None
         if self.path.exists() and not self.path.is_dir():
             raise SinkError(f"{self.path}: is a file. Give a new or empty directory for the predictions.")
         with disk_errors(self.path, kept="Nothing was changed."):
             make_directory(self.path / "parts")
-            self._lock_fd = _lock(self.path)
+            self._lock_fd = lock_job(self.path)
             try:
                 _claim(self.path, request)
                 self._db = open_database(self.path)
@@ -93,7 +93,8 @@ class Sink:
                     os.close(self._lock_fd)
                 raise
         try:
-            self._recover()
+            with disk_errors(self.path):
+                self._recover()
         except BaseException:
             self._release()
             raise
@@ -141,31 +142,32 @@ class Sink:
         with disk_errors(path, kept="Every row stored so far is kept in the log."):
             write_file(path, part.data, step=self._step)
         self._step("part renamed")
-        try:
-            self._end_reading()
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute(
-                "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (self._part, name, part.rows, part.errors, part.tokens, len(part.data), part.crc32c),
-            )
-            if self._retry_errors:
-                self._db.executemany(
-                    "INSERT INTO superseded SELECT part, prompt_id, sample_index FROM keys"
-                    " WHERE prompt_id = ? AND sample_index = ?",
-                    self._pending,
+        with database_errors(self.path):
+            try:
+                self._end_reading()
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.execute(
+                    "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (self._part, name, part.rows, part.errors, part.tokens, len(part.data), part.crc32c),
                 )
-            # `put` let no key pass that is here already, but for error rows that are being replaced.
-            self._db.executemany(
-                "INSERT INTO keys VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
-                " SET part = excluded.part, error = excluded.error WHERE error",
-                ((*key, self._part, error) for key, (_, error) in self._pending.items()),
-            )
-            self._step("before commit")
-            self._db.execute("COMMIT")
-        except sqlite3.DatabaseError as failure:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise explained(self.path, failure) from failure
+                if self._retry_errors:
+                    self._db.executemany(
+                        "INSERT INTO superseded SELECT part, prompt_id, sample_index FROM keys"
+                        " WHERE prompt_id = ? AND sample_index = ?",
+                        self._pending,
+                    )
+                # `put` let no key pass that is here already, but for error rows that are being replaced.
+                self._db.executemany(
+                    "INSERT INTO keys VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+                    " SET part = excluded.part, error = excluded.error WHERE error",
+                    ((*key, self._part, error) for key, (_, error) in self._pending.items()),
+                )
+                self._step("before commit")
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
         self._step("committed")
         self._pending.clear()
         self._log.remove()
@@ -187,12 +189,13 @@ class Sink:
         self._release()
 
     def counts(self) -> tuple[int, int]:
-        """Rows stored and errors among them: committed, and in the log."""
-        rows, errors = self._db.execute("SELECT count(*), coalesce(sum(error), 0) FROM keys").fetchone()
+        """Stored rows and errors among them: committed, and in the log."""
+        with database_errors(self.path):
+            rows, errors = self._db.execute("SELECT count(*), coalesce(sum(error), 0) FROM keys").fetchone()
         for key, (_, error) in self._pending.items():
-            was = self._stored(key)
-            rows += was is None
-            errors += error - bool(was)
+            committed = self._stored(key)
+            rows += committed is None
+            errors += error - bool(committed)
         return rows, errors
 
     def __enter__(self) -> Self:
@@ -215,12 +218,13 @@ class Sink:
 
     def _stored(self, key: tuple[str, int]) -> bool | None:
         """Whether the committed row of a key is an error; None when there is none."""
-        # Only we write: one read transaction up to the next commit spares each look the locks, half its time.
-        if not self._db.in_transaction:
-            self._db.execute("BEGIN")
-        row = self._db.execute(
-            "SELECT error FROM keys WHERE prompt_id = ? AND sample_index = ?", key
-        ).fetchone()
+        # There is one writer: a read transaction up to the next commit saves each query the locks, half its time.
+        with database_errors(self.path):
+            if not self._db.in_transaction:
+                self._db.execute("BEGIN")
+            row = self._db.execute(
+                "SELECT error FROM keys WHERE prompt_id = ? AND sample_index = ?", key
+            ).fetchone()
         return None if row is None else bool(row[0])
 
     def _end_reading(self) -> None:
@@ -228,16 +232,18 @@ class Sink:
             self._db.execute("COMMIT")
 
     def _recover(self) -> None:
-        committed = {name for (name,) in self._db.execute("SELECT name FROM parts")}
+        """Repair what a kill left: remove the part that was not committed, and the logs of committed parts."""
+        with database_errors(self.path):
+            committed = {str(name) for (name,) in self._db.execute("SELECT name FROM parts")}
+        listing = Listing.of(self.path)
+        check_not_lost(self.path, listing, committed)
         for path in (self.path / "parts").iterdir():
-            if path.name.startswith(".part-") or (
-                path.name.startswith("part-") and path.name not in committed
-            ):
-                path.unlink()
-        self._part = self._db.execute("SELECT coalesce(max(part), -1) + 1 FROM parts").fetchone()[0]
+            if path.name.startswith(".part-") or (path.name in listing.parts and path.name not in committed):
+                _remove(path)
+        self._part = self._next_part()
         for path in self.path.glob("wal-*.log"):
             if path != self._log_path():
-                path.unlink()
+                _remove(path)
         self._open_log()
         if len(self._pending) >= self._part_rows:
             self.commit()
@@ -245,28 +251,28 @@ class Sink:
     def _log_path(self) -> Path:
         return self.path / f"wal-{self._part}.log"
 
+    def _next_part(self) -> int:
+        with database_errors(self.path):
+            return int(self._db.execute("SELECT coalesce(max(part), -1) + 1 FROM parts").fetchone()[0])
+
     def _open_log(self) -> None:
-        self._part = self._db.execute("SELECT coalesce(max(part), -1) + 1 FROM parts").fetchone()[0]
-        self._log = Log(self._log_path(), run_id=self.run_id)
-        for payload in self._log.recover():
-            prompt_id, sample_index, error = key_of(payload)
-            self._pending[prompt_id, sample_index] = (payload, error)
+        self._part = self._next_part()
+        with disk_errors(self._log_path(), kept="Every committed row is kept."):
+            self._log = WriteAheadLog(self._log_path(), run_id=self.run_id)
+            for payload in self._log.recover():
+                prompt_id, sample_index, error = key_of(payload)
+                self._pending[prompt_id, sample_index] = (payload, error)
+            # A part without a log would look like one whose commit was lost.
+            fsync_directory(self.path)
 
     def _step(self, name: str) -> None:
         """A boundary between two steps of a commit; tests end the process here."""
 
 
-def _lock(path: Path) -> int:
-    """The directory itself is the lock: it leaves no file behind and dies with its process."""
-    handle = open_directory(path)
-    if handle is None:
-        return -1
-    if not lock_file(handle, wait=False):
-        os.close(handle)
-        raise SinkError(
-            f"{path}: another process is writing this job. Wait for it, or give another output directory."
-        )
-    return handle
+def _remove(path: Path) -> None:
+    """Remove a file that nothing refers to; one that cannot be removed does no harm."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def _claim(path: Path, request: Mapping[str, Any]) -> None:

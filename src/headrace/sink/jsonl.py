@@ -27,12 +27,12 @@ def decode(
 ) -> Iterator[pa.RecordBatch]:
     """Batches of the file's rows, `rows` each, in the one schema."""
     schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
-    found = []
+    lines = []
     with zstandard.ZstdDecompressor().stream_reader(pa.BufferReader(data)) as stream:
         for line in io.BufferedReader(stream):
-            found.append(orjson.loads(line))
-            if len(found) == rows:
-                yield pa.RecordBatch.from_pylist(found, schema=schema)
-                found = []
-    if found:
-        yield pa.RecordBatch.from_pylist(found, schema=schema)
+            lines.append(orjson.loads(line))
+            if len(lines) == rows:
+                yield pa.RecordBatch.from_pylist(lines, schema=schema)
+                lines = []
+    if lines:
+        yield pa.RecordBatch.from_pylist(lines, schema=schema)

@@ -27,8 +27,8 @@ FRAME = struct.Struct("<II")
 MAX_PAYLOAD_BYTES = 1 << 30
 
 
-class Log:
-    """The one log that is being written: append, sync, remove."""
+class WriteAheadLog:
+    """The log of the part that is being filled."""
 
     def __init__(self, path: Path, *, run_id: str) -> None:
         self.path = path
@@ -92,7 +92,8 @@ class Log:
     def remove(self) -> None:
         """Close and delete: its rows are committed."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the next open removes it: its part is committed
+            self.path.unlink()
 
 
 def frames(data: memoryview) -> Iterator[memoryview]:

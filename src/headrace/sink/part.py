@@ -1,4 +1,4 @@
-"""Payloads of finished rows -> one file's bytes with what its commit says about it; and back, checked."""
+"""Payloads of finished rows <-> the bytes of one file, checked against its commit when it is read."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import google_crc32c
 import pyarrow as pa
+from zstandard import ZstdError
 
 from headrace.errors import ConfigError, SinkError
 from headrace.sink import jsonl, parquet
 from headrace.sink.schema import BATCH_ROWS, to_batches
-from headrace.storage import validate_arrow
+from headrace.storage import disk_errors, validate_arrow
 
 FORMATS = {"parquet": parquet, "jsonl": jsonl}
 CRC_BYTES = 1 << 18
@@ -20,13 +21,13 @@ SUFFIXES = {module.SUFFIX: module for module in FORMATS.values()}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPart:
-    """A file that is about to be written."""
+    """A file that is not written yet."""
 
     data: memoryview
     rows: int
     errors: int
     tokens: int
-    """Generated tokens in it."""
+    """Generated tokens in the file."""
     crc32c: int
     """Of the file's bytes."""
 
@@ -40,15 +41,15 @@ class Part:
     nbytes: int
     crc32c: int
     first_id: str = ""
-    """No row of it has a smaller prompt id."""
+    """The smallest prompt id in it, or a smaller one."""
     read: Callable[[], bytes | pa.Buffer] = field(repr=False)
-    """Its bytes, mapped where that is possible. Raises: FileNotFoundError."""
+    """Returns its bytes, mapped where possible. Raises: FileNotFoundError."""
     superseded: frozenset[tuple[str, int]] = frozenset()
-    """Keys of error rows in it that a later part replaces."""
+    """Keys of error rows in it that later parts replaced."""
 
 
 def check_limits(format: str, *, part_rows: int, part_bytes: int) -> None:
-    """Refuse options that make no part.
+    """Validate the options of a part.
 
     Raises:
         ConfigError: no such format, or a limit below 1.
@@ -60,7 +61,7 @@ def check_limits(format: str, *, part_rows: int, part_bytes: int) -> None:
 
 
 def encode_part(payloads: Sequence[bytes], *, format: str) -> NewPart:
-    """Build a part in memory: it is bounded, and so it is written whole or not at all.
+    """Encode a part in memory; its size is bounded, so that it can be written as a whole.
 
     Args:
         payloads: in the order of their keys.
@@ -76,11 +77,11 @@ def encode_part(payloads: Sequence[bytes], *, format: str) -> NewPart:
             yield batch
 
     data = memoryview(FORMATS[format].encode(counted()))
-    return NewPart(data=data, rows=len(payloads), errors=errors, tokens=tokens, crc32c=_crc32c(data))
+    return NewPart(data=data, rows=len(payloads), errors=errors, tokens=tokens, crc32c=crc32c_of(data))
 
 
 def decode_part(part: Part, *, columns: list[str], batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-    """The part's rows, without those that were replaced.
+    """Rows of a part, without those that were replaced.
 
     Args:
         part: named by a commit.
@@ -91,8 +92,7 @@ def decode_part(part: Part, *, columns: list[str], batch_rows: int = BATCH_ROWS)
         SinkError: missing, or not the bytes that were committed.
     """
     suffix = next(suffix for suffix in SUFFIXES if part.name.endswith(suffix))
-    for batch in SUFFIXES[suffix].decode(_verified(part), columns=columns, rows=batch_rows):
-        validate_arrow(batch, where=part.name, error=SinkError)
+    for batch in _checked(SUFFIXES[suffix].decode(_verified(part), columns=columns, rows=batch_rows), part):
         if not part.superseded:
             yield batch
             continue
@@ -102,14 +102,24 @@ def decode_part(part: Part, *, columns: list[str], batch_rows: int = BATCH_ROWS)
         yield batch.filter(pa.array([key not in part.superseded for key in keys]))
 
 
+def _checked(batches: Iterator[pa.RecordBatch], part: Part) -> Iterator[pa.RecordBatch]:
+    """The batches, their offsets validated; whatever the decoder raises becomes an error that names the part."""
+    try:
+        for batch in batches:
+            yield validate_arrow(batch, where=part.name, error=SinkError)
+    except (pa.ArrowException, ZstdError, ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
+        raise SinkError(f"{part.name}: cannot be decoded ({error}). Restore the file from a copy.") from error
+
+
 def _verified(part: Part) -> bytes | pa.Buffer:
     try:
-        data = part.read()
+        with disk_errors(part.name, missing=True):
+            data = part.read()
     except FileNotFoundError as error:
         raise SinkError(
             f"{part.name}: a committed part is missing; its {part.rows} rows are lost."
         ) from error
-    got = _crc32c(memoryview(data))
+    got = crc32c_of(memoryview(data))
     if len(data) != part.nbytes or got != part.crc32c:
         raise SinkError(
             f"{part.name}: {len(data)} bytes with crc32c 0x{got:08x}, "
@@ -118,7 +128,7 @@ def _verified(part: Part) -> bytes | pa.Buffer:
     return data
 
 
-def _crc32c(data: memoryview) -> int:
+def crc32c_of(data: memoryview) -> int:
     """Of a buffer, which is copied a piece at a time: the library takes bytes only."""
     crc = 0
     for start in range(0, len(data), CRC_BYTES):

@@ -12,6 +12,7 @@ rows of a part that was not committed when its writer was killed are made again.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import sqlite3
 import time
@@ -32,6 +33,7 @@ from headrace.types import Prediction
 
 PART_ROWS = 4096
 PART_BYTES = 16 << 20
+PART = re.compile(r"parts/part-\d{8,}-[0-9a-f]+\.(?:parquet|jsonl\.zst)\Z")
 PART_S = 60.0
 """A part closes after this long: what a kill can cost."""
 
@@ -282,7 +284,27 @@ def _commits(blob: Blob) -> Iterator[dict[str, Any]]:
                 f"{blob.url}: commit {number} is missing, {name} is there. Restore it from a copy."
             )
         try:
-            commit: dict[str, Any] = orjson.loads(bytes(blob.get(name)))
-        except ValueError as error:
-            raise SinkError(f"{blob.url}/{name}: damaged, not JSON ({error}).") from error
+            commit: Any = orjson.loads(bytes(blob.get(name)))
+            _check_commit(commit)
+        except (ValueError, TypeError, KeyError) as error:
+            raise SinkError(f"{blob.url}/{name}: damaged ({error}). Restore it from a copy.") from error
         yield commit
+
+
+def _check_commit(commit: Any) -> None:
+    """Check the fields of a commit.
+
+    Raises:
+        ValueError, TypeError, KeyError: one is missing or of the wrong kind.
+    """
+    for name in ("rows", "errors", "tokens", "nbytes", "crc32c"):
+        if not isinstance(commit[name], int) or commit[name] < 0:
+            raise ValueError(f"{name} is {commit[name]!r}")
+    if not isinstance(commit["writer"], str) or not PART.match(str(commit["name"])):
+        raise ValueError(f"the part has the name {commit['name']!r}")
+    for prompt_id, sample_index, part, error in commit["keys"]:
+        if not isinstance(prompt_id, str) or not isinstance(sample_index, int):
+            raise TypeError(f"a key is {[prompt_id, sample_index, part, error]!r}")
+    for part, prompt_id, sample_index in commit["superseded"]:
+        if not isinstance(part, int) or not isinstance(prompt_id, str):
+            raise TypeError(f"a superseded key is {[part, prompt_id, sample_index]!r}")

@@ -1,4 +1,4 @@
-"""What was asked for -> a run's id, and the refusal of anything else in the same place."""
+"""A job's request -> its run id, and a refusal when the output directory holds another request's output."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from headrace.errors import ResumeError, SinkError
 
 JOB = "job.json"
 JOB_FORMAT = 1
+CURE = "Restore it from a copy, or give another output directory."
 
 
 def run_id(request: Mapping[str, Any]) -> str:
-    """32 hex digits of everything that fixes a job's output: model, tokenizer, prompts, parameters.
+    """32 hex digits over everything that determines a job's output: model, tokenizer, prompts, parameters.
 
     >>> run_id({"model": "a", "seed": 1}) == run_id({"seed": 1, "model": "a"})
     True
@@ -33,25 +34,28 @@ def job_bytes(request: Mapping[str, Any]) -> bytes:
 
 
 def parse_job(data: bytes, *, where: str) -> dict[str, Any]:
-    """What a job was asked for: format, run_id, request.
+    """The content of job.json: format, run_id, request.
 
     Raises:
         SinkError: damaged, or written by a newer headrace.
     """
     try:
-        stored: dict[str, Any] = orjson.loads(data)
+        stored: Any = orjson.loads(data)
     except ValueError as error:
-        raise SinkError(f"{where}/{JOB}: damaged, not JSON ({error}).") from error
+        raise SinkError(f"{where}/{JOB}: damaged, not JSON ({error}). {CURE}") from error
     if not isinstance(stored, dict) or stored.get("format") != JOB_FORMAT or "run_id" not in stored:
         raise SinkError(
             f"{where}/{JOB}: format {stored.get('format') if isinstance(stored, dict) else None!r}; "
             f"this headrace reads {JOB_FORMAT}. Update headrace?"
         )
+    request = stored.get("request")
+    if not isinstance(request, dict) or stored["run_id"] != run_id(request):
+        raise SinkError(f"{where}/{JOB}: damaged: its run id is not that of its request. {CURE}")
     return stored
 
 
 def check_job(data: bytes, request: Mapping[str, Any], *, where: str) -> None:
-    """Refuse a request that is not the one stored.
+    """Refuse a request that is not the stored one.
 
     Raises:
         ResumeError: naming each field that differs.
@@ -60,21 +64,19 @@ def check_job(data: bytes, request: Mapping[str, Any], *, where: str) -> None:
     stored = parse_job(data, where=where)
     if stored["run_id"] == run_id(request):
         return
-    was, now = stored["request"], orjson.loads(orjson.dumps(dict(request)))
-    differs = [
-        f"{name}: stored {before!r}, asked for {after!r}" for name, before, after in _differences(was, now)
-    ]
+    before, now = stored["request"], orjson.loads(orjson.dumps(dict(request)))
+    differs = [f"{name}: stored {old!r}, requested {new!r}" for name, old, new in _differences(before, now)]
     raise ResumeError(
         f"{where}: holds the output of another request; {'; '.join(differs)}. "
-        f"Ask for the same again, or give another output directory."
+        f"Give the stored options again, or another output directory."
     )
 
 
-def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Fields that differ, those of an object inside by their own names."""
-    for name in sorted(was.keys() | now.keys()):
-        before, after = was.get(name), now.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from _differences(before, after)
-        elif before != after:
-            yield name, before, after
+def _differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Fields that differ; those of a nested object by their own names."""
+    for name in sorted(stored.keys() | requested.keys()):
+        old, new = stored.get(name), requested.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new)
+        elif old != new:
+            yield name, old, new

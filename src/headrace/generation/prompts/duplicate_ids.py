@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from headrace.storage import disk_errors
+
 BUFFER = 1 << 17
 BUCKETS = 256
 
@@ -29,7 +31,8 @@ class DuplicateIds:
         self._count = 0
         self._edges: list[npt.NDArray[np.int64]] = []
         """For each written buffer, the beginning of each bucket, and the end of the last one."""
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # __exit__ closes it
+        with disk_errors(tempfile.gettempdir()):
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # __exit__ closes it
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +63,8 @@ class DuplicateIds:
         hashes.resize(
             BUFFER, refcheck=False
         )  # all buffers have one length, so that the place of each is known
-        self._file.write(hashes.tobytes())
+        with disk_errors(tempfile.gettempdir()):
+            self._file.write(hashes.tobytes())
         self._count = 0
 
     def _read(self, bucket: int) -> Iterator[Hashes]:
