@@ -517,6 +517,20 @@ def test_conversations_are_listed_and_kept_over_a_reload(server, chat):
 
 
 @needs_chromium
+def test_two_tabs_keep_each_others_conversations(server, chat):
+    other = chat.context.new_page()
+    other.goto(server.url)
+    talk(chat, "In the first tab")
+    other.get_by_role("button", name="New conversation").click()
+    talk(other, "In the second tab")
+    talk(chat, "Again in the first")
+    for page in (chat, other):
+        expect(page.locator("#conversation-list li")).to_have_count(2)
+        page.reload()
+        expect(page.locator("#conversation-list li")).to_have_count(2)
+
+
+@needs_chromium
 def test_a_message_is_edited_and_an_answer_is_made_again(server, chat):
     server.script = ["one"]
     talk(chat, "Hi")

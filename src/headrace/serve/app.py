@@ -89,7 +89,7 @@ class ModelServer:
             routes=routes,
             lifespan=self._lifespan,
             exception_handlers=dict.fromkeys(
-                (APIError, HTTPException, HeadraceError, Exception), self._error_response
+                (APIError, HTTPException, HeadraceError, OSError, Exception), self._error_response
             ),
         )
         origins = options.allow_origins or ()

@@ -5,8 +5,10 @@ Plain ASGI: a middleware that runs the application in a task of its own would lo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +20,9 @@ from headrace.errors import HeadraceError
 from headrace.serve.metrics import Metrics
 from headrace.serve.origins import CrossOriginPolicy
 from headrace.serve.protocol import APIError
+from headrace.serve.redaction import os_error_message
+
+logger = logging.getLogger(__name__)
 
 PAGE_PATHS = ("/", "/page/")
 OPEN_PATHS = ("/health", "/openapi.json")
@@ -135,6 +140,12 @@ def error_for(error: Exception, *, redact: Callable[[str], str] = str) -> APIErr
         )
     if isinstance(error, HeadraceError):
         return APIError(500, redact(str(error)))
+    if isinstance(error, OSError):  # a disk that is full or failing
+        logger.error("serve: %s: %s", error.filename or "a file", os_error_message(error))
+        status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 500
+        return APIError(
+            status, f"The server's disk failed: {os_error_message(error)}.", code="storage_failed"
+        )
     return APIError(500, "The server failed on this request; its log says more.")
 
 

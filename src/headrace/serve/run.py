@@ -11,7 +11,6 @@ from pathlib import Path
 
 from headrace.errors import ConfigError
 from headrace.serve.options import ServeOptions, ServerInfo
-from headrace.sink import JOB
 
 
 def serve(
@@ -48,6 +47,8 @@ def serve(
 
 def _check_predictions(out: str, warn: Callable[[str], None]) -> None:
     """Refuse a path that no job can fill, warn of one that is empty yet; a URL is opened when somebody looks."""
+    from headrace.sink import JOB  # not for `headrace --help`
+
     path = Path(out)
     if "://" in out or (path / JOB).is_file():
         return

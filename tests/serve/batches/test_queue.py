@@ -1,6 +1,6 @@
 """A batch keeps its input, ends in time, and what it has committed can be fetched, whatever happens around it.
 
-Modules: queue.py, results.py, files.py.
+Modules: queue.py, store.py, results.py, files.py.
 """
 
 import io
@@ -152,3 +152,16 @@ def test_a_file_whose_content_is_gone_is_404(new_server, run_dir, tmp_path):
     (tmp_path / "files" / file["id"]).unlink()
     answer = server.get(f"/v1/files/{file['id']}/content")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "file_not_found")
+
+
+def test_a_disk_that_fails_is_an_error_without_a_traceback(new_server, run_dir, tmp_path):
+    server = new_server(run_dir, state=tmp_path)
+    (tmp_path / "files").rmdir()
+    answer = httpx.post(
+        server.url + "/v1/files", files={"file": ("a.jsonl", b"{}")}, data={"purpose": "batch"}
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "storage_failed")
+    assert str(tmp_path) not in answer.text
+    assert server.post("/v1/completions", {"prompt": "the", "max_tokens": 1}).status_code == 200
+    assert server.terminate() == 0
+    assert not any("Traceback" in line for line in server.errors)

@@ -1,9 +1,5 @@
 """Batch objects -> their result files, one batch at a time; a killed server continues when it starts again.
 
-    STATE/batches/<id>.json          OpenAI's batch object, replaced as a whole
-    STATE/batches/<id>.input.jsonl   until the batch is finished, its input: a second name of the uploaded file
-    STATE/batches/<id>/              until the batch is finished, its responses: an exactly-once sink, one row a line
-
 The key of a line's row is its number in the input, so that a restart knows what is missing. The result files have names
 that follow from the batch: writing them twice is writing them once. A quarter of the engine's rows stays free for
 clients that wait for a response.
@@ -13,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import orjson
@@ -29,10 +23,10 @@ from starlette.routing import Route
 
 from headrace.errors import HeadraceError, WorkerError
 from headrace.serve.batches.input_file import BatchLine, batch_error, check_input, read_requests
-from headrace.serve.batches.results import result_lines
+from headrace.serve.batches.store import UNFINISHED, BatchStore, EndStatus, new_batch
 from headrace.serve.completions import ResponseFormatter, ServedModel, collect, parse_request, submitted
 from headrace.serve.engine_thread import EngineThread
-from headrace.serve.files import ID, FileStore, list_page, newest_first, remove_tree, write_durably
+from headrace.serve.files import FileStore, list_page
 from headrace.serve.protocol import (
     APIError,
     BatchBody,
@@ -51,13 +45,9 @@ ENDPOINTS: dict[str, type[CompletionBody | ChatBody]] = {
     "/v1/completions": CompletionBody,
     "/v1/chat/completions": ChatBody,
 }
-WINDOW = re.compile(r"([1-9][0-9]{0,4})([smhd])\Z")
-WINDOW_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
 MAX_UNFINISHED = 1000
 WRITE_EVERY_S = 1.0
 EXPIRE_EVERY_S = 1.0
-EndStatus = Literal["completed", "cancelled", "expired", "failed"]
 
 
 class BatchQueue:
@@ -78,7 +68,7 @@ class BatchQueue:
         redact: Callable[[str], str] = str,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._files, self._model, self._redact, self._clock = files, model, redact, clock
+        self._store, self._model, self._redact, self._clock = BatchStore(files), model, redact, clock
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._deadlines: dict[str, int] = {}
@@ -92,24 +82,12 @@ class BatchQueue:
     def start(self, engine: EngineThread) -> None:
         """Continue what a former server left, and wait for more."""
         self._engine = engine
-        self._sweep()
-        self._deadlines = {batch["id"]: batch["expires_at"] for batch in self._unfinished()}
+        self._store.sweep()
+        self._deadlines = {batch["id"]: batch["expires_at"] for batch in self._store.unfinished()}
         loop = asyncio.get_running_loop()
         # SQLite's connection belongs to one thread, and an fsync must not block the event loop.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batch")
         self._tasks = [loop.create_task(self._work()), loop.create_task(self._expire_waiting())]
-
-    def _sweep(self) -> None:
-        """Delete working files of batches that ended, or that were never created, just before a kill."""
-        for path in self._files.batches.glob("*.input.jsonl"):
-            try:
-                status = self._get(path.name.removesuffix(".input.jsonl"))["status"]
-            except APIError:
-                path.unlink(missing_ok=True)
-                continue
-            if status in ("completed", "cancelled", "expired"):
-                remove_tree(path.with_name(path.name.removesuffix(".input.jsonl")))
-                path.unlink(missing_ok=True)
 
     async def stop(self) -> None:
         """Pause: committed rows stay, lines that run are run again after the next start."""
@@ -138,26 +116,26 @@ class BatchQueue:
                 raise bad_request(
                     f"endpoint: {body.endpoint[:100]!r}; there are {', '.join(ENDPOINTS)}.", "endpoint"
                 )
-            if len(self._unfinished()) >= MAX_UNFINISHED:
+            if len(self._store.unfinished()) >= MAX_UNFINISHED:
                 raise APIError(429, f"{MAX_UNFINISHED} batches wait already.", code="queue_full")
             batch = new_batch(body, now=int(self._clock()))
-            await anyio.to_thread.run_sync(self._create, batch)
+            await anyio.to_thread.run_sync(self._store.create, batch)
             self._deadlines[batch["id"]] = batch["expires_at"]
             self._wake.set()
             return json_response(batch)
 
         async def list_batches(request: Request) -> Response:
-            return json_response(list_page(newest_first(self._files.batches, "batch-*.json"), request, 20))
+            return json_response(list_page(self._store.all(), request, 20))
 
         async def get(request: Request) -> Response:
-            return json_response(self._get(request.path_params["identity"]))
+            return json_response(self._store.get(request.path_params["identity"]))
 
         async def cancel(request: Request) -> Response:
-            batch = self._get(request.path_params["identity"])
+            batch = self._store.get(request.path_params["identity"])
             if batch["status"] not in UNFINISHED[:2]:
                 raise bad_request(f"The batch is {batch['status']}; it cannot be cancelled.", "id")
             batch |= {"status": "cancelling", "cancelling_at": int(self._clock())}
-            self._write(batch)
+            self._store.write(batch)
             self._cancelled.add(batch["id"])
             self._wake.set()
             return json_response(batch)
@@ -169,50 +147,13 @@ class BatchQueue:
             Route("/v1/batches/{identity}/cancel", cancel, methods=["POST"]),
         ]
 
-    def _create(self, batch: dict[str, Any]) -> None:
-        requests = self._requests(batch)
-        self._files.link(batch["input_file_id"], requests)
-        try:
-            self._write(batch)
-        except BaseException:
-            requests.unlink(missing_ok=True)
-            raise
-
-    def _get(self, identity: str) -> dict[str, Any]:
-        if ID.match(identity) and identity.startswith("batch-"):
-            with contextlib.suppress(FileNotFoundError):
-                batch: dict[str, Any] = orjson.loads((self._files.batches / f"{identity}.json").read_bytes())
-                return batch
-        raise APIError(404, f"No batch with id {identity[:100]!r}.", param="id", code="batch_not_found")
-
-    def _write(self, batch: dict[str, Any]) -> None:
-        write_durably(self._files.batches / f"{batch['id']}.json", [orjson.dumps(batch)])
-
-    def _requests(self, batch: dict[str, Any]) -> Path:
-        return self._files.batches / f"{batch['id']}.input.jsonl"
-
-    def _rows(self, batch: dict[str, Any]) -> Path:
-        return self._files.batches / str(batch["id"])
-
     # ---- the worker ----
-
-    def _unfinished(self) -> list[dict[str, Any]]:
-        """Batches that are to be run or written, the oldest first."""
-        return [
-            batch
-            for batch in reversed(newest_first(self._files.batches, "batch-*.json"))
-            if batch["status"] in UNFINISHED
-            or (
-                batch["status"] == "failed"
-                and batch["id"] not in self._unwritten
-                and self._requests(batch).exists()
-            )
-        ]
 
     async def _work(self) -> None:
         while True:
             self._wake.clear()
-            batch = next((batch for batch in self._unfinished() if batch["id"] not in self._running), None)
+            skipped = self._running | self._unwritten
+            batch = next((one for one in self._store.unfinished() if one["id"] not in skipped), None)
             if batch is None:
                 await self._wake.wait()
                 continue
@@ -228,7 +169,7 @@ class BatchQueue:
             for identity, expires_at in list(self._deadlines.items()):
                 if identity not in self._running and self._clock() >= expires_at:
                     with contextlib.suppress(WorkerError):
-                        await self._run(self._get(identity))
+                        await self._run(self._store.get(identity))
 
     async def _run(self, batch: dict[str, Any]) -> None:
         """Take one batch to its end, and forget it."""
@@ -253,25 +194,25 @@ class BatchQueue:
         try:
             if end in ("completed", "expired"):
                 batch |= {"status": "finalizing", "finalizing_at": int(self._clock())}
-                self._write(batch)
-            await loop.run_in_executor(thread, self._write_results, batch, end)
+                self._store.write(batch)
+            await loop.run_in_executor(thread, self._store.write_results, batch, end)
         except (HeadraceError, OSError) as error:
             end = "failed"
             self._add_errors(batch, [batch_error(self._message(error))])
             self._unwritten.add(batch["id"])
         batch |= {"status": end, f"{end}_at": batch[f"{end}_at"] or int(self._clock())}
         try:
-            self._write(batch)
+            self._store.write(batch)
         except OSError:
             self._unwritten.add(batch["id"])
             return
         if batch["id"] not in self._unwritten:
-            await loop.run_in_executor(thread, self._remove_working_files, batch)
+            await loop.run_in_executor(thread, self._store.remove_working_files, batch)
 
     async def _generate_all(self, batch: dict[str, Any]) -> EndStatus:
         """Run every line that has no row yet, and commit; the status that the batch ends with."""
         loop, thread = asyncio.get_running_loop(), self._thread
-        requests = self._requests(batch)
+        requests = self._store.requests(batch)
         total, digest, errors = await loop.run_in_executor(thread, check_input, requests, batch["endpoint"])
         if errors:
             self._add_errors(batch, errors)
@@ -279,7 +220,7 @@ class BatchQueue:
         batch["request_counts"]["total"] = total
         if batch["status"] == "validating":
             batch |= {"status": "in_progress", "in_progress_at": int(self._clock())}
-        self._write(batch)
+        self._store.write(batch)
         identity = {
             "model": self._model.fingerprint,
             "dtype": self._model.dtype,
@@ -287,7 +228,7 @@ class BatchQueue:
             "prompts": digest,
             "endpoint": batch["endpoint"],
         }
-        out = self._rows(batch)
+        out = self._store.rows(batch)
         sink = await loop.run_in_executor(thread, lambda: Sink(out, request=identity, format="jsonl"))
         try:
             if batch["status"] == "in_progress":
@@ -323,7 +264,7 @@ class BatchQueue:
                 counts["failed" if row.error else "completed"] += 1
                 if time.monotonic() - written > WRITE_EVERY_S and batch["id"] not in self._cancelled:
                     written = time.monotonic()
-                    self._write(batch)
+                    self._store.write(batch)
             finally:
                 free.release()
 
@@ -375,34 +316,6 @@ class BatchQueue:
 
     # ---- the end of a batch ----
 
-    def _write_results(self, batch: dict[str, Any], end: EndStatus) -> None:
-        """Write the files of responses and of errors; a batch without a row has neither."""
-        out, counts = self._rows(batch), batch["request_counts"]
-        if not out.is_dir() and end != "expired":
-            return
-        stem = batch["id"].removeprefix("batch-")
-        which: Literal["output", "error"]
-        for which in ("output", "error"):
-            lines = result_lines(
-                self._requests(batch), out, batch=stem, which=which, expired=end == "expired"
-            )
-            first = next(lines, None)
-            if first is None and which == "error":
-                continue
-            file = self._files.add(
-                _chain(first, lines),
-                name=f"{batch['id']}_{which}.jsonl",
-                purpose="batch_output",
-                identity=f"file-{stem}-{which}",
-            )
-            batch[f"{which}_file_id"] = file["id"]
-        if end == "expired":
-            counts["failed"] = counts["total"] - counts["completed"]
-
-    def _remove_working_files(self, batch: dict[str, Any]) -> None:
-        remove_tree(self._rows(batch))
-        self._requests(batch).unlink(missing_ok=True)
-
     def _message(self, error: Exception) -> str:
         return os_error_message(error) if isinstance(error, OSError) else self._redact(str(error))
 
@@ -410,38 +323,6 @@ class BatchQueue:
     def _add_errors(batch: dict[str, Any], errors: list[dict[str, Any]]) -> None:
         known = (batch["errors"] or {"data": []})["data"]
         batch["errors"] = {"object": "list", "data": [*known, *errors]}
-
-
-def new_batch(body: BatchBody, *, now: int) -> dict[str, Any]:
-    """OpenAI's batch object, just created.
-
-    Raises:
-        APIError: the completion window has no meaning.
-    """
-    window = WINDOW.match(body.completion_window)
-    if window is None:
-        raise bad_request(
-            f"completion_window: {body.completion_window[:50]!r}; expected a number and s, m, h or d, "
-            "for example '24h'.",
-            "completion_window",
-        )
-    times = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
-    return {
-        "id": f"batch-{secrets.token_hex(12)}",
-        "object": "batch",
-        "endpoint": body.endpoint,
-        "errors": None,
-        "input_file_id": body.input_file_id,
-        "completion_window": body.completion_window,
-        "status": "validating",
-        "output_file_id": None,
-        "error_file_id": None,
-        "created_at": now,
-        "expires_at": now + int(window[1]) * WINDOW_UNITS_S[window[2]],
-        **{f"{name}_at": None for name in times},
-        "request_counts": {"total": 0, "completed": 0, "failed": 0},
-        "metadata": body.metadata,
-    }
 
 
 def _missing(lines: Iterator[BatchLine], sink: Sink, most: int) -> list[BatchLine]:
@@ -453,9 +334,3 @@ def _missing(lines: Iterator[BatchLine], sink: Sink, most: int) -> list[BatchLin
             if len(missing) == most:
                 break
     return missing
-
-
-def _chain(first: bytes | None, rest: Iterator[bytes]) -> Iterator[bytes]:
-    if first is not None:
-        yield first
-    yield from rest

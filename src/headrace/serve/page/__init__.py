@@ -37,7 +37,6 @@ def page_routes() -> list[Route]:
         headers = {
             "cache-control": "no-cache",
             "content-security-policy": POLICY,
-            "cross-origin-opener-policy": "same-origin",
             "cross-origin-resource-policy": "same-origin",
             "etag": tags[name],
             "referrer-policy": "no-referrer",

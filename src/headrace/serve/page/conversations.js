@@ -18,6 +18,17 @@ function readAll() {
 
 export const conversations = () => all;
 
+/** What is stored, also by other tabs, but the open conversation as this tab has it. */
+function merged() {
+  const open = all.find(({ id }) => id === currentId);
+  return readAll().map((one) => (open && one.id === open.id ? open : one));
+}
+addEventListener("storage", (event) => {
+  if (event.key !== "headrace.conversations") return;
+  all = merged();
+  document.dispatchEvent(new Event("conversations-changed"));
+});
+
 /** The conversation that is open; a new one that is listed with its first turn. */
 export function current() {
   return all.find(({ id }) => id === currentId) ?? draft;
@@ -39,7 +50,7 @@ export function begin() {
 }
 
 export function remove(id) {
-  all = all.filter((one) => one.id !== id);
+  all = merged().filter((one) => one.id !== id);
   write();
   if (id === currentId) begin();
 }
@@ -50,7 +61,7 @@ export function keep() {
   if (!one.turns.length) return;
   one.updated = Date.now();
   one.title ||= one.turns[0].text.trim().replace(/\s+/g, " ").slice(0, MOST_TITLE) || one.turns[0].files[0]?.name || "Conversation";
-  all = [one, ...all.filter(({ id }) => id !== one.id)].slice(0, MOST);
+  all = [one, ...merged().filter(({ id }) => id !== one.id)].slice(0, MOST);
   open(one.id);
   write();
 }

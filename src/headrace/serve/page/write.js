@@ -358,6 +358,8 @@ function showList() {
       onclick: () => { if (running) stop(); chats.remove(one.id); showConversation(); showCurl(); } }, "×"))));
 }
 
+document.addEventListener("conversations-changed", showList);
+
 function setListOpen(yes) {
   $("conversations").toggleAttribute("data-open", yes);
   $("show-conversations").setAttribute("aria-expanded", yes);
