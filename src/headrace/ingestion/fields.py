@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import math
 from typing import Any
 
 import orjson
@@ -15,8 +18,24 @@ def as_metadata(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        return value.decode() if utf8_fault(value) is None else f"base64:{base64.b64encode(value).decode()}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)  # NaN, Infinity: as Python and JavaScript write them
+    return _as_json(value)
+
+
+def _as_json(value: Any) -> str:
+    try:
+        text = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        if "null" not in text:
+            return text
+    except (orjson.JSONEncodeError, RecursionError):
+        pass
+    # orjson writes a NaN as null, stops 254 levels deep, and knows integers of 64 bits.
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, TypeError, RecursionError):
+        return str(value)
 
 
 def lookup(record: Any, name: str) -> Any:

@@ -200,13 +200,24 @@ def test_a_folder_that_cannot_be_read_is_an_error_and_not_passed_over(tmp_path, 
         find_sources([tmp_path / "corpus"])
 
 
-def test_of_a_field_that_stands_twice_the_first_counts_whatever_else_is_kept(tmp_path):
-    (tmp_path / "x.jsonl").write_text('{"text": "first", "text": "second", "id": 1}\n')
-    ingest(tmp_path / "x.jsonl", tmp_path / "plain")
-    ingest(tmp_path / "x.jsonl", tmp_path / "kept", fields=FieldOptions(keep=["id"]))
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ('{"text": "first", "text": "last", "id": 1}', "last"),
+        ('{"text": "", "text": "last", "id": 1}', "last"),
+        ('{"text": null, "id": 1, "text": "last"}', "last"),
+        ('{"id": {"text": "inner"}, "text": "last"}', "last"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_of_a_name_that_occurs_twice_the_last_value_counts_in_every_format(tmp_path, line, text, name):
+    """As json, orjson, pandas and pyarrow have it; and whatever else is kept."""
+    (tmp_path / name).write_text(f'{{"text": "before", "id": 0}}\n{line}\n')
+    ingest(tmp_path / name, tmp_path / "plain")
+    ingest(tmp_path / name, tmp_path / "kept", fields=FieldOptions(keep=["id"]))
     for store in ("plain", "kept"):
         with Store.open(tmp_path / store) as opened:
-            assert opened.tokenizer.decode(opened.read(0, opened.num_tokens)) == "first"
+            assert opened.tokenizer.decode(opened.read(0, opened.num_tokens)).endswith(text)
 
 
 def test_a_gzip_file_of_many_members_is_read_to_its_end(tmp_path):

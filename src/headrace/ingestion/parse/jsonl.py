@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
 import simdjson
 
 from headrace.ingestion.document import Parsed, Reject
@@ -80,8 +79,14 @@ class JsonLines:
         return parsed
 
     def _all_good(self, lines: Sequence[bytes]) -> list[bytes] | None:
-        """Texts of lines without a fault; None at the first fault, for the careful way to name it."""
+        """Texts of lines without a fault; None at the first fault, or where a name may occur twice in a line.
+
+        simdjson finds a name's first value; the last one counts, as in json, orjson and pyarrow.
+        """
         name = self._fields.text_field
+        quoted = b'"%b"' % name.encode()
+        if sum(line.count(quoted) for line in lines) > len(lines) - lines.count(b""):
+            return None
         parse: Any = self._parser.parse
         try:
             texts: list[bytes] = [parse(line)[name].encode() for line in lines if line]
@@ -98,7 +103,7 @@ class JsonLines:
         parsed.meta = {name: [] for name in keep}
         for index, line in enumerate(lines, lines_before):
             if line and not line.isspace():
-                got = self._record(line)
+                got = text_of_json(line, self._fields)
                 if isinstance(got, Fault):
                     parsed.rejects.append(self._reject(offset + got.at, index, got.reason, got.detail))
                 elif got[1]:
@@ -109,12 +114,6 @@ class JsonLines:
                     parsed.empty += 1
             offset += len(line) + 1
         return texts
-
-    def _record(self, line: bytes) -> tuple[Any, bytes] | Fault:
-        # simdjson also where fields are kept: of a name that stands twice it takes the first, orjson the last.
-        if len(line) <= self._fields.max_document_bytes and (alone := self._all_good([line])) is not None:
-            return (orjson.loads(line) if self._fields.keep else None), alone[0]
-        return text_of_json(line, self._fields)
 
     def _reject(self, offset: int, index: int, reason: str, detail: str) -> Reject:
         return Reject(source=self._url, offset=offset, line=index + 1, reason=reason, detail=detail)

@@ -15,9 +15,22 @@ from headrace.ingestion.document import Parsed, Reject
 from headrace.ingestion.fields import as_metadata, too_long, utf8_fault
 from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.read.open import open_seekable
+from headrace.ingestion.read.parquet_footer import refuse_encrypted
 from headrace.stats import Stats
+from headrace.storage import validate_arrow
 
 ROWS_AT_ONCE = 4096
+FAULTS = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    MemoryError,
+    LookupError,
+    OverflowError,
+)
+"""What pyarrow raises for damaged or forged files, besides its own errors."""
 _STREAM_END = b"\xff\xff\xff\xff" + bytes(4)
 _Item = TypeVar("_Item")
 
@@ -31,8 +44,12 @@ class ParquetGroups:
         self.stats = Stats()
         self._raw = open_seekable(url, compression)
         try:
+            refuse_encrypted(self._raw, url)
             self._file = pq.ParquetFile(self._raw)
-        except (pa.ArrowException, OSError) as error:
+        except SourceError:
+            self._raw.close()
+            raise
+        except FAULTS as error:
             self._raw.close()
             raise SourceError(f"{url}: damaged Parquet file: {error}. Fetch it again") from error
         _check_columns(self, url, self._file.schema_arrow, fields)
@@ -78,7 +95,7 @@ class ParquetGroups:
                         parsed = parse_batch(batch, url=self._url, fields=self._fields, first_row=row)
                     row += batch.num_rows
                     yield parsed
-            except (pa.ArrowException, OSError) as error:
+            except FAULTS as error:
                 raise SourceError(
                     f"{self._url}: damaged Parquet row group {group} of {meta.num_row_groups}: {error}. "
                     f"Fetch it again"
@@ -117,7 +134,7 @@ class ArrowBatches:
             self._open: Any = pa.memory_map(url) if is_local else pa.PythonFile(self._raw, mode="r")
             self._columns = list(dict.fromkeys([fields.text_field, *fields.keep]))
             schema = self._reader(None).schema
-        except (pa.ArrowException, OSError) as error:
+        except FAULTS as error:
             self._raw.close()
             raise SourceError(f"{url}: damaged Arrow file: {error}. Fetch it again") from error
         _check_columns(self, url, schema, fields)
@@ -143,11 +160,9 @@ class ArrowBatches:
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         reader = self._reader(self._included)
-        if self._is_file:
-            for i in range(reader.num_record_batches):
-                yield reader.get_batch(i)
-        else:
-            yield from reader
+        of_file = (reader.get_batch(i) for i in range(reader.num_record_batches)) if self._is_file else None
+        for i, batch in enumerate(of_file if of_file is not None else reader):
+            yield validate_arrow(batch, where=f"{self._url}: record batch {i}", error=SourceError)
 
     def batch_bytes(self) -> list[int]:
         """Bytes of each record batch's text."""
@@ -180,7 +195,9 @@ class ArrowBatches:
     def _damage(self) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError) as error:
+        except SourceError:  # also a ValueError
+            raise
+        except FAULTS as error:
             raise SourceError(f"{self._url}: damaged Arrow data: {error}. Fetch it again") from error
 
     def stored_position(self) -> int:

@@ -90,12 +90,19 @@ class TarSamples:
                     if not member.isfile():
                         continue
                     folder, _, base = member.name.rpartition("/")
+                    if _is_system_file(base):
+                        continue
                     stem, _, extension = base.partition(".")
                     key = f"{folder}/{stem}" if folder else stem
                     if current is None or current[1] != key:
                         if current is not None:
                             yield current
                         current = (member.offset, key, {})
+                    if extension in current[2]:
+                        raise SourceError(
+                            f"{self._url}: the sample {key!r} has two members .{extension}: its files do not lie side "
+                            f"by side, or it was packed twice. Pack the tar anew"
+                        )
                     if extension in self._wanted:
                         current[2][extension] = self._content(tar, member)
             self._check_end(readable)
@@ -169,6 +176,11 @@ class TarSamples:
                 source=self._url, offset=offset, line=None, reason=reason, detail=f"sample {key}: {detail}"
             )
         )
+
+
+def _is_system_file(name: str) -> bool:
+    """Files that systems and tools leave in archives, and WebDataset's own members: no samples."""
+    return name.startswith(("._", "__")) or name in (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 class _Readable(io.RawIOBase):

@@ -271,8 +271,9 @@ static Cursor NAME(record)(Cursor at, Cursor end, Cursor name, int64_t name_size
     if (at == end || *at != ':')
       return NULL;
     at = NAME(skip_blanks)(at + 1, end);
-    if (!text && key_size == name_size && !memcmp(key, name, (size_t)name_size)) {
-      if (at == end || *at != '"')
+    if (key_size == name_size && !memcmp(key, name, (size_t)name_size)) {
+      /* A name that occurs twice: the last value counts, which the caller's parser finds. */
+      if (text || at == end || *at != '"')
         return NULL;
       text = *to;
       at = NAME(string)(at + 1, end, to);
