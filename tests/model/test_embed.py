@@ -1,4 +1,4 @@
-"""Vectors made elsewhere find their tokens by text, at the scale of a fresh model."""
+"""Word vectors from elsewhere find their tokens by text, at the scale of a fresh model."""
 
 from __future__ import annotations
 

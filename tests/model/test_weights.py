@@ -1,4 +1,4 @@
-"""Weights travel: to safetensors, to Hugging Face directories, and back, with equal logits."""
+"""Weights are written and read with equal logits: safetensors, Hugging Face directories. Covers hf_tokenizer.py too."""
 
 from __future__ import annotations
 

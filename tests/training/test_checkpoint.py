@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the newest whole one found, damage told by name."""
+"""Checkpoints: whole or absent, the newest whole one is found, damage is named. Covers distributed_save.py too."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_older_checkpoint(
 def test_torchs_own_words_for_a_full_disk_are_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its file writer says "unexpected pos 704 vs 598" where the file system says that there is no room."""
+    """Its file writer says "unexpected pos 704 vs 598" where the file system reports a full disk."""
 
     def unexpected_position(*_: object, **__: object) -> None:
         raise RuntimeError("Traceback:\n  many lines\n[enforce fail] . unexpected pos 704 vs 598\n")

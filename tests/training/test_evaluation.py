@@ -1,4 +1,4 @@
-"""Held-out rows: of every store, made as training rows are, of the same tokenizer."""
+"""Held-out rows: of every store, made as training rows are, of the same tokenizer. Covers data.py too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`headrace train` under torchrun, as a user starts it: one voice, one message, nothing begun that cannot be."""
+"""`headrace train` under torchrun, as a user starts it: one log, one message, nothing begun after an error."""
 
 from __future__ import annotations
 

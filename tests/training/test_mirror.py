@@ -1,4 +1,4 @@
-"""A run's copy elsewhere: enough to go on with when the machine is gone."""
+"""A run's copy on an object store: enough to continue with when the machine is gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's recipe: rate, batch ramp, decay on matrices only, clipping."""
+"""The paper's recipe: rate, batch ramp-up, decay on matrices only, clipping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every layout trains the same model on the same rows, and any layout goes on where another stopped."""
+"""Every layout trains the same model on the same rows, and any layout continues where another stopped.
+
+Covers parallel.py, pipeline.py, layout.py and trainable.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model made elsewhere begins a run: same logits, any layout, refused where it does not fit."""
+"""Weights from elsewhere begin a run: same logits on any layout, or a refusal. Covers tokenizer_check.py."""
 
 from __future__ import annotations
 

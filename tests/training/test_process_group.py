@@ -71,9 +71,9 @@ def agent_store():
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
 
 
-def start(store, size, *words, timeout_s=60):
+def start(store, size, *words, timeout_s=60, ranks=None):
     processes = []
-    for rank in range(size):
+    for rank in ranks or range(size):
         env = os.environ | {
             "RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
@@ -113,9 +113,10 @@ def test_an_attempt_after_a_dead_one_does_not_read_its_keys(agent_store):
 
 
 def test_a_rank_that_died_while_it_joined_is_not_waited_for(agent_store):
-    alone = start(agent_store, 2, "sum")[1:]
-    alone[0].kill()
-    alone[0].communicate()
+    (process,) = start(agent_store, 2, "sum", ranks=[1])
+    agent_store.wait(["headrace/joining"], timedelta(seconds=100))
+    process.kill()
+    process.communicate()
     for code, lines, err in finish(start(agent_store, 2, "sum")):
         assert (code, lines) == (0, ["joined", "sum 3"]), err
 

@@ -1,4 +1,4 @@
-"""A run's recipe is settled once: what the machine decided at the first start stays decided."""
+"""A run's recipe is resolved once: choices of the machine at its first start stay. Covers recipe.py, device.py."""
 
 from __future__ import annotations
 

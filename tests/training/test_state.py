@@ -1,4 +1,4 @@
-"""A checkpoint says where its run stands, and a run opened from it stands there."""
+"""A checkpoint holds the state of its run, and a run restored from it continues there. Covers run_json.py too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A run: learns, is the same every time, goes on after anything, and refuses to become another."""
+"""A run: learns, repeats exactly, continues after any stop, and refuses to become another.
+
+Covers loop.py, train_step.py, stop.py, summary.py and tensorboard.py.
+"""
 
 from __future__ import annotations
 

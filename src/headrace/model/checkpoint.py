@@ -6,7 +6,7 @@ CHECKPOINTS/step-00000100/
   manifest.json         size and XXH3-128 of every other file and of itself, written last
 
 A directory gets its name by one rename when everything in it is on disk, so one without a manifest, or
-with another file than the manifest says, was damaged afterwards.
+with a file that differs from its entry in the manifest, was damaged afterwards.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STEP_DIR = re.compile(r"step-(\d{8,})")
 
 
 def step_dir(checkpoints: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands."""
+    """Directory of the checkpoint of a step."""
     return checkpoints / f"step-{step:08d}"
 
 
@@ -41,8 +41,8 @@ def list_checkpoints(checkpoints: Path) -> list[tuple[int, Path]]:
     """(step, directory) of every finished checkpoint, oldest first, none opened."""
     if not checkpoints.is_dir():
         return []
-    found = [(_STEP_DIR.fullmatch(path.name), path) for path in checkpoints.iterdir()]
-    return sorted((int(match[1]), path) for match, path in found if match)
+    matches = [(_STEP_DIR.fullmatch(path.name), path) for path in checkpoints.iterdir()]
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def hash_file(path: Path) -> str:
@@ -61,14 +61,14 @@ def verify_checkpoint(directory: Path) -> dict[str, Any]:
         CheckpointError: a file is missing, has another size or hash, or the manifest cannot be read.
     """
     files = _read_manifest(directory / MANIFEST)["files"]
-    for name, wanted in files.items():
+    for name, entry in files.items():
         path = directory / name
         if not path.is_file():
-            raise CheckpointError(f"{path}: missing; the manifest lists it with {wanted['bytes']} bytes.")
-        if path.stat().st_size != wanted["bytes"]:
-            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, manifest says {wanted['bytes']}.")
-        if (got := hash_file(path)) != wanted["xxh3_128"]:
-            raise CheckpointError(f"{path}: XXH3-128 {got}, manifest says {wanted['xxh3_128']}.")
+            raise CheckpointError(f"{path}: missing; the manifest lists it with {entry['bytes']} bytes.")
+        if path.stat().st_size != entry["bytes"]:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, manifest says {entry['bytes']}.")
+        if (got := hash_file(path)) != entry["xxh3_128"]:
+            raise CheckpointError(f"{path}: XXH3-128 {got}, manifest says {entry['xxh3_128']}.")
     if STATE not in files:
         raise CheckpointError(f"{directory}: its manifest lists no {STATE}.")
     state: dict[str, Any] = orjson.loads((directory / STATE).read_bytes())
@@ -84,12 +84,12 @@ def manifest_files(directory: Path) -> list[str]:
     names = sorted(_read_manifest(directory / MANIFEST)["files"])
     for name in names:
         if Path(name).name != name:
-            raise CheckpointError(f"{directory / MANIFEST}: lists {name!r}; wanted a file beside it.")
+            raise CheckpointError(f"{directory / MANIFEST}: lists {name!r}; expected a file beside it.")
     return names
 
 
 def encode_manifest(manifest: dict[str, Any]) -> bytes:
-    """A manifest with its own hash, as it stands on disk."""
+    """A manifest with its own hash: the bytes of manifest.json."""
     digest = xxhash.xxh3_128(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return orjson.dumps({**manifest, "xxh3_128": digest}, option=orjson.OPT_INDENT_2)
 
@@ -97,7 +97,7 @@ def encode_manifest(manifest: dict[str, Any]) -> bytes:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = orjson.loads(path.read_bytes())
-        version, told = manifest["format"], manifest.pop("xxh3_128")
+        version, expected = manifest["format"], manifest.pop("xxh3_128")
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}).") from error
     if version != CHECKPOINT_FORMAT:
@@ -105,15 +105,15 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: checkpoint format {version!r}, this headrace reads {CHECKPOINT_FORMAT}."
         )
     got = xxhash.xxh3_128(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    if got != told:
-        raise CheckpointError(f"{path}: XXH3-128 of its content is {got}, it says {told}.")
+    if got != expected:
+        raise CheckpointError(f"{path}: XXH3-128 of its content is {got}, it says {expected}.")
     return manifest
 
 
 def latest_checkpoint(
     checkpoints: Path, *, warn: Callable[[str], None] | None = None
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that is whole: (directory, its state.json), or None when there is none.
+    """The newest whole checkpoint: (directory, its state.json), or None when there is none.
 
     Damaged ones are passed over, each with a warning that names the file and both hashes.
 
@@ -139,14 +139,14 @@ def read_tensors(directory: Path, into: dict[str, Tensor], *, alone: bool = True
     Args:
         directory: a verified checkpoint.
         into: name -> tensor (a DTensor takes its shard).
-        alone: this process reads for itself; False when all ranks call together.
+        alone: this process reads by itself; False when all ranks call together.
 
     Raises:
         CheckpointError: a name or shape that the checkpoint does not have.
     """
     try:
         with warnings.catch_warnings():
-            # torch says at every load that a single process loads alone; that is what was asked for.
+            # torch warns at every load that a single process loads alone; that is meant.
             warnings.filterwarnings("ignore", message=".*no_dist.*|.*torch.distributed.*")
             load(dict(into), storage_reader=FileSystemReader(directory), no_dist=alone)
     except (RuntimeError, ValueError, KeyError, CheckpointException) as error:

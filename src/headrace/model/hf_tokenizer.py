@@ -10,18 +10,17 @@ from typing import Any
 import orjson
 
 from headrace.errors import TokenizerError
-from headrace.tokens import Tokenizer, load_tokenizer, tokenizer_from_files
-from headrace.tokens.bytelevel import char_of_byte
+from headrace.tokens import Tokenizer, char_of_byte, load_tokenizer, tokenizer_from_files
 
 END = "<|endoftext|>"
 
 
-# GPT-2's own (encoder.py of openai/gpt-2): what vocab.json and merges.txt leave unsaid.
+# GPT-2's own (encoder.py of openai/gpt-2): vocab.json and merges.txt do not contain it.
 _GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def load_hf_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of a Hugging Face directory, also of one that has vocab.json and merges.txt alone.
+    """The tokenizer of a Hugging Face directory, also of one with vocab.json and merges.txt only.
 
     Raises:
         TokenizerError: there is none, or its files are damaged.
@@ -48,7 +47,7 @@ def load_hf_tokenizer(directory: Path) -> Tokenizer:
 def hf_tokenizer_files(tokenizer: Tokenizer, *, max_length: int) -> dict[str, bytes]:
     """File name -> content: tokenizer.json, tokenizer_config.json, and the tokenizer's own files.
 
-    A SentencePiece model travels as its own file only: transformers reads those by classes of its own.
+    A SentencePiece model is written as its own file only: transformers reads those by classes of its own.
     """
     files = dict(tokenizer.files())
     about: dict[str, Any] = {
@@ -74,7 +73,7 @@ def hf_tokenizer_files(tokenizer: Tokenizer, *, max_length: int) -> dict[str, by
         ends = [END]
         added.append(_special(END, tokenizer.eos_id))
     about |= {"eos_token": ends[0], "bos_token": ends[0], "pad_token": ends[0]}
-    if "tokenizer_config.json" in files:  # what the tokenizer's maker said stands
+    if "tokenizer_config.json" in files:  # its maker's settings are kept
         about = {**about, **orjson.loads(files["tokenizer_config.json"])}
     files["tokenizer.json"] = orjson.dumps(definition)
     files["tokenizer_config.json"] = orjson.dumps(about, option=orjson.OPT_INDENT_2)
@@ -113,8 +112,8 @@ def _definition(
 
 
 def _from_ranks(tokens: list[bytes], pattern: str) -> dict[str, Any]:
-    """Tiktoken's ranks -> vocabulary and merges: each token's last merge joined the two parts that the
-    merges of lower rank leave of it.
+    """Tiktoken's ranks -> vocabulary and merges. A token's own merge joins the two parts that remain after all
+    merges of lower rank.
     """
     chars = char_of_byte()
     ranks = {token: rank for rank, token in enumerate(tokens) if token}

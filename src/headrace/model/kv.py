@@ -1,8 +1,8 @@
 """Keys and values of new tokens -> those of all tokens so far, in memory that is taken once.
 
 Shapes: L layers, B rows, H heads, S slots (tokens a row can hold), D head dimension, T new tokens.
-Slot s of a row holds the token at position s, so a row's length says all about it. A slot behind a
-row's length holds rubbish that a mask hides and the next token overwrites.
+Slot s of a row holds the token at position s, so the row's length describes it. Slots behind the length hold old
+values, which a mask hides and the next token overwrites.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from headrace.errors import ConfigError
 
 
 class KVCache:
-    """Preallocated cache of B rows, each with a length of its own.
+    """Preallocated cache of B rows, each with its own length.
 
-    `extend` once per layer, then `advance` once: rows grow by what they were given, so that
-    rows padded on the right grow by their own number of tokens.
+    Call `extend` once per layer, then `advance` once with the number of tokens of each row: rows padded on the
+    right grow by their own number.
 
     >>> kv = KVCache(num_layers=1, num_rows=2, num_heads=1, capacity=4, head_dim=1)
     >>> k, v, mask = kv.extend(0, torch.ones(2, 1, 3, 1), torch.ones(2, 1, 3, 1))
@@ -44,7 +44,7 @@ class KVCache:
             raise ConfigError(
                 f"cache: layers, rows, heads, slots, head dimension are {shape}; each must be >= 1."
             )
-        # Zeros, not empty: rubbish may be NaN, and a masked NaN still poisons the weighted sum.
+        # Zeros, not empty: uninitialised memory may hold NaN, and a masked NaN still spoils the weighted sum.
         self.k_LBHSD = torch.zeros(shape, dtype=dtype, device=device)
         self.v_LBHSD = torch.zeros(shape, dtype=dtype, device=device)
         # One pair of views a layer, made once: making them costs as much as a small product.
@@ -88,8 +88,8 @@ class KVCache:
 
         Returns:
             Keys and values up to the longest row, views [B, H, S', D], and a bool mask [B, 1, T, S'],
-            True where a new token sees a slot: none behind itself. No mask means causal when S' = T,
-            and everything seen when T = 1.
+            True where a new token attends to a slot: none behind itself. No mask means causal when S' = T,
+            and all slots when T = 1.
 
         Raises:
             ConfigError: a row would outgrow the cache.
@@ -122,7 +122,7 @@ class KVCache:
         self.lengths_B = torch.tensor(self._lengths, dtype=torch.int64, device=self.lengths_B.device)
 
     def truncate(self, length: int = 0) -> None:
-        """Forget every row's tokens from a position on."""
+        """Drop every row's tokens from a position on."""
         self._lengths = [min(length, now) for now in self._lengths]
         self.lengths_B = self.lengths_B.clamp(max=length)
 

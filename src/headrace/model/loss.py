@@ -14,9 +14,9 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from headrace.model.products import product
 
-IGNORED = -100  # torch's own mark for a label that is not counted
-# Logits alive at once, in the type of the products: each chunk passes once over the table's gradient, so they
-# are many.
+IGNORED = -100  # torch's own value of a label that is not counted
+# Logits in memory at once, in the dtype of the products. Each chunk passes once over the table's gradient, so
+# chunks are large.
 _LOGITS_AT_ONCE = {"cpu": 1 << 26, "cuda": 1 << 27}
 # Logits that softmax passes over at once in float32. On a CPU they stay in its cache: 4 MB.
 _LOGITS_IN_CACHE = {"cpu": 1 << 20}
@@ -28,7 +28,7 @@ def linear_cross_entropy(x_BTW: Tensor, table_VW: Tensor, labels_BT: Tensor) -> 
     Rows are taken a chunk at a time, and each chunk's gradient is written over its logits: a vocabulary
     of 50,000 would otherwise need 400 MB of logits per row of 2,048 tokens, twice.
 
-    A table that is a DTensor is cut by vocabulary: each rank makes the logits of its part, and three
+    A table that is a DTensor is cut by vocabulary: each rank computes the logits of its part, and three
     numbers per token (largest, sum, label's) are exchanged instead of logits. Then x is this rank's part
     of the tokens (sequence parallel) and the result is the same on every rank of the mesh.
     """
@@ -37,7 +37,7 @@ def linear_cross_entropy(x_BTW: Tensor, table_VW: Tensor, labels_BT: Tensor) -> 
         return _chunked(x_BTW.flatten(0, 1), table_VW, labels_N, 0, None)
     mesh = table_VW.device_mesh
     part = x_BTW if isinstance(x_BTW, DTensor) else DTensor.from_local(x_BTW, mesh, [Shard(1)])
-    # Each rank's gradient is what its part of the vocabulary says: a summand.
+    # Each rank's gradient is of its part of the vocabulary: a partial sum.
     whole = part.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
     first = mesh.get_local_rank() * -(-table_VW.shape[0] // mesh.size())
     return _chunked(whole.flatten(0, 1), table_VW.to_local(), labels_N, first, mesh.get_group())
@@ -60,19 +60,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         first: int,
         group: dist.ProcessGroup | None,
     ) -> Tensor:
-        wanted = x_NW.requires_grad or table_VW.requires_grad
+        needs_gradients = x_NW.requires_grad or table_VW.requires_grad
         device = x_NW.device.type
         vocabulary = max(1, table_VW.shape[0])
         chunk = max(1, _LOGITS_AT_ONCE.get(device, 1 << 27) // vocabulary)
         block = chunk
-        if group is None and device in _LOGITS_IN_CACHE:  # a group is asked once a chunk
+        if group is None and device in _LOGITS_IN_CACHE:  # a group communicates once a chunk
             block = max(1, _LOGITS_IN_CACHE[device] // vocabulary)
-        # Autocast would cast the table anew for each chunk: it remembers casts only where gradients are recorded.
+        # Autocast would cast the table again for each chunk: it caches casts only where gradients are recorded.
         kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table_VW.dtype
         typed_VW = table_VW.to(kind)
         loss = x_NW.new_zeros((), dtype=torch.float32)
-        grad_x = torch.empty_like(x_NW) if wanted else None
-        grad_table = torch.zeros_like(table_VW, dtype=torch.float32) if wanted else None
+        grad_x = torch.empty_like(x_NW) if needs_gradients else None
+        grad_table = torch.zeros_like(table_VW, dtype=torch.float32) if needs_gradients else None
         for start in range(0, x_NW.shape[0], chunk):
             part = slice(start, start + chunk)
             x_CW = x_NW[part].to(kind)
@@ -80,7 +80,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             for logits, labels in zip(
                 torch.split(logits_CV, block), torch.split(labels_N[part, None], block), strict=True
             ):
-                loss += _score(logits, labels, first, group, gradient=wanted)
+                loss += _score(logits, labels, first, group, gradient=needs_gradients)
             if grad_x is not None and grad_table is not None:
                 grad_x[part] = product(logits_CV, typed_VW)
                 # Transposed twice on a CPU: oneDNN's bfloat16 product is 1.8 times faster in this order.
@@ -92,14 +92,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        grad_x, grad_table = ctx.saved_tensors  # a second backward finds them changed, and torch says so
+        grad_x, grad_table = ctx.saved_tensors  # torch refuses a second backward: they are changed in place
         return grad_x.mul_(grads[0]), grad_table.mul_(grads[0]), None, None, None
 
 
 def _score(
     logits_CV: Tensor, label_C1: Tensor, first: int, group: dist.ProcessGroup | None, *, gradient: bool
 ) -> Tensor:
-    """Summed loss of some rows; their logits are spent, or become the loss's gradient."""
+    """Summed loss of some rows; their logits are overwritten, with the gradient of the loss where needed."""
     counted_C1 = label_C1 != IGNORED
     label_C1 = label_C1 - first
     ours_C1 = counted_C1 & (label_C1 >= 0) & (label_C1 < logits_CV.shape[1])
@@ -119,7 +119,7 @@ def _score(
 def _over(
     group: dist.ProcessGroup | None, tensor: Tensor, how: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM
 ) -> Tensor:
-    """The same over all parts of the vocabulary, in place."""
+    """Reduce over all parts of the vocabulary, in place."""
     if group is not None:
         dist.all_reduce(tensor, how, group=group)
     return tensor

@@ -1,4 +1,4 @@
-"""Matrices -> their product: float32 by oneDNN on CPUs where torch's own library leaves half of it unused.
+"""Matrices -> their product, in float32 by oneDNN on CPUs where torch's own library uses half of the CPU.
 
 Shapes: M x K times K x N.
 """
@@ -18,7 +18,7 @@ from headrace.platform import cpu_vendor
 
 @functools.cache
 def mkl_is_slow() -> bool:
-    """Whether torch's float32 products (MKL) take AVX2 code though the CPU has AVX-512: so they do on AMD's.
+    """Whether torch's float32 products (MKL) use AVX2 though the CPU has AVX-512, as on AMD's CPUs.
 
     Measured on 2 Zen 5 cores, 2048 x 384 times 384 x 1536: MKL 218 GFLOP/s, oneDNN 477, both in float32.
     """
@@ -45,7 +45,7 @@ class Linear(nn.Linear):
         products_alone = x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled(
             "cpu"
         )
-        # Without gradients the rows may be few: a step of generation is bound by memory, not by products.
+        # Without gradients the rows may be few: a step of generation is bound by memory, not by arithmetic.
         if plain and products_alone and torch.is_grad_enabled() and x.device.type == "cpu" and mkl_is_slow():
             return _linear(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)
         return super().forward(x)
@@ -67,6 +67,6 @@ _linear: Callable[[Tensor, Tensor, Tensor], Tensor] = _Linear.apply
 
 
 def _onednn(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
-    # What torch's own compiler emits for frozen weights; torch has no public name for it.
+    # The operator that torch's compiler emits for frozen weights; torch has no public name for it.
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x_MK, weight_NK, bias_N, "none", [], "")  # noqa: SLF001
     return out

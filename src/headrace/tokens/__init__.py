@@ -14,6 +14,7 @@ Special tokens in text are never recognised: a document that contains "<|endofte
 characters, so that no text can forge a document's end.
 """
 
+from headrace.tokens.bytelevel import char_of_byte
 from headrace.tokens.load import load_tokenizer, tokenizer_from_files
 from headrace.tokens.probe import Mismatch, first_mismatch, tricky_texts
 from headrace.tokens.protocol import Tokenizer
@@ -22,6 +23,7 @@ from headrace.tokens.train import train_tokenizer
 __all__ = [
     "Mismatch",
     "Tokenizer",
+    "char_of_byte",
     "first_mismatch",
     "load_tokenizer",
     "tokenizer_from_files",

@@ -1,4 +1,4 @@
-"""What a step frees -> kept for the next one: on a CPU, memory that was given back has to be touched anew."""
+"""Memory that a step frees -> kept for the next step: memory returned to the kernel is mapped page by page again."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _M_MMAP_MAX, _MMAP_MAX = -4, 65_536
 
 @contextmanager
 def freed_memory_kept(device: torch.device) -> Iterator[None]:
-    """Within, this process's malloc hands freed blocks out again instead of returning them to the kernel.
+    """Within the block, this process's malloc reuses freed blocks instead of returning them to the kernel.
 
-    glibc maps every large block anew, page by page, at 1.3 GB/s, and unmaps it when it is freed: of a step
-    of 2,048 tokens over 50,257 ids that was a fifth. Training on another device leaves it as it is.
+    By default glibc maps every large block page by page, at 1.3 GB/s, and unmaps it when it is freed: a fifth of
+    a step of 2,048 tokens over 50,257 ids. On other devices than the CPU, and without glibc, nothing changes.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield

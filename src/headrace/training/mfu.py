@@ -1,4 +1,4 @@
-"""A device's name -> its peak, and a step's FLOPs -> the share of it that was used."""
+"""A device's name -> its peak FLOP/s, of which MFU is the share that a step used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PEAKS: dict[str, tuple[float, float]] = {
 
 
 def peak_flops(name: str, dtype: str) -> float | None:
-    """Peak of a device by name; None for what the table does not know: nothing is guessed.
+    """Peak FLOP/s of a device by name; None for devices that are not in the table: nothing is guessed.
 
     >>> peak_flops("NVIDIA H100 80GB HBM3", "bfloat16")
     989000000000000.0

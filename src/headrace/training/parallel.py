@@ -80,11 +80,11 @@ def blocks_of(part: nn.Module) -> Mapping[str, nn.Module]:
 
 
 def tensor_parallel(part: nn.Module, mesh: DeviceMesh) -> None:
-    """Cut matrices over ranks; between them each rank holds its part of the tokens (sequence parallel).
+    """Cut matrices over ranks; between the matrices each rank holds its part of the tokens (sequence parallelism).
 
     Source: Shoeybi et al. 2019 (Megatron-LM); Korthikanti et al. 2022 for the sequence dimension.
     """
-    # Tables are cut by vocabulary (and by position); what comes out is cut by token.
+    # Tables are cut by vocabulary (and by position); their output is cut by token.
     by_row = RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1))
     gathered = PrepareModuleInput(input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),))
     plan: dict[str, ParallelStyle] = {"tok": by_row, "pos": by_row, "norm": SequenceParallel()}
@@ -99,19 +99,19 @@ def tensor_parallel(part: nn.Module, mesh: DeviceMesh) -> None:
             f"blocks.{layer}.mlp.up": ColwiseParallel(),
             f"blocks.{layer}.mlp.down": RowwiseParallel(output_layouts=Shard(1)),
         }
-    here = {name for name, _ in part.named_modules()}  # a stage has some of them
+    here = {name for name, _ in part.named_modules()}  # a pipeline stage has some of them
     parallelize_module(part, mesh, {name: style for name, style in plan.items() if name in here})
 
 
 def checkpoint_activations(part: nn.Module) -> None:
     """Keep the input of each block only; the block is computed again in the backward pass."""
     for block in blocks_of(part).values():
-        # The inner forward, so that hooks of FSDP stay outside and names of parameters stay as they are.
+        # The inner forward is replaced: hooks of FSDP stay outside, and parameters keep their names.
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def compile_blocks(part: nn.Module) -> None:
-    """Compile each block: all have one shape, so it costs one compilation."""
+    """Compile each block: all have one shape, so there is one compilation."""
     for block in blocks_of(part).values():
         block.forward = torch.compile(block.forward)
 
@@ -120,17 +120,17 @@ def shard_data_parallel(part: nn.Module, mesh: DeviceMesh, *, keep_weights: bool
     """FSDP2: gradients and moments sharded; weights too, unless they are kept between forward and backward."""
     for block in blocks_of(part).values():
         fully_shard(block, mesh=mesh, reshard_after_forward=not keep_weights)
-    # The tables and the last normalisation: needed first and last, so they stay.
+    # The tables and the last normalisation are used first and last, so they stay unsharded.
     fully_shard(part, mesh=mesh, reshard_after_forward=False)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a DTensor, sharing its memory; another tensor is itself."""
+    """This rank's part of a DTensor, sharing its memory; a plain tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def sum_over(group: dist.ProcessGroup, tensors: Sequence[Tensor]) -> None:
-    """Sum tensors over a group, in place, in one message."""
+    """Sum tensors over a group, in place, by one all-reduce."""
     if tensors:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.all_reduce(flat, group=group)

@@ -190,7 +190,7 @@ def check_tokenizer(pretrained: Pretrained, out: Path, store: Tokenizer) -> None
     """Compare the tokenizer that the weights were trained with to the store's.
 
     Raises:
-        ConfigError: they give other ids, so that every embedding would stand for another token.
+        ConfigError: they give other ids, so that every embedding would mean another token.
     """
     if pretrained.source is None:
         model = load_tokenizer(out / "tokenizer")

@@ -1,4 +1,4 @@
-"""SIGTERM or Ctrl-C -> a flag that the loop looks at between steps, so that it saves before it ends."""
+"""SIGTERM or Ctrl-C -> a flag that the loop reads between steps, so that it saves before it ends."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignal:
-    """While open, the first SIGTERM or SIGINT sets `number` (0 before); the second acts as it would have without us.
+    """While open, the first SIGTERM or SIGINT sets `number` (0 before); the second has its usual effect.
 
-    Outside the main thread Python allows no handlers: then nothing is caught.
+    Outside the main thread Python allows no handlers: signals then have their usual effect.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class StopSignal:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._before[number] = signal.signal(number, self._caught)
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -31,7 +31,7 @@ class StopSignal:
     ) -> None:
         self._restore()
 
-    def _caught(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.number = number
         self._restore()
 

@@ -12,12 +12,12 @@ _NOT_CURVES = {"step", "elapsed_s", "position", "tokens"}
 
 
 class TensorBoardLog:
-    """Writes every number of a metrics line as a curve over steps; a restart hides the steps it makes again."""
+    """Writes every number of a metrics line as a curve over steps; a restart hides the steps that it repeats."""
 
     def __init__(self, directory: Path, *, step: int) -> None:
-        # TensorBoard's own switch: else it loads TensorFlow where that is installed, for the sake of opening files.
+        # TensorBoard's own switch: else it loads TensorFlow, where installed, to open files.
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
-        # Imported here: it costs a second, and most runs do without.
+        # Imported here: it takes a second, and most runs do not need it.
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._writer: Any = SummaryWriter(str(directory), purge_step=step + 1)

@@ -22,5 +22,5 @@ def tokenizer_difference(model: Tokenizer, store: Tokenizer) -> str | None:
     if mismatch is not None:
         return f"{mismatch.text[:40]!r} is {mismatch.wanted} in the store and {mismatch.got} for the model"
     if model.token_bytes() != store.token_bytes():
-        return "the same ids stand for other bytes"
+        return "the same ids mean other bytes"
     return None
