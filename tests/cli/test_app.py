@@ -50,9 +50,9 @@ def test_flags_change_only_on_purpose():
         "": ["--install-completion", "--log-file", "--log-level", "--show-completion", "--version"],
         "demo": ["--json", "--out", "--restart", "--seconds", "--seed", "--text-field"],
         "ingest": [
-            "--append", "--codec", "--dedup", "--dedup-threshold", "--distribute", "--filter", "--json", "--keep",
-            "--max-document-bytes", "--max-reject-share", "--normalise", "--out", "--restart", "--sample", "--seed",
-            "--strict", "--text-field", "--text-mode", "--tokenizer", "--validation-out", "--validation-share",
+            "--append", "--codec", "--dedup", "--dedup-threshold", "--distribute", "--filter", "--format", "--json",
+            "--keep", "--max-document-bytes", "--max-reject-share", "--normalise", "--out", "--restart", "--sample",
+            "--seed", "--strict", "--text-field", "--text-mode", "--tokenizer", "--validation-out", "--validation-share",
             "--workers",
         ],
         "tokenizer train": ["--json", "--out", "--text-field", "--vocab-size"],

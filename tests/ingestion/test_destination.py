@@ -7,7 +7,7 @@ import errno
 import numpy as np
 import pytest
 
-from headrace.errors import ConfigError, SpaceError
+from headrace.errors import ConfigError, SpaceError, StorageError
 from headrace.ingestion import ingest
 from headrace.ingestion.job.destination import BLOCK_BYTES, block_tokens_for, open_destination
 from headrace.storage import open_blob
@@ -67,12 +67,13 @@ def test_a_full_device_is_one_line_that_says_what_to_do(tmp_path, number, why):
         raise OSError(number, "full", "part-0")
 
 
-def test_other_errors_pass_as_they_are(tmp_path):
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.ESTALE])
+def test_any_error_of_a_device_names_the_file_and_says_that_work_is_kept(tmp_path, number):
     with (
-        pytest.raises(OSError, match="broken") as caught,
+        pytest.raises(StorageError, match=r"part-0: broken\..*run the same command again") as caught,
         open_destination(tmp_path / "store", None, restart=False),
     ):
-        raise OSError(errno.EIO, "broken")
+        raise OSError(number, "broken", "part-0")
     assert not isinstance(caught.value, SpaceError)
 
 

@@ -12,6 +12,7 @@ from headrace.errors import ConfigError
 Codec: TypeAlias = Literal["none", "lz4", "zstd"]
 Distribute: TypeAlias = Literal["local", "ray"]
 TextMode: TypeAlias = Literal["auto", "file", "line", "block"]
+Format: TypeAlias = Literal["auto", "jsonl", "json", "text", "csv", "tsv", "parquet", "arrow", "tar"]
 Dedup: TypeAlias = Literal["none", "exact", "minhash"]
 
 SHARD_TEXT_BYTES = 64 << 20
@@ -24,6 +25,9 @@ class FieldOptions:
     What a document of a file is, which part of it is its text, and what is kept beside it.
     """
 
+    format: Annotated[Format, Doc("What the files hold; auto: by their first bytes and their names.")] = (
+        "auto"
+    )
     text_field: Annotated[
         str, Doc("The column or JSON field with the text; a dotted name (a.b) looks inside objects.")
     ] = "text"
@@ -50,6 +54,7 @@ class FieldOptions:
         """
         keep: Any = self.keep  # callers without a type checker give a string or a list
         object.__setattr__(self, "keep", (keep,) if isinstance(keep, str) else tuple(keep))
+        check_choice("format", self.format, Format)
         check_choice("text_mode", self.text_mode, TextMode)
         if self.max_document_bytes < 1:
             raise ConfigError(f"max_document_bytes is {self.max_document_bytes}; expected 1 or more")

@@ -13,8 +13,16 @@ from headrace.ingestion.distribute import EngineMismatchError, Execution, run_un
 from headrace.ingestion.job.commit import check_documents, commit, describe_reject, lines_before, with_line
 from headrace.ingestion.job.dedup import mark_duplicates
 from headrace.ingestion.job.destination import Destination
-from headrace.ingestion.job.job import Job, check_fits, check_same_job, check_same_store, past_jobs
+from headrace.ingestion.job.job import (
+    Job,
+    check_fits,
+    check_readable,
+    check_same_job,
+    check_same_store,
+    past_jobs,
+)
 from headrace.ingestion.job.progress import ProgressCallback, ProgressMeter
+from headrace.ingestion.job.seen import check_done_chunks, split_new
 from headrace.ingestion.job.summary import IngestSummary, summary_of_job, summary_of_store
 from headrace.ingestion.units import seekpoints
 from headrace.ingestion.units.journal import UnitJournal
@@ -50,6 +58,8 @@ class IngestRunner:
         manifest = current_manifest(self.blob)
         past: list[dict[str, Any]] = []
         half_done = journal.job()
+        if half_done is not None:
+            check_readable(self.blob, half_done)
         if manifest is not None:
             past = past_jobs(self.blob, manifest)
             if half_done is not None and half_done["generation"] < len(past):
@@ -57,15 +67,16 @@ class IngestRunner:
                 half_done = None
             if append:
                 check_fits(self.blob, manifest, job)
-                known = {source["fingerprint"] for one in past for source in one["sources"]}
-                new = tuple(source for source in job.sources if source.fingerprint not in known)
-                if len(new) < len(job.sources):
-                    self.notes.append(f"{len(job.sources) - len(new)} sources were in the store already")
+                new, notes = split_new([source for one in past for source in one["sources"]], job.sources)
+                self.notes += notes
                 job = replace(job, sources=new, generation=len(past))
                 if not new:
+                    journal.clear()
                     return self._summary(job, (), snapshot=manifest.snapshot, workers=0)
             elif half_done is None or half_done["generation"] == 0:
-                check_same_store(self.blob, past[-1] if len(past) == 1 else _joined(past), job.to_json())
+                check_same_store(self.blob, past[-1] if len(past) == 1 else _joined(past), job)
+                if half_done is None:
+                    journal.clear()  # what a run that was killed while it cleared the journal left
                 self.notes.append("the store was there already, made by the same command")
                 return summary_of_store(
                     job,
@@ -79,7 +90,8 @@ class IngestRunner:
             journal.clear()
             journal.start(job.to_json())
         else:
-            check_same_job(self.blob, half_done, job.to_json())
+            check_same_job(self.blob, half_done, job)
+            check_done_chunks(half_done["sources"], job.sources, journal.records())
         return self._run_job(job, past, max_reject_share)
 
     def _run_job(self, job: Job, past: Sequence[Mapping[str, Any]], max_reject_share: float) -> IngestSummary:
@@ -89,7 +101,7 @@ class IngestRunner:
         before = {record.key for record in records}
         if self.execution.workers >= seekpoints.MIN_WORKERS:
             self._find_seek_points(job)
-        if job.options.operators.dedup != "none" and not journal.is_marked:
+        if job.options.operators.dedup != "none" and journal.duplicates() is None:
             self._mark_duplicates(job, past)
         schedule, records = self._tokenize(job, records)
         records = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
@@ -138,8 +150,7 @@ class IngestRunner:
             lambda: sketch_units(job, self.destination, schedule, self.execution, listen=listen), records
         )
         ordered = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
-        mark_duplicates(job, self.blob, ordered, past)
-        journal.mark()
+        journal.mark_duplicates(mark_duplicates(job, self.blob, ordered, past))
 
     def _tokenize(self, job: Job, records: list[UnitRecord]) -> tuple[UnitSchedule, list[UnitRecord]]:
         """Do what is left; the schedule then knows which records belong to the store."""

@@ -81,7 +81,9 @@ def ingest(
     """
     started = time.perf_counter()
     _check(out=out, codec=codec, workers=workers, distribute=distribute, append=append, restart=restart)
-    files = find_sources([sources] if isinstance(sources, str | os.PathLike) else sources)
+    notes: list[str] = []
+    patterns = [sources] if isinstance(sources, str | os.PathLike) else sources
+    files = find_sources(patterns, format=fields.format, notes=notes)
     # Other processes do not see what is in this process's memory.
     workers = 1 if str(out).startswith("memory://") else workers or default_workers(files)
     early = workers > 1 and distribute == "local" and operators.dedup == "none"
@@ -106,6 +108,7 @@ def ingest(
                 started=started,
                 progress=progress,
                 server=server,
+                notes=notes,
             )
             planned = _plan_job(files, loaded, destination.store, codec, fields, operators, job)
             return runner.run(planned, append=append, max_reject_share=job.max_reject_share)

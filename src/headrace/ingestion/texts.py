@@ -32,7 +32,8 @@ def read_texts(
     """
     first_bad: str | None = None
     any_good = False
-    for source in find_sources([sources] if isinstance(sources, str | os.PathLike) else sources):
+    patterns = [sources] if isinstance(sources, str | os.PathLike) else sources
+    for source in find_sources(patterns, format=fields.format):
         reader = open_reader(source, fields)
         try:
             for parsed in reader.read():

@@ -18,6 +18,7 @@ from headrace.ingestion.operators.normalise import normalise
 from headrace.ingestion.operators.sample import is_sampled
 from headrace.ingestion.options import ContentOptions
 from headrace.ingestion.parse.reader import Reader, open_reader
+from headrace.ingestion.read import content_hash
 from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.plan import Unit
 from headrace.stats import Stats
@@ -138,6 +139,24 @@ class DocumentReader:
             else:
                 yield self._empty(), UnitProgress(stored_bytes=stored)
         yield pending, UnitProgress()
+
+    def hash_sources(self, unit: Unit) -> dict[str, dict[str, str]]:
+        """Hashes of this unit's share of the chunks of its local sources; their bytes are in the page cache now."""
+        hashes: dict[str, dict[str, str]] = {}
+        with self.stats.busy("hash"):
+            for part in unit.ranges:
+                source = self._sources[part.source]
+                if content_hash.has_content_hash(source.url):
+                    # Ranges of tables count row groups: each unit takes as many chunks as it has of them.
+                    step = 1 if source.format in ("parquet", "arrow") else content_hash.CHUNK_BYTES
+                    share = [
+                        chunk
+                        for chunk in range(content_hash.num_chunks(source.nbytes))
+                        if part.start <= chunk * step and (part.stop is None or chunk * step < part.stop)
+                    ]
+                    digests = content_hash.hash_chunks(source.url, share)
+                    hashes[str(part.source)] = {str(chunk): digest for chunk, digest in digests.items()}
+        return hashes
 
     def _empty(self) -> Parsed:
         return Parsed(texts=[], meta={name: [] for name in self._options.fields.keep})

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy.typing as npt
-import orjson
 
 from headrace.ingestion.operators import exact, minhash
 from headrace.ingestion.options import ContentOptions
@@ -15,6 +14,7 @@ from headrace.ingestion.units import seekpoints
 from headrace.ingestion.units.journal import sketch_path, sketched_path
 from headrace.ingestion.units.plan import Unit
 from headrace.ingestion.units.record import UnitRecord
+from headrace.ingestion.units.sealed import hash_of, seal
 from headrace.ingestion.build.document_reader import DocumentReader, UnitProgress, RejectFile, UnitCounts
 from headrace.storage import Blob
 
@@ -47,7 +47,8 @@ class UnitSketcher:
                     with self._documents.stats.busy("sketch", items=len(batch.texts)):
                         sketches.append((exact if self._exact else minhash).sketch(batch.texts))
                 notify(read)
-        self._blob.put(sketch_path(unit.key), [part.tobytes() for part in sketches])
+        data = b"".join([part.tobytes() for part in sketches])
+        self._blob.put(sketch_path(unit.key), data)
         record = UnitRecord(
             track=unit.track,
             part=unit.part,
@@ -56,7 +57,8 @@ class UnitSketcher:
             lines=counts.totals["lines"],
             stored_bytes=counts.totals["stored_bytes"],
             ended=counts.ended,
+            file_hash=hash_of(data),
             seconds={name: count.busy_s for name, count in self._documents.stats.snapshot().items()},
         )
-        self._blob.put(sketched_path(unit.key), orjson.dumps(record.to_json()))
+        self._blob.put(sketched_path(unit.key), seal(record.to_json()))
         return record

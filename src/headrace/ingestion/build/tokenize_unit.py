@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from headrace.errors import TokenizerError
 from headrace.ingestion.build.document_reader import DocumentReader, RejectFile, UnitCounts, UnitProgress
@@ -19,9 +18,10 @@ from headrace.ingestion.operators.split import is_validation
 from headrace.ingestion.options import ContentOptions
 from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units import seekpoints
-from headrace.ingestion.units.journal import drop_path, record_path, rejects_path
+from headrace.ingestion.units.journal import UnitJournal, drop_path, record_path, rejects_path
 from headrace.ingestion.units.plan import Unit
 from headrace.ingestion.units.record import UnitRecord
+from headrace.ingestion.units.sealed import hash_of, read_hashed, seal
 from headrace.storage import Blob
 from headrace.tokens import Tokenizer
 from headrace.tokens.flat import lengths_of
@@ -51,6 +51,7 @@ class UnitTokenizer:
         self.tokenizer = tokenizer
         self._blob = blob
         self._generation = generation
+        self._duplicates: Mapping[str, str] | None = None
         self._documents = DocumentReader(
             sources,
             options,
@@ -97,7 +98,9 @@ class UnitTokenizer:
                     notify(self._encode(part, writer, counts))
             for writer in writers:
                 writer.flush(self._documents.stats)
+            file_hash = ""
             if counts.rejected:
+                file_hash = hash_of(rejects.data())
                 self._blob.put(rejects_path(unit.key), rejects.data())
         record = UnitRecord(
             track=unit.track,
@@ -108,21 +111,24 @@ class UnitTokenizer:
             dropped=dict(sorted(counts.dropped.items())),
             first_reject=counts.first_reject,
             ended=counts.ended,
+            chunks=self._documents.hash_sources(unit),
+            file_hash=file_hash,
             seconds={name: count.busy_s for name, count in self._documents.stats.snapshot().items()},
             **{name: counts.totals[name] for name in _COUNTS},
         )
-        self._blob.put(record_path(unit.key), orjson.dumps(record.to_json()))
+        self._blob.put(record_path(unit.key), seal(record.to_json()))
         return record
 
     def _load_duplicates(self, unit: Unit) -> npt.NDArray[np.bool_] | None:
         """Which documents of the unit are duplicates of earlier ones; None without deduplication."""
         if self._options.operators.dedup == "none":
             return None
-        try:
-            packed = np.frombuffer(bytes(self._blob.get(drop_path(unit.key))), dtype=np.uint8)
-        except FileNotFoundError:
-            packed = np.empty(0, dtype=np.uint8)  # past the end of an open track: no documents
-        return np.unpackbits(packed).astype(np.bool_)
+        if self._duplicates is None:
+            self._duplicates = UnitJournal(self._blob).duplicates() or {}
+        if unit.key not in self._duplicates:
+            return np.empty(0, dtype=np.bool_)  # past the end of an open track: no documents
+        data = read_hashed(self._blob, drop_path(unit.key), self._duplicates[unit.key])
+        return np.unpackbits(np.frombuffer(data, dtype=np.uint8)).astype(np.bool_)
 
     def _drop_duplicates(self, batch: Parsed, duplicate: npt.NDArray[np.bool_] | None, counts: UnitCounts) -> None:
         if duplicate is None:

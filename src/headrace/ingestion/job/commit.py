@@ -6,6 +6,7 @@ import mmap
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -14,9 +15,13 @@ from headrace.errors import DocumentError, SourceError
 from headrace.ingestion.job.dedup import kept_sketches
 from headrace.ingestion.job.destination import Destination
 from headrace.ingestion.job.job import Job, job_path, sketches_path, store_rejects_path
+from headrace.ingestion.job.seen import check_unchanged
 from headrace.ingestion.job.summary import total
+from headrace.ingestion.read.content_hash import has_content_hash, hash_chunks, join_chunks, num_chunks
+from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.journal import ROOT, rejects_path
 from headrace.ingestion.units.record import UnitRecord
+from headrace.ingestion.units.sealed import hash_of, read_hashed
 from headrace.storage import Blob, LocalBlob
 from headrace.store import ShardEntry, commit_store
 from headrace.store.commit import current_manifest
@@ -70,27 +75,43 @@ def describe_reject(reject: Mapping[str, Any]) -> str:
 def commit(job: Job, destination: Destination, records: Sequence[UnitRecord]) -> int:
     """Write the store's manifest, after all else; returns its snapshot.
 
+    The manifest has the hash of every other file that a later job reads.
+
     Args:
         job: fixes the bytes.
         destination: where the store is made.
         records: of all units, in the store's order.
+
+    Raises:
+        SourceError: a source changed while it was read.
+        ResumeError: a file of the journal is damaged.
     """
+    check_unchanged(job.sources)
     blob = destination.store
-    _write_rejects(blob, store_rejects_path(job.generation), records)
-    blob.put(job_path(job.generation), orjson.dumps(job.to_json(), option=orjson.OPT_INDENT_2))
+    hashes: dict[str, str] = {}
+    _write_rejects(blob, store_rejects_path(job.generation), records, hashes)
+    described = replace(job, sources=_with_content(job.sources, records))
+    files = {job_path(job.generation): orjson.dumps(described.to_json(), option=orjson.OPT_INDENT_2)}
     if job.options.operators.dedup != "none":
-        blob.put(sketches_path(job.generation), kept_sketches(job, blob, records))
+        files[sketches_path(job.generation)] = b"".join(kept_sketches(job, blob, records))
+    for path, data in files.items():
+        blob.put(path, data)
+        hashes[path] = hash_of(data)
     if destination.validation is not None:
-        about: dict[str, Any] = {
+        held_out: dict[str, Any] = {
             "documents": sum(record.validation_documents for record in records),
             "tokens": sum(record.validation_tokens for record in records),
             "text_bytes": sum(record.validation_text_bytes for record in records),
         }
-        _commit(
-            job, destination.validation, [shard for record in records for shard in record.validation], about
-        )
+        shards = [shard for record in records for shard in record.validation]
+        _commit(job, destination.validation, shards, held_out)
     entries = [shard for record in records for shard in record.shards]
-    about = {
+    return _commit(job, blob, entries, _entry(job, records, entries) | {"hashes": hashes})
+
+
+def _entry(job: Job, records: Sequence[UnitRecord], entries: Sequence[ShardEntry]) -> dict[str, Any]:
+    """The manifest's entry for a job."""
+    return {
         "job": job_path(job.generation),
         "documents": sum(record.documents for record in records),
         "tokens": sum(record.tokens for record in records),
@@ -102,7 +123,23 @@ def commit(job: Job, destination: Destination, records: Sequence[UnitRecord]) ->
         "rejected": dict(sorted(total(record.rejected for record in records).items())),
         "dropped": dict(sorted(total(record.dropped for record in records).items())),
     }
-    return _commit(job, blob, entries, about)
+
+
+def _with_content(sources: Sequence[SourceFile], records: Sequence[UnitRecord]) -> tuple[SourceFile, ...]:
+    """Sources with the hash of their content, from the chunks that units have hashed and those that none has."""
+    digests: list[dict[int, str]] = [{} for _ in sources]
+    for record in records:
+        for number, chunks in record.chunks.items():
+            digests[int(number)] |= {int(chunk): digest for chunk, digest in chunks.items()}
+    hashed = []
+    for source, known in zip(sources, digests, strict=True):
+        if has_content_hash(source.url):
+            missing = [chunk for chunk in range(num_chunks(source.nbytes)) if chunk not in known]
+            digest = join_chunks(known | hash_chunks(source.url, missing))
+            hashed.append(replace(source, content=digest))
+        else:
+            hashed.append(source)
+    return tuple(hashed)
 
 
 def _commit(job: Job, blob: Blob, entries: Sequence[ShardEntry], about: Mapping[str, Any]) -> int:
@@ -121,8 +158,8 @@ def _commit(job: Job, blob: Blob, entries: Sequence[ShardEntry], about: Mapping[
     )
 
 
-def _write_rejects(blob: Blob, path: str, records: Sequence[UnitRecord]) -> None:
-    """All rejects in the store's order, lines counted from each file's start."""
+def _write_rejects(blob: Blob, path: str, records: Sequence[UnitRecord], hashes: dict[str, str]) -> None:
+    """Write all rejects in the store's order, lines counted from each file's start; adds the file's hash."""
     if not any(record.rejected for record in records):
         blob.delete(path)
         return
@@ -130,13 +167,15 @@ def _write_rejects(blob: Blob, path: str, records: Sequence[UnitRecord]) -> None
     with tempfile.TemporaryFile(prefix="headrace-rejects-") as file:
         for record in records:
             if record.rejected:
-                data = bytes(blob.get(rejects_path(record.key)))
+                data = read_hashed(blob, rejects_path(record.key), record.file_hash)
                 for line in data.splitlines():
                     reject = with_line(orjson.loads(line), before[record.track])
                     file.write(orjson.dumps(reject, option=orjson.OPT_APPEND_NEWLINE))
             before[record.track] += record.lines
         file.flush()
-        blob.put(path, memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        blob.put(path, mapped)
+        hashes[path] = hash_of(mapped)
 
 
 def _sweep(blob: Blob, keep: set[str], generation: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from headrace.errors import ConfigError, SpaceError
 from headrace.ingestion.job.lock import only_writer
 from headrace.ingestion.units.journal import LOCK, ROOT, UnitJournal
-from headrace.storage import Blob, LocalBlob, open_blob
+from headrace.storage import Blob, LocalBlob, open_blob, storage_error
 from headrace.store import token_dtype
 from headrace.store.commit import current_manifest
 from headrace.store.format import MANIFEST
@@ -53,6 +53,7 @@ def open_destination(
     Raises:
         ConfigError: a file, a directory of something else, or another job is writing there.
         SpaceError: the block ran out of space on the device.
+        StorageError: the block met another error of the device or its file system.
     """
     blob = open_blob(out)
     validation = None if validation_out is None else open_blob(validation_out)
@@ -63,7 +64,7 @@ def open_destination(
     with ExitStack() as stack:
         for one in blobs:
             stack.enter_context(_only_writer(one))
-        stack.enter_context(_space_errors(blob))
+        stack.enter_context(_write_errors(blob))
         for one in reversed(blobs):
             if restart:
                 _delete_store(one)
@@ -76,26 +77,20 @@ def _only_writer(blob: Blob) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _space_errors(blob: Blob) -> Iterator[None]:
+def _write_errors(blob: Blob) -> Iterator[None]:
+    """Raise our error, with path and cure, in place of an OSError."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            why = (
-                "a file would be larger than is allowed (ulimit -f)"
-                if error.errno == errno.EFBIG
-                else "no space left on the device"
-            )
-            raise SpaceError(
-                f"{error.filename or blob.url}: {why}. What is done is kept: "
-                f"free some space and run the same command again"
-            ) from error
-        raise
+        path, kept = error.filename or blob.url, "What is done is kept: run the same command again."
+        if error.errno == errno.EFBIG:
+            raise SpaceError(f"{path}: a file would be larger than is allowed (ulimit -f). {kept}") from error
+        raise storage_error(error, path, kept=kept) from error
 
 
 def _delete_store(blob: Blob) -> None:
     """Delete a store or a half-done one, its manifest first."""
-    if current_manifest(blob) is None and UnitJournal(blob).job() is None:
+    if current_manifest(blob) is None and not UnitJournal(blob).has_job():
         return
     blob.delete(MANIFEST)
     UnitJournal(blob).clear()
@@ -111,7 +106,7 @@ def _check_place(blob: Blob) -> None:
         ConfigError: the place is not empty, and neither a store nor a half-done one.
     """
     others = [name for name in blob.list() if not name.startswith((f"{ROOT}/", "data/"))]
-    if others and current_manifest(blob) is None and UnitJournal(blob).job() is None:
+    if others and current_manifest(blob) is None and not UnitJournal(blob).has_job():
         raise ConfigError(
             f"{blob.url}: not empty, and not a store: it holds {', '.join(others[:3])}"
             f"{', ...' if len(others) > 3 else ''}. Give an empty or new directory"

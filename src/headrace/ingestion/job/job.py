@@ -9,13 +9,17 @@ from typing import Any, Literal
 import orjson
 
 from headrace.errors import ConfigError, ManifestError, ResumeError
+from headrace.ingestion.job.seen import same_content
 from headrace.ingestion.options import ContentOptions
 from headrace.ingestion.read.sources import SourceFile
+from headrace.ingestion.units.sealed import RESTART as _RESTART
+from headrace.ingestion.units.sealed import read_hashed
 from headrace.storage import Blob
 from headrace.store.manifest import Manifest
 from headrace.tokens import Tokenizer
 
-_RESTART = "--restart (restart=True) starts over"
+FORMAT = 2
+"""Version of a job's description; one of another version cannot be compared."""
 MAX_NAMED = 4
 
 
@@ -38,7 +42,7 @@ class Job:
     def to_json(self) -> dict[str, Any]:
         """Everything that must be equal for a half-done job to be continued."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "generation": self.generation,
             "tokenizer": {"name": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint},
             "options": self.options.to_json(),
@@ -65,33 +69,40 @@ def past_jobs(blob: Blob, manifest: Manifest) -> list[dict[str, Any]]:
     """Descriptions of the jobs that made a store, the first one first.
 
     Raises:
-        ManifestError: the store was not made by ingest, or a job's file is missing.
+        ManifestError: the store was not made by ingest, or a job's file is missing or damaged.
     """
+    jobs = []
     try:
-        files = [entry["job"] for entry in manifest.extra["ingest"]]
-        return [dict(orjson.loads(bytes(blob.get(file)))) for file in files]
-    except (KeyError, TypeError, FileNotFoundError, orjson.JSONDecodeError) as error:
+        for entry in manifest.extra["ingest"]:
+            path, hashes = entry["job"], dict(entry["hashes"])
+            job = dict(orjson.loads(read_hashed(blob, path, hashes[path])))
+            jobs.append({**job, "hashes": hashes})
+    except (KeyError, TypeError, ResumeError, orjson.JSONDecodeError) as error:
         raise ManifestError(
-            f"{blob.url}: its record of the ingested sources cannot be read ({error!r}), so new sources cannot be told "
-            f"from old ones. Ingest into another directory"
+            f"{blob.url}: its record of the ingested sources cannot be read ({error}), so new sources cannot be told "
+            f"from old ones. Ingest into another directory; {_RESTART}"
         ) from error
+    for job in jobs:
+        check_readable(blob, job)
+    return jobs
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, strictly: bool) -> list[str]:
+def differences(before: Mapping[str, Any], job: Job, *, strictly: bool) -> list[str]:
     """Differences between two jobs, in words; empty when they make the same bytes.
 
     Args:
         before: a job's `to_json`.
-        now: another's.
-        strictly: a file with another time of change counts as changed.
+        job: another one.
+        strictly: a file with another time of change counts as changed; else its content decides.
     """
+    now = job.to_json()
     different: list[str] = []
     if before["tokenizer"]["fingerprint"] != now["tokenizer"]["fingerprint"]:
         different.append(f"tokenizer was {before['tokenizer']['name']}, is {now['tokenizer']['name']}")
     old, new = _flat(before["options"]), _flat(now["options"])
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     different += [f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed]
-    return different + _source_differences(before["sources"], now["sources"], strictly=strictly)
+    return different + _source_differences(before["sources"], job.sources, strictly=strictly)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -105,20 +116,34 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _source_differences(
-    before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]], *, strictly: bool
+    before: Sequence[Mapping[str, Any]], now: Sequence[SourceFile], *, strictly: bool
 ) -> list[str]:
     different: list[str] = []
     if len(before) != len(now):
         different.append(f"there were {len(before)} sources, and are {len(now)}")
     for old, new in zip(before, now, strict=False):
-        if any(old[key] != new[key] for key in ("fingerprint", "format", "compression")):
-            same_place = old["url"] == new["url"]
+        same = old["fingerprint"] == new.fingerprint if strictly else same_content(old, new)[0]
+        if not same or (old["format"], old["compression"]) != (new.format, new.compression):
+            same_place = old["url"] == new.url
             different.append(
-                f"{new['url']} has changed" if same_place else f"{new['url']} stands where {old['url']} was"
+                f"{new.url} has changed" if same_place else f"{new.url} is where {old['url']} was"
             )
-        elif strictly and old["url"] == new["url"] and old["modified_ns"] != new["modified_ns"]:
-            different.append(f"{new['url']} was written again")
+        elif strictly and old["url"] == new.url and old["modified_ns"] != new.modified_ns:
+            different.append(f"{new.url} was written again")
     return different
+
+
+def check_readable(blob: Blob, before: Mapping[str, Any]) -> None:
+    """Refuse the description of a job that another version of headrace has written.
+
+    Raises:
+        ResumeError: says which version.
+    """
+    if before.get("format") != FORMAT:
+        raise ResumeError(
+            f"{blob.url}: an ingest of another version of headrace is there (format {before.get('format')}, "
+            f"expected {FORMAT}); {_RESTART}"
+        )
 
 
 def _sentence(different: Sequence[str]) -> str:
@@ -126,14 +151,14 @@ def _sentence(different: Sequence[str]) -> str:
     return "; ".join(different[:MAX_NAMED]) + more
 
 
-def check_same_job(blob: Blob, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same_job(blob: Blob, before: Mapping[str, Any], job: Job) -> None:
     """Refuse to continue a half-done job that has other sources or options.
 
     Raises:
         ResumeError: says what differs.
     """
-    different = differences(before, now, strictly=True)
-    if before["generation"] != now["generation"]:
+    different = differences(before, job, strictly=True)
+    if before["generation"] != job.generation:
         different.append("the store has grown since then")
     if different:
         raise ResumeError(
@@ -142,13 +167,13 @@ def check_same_job(blob: Blob, before: Mapping[str, Any], now: Mapping[str, Any]
         )
 
 
-def check_same_store(blob: Blob, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same_store(blob: Blob, before: Mapping[str, Any], job: Job) -> None:
     """Refuse to replace a store that was made from other sources or with other options.
 
     Raises:
         ConfigError: says what differs.
     """
-    different = differences(before, now, strictly=False)
+    different = differences(before, job, strictly=False)
     if different:
         raise ConfigError(
             f"{blob.url}: there is a store already, made from other sources or with other options: "

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeAlias
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import orjson
@@ -15,8 +15,6 @@ import xxhash
 
 from headrace.errors import SourceError
 from headrace.ingestion.read.open import SUFFIXES, compression_of, open_raw, read_head, refuse_unreadable
-
-Format: TypeAlias = Literal["jsonl", "json", "text", "csv", "tsv", "parquet", "arrow", "tar"]
 
 _FORMAT_OF = {
     ".jsonl": "jsonl",
@@ -62,9 +60,14 @@ class SourceFile:
     format: str
     compression: str
     fingerprint: str
-    """32 hex digits of size and of bytes from its start, its end and 16 places between."""
+    """32 hex digits of its size and of 17 samples of its bytes. Two files with different samples differ; two with
+    equal samples may differ."""
     modified_ns: int = 0
-    """Time of the last change, where known: guards a half-done job, does not tell files apart."""
+    """Time of the last change of its content (mtime), where known."""
+    changed_ns: int = 0
+    """Time of the last change of content or attributes (ctime), where known: programs cannot set it."""
+    content: str | None = None
+    """Hash of all its bytes, where they were read; see `content_hash`."""
 
     @property
     def text_bytes(self) -> int:
@@ -76,20 +79,55 @@ class SourceFile:
         return asdict(self)
 
 
-def find_sources(patterns: Iterable[str | os.PathLike[str]]) -> list[SourceFile]:
+def find_sources(
+    patterns: Iterable[str | os.PathLike[str]],
+    *,
+    format: str = "auto",
+    notes: list[str] | None = None,
+) -> list[SourceFile]:
     """Files, globs, directories and URLs -> files, each once, in the order given; a glob's are sorted.
+
+    A file that is named twice, by two paths or by a symbolic link, is taken once.
+
+    Args:
+        patterns: what the user typed.
+        format: what all files hold; auto recognises each one.
+        notes: takes a sentence on what was left out, and why.
 
     Raises:
         SourceError: nothing matches, a file cannot be read, or it is not what its name says.
     """
-    urls = dict.fromkeys(url for pattern in patterns for url in _expand(os.fspath(pattern)))
+    notes = [] if notes is None else notes
+    urls = list(
+        dict.fromkeys(url for pattern in patterns for url in _expand(os.fspath(pattern), format, notes))
+    )
     if not urls:
-        raise SourceError("no sources were given; wanted files, globs, directories or URLs")
-    return [describe(url) for url in urls]
+        raise SourceError("no sources were given; expected files, globs, directories or URLs")
+    return [describe(url, format=format) for url in _without_aliases(urls, notes)]
 
 
-def describe(url: str) -> SourceFile:
+def _without_aliases(urls: Sequence[str], notes: list[str]) -> list[str]:
+    """Each file once: a symbolic link to a file that is a source as well is left out."""
+    kept: dict[str, str] = {}
+    aliases: list[str] = []
+    for url in urls:
+        real = url if "://" in url else os.path.realpath(url)
+        if real in kept:
+            aliases.append(f"{url} is {kept[real]}")
+        else:
+            kept[real] = url
+    if aliases:
+        more = f", and {len(aliases) - 1} more" if len(aliases) > 1 else ""
+        notes.append(f"files named twice, or by a link, were taken once: {aliases[0]}{more}")
+    return list(kept.values())
+
+
+def describe(url: str, *, format: str = "auto") -> SourceFile:
     """Look at one file: size, compression, format, fingerprint.
+
+    Args:
+        url: path or URL.
+        format: what it holds; auto recognises it.
 
     Raises:
         SourceError: it cannot be read, or is not what its name says.
@@ -112,19 +150,33 @@ def describe(url: str) -> SourceFile:
     if compression != "none":
         head = read_head(url, compression, _HEAD_BYTES)
         refuse_unreadable(url, head)
-    named = format_of(url, head)
+    named = format_of(url, head) if format == "auto" else format
     if named in _TEXTUAL and (encoding := _wide_encoding(head)) is not None:
         raise SourceError(
             f"{url}: its text is {encoding}; wanted UTF-8. Convert it: iconv -f {encoding} -t UTF-8 IN > OUT"
         )
+    status = None if "://" in url else stat_source(url)
     return SourceFile(
         url=url,
         nbytes=nbytes,
         format=named,
         compression=compression,
         fingerprint=fingerprint,
-        modified_ns=0 if "://" in url else Path(url).stat().st_mtime_ns,
+        modified_ns=0 if status is None else status.st_mtime_ns,
+        changed_ns=0 if status is None else status.st_ctime_ns,
     )
+
+
+def stat_source(url: str) -> os.stat_result:
+    """Size and times of a local file.
+
+    Raises:
+        SourceError: it is gone.
+    """
+    try:
+        return os.stat(url)  # noqa: PTH116 - url is a path as it was typed
+    except OSError as error:
+        raise SourceError(f"{url}: {error.strerror or error}") from error
 
 
 def format_of(url: str, head: bytes) -> str:
@@ -190,14 +242,14 @@ def _fingerprint(raw: Any, nbytes: int) -> str:
     return digest.hexdigest()
 
 
-def _expand(pattern: str) -> Sequence[str]:
+def _expand(pattern: str, format: str, notes: list[str]) -> Sequence[str]:
     if pattern.startswith("file://"):
         pattern = unquote(urlsplit(pattern).path)
     if "://" in pattern:
-        return _expand_url(pattern)
+        return _expand_url(pattern, format, notes)
     path = Path(pattern)
     if path.is_dir():
-        return _directory(path)
+        return _directory(path, format, notes)
     if path.exists():
         return [pattern]
     if _GLOB & set(pattern):
@@ -209,10 +261,11 @@ def _expand(pattern: str) -> Sequence[str]:
     raise SourceError(f"{pattern}: no such file or directory")
 
 
-def _directory(path: Path) -> list[str]:
+def _directory(path: Path, format: str, notes: list[str]) -> list[str]:
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         return _datasets_directory(path)
-    return _known(str(path), sorted(_walk(path)), is_hidden=lambda url: _hidden(url, str(path)))
+    urls = sorted(_walk(path))
+    return _known(str(path), urls, format, notes, is_hidden=lambda url: _hidden(url, str(path)))
 
 
 def _walk(path: Path) -> Iterable[str]:
@@ -228,16 +281,39 @@ def _hidden(url: str, root: str) -> bool:
     return any(part.startswith((".", "_")) for part in PurePosixPath(url).relative_to(root).parts)
 
 
-def _known(place: str, urls: Sequence[str], *, is_hidden: Callable[[str], bool]) -> list[str]:
-    """Files whose names say that they hold text."""
-    found = [url for url in urls if _plain_suffix(url) in (*_FORMAT_OF, ".tar") and not is_hidden(url)]
-    if not found:
-        known = " ".join(_FORMAT_OF)
+def _known(
+    place: str,
+    urls: Sequence[str],
+    format: str,
+    notes: list[str],
+    *,
+    is_hidden: Callable[[str], bool],
+) -> list[str]:
+    """Files of a directory that are not hidden and whose names say that they hold text; a note on the others.
+
+    With a format, the names of the files say nothing.
+    """
+    hidden = [url for url in urls if is_hidden(url)]
+    shown = [url for url in urls if not is_hidden(url)]
+    known = [url for url in shown if format != "auto" or _plain_suffix(url) in (*_FORMAT_OF, ".tar")]
+    if not known:
         raise SourceError(
-            f"{place}: none of its {len(urls)} files has a name that ends in {known} "
-            f"(or that and {' '.join(SUFFIXES)}). Name the files themselves"
+            f"{place}: none of its {len(urls)} files has a name that ends in {' '.join(_FORMAT_OF)} "
+            f"(or that and {' '.join(SUFFIXES)}). Name the files themselves, or give their --format"
         )
-    return found
+    unknown = sorted(set(shown) - set(known))
+    for left_out, why in (
+        (hidden, "hidden (a name that begins with . or _)"),
+        (unknown, "of unknown format by name"),
+    ):
+        if left_out:
+            names = ", ".join(PurePosixPath(url).name for url in left_out[:3])
+            more = ", ..." if len(left_out) > 3 else ""
+            notes.append(
+                f"{place}: {len(left_out)} files were left out, {why}: {names}{more}. "
+                "Name them, or a glob, to take them"
+            )
+    return known
 
 
 def _datasets_directory(path: Path) -> list[str]:
@@ -260,7 +336,7 @@ def _datasets_directory(path: Path) -> list[str]:
     return files
 
 
-def _expand_url(pattern: str) -> Sequence[str]:
+def _expand_url(pattern: str, format: str, notes: list[str]) -> Sequence[str]:
     from headrace.ingestion.read.remote import expand_url
 
     found = expand_url(pattern)
@@ -268,4 +344,10 @@ def _expand_url(pattern: str) -> Sequence[str]:
         raise SourceError(f"{pattern}: nothing matches")
     if found == [pattern] or _GLOB & set(pattern):
         return found
-    return _known(pattern, found, is_hidden=lambda url: PurePosixPath(url).name.startswith((".", "_")))
+    return _known(
+        pattern,
+        found,
+        format,
+        notes,
+        is_hidden=lambda url: PurePosixPath(url).name.startswith((".", "_")),
+    )

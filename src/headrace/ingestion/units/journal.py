@@ -2,14 +2,16 @@
 
     .ingest/job.json              sources, options, tokenizer; a job is continued with the same ones only
     .ingest/units/<unit>.json     written after the unit's shards: the unit is done
-    .ingest/rejects/<unit>.jsonl  its rejected documents
-    .ingest/sketches/<unit>.json  the unit's first pass of deduplication is done; beside it, its sketches
+    .ingest/rejects/<unit>.jsonl  its rejected documents; their hash is in the unit's record
+    .ingest/sketches/<unit>.json  the unit's first pass of deduplication is done; beside it, its sketches (.bin)
     .ingest/drop/<unit>.bin       which of the unit's documents are duplicates, one bit each
-    .ingest/seek/<fingerprint>    places from which a large .gz can be read
-    .ingest/proven                the engine gives the reference's ids on this corpus; without it no unit counts
+    .ingest/marked.json           all duplicates are marked; holds the hash of each file in drop/
+    .ingest/seek/<fingerprint>    seek points of a large .gz, behind their hash
+    .ingest/checked               the engine gives the reference's ids on this corpus; without it no unit counts
     .ingest/lock                  held (flock) while a job runs; released by the system when the process dies
 
-Every file is written whole or not at all. The directory is deleted once the store's manifest is written.
+Every file is written whole or not at all, and read only if its hash is right. The directory is deleted once the
+store's manifest is written.
 """
 
 from __future__ import annotations
@@ -18,17 +20,16 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from headrace.errors import ResumeError
 from headrace.ingestion.units.record import UnitRecord
+from headrace.ingestion.units.sealed import damaged, read_sealed, seal
 from headrace.storage import Blob, LocalBlob
 
 ROOT = ".ingest"
 JOB = f"{ROOT}/job.json"
 LOCK = f"{ROOT}/lock"
-_MARKED = f"{ROOT}/marked"
-_CHECKED = f"{ROOT}/proven"
+_MARKED = f"{ROOT}/marked.json"
+_CHECKED = f"{ROOT}/checked"
 
 
 def record_path(key: str) -> str:
@@ -42,7 +43,7 @@ def rejects_path(key: str) -> str:
 
 
 def sketched_path(key: str) -> str:
-    """A unit's record of dedup's first pass."""
+    """A unit's record of the first pass of deduplication."""
     return f"{ROOT}/sketches/{key}.json"
 
 
@@ -52,12 +53,12 @@ def sketch_path(key: str) -> str:
 
 
 def seek_path(fingerprint: str) -> str:
-    """Places from which a compressed source can be read; see `seekpoints`."""
+    """Seek points of a compressed source; see `seekpoints`."""
     return f"{ROOT}/seek/{fingerprint}"
 
 
 def drop_path(key: str) -> str:
-    """Which of a unit's documents are repeated."""
+    """Which of a unit's documents are duplicates."""
     return f"{ROOT}/drop/{key}.bin"
 
 
@@ -68,48 +69,76 @@ class UnitJournal:
         self._blob = blob
 
     def job(self) -> dict[str, Any] | None:
-        """The description of the half-done job; None where there is none."""
+        """The description of the half-done job; None where there is none.
+
+        Raises:
+            ResumeError: it is damaged.
+        """
         try:
-            data = bytes(self._blob.get(JOB))
+            value = read_sealed(self._blob, JOB)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        try:
-            return dict(orjson.loads(data))
-        except (orjson.JSONDecodeError, TypeError) as error:
-            raise ResumeError(
-                f"{self._blob.url}/{JOB}: damaged: {error}. Start over with --restart (restart=True)"
-            ) from error
+        return dict(value)
+
+    def has_job(self) -> bool:
+        """Is there a half-done job, readable or not?"""
+        return JOB in self._blob.list(f"{ROOT}/")
 
     def start(self, job: Mapping[str, Any]) -> None:
         """Write the description of the job."""
-        self._blob.put(JOB, orjson.dumps(job, option=orjson.OPT_INDENT_2))
+        self._blob.put(JOB, seal(job))
 
     def mark_engine_checked(self) -> None:
         """Record that the tokenizer's engine gives the reference's ids on this corpus."""
         self._blob.put(_CHECKED, b"")
 
     def records(self) -> list[UnitRecord]:
-        """Units done by an engine that was checked; others are deleted."""
+        """Units done by an engine that was checked; others are deleted.
+
+        Raises:
+            ResumeError: a record is damaged.
+        """
         if _CHECKED not in self._blob.list(f"{ROOT}/"):
             self.forget_units()
         return self._read("units")
 
     def sketched(self) -> list[UnitRecord]:
-        """Units whose first pass of deduplication is done."""
+        """Units whose first pass of deduplication is done.
+
+        Raises:
+            ResumeError: a record is damaged.
+        """
         return self._read("sketches")
 
     def _read(self, folder: str) -> list[UnitRecord]:
-        names = [name for name in self._blob.list(f"{ROOT}/{folder}/") if name.endswith(".json")]
-        return [UnitRecord.from_json(orjson.loads(bytes(self._blob.get(name)))) for name in names]
+        records = []
+        for name in self._blob.list(f"{ROOT}/{folder}/"):
+            if name.endswith(".json"):
+                try:
+                    record = UnitRecord.from_json(read_sealed(self._blob, name))
+                except ResumeError:
+                    raise
+                except (KeyError, TypeError, ValueError) as error:
+                    raise damaged(self._blob, name, f"of another version ({error!r})") from None
+                if name != f"{ROOT}/{folder}/{record.key}.json":
+                    raise damaged(self._blob, name, f"it is the record of unit {record.key}")
+                records.append(record)
+        return records
 
-    @property
-    def is_marked(self) -> bool:
-        """Are all duplicates marked?"""
-        return _MARKED in self._blob.list(f"{ROOT}/")
+    def duplicates(self) -> dict[str, str] | None:
+        """Hash of each unit's file in drop/; None while duplicates are not marked.
 
-    def mark(self) -> None:
-        """Record that all duplicates are marked."""
-        self._blob.put(_MARKED, b"")
+        Raises:
+            ResumeError: the list is damaged.
+        """
+        try:
+            return dict(read_sealed(self._blob, _MARKED))
+        except FileNotFoundError:
+            return None
+
+    def mark_duplicates(self, hashes: Mapping[str, str]) -> None:
+        """Record that all duplicates are marked, and the hash of each unit's file."""
+        self._blob.put(_MARKED, seal(dict(hashes)))
 
     def forget_units(self) -> None:
         """Delete the records of all units, so that they are done again."""

@@ -38,6 +38,10 @@ class UnitRecord:
     first_reject: Mapping[str, Any] | None = None
     ended: bool = True
     """Was the end of the last source reached? An open track ends here."""
+    chunks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Hashes of chunks of the sources, by the source's number and the chunk's; see `content_hash`."""
+    file_hash: str = ""
+    """XXH3-128 of the unit's rejects file; in the first pass of deduplication, of its sketches; "" without a file."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Busy seconds by stage."""
 

@@ -14,6 +14,7 @@ from headrace.ingestion.options import ContentOptions
 from headrace.ingestion.parse.reader import is_cut_by_line
 from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.journal import seek_path
+from headrace.ingestion.units.sealed import damaged, hash_of
 from headrace.platform import available_cores
 from headrace.storage import Blob
 
@@ -53,15 +54,23 @@ def find(source: SourceFile, blob: Blob) -> bool:
             file.export_index(index)
     except (ValueError, RuntimeError, OSError):
         return False
-    blob.put(path, index.getvalue())
+    points = index.getvalue()
+    blob.put(path, [hash_of(points).encode(), points])
     return True
 
 
 def load(source: SourceFile, options: ContentOptions, blob: Blob) -> bytes | None:
-    """A file's seek points; None where there are none."""
+    """A file's seek points; None where there are none.
+
+    Raises:
+        ResumeError: they are damaged.
+    """
     if not may_have(source, options):
         return None
     try:
-        return bytes(blob.get(seek_path(source.fingerprint)))
+        data = bytes(blob.get(seek_path(source.fingerprint)))
     except FileNotFoundError:
         return None
+    if data[:32] != hash_of(data[32:]).encode():
+        raise damaged(blob, seek_path(source.fingerprint), "its hash does not match its content")
+    return data[32:]
