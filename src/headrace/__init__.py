@@ -3,6 +3,7 @@
 The path of the data, and the names that meet it:
 
     raw files     ingest(sources, out, tokenizer=...)       -> a store; IngestSummary
+                  StoreWriter(out, tokenizer=...)           documents of any iterator -> a store
                   FieldOptions, OperatorOptions, FilterOptions, JobOptions  its options
                   train_tokenizer, load_tokenizer           byte-level BPE, or one that exists
     a store       Store.open(url)                           tokens, documents, shards; checked on read
@@ -53,7 +54,14 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from headrace.generation import EngineOptions, OutputOptions, PromptOptions, SamplingOptions, generate
-    from headrace.ingestion import FieldOptions, FilterOptions, JobOptions, OperatorOptions, ingest
+    from headrace.ingestion import (
+        FieldOptions,
+        FilterOptions,
+        JobOptions,
+        OperatorOptions,
+        StoreWriter,
+        ingest,
+    )
     from headrace.load import Batch, BatchOptions, Loader, ReadOptions, mix
     from headrace.model import GPT, GPTConfig, load_model
     from headrace.profile import report
@@ -71,7 +79,14 @@ if TYPE_CHECKING:
     )
 
 _EXPORTS = {
-    "headrace.ingestion": ["FieldOptions", "FilterOptions", "JobOptions", "OperatorOptions", "ingest"],
+    "headrace.ingestion": [
+        "FieldOptions",
+        "FilterOptions",
+        "JobOptions",
+        "OperatorOptions",
+        "StoreWriter",
+        "ingest",
+    ],
     "headrace.tokens": ["load_tokenizer", "train_tokenizer"],
     "headrace.store": ["Store"],
     "headrace.load": ["Batch", "BatchOptions", "Loader", "ReadOptions", "mix"],
@@ -145,6 +160,7 @@ __all__ = [
     "StorageError",
     "Store",
     "StoreError",
+    "StoreWriter",
     "TokenizerError",
     "WorkerError",
     "generate",

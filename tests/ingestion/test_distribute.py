@@ -112,12 +112,12 @@ def test_the_fork_server_finds_an_engine_that_is_not_exact(tmp_path, corpus, tok
     from headrace.ingestion import find_sources
     from headrace.ingestion.distribute import TokenizerSpec, WorkerSetup
     from headrace.ingestion.job.destination import Destination
-    from headrace.ingestion.job.job import Job
+    from headrace.ingestion.job.job import IngestJob
     from headrace.ingestion.options import ContentOptions
     from headrace.storage import open_blob
     from headrace.tokens import Mismatch
 
-    job = Job(
+    job = IngestJob(
         sources=tuple(find_sources(corpus)),
         options=ContentOptions(),
         tokenizer=load_tokenizer(tokenizer_json),

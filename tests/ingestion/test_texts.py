@@ -1,4 +1,4 @@
-"""Texts of raw files, one by one, for whoever needs them without a store."""
+"""Texts of raw files, one by one, without a store."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 run          the function `ingest`             pipeline   IngestRunner: begin, continue, append, commit
 options      what users can set                texts      sources -> texts, without a store
+store_writer documents of any iterator -> a store
 read/        files, globs, URLs -> blocks of whole records
 parse/       blocks and tables -> texts, and what is wrong with the others; reader chooses the format
 operators/   what is done to texts before they are tokenized, when asked for
@@ -33,6 +34,7 @@ from headrace.ingestion.run import ingest
 
 if TYPE_CHECKING:
     from headrace.ingestion.job.summary import IngestSummary
+    from headrace.ingestion.store_writer import StoreWriter
     from headrace.ingestion.texts import read_texts
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "JobOptions",
     "OperatorOptions",
     "SourceFile",
+    "StoreWriter",
     "TextMode",
     "find_sources",
     "ingest",
@@ -52,6 +55,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "StoreWriter": "headrace.ingestion.store_writer",
     "read_texts": "headrace.ingestion.texts",
     "IngestSummary": "headrace.ingestion.job.summary",
 }

@@ -16,8 +16,8 @@ from headrace.ingestion.build.tokenize_unit import CheckTokenizer, UnitTokenizer
 from headrace.ingestion.build.tokenizer_check import receive_check, request_check, send_check
 from headrace.ingestion.fork_server import start_fork_server
 from headrace.ingestion.job.destination import Destination
-from headrace.ingestion.job.job import Job
-from headrace.ingestion.options import ContentOptions
+from headrace.ingestion.job.job import IngestJob
+from headrace.ingestion.options import ContentOptions, JobOptions
 from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.queue import UnitQueue
 from headrace.ingestion.units.schedule import UnitSchedule
@@ -61,10 +61,10 @@ class WorkerSetup:
     url: str
     validation_url: str | None
     generation: int
-    strict: bool
+    limits: JobOptions
 
     @classmethod
-    def of(cls, job: Job, destination: Destination, *, strict: bool) -> WorkerSetup:
+    def of(cls, job: IngestJob, destination: Destination, *, limits: JobOptions) -> WorkerSetup:
         """The setup of workers on a job."""
         return cls(
             sources=job.sources,
@@ -74,7 +74,7 @@ class WorkerSetup:
             url=destination.store.url,
             validation_url=None if destination.validation is None else destination.validation.url,
             generation=job.generation,
-            strict=strict,
+            limits=limits,
         )
 
 
@@ -88,14 +88,14 @@ def make_tokenizer_worker(setup: WorkerSetup, tokenizer: Tokenizer | None = None
         blob=open_blob(setup.url),
         validation=None if setup.validation_url is None else open_blob(setup.validation_url),
         generation=setup.generation,
-        strict=setup.strict,
+        limits=setup.limits,
     )
 
 
 def make_sketch_worker(setup: WorkerSetup) -> UnitSketcher:
     """A worker for the first pass of deduplication."""
     return UnitSketcher(
-        sources=setup.sources, options=setup.options, blob=open_blob(setup.url), strict=setup.strict
+        sources=setup.sources, options=setup.options, blob=open_blob(setup.url), limits=setup.limits
     )
 
 
@@ -180,8 +180,8 @@ class Execution:
 
     distribute: Literal["local", "ray"]
     workers: int
-    strict: bool
-    """Stop at the first bad document."""
+    limits: JobOptions
+    """When the job stops."""
 
     @property
     def in_process(self) -> bool:
@@ -190,7 +190,7 @@ class Execution:
 
 
 def run_units(
-    job: Job,
+    job: IngestJob,
     destination: Destination,
     schedule: UnitSchedule,
     execution: Execution,
@@ -226,13 +226,13 @@ def run_units(
             blob=destination.store,
             validation=destination.validation,
             generation=job.generation,
-            strict=execution.strict,
+            limits=execution.limits,
         )
         with closing(work):
             on_checked(work.run(CheckTokenizer(), functools.partial(listen, "progress")))
             _run_in_process(work, schedule, listen)
         return
-    setup = WorkerSetup.of(job, destination, strict=execution.strict)
+    setup = WorkerSetup.of(job, destination, limits=execution.limits)
     if execution.distribute == "ray":
         with _ray_pool(make_tokenizer_worker, setup, execution) as pool:
             for message in pool.run(FirstTask(CheckTokenizer())):
@@ -247,18 +247,23 @@ def run_units(
 
 
 def sketch_units(
-    job: Job, destination: Destination, schedule: UnitSchedule, execution: Execution, *, listen: Listener
+    job: IngestJob,
+    destination: Destination,
+    schedule: UnitSchedule,
+    execution: Execution,
+    *,
+    listen: Listener,
 ) -> None:
     """The first pass of deduplication over all units that are left; see `run_units`."""
     if execution.in_process:
         with closing(
             UnitSketcher(
-                sources=job.sources, options=job.options, blob=destination.store, strict=execution.strict
+                sources=job.sources, options=job.options, blob=destination.store, limits=execution.limits
             )
         ) as sketcher:
             _run_in_process(sketcher, schedule, listen)
         return
-    setup = WorkerSetup.of(job, destination, strict=execution.strict)
+    setup = WorkerSetup.of(job, destination, limits=execution.limits)
     if execution.distribute == "ray":
         with _ray_pool(make_sketch_worker, setup, execution) as pool:
             _run_pool(pool, schedule, listen)

@@ -18,7 +18,7 @@ class Reject:
     line: int | None
     """Line in the file, counting from 1, for formats of lines; row in a table, counting from 1; else None."""
     reason: str
-    """invalid_utf8, broken_json, no_text, too_long, broken_row, or end_token_in_text."""
+    """invalid_utf8, broken_json, no_text, too_long, broken_row, end_token_in_text, or damaged_file."""
     detail: str
     """What was got and wanted, in words."""
 

@@ -105,6 +105,12 @@ class OperatorOptions:
     What is done to documents before they are tokenized, in this order.
     """
 
+    map: Annotated[
+        str | None,
+        Doc(
+            "Your own function, as module:function, from a text to a text, or to None to leave the document out."
+        ),
+    ] = None
     normalise: Annotated[bool, Doc("Bring text to Unicode NFC, and line ends to a newline.")] = False
     filters: FilterOptions | None = None
     """Drop documents that break one of these rules; `FilterOptions()` has mild limits."""
@@ -131,6 +137,8 @@ class OperatorOptions:
             ConfigError: naming the field.
         """
         check_choice("dedup", self.dedup, Dedup)
+        if self.map is not None and not all(self.map.partition(":")):
+            raise ConfigError(f"map is {self.map!r}; expected module:function")
         if not 0 < self.sample <= 1:
             raise ConfigError(f"sample is {self.sample}; expected a share above 0, up to 1")
         if not 0.1 <= self.dedup_threshold <= 1:
@@ -148,7 +156,7 @@ class OperatorOptions:
     @property
     def changes_texts(self) -> bool:
         """Is a text changed or left out by itself, before it is tokenized?"""
-        return self.normalise or self.filters is not None or self.sample < 1
+        return self.map is not None or self.normalise or self.filters is not None or self.sample < 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +168,13 @@ class JobOptions:
 
     strict: Annotated[bool, Doc("Stop at the first bad document instead of listing it.")] = False
     max_reject_share: Annotated[float, Doc("Fail if more than this share of the documents is bad.")] = 0.05
+    skip_damaged: Annotated[
+        bool,
+        Doc(
+            "List a damaged or truncated file and leave out what cannot be read of it (from up to 4 MiB before the "
+            "damage on), instead of stopping."
+        ),
+    ] = False
     shard_text_bytes: int | None = None
     """Bytes of text in a shard, and in a unit of work; None takes 16 to 64 MiB, more for larger corpora."""
     block_tokens: int | None = None
@@ -196,6 +211,9 @@ class ContentOptions:
     """Text in a shard, and in a unit of work."""
     minhash_algorithm: int | None = None
     """rensa's version of the algorithm, where dedup is minhash: a job is not continued with another one."""
+
+    map_fingerprint: str | None = None
+    """Hash of the source of the module of `operators.map`."""
 
     def __post_init__(self) -> None:
         """Validate each field.

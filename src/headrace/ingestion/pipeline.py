@@ -14,7 +14,7 @@ from headrace.ingestion.job.commit import check_documents, commit, describe_reje
 from headrace.ingestion.job.dedup import mark_duplicates
 from headrace.ingestion.job.destination import Destination
 from headrace.ingestion.job.job import (
-    Job,
+    IngestJob,
     check_fits,
     check_readable,
     check_same_job,
@@ -30,7 +30,7 @@ from headrace.ingestion.units.plan import plan_tracks
 from headrace.ingestion.units.record import UnitRecord
 from headrace.ingestion.units.schedule import UnitSchedule
 from headrace.storage import Blob
-from headrace.store.commit import current_manifest
+from headrace.store import current_manifest
 from headrace.workers import ForkServer
 
 
@@ -52,7 +52,7 @@ class IngestRunner:
         """The store's place."""
         return self.destination.store
 
-    def run(self, job: Job, *, append: bool, max_reject_share: float) -> IngestSummary:
+    def run(self, job: IngestJob, *, append: bool, max_reject_share: float) -> IngestSummary:
         """Begin, continue or append; a store that is complete is left as it is."""
         journal = UnitJournal(self.blob)
         manifest = current_manifest(self.blob)
@@ -94,7 +94,9 @@ class IngestRunner:
             check_done_chunks(half_done["sources"], job.sources, journal.records())
         return self._run_job(job, past, max_reject_share)
 
-    def _run_job(self, job: Job, past: Sequence[Mapping[str, Any]], max_reject_share: float) -> IngestSummary:
+    def _run_job(
+        self, job: IngestJob, past: Sequence[Mapping[str, Any]], max_reject_share: float
+    ) -> IngestSummary:
         """Do the units that are left, then commit."""
         journal = UnitJournal(self.blob)
         records = journal.records()
@@ -113,7 +115,7 @@ class IngestRunner:
         journal.clear()
         return self._summary(job, records, snapshot=snapshot, resumed=resumed, workers=self.execution.workers)
 
-    def _find_seek_points(self, job: Job) -> None:
+    def _find_seek_points(self, job: IngestJob) -> None:
         for source in job.sources:
             if seekpoints.may_have(source, job.options):
                 if self.progress is not None:
@@ -121,7 +123,7 @@ class IngestRunner:
                 seekpoints.find(source, self.blob)
 
     def _summary(
-        self, job: Job, records: Sequence[UnitRecord], *, snapshot: int, workers: int, resumed: int = 0
+        self, job: IngestJob, records: Sequence[UnitRecord], *, snapshot: int, workers: int, resumed: int = 0
     ) -> IngestSummary:
         return summary_of_job(
             job,
@@ -135,11 +137,13 @@ class IngestRunner:
             notes=self.notes,
         )
 
-    def _mark_duplicates(self, job: Job, past: Sequence[Mapping[str, Any]]) -> None:
+    def _mark_duplicates(self, job: IngestJob, past: Sequence[Mapping[str, Any]]) -> None:
         """The first pass of deduplication, over all sources."""
         journal = UnitJournal(self.blob)
         records = journal.sketched()
-        schedule = UnitSchedule(plan_tracks(job.sources, job.options), records)
+        schedule = UnitSchedule(
+            plan_tracks(job.sources, job.options, skip_damaged=self.execution.limits.skip_damaged), records
+        )
         meter = ProgressMeter(
             self.progress, total=sum(source.nbytes for source in job.sources), phase="comparing"
         )
@@ -152,10 +156,12 @@ class IngestRunner:
         ordered = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
         journal.mark_duplicates(mark_duplicates(job, self.blob, ordered, past))
 
-    def _tokenize(self, job: Job, records: list[UnitRecord]) -> tuple[UnitSchedule, list[UnitRecord]]:
+    def _tokenize(self, job: IngestJob, records: list[UnitRecord]) -> tuple[UnitSchedule, list[UnitRecord]]:
         """Do what is left; the schedule then knows which records belong to the store."""
         server, self.server = self.server, None
-        schedule = UnitSchedule(plan_tracks(job.sources, job.options), records)
+        schedule = UnitSchedule(
+            plan_tracks(job.sources, job.options, skip_damaged=self.execution.limits.skip_damaged), records
+        )
         meter = ProgressMeter(self.progress, total=sum(source.nbytes for source in job.sources))
         for record in records:
             meter.add_resumed(record)

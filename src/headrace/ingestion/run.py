@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ from headrace.ingestion.read.sources import SourceFile, find_sources
 from headrace.platform import available_cores
 
 if TYPE_CHECKING:
-    from headrace.ingestion.job.job import Job
+    from headrace.ingestion.job.job import IngestJob
     from headrace.ingestion.job.progress import ProgressCallback
     from headrace.ingestion.job.summary import IngestSummary
     from headrace.storage import Blob
@@ -49,8 +50,8 @@ def ingest(
 ) -> IngestSummary:
     """Turn raw text into a store. A call that was interrupted at any moment is continued by the same call.
 
-    The bytes of the store depend on sources, options and tokenizer alone: not on the number of workers, and not on
-    how often the call was interrupted. Until the manifest is written, last of all, there is no store.
+    The bytes of the store depend on sources, options and tokenizer alone. Until the manifest is written, last of all,
+    there is no store.
 
     Args:
         sources: files, globs, directories, URLs (s3, gs, az, http(s)) of .txt, .jsonl, .json, .csv, .tsv,
@@ -64,7 +65,7 @@ def ingest(
         fields: what a document is, which field is its text, and which others are kept.
         operators: what is done to documents before they are tokenized.
         job: when the job stops, and how its work is divided.
-        append: add files that the store does not have yet; existing rows keep their positions.
+        append: add files that the store does not have yet.
         restart: delete a half-done job or a store at `out`, and start over.
         progress: called with (source bytes done, source bytes in all, a note).
 
@@ -81,9 +82,11 @@ def ingest(
     """
     started = time.perf_counter()
     _check(out=out, codec=codec, workers=workers, distribute=distribute, append=append, restart=restart)
+    if operators.map is not None and os.getcwd() not in sys.path:  # noqa: PTH109 - as `python -m` does
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
     notes: list[str] = []
     patterns = [sources] if isinstance(sources, str | os.PathLike) else sources
-    files = find_sources(patterns, format=fields.format, notes=notes)
+    files = find_sources(patterns, format=fields.format, notes=notes, skip_damaged=job.skip_damaged)
     # Other processes do not see what is in this process's memory.
     workers = 1 if str(out).startswith("memory://") else workers or default_workers(files)
     early = workers > 1 and distribute == "local" and operators.dedup == "none"
@@ -104,7 +107,7 @@ def ingest(
         with open_destination(out, operators.validation_out, restart=restart) as destination:
             runner = IngestRunner(
                 destination=destination,
-                execution=Execution(distribute=distribute, workers=workers, strict=job.strict),
+                execution=Execution(distribute=distribute, workers=workers, limits=job),
                 started=started,
                 progress=progress,
                 server=server,
@@ -122,10 +125,11 @@ def _plan_job(
     fields: FieldOptions,
     operators: OperatorOptions,
     job: JobOptions,
-) -> Job:
+) -> IngestJob:
     """The job, with the sizes that follow from the corpus and the store."""
     from headrace.ingestion.job.destination import block_tokens_for
-    from headrace.ingestion.job.job import Job
+    from headrace.ingestion.job.job import IngestJob
+    from headrace.ingestion.operators.map import fingerprint
     from headrace.ingestion.operators.minhash import algorithm_version
     from headrace.ingestion.options import ContentOptions
     from headrace.ingestion.units.plan import shard_bytes_for
@@ -136,9 +140,10 @@ def _plan_job(
         codec=codec,
         block_tokens=job.block_tokens or block_tokens_for(blob, tokenizer),
         shard_text_bytes=job.shard_text_bytes or shard_bytes_for(files),
+        map_fingerprint=None if operators.map is None else fingerprint(operators.map),
         minhash_algorithm=algorithm_version() if operators.dedup == "minhash" else None,
     )
-    return Job(sources=tuple(files), options=options, tokenizer=tokenizer, generation=0)
+    return IngestJob(sources=tuple(files), options=options, tokenizer=tokenizer, generation=0)
 
 
 def default_workers(sources: Sequence[SourceFile]) -> int:

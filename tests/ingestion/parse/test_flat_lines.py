@@ -11,7 +11,7 @@ from headrace.ingestion.read.records import RecordBlock
 from headrace.native import use_target
 from headrace.tokens.flat import FlatTexts
 
-# What stands in JSON, and what must not: put together at random, most of it is nearly right.
+# Valid and invalid parts of JSON: joined at random, most lines are nearly valid.
 PIECES = [
     *(b'{ } [ ] , : " \\ "text" "text":"a" "te\\u0078t":"b" "a":1 "a":{"text":"c"} true nul null'.split()),
     *(b"0 01 -0 -1.5e3 1e400 1. 12345678901234567890 NaN [[]] [1,{}] {}".split()),

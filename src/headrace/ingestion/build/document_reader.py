@@ -11,18 +11,22 @@ from typing import Any, Self
 
 import orjson
 
-from headrace.errors import DocumentError
+from headrace.errors import DocumentError, SourceError
 from headrace.ingestion.document import Parsed, Reject
 from headrace.ingestion.operators.filters import filtered
+from headrace.ingestion.operators.map import load_function, map_text
 from headrace.ingestion.operators.normalise import normalise
 from headrace.ingestion.operators.sample import is_sampled
-from headrace.ingestion.options import ContentOptions
+from headrace.ingestion.options import ContentOptions, JobOptions
 from headrace.ingestion.parse.reader import Reader, open_reader
 from headrace.ingestion.read import content_hash
 from headrace.ingestion.read.sources import SourceFile
-from headrace.ingestion.units.plan import Unit
+from headrace.ingestion.units.plan import SourceRange, Unit
 from headrace.stats import Stats
 from headrace.tokens.flat import FlatTexts
+
+DAMAGED = "damaged_file"
+"""Reason of the reject that lists a file which cannot be read to its end; see `JobOptions.skip_damaged`."""
 
 BATCH_BYTES = 1 << 20
 """Smallest batch of texts: large enough that calls cost little, small enough to stay in the CPU cache."""
@@ -94,13 +98,15 @@ class DocumentReader:
         sources: Sequence[SourceFile],
         options: ContentOptions,
         *,
-        strict: bool,
+        limits: JobOptions,
         seek_points: Callable[[SourceFile], bytes | None],
     ) -> None:
         self._sources = sources
         self._seek_points = seek_points
         self._options = options
-        self._strict = strict
+        self._limits = limits
+        name = options.operators.map
+        self._function = None if name is None else load_function(name)
         self._reader: tuple[int, Reader] | None = None
         self.stats = Stats()
 
@@ -109,7 +115,7 @@ class DocumentReader:
         self._close_reader(unless=None)
 
     def batches(self, unit: Unit, counts: UnitCounts, rejects: RejectFile) -> Iterator[tuple[Parsed, UnitProgress]]:
-        """Batches of documents of 1 MiB or more, and the progress that each stands for.
+        """Batches of documents of 1 MiB or more, and the progress that each means.
 
         Raises:
             SourceError: a file is missing, truncated or damaged.
@@ -164,23 +170,34 @@ class DocumentReader:
     def _read(self, unit: Unit, counts: UnitCounts) -> Iterator[tuple[Parsed, int]]:
         """Parsed blocks of the unit's ranges, and the stored bytes read for each."""
         for part in unit.ranges:
-            source = self._sources[part.source]
-            reader = self._open(part.source)
-            before = reader.stored_position() or (part.start if source.compression == "none" else None)
-            for parsed in reader.read(part.start, part.stop):
-                counts.totals["raw_bytes"] += parsed.nbytes
-                counts.totals["lines"] += parsed.lines
-                if parsed.empty:
-                    counts.dropped["empty"] += parsed.empty
-                position = reader.stored_position()
-                # Bytes that a new reader decompressed to reach the start of this range belong to other units.
-                passed = 0 if before is None and part.start else max(position - (before or 0), 0)
-                counts.totals["stored_bytes"] += passed
-                yield parsed, passed
-                before = position
-            counts.ended = reader.at_end
-            if reader.at_end:
+            try:
+                yield from self._read_range(part, counts)
+            except SourceError as error:
+                if not self._limits.skip_damaged:
+                    raise
                 self._close_reader(unless=None)
+                counts.ended = True  # nothing behind the damage can be read
+                url = self._sources[part.source].url
+                yield Parsed(texts=[], rejects=[_damaged(url, part.start, str(error).removeprefix(f"{url}: "))]), 0
+
+    def _read_range(self, part: SourceRange, counts: UnitCounts) -> Iterator[tuple[Parsed, int]]:
+        source = self._sources[part.source]
+        reader = self._open(part.source)
+        before = reader.stored_position() or (part.start if source.compression == "none" else None)
+        for parsed in reader.read(part.start, part.stop):
+            counts.totals["raw_bytes"] += parsed.nbytes
+            counts.totals["lines"] += parsed.lines
+            if parsed.empty:
+                counts.dropped["empty"] += parsed.empty
+            position = reader.stored_position()
+            # Bytes that a new reader decompressed to reach the start of this range belong to other units.
+            passed = 0 if before is None and part.start else max(position - (before or 0), 0)
+            counts.totals["stored_bytes"] += passed
+            yield parsed, passed
+            before = position
+        counts.ended = reader.at_end
+        if reader.at_end:
+            self._close_reader(unless=None)
 
     def _open(self, source: int) -> Reader:
         if self._reader is None or self._reader[0] != source:
@@ -200,7 +217,7 @@ class DocumentReader:
 
     def _reject(self, new: Sequence[Reject], rejects: RejectFile, counts: UnitCounts) -> None:
         for reject in new:
-            if self._strict:
+            if self._limits.strict and reject.reason != DAMAGED:
                 raise StrictError(asdict(reject), counts.track, counts.part)
             if counts.first_reject is None:
                 counts.first_reject = asdict(reject)
@@ -208,17 +225,35 @@ class DocumentReader:
             rejects.add(reject)
 
     def _prepare(self, parsed: Parsed, counts: UnitCounts) -> None:
-        """Normalise, filter and sample a batch in place."""
-        options = self._options
-        texts = [normalise(text) for text in parsed.texts] if options.operators.normalise else list(parsed.texts)
+        """Map, normalise, filter and sample a batch in place."""
+        options = self._options.operators
+        texts: list[bytes | None] = list(parsed.texts)
+        if self._function is not None and options.map is not None:
+            texts = [map_text(self._function, options.map, text) for text in parsed.texts]
+        if options.normalise:
+            texts = [None if text is None else normalise(text) for text in texts]
         keep = []
         for i, text in enumerate(texts):
-            reason = filtered(text, options.operators.filters) if options.operators.filters is not None else None
-            if reason is None and options.operators.sample < 1 and not is_sampled(text, options.operators.sample, options.operators.seed):
-                reason = "not_sampled"
+            reason = self._drop_reason(text)
             if reason is None:
                 keep.append(i)
             else:
                 counts.dropped[reason] += 1
-        parsed.texts = [texts[i] for i in keep]
+        parsed.texts = [text for i in keep if (text := texts[i]) is not None]
         parsed.meta = {name: [values[i] for i in keep] for name, values in parsed.meta.items()}
+
+    def _drop_reason(self, text: bytes | None) -> str | None:
+        """Why a document is left out; None keeps it."""
+        options = self._options.operators
+        if text is None:
+            return "mapped"
+        if not text:
+            return "empty"
+        reason = filtered(text, options.filters) if options.filters is not None else None
+        if reason is None and options.sample < 1 and not is_sampled(text, options.sample, options.seed):
+            return "not_sampled"
+        return reason
+
+
+def _damaged(url: str, offset: int, detail: str) -> Reject:
+    return Reject(source=url, offset=offset, line=None, reason=DAMAGED, detail=detail)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from headrace.ingestion.operators import exact, minhash
-from headrace.ingestion.options import ContentOptions
+from headrace.ingestion.options import ContentOptions, JobOptions
 from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units import seekpoints
 from headrace.ingestion.units.journal import sketch_path, sketched_path
@@ -22,13 +22,13 @@ from headrace.storage import Blob
 class UnitSketcher:
     """A worker of the first pass; see `UnitTokenizer`."""
 
-    def __init__(self, *, sources: Sequence[SourceFile], options: ContentOptions, blob: Blob, strict: bool) -> None:
+    def __init__(self, *, sources: Sequence[SourceFile], options: ContentOptions, blob: Blob, limits: JobOptions) -> None:
         self._exact = options.operators.dedup == "exact"
         self._blob = blob
         self._documents = DocumentReader(
             sources,
             options,
-            strict=strict,
+            limits=limits,
             seek_points=lambda source: seekpoints.load(source, options, blob),
         )
 

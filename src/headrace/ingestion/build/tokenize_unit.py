@@ -15,7 +15,7 @@ from headrace.ingestion.build.shard_writer import ShardWriter
 from headrace.ingestion.build.tokenizer_check import engine_mismatch
 from headrace.ingestion.document import Parsed
 from headrace.ingestion.operators.split import is_validation
-from headrace.ingestion.options import ContentOptions
+from headrace.ingestion.options import ContentOptions, JobOptions
 from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units import seekpoints
 from headrace.ingestion.units.journal import UnitJournal, drop_path, record_path, rejects_path
@@ -44,7 +44,7 @@ class UnitTokenizer:
         blob: Blob,
         validation: Blob | None,
         generation: int,
-        strict: bool = False,
+        limits: JobOptions,
     ) -> None:
         self._sources = sources
         self._options = options
@@ -55,7 +55,7 @@ class UnitTokenizer:
         self._documents = DocumentReader(
             sources,
             options,
-            strict=strict,
+            limits=limits,
             seek_points=lambda source: seekpoints.load(source, options, blob),
         )
         self._training = ShardWriter(blob, options, tokenizer)

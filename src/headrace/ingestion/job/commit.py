@@ -12,9 +12,10 @@ from typing import Any
 import orjson
 
 from headrace.errors import DocumentError, SourceError
+from headrace.ingestion.build.document_reader import DAMAGED
 from headrace.ingestion.job.dedup import kept_sketches
 from headrace.ingestion.job.destination import Destination
-from headrace.ingestion.job.job import Job, job_path, sketches_path, store_rejects_path
+from headrace.ingestion.job.job import IngestJob, job_path, sketches_path, store_rejects_path
 from headrace.ingestion.job.seen import check_unchanged
 from headrace.ingestion.job.summary import total
 from headrace.ingestion.read.content_hash import has_content_hash, hash_chunks, join_chunks, num_chunks
@@ -23,8 +24,7 @@ from headrace.ingestion.units.journal import ROOT, rejects_path
 from headrace.ingestion.units.record import UnitRecord
 from headrace.ingestion.units.sealed import hash_of, read_hashed
 from headrace.storage import Blob, LocalBlob
-from headrace.store import ShardEntry, commit_store
-from headrace.store.commit import current_manifest
+from headrace.store import ShardEntry, commit_store, current_manifest
 
 
 def lines_before(records: Sequence[UnitRecord], track: int, part: int) -> int:
@@ -32,7 +32,9 @@ def lines_before(records: Sequence[UnitRecord], track: int, part: int) -> int:
     return sum(record.lines for record in records if record.track == track and record.part < part)
 
 
-def check_documents(job: Job, blob: Blob, records: Sequence[UnitRecord], max_reject_share: float) -> None:
+def check_documents(
+    job: IngestJob, blob: Blob, records: Sequence[UnitRecord], max_reject_share: float
+) -> None:
     """Refuse to make an empty store, or a store of a corpus with too many bad documents.
 
     Raises:
@@ -40,7 +42,8 @@ def check_documents(job: Job, blob: Blob, records: Sequence[UnitRecord], max_rej
         SourceError: there are no documents.
     """
     documents = sum(record.documents for record in records)
-    rejected = sum(sum(record.rejected.values()) for record in records)
+    counts = total(record.rejected for record in records)
+    rejected = counts.total() - counts[DAMAGED]  # damaged files were left out on purpose: skip_damaged
     dropped = sum(sum(record.dropped.values()) for record in records)
     if rejected and rejected > max_reject_share * (documents + rejected + dropped):
         first = next(record for record in records if record.first_reject is not None)
@@ -72,7 +75,7 @@ def describe_reject(reject: Mapping[str, Any]) -> str:
     return f"{reject['source']}: {line}byte {reject['offset']}: {reject['detail']}"
 
 
-def commit(job: Job, destination: Destination, records: Sequence[UnitRecord]) -> int:
+def commit(job: IngestJob, destination: Destination, records: Sequence[UnitRecord]) -> int:
     """Write the store's manifest, after all else; returns its snapshot.
 
     The manifest has the hash of every other file that a later job reads.
@@ -109,7 +112,7 @@ def commit(job: Job, destination: Destination, records: Sequence[UnitRecord]) ->
     return _commit(job, blob, entries, _entry(job, records, entries) | {"hashes": hashes})
 
 
-def _entry(job: Job, records: Sequence[UnitRecord], entries: Sequence[ShardEntry]) -> dict[str, Any]:
+def _entry(job: IngestJob, records: Sequence[UnitRecord], entries: Sequence[ShardEntry]) -> dict[str, Any]:
     """The manifest's entry for a job."""
     return {
         "job": job_path(job.generation),
@@ -142,7 +145,7 @@ def _with_content(sources: Sequence[SourceFile], records: Sequence[UnitRecord]) 
     return tuple(hashed)
 
 
-def _commit(job: Job, blob: Blob, entries: Sequence[ShardEntry], about: Mapping[str, Any]) -> int:
+def _commit(job: IngestJob, blob: Blob, entries: Sequence[ShardEntry], about: Mapping[str, Any]) -> int:
     manifest = current_manifest(blob)
     _sweep(blob, {entry.name for entry in entries}, job.generation)
     if not entries:

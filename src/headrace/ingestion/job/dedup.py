@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.errors import ConfigError
-from headrace.ingestion.job.job import Job, sketches_path
+from headrace.ingestion.job.job import IngestJob, sketches_path
 from headrace.ingestion.operators import exact, minhash
 from headrace.ingestion.units.journal import UnitJournal, drop_path, sketch_path
 from headrace.ingestion.units.record import UnitRecord
@@ -19,7 +19,7 @@ from headrace.storage import Blob, LocalBlob
 
 
 def mark_duplicates(
-    job: Job, blob: Blob, records: Sequence[UnitRecord], past: Sequence[Any]
+    job: IngestJob, blob: Blob, records: Sequence[UnitRecord], past: Sequence[Any]
 ) -> dict[str, str]:
     """Write, for each unit, which of its documents are duplicates; the hash of each file.
 
@@ -66,7 +66,7 @@ def _dedup_of(options: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def kept_sketches(job: Job, blob: Blob, records: Sequence[UnitRecord]) -> list[bytes]:
+def kept_sketches(job: IngestJob, blob: Blob, records: Sequence[UnitRecord]) -> list[bytes]:
     """Sketches of the documents that are no duplicates, which the store keeps for later jobs.
 
     Raises:
@@ -85,13 +85,13 @@ def kept_sketches(job: Job, blob: Blob, records: Sequence[UnitRecord]) -> list[b
     return kept
 
 
-def _duplicates(job: Job) -> Any:
+def _duplicates(job: IngestJob) -> Any:
     if job.options.operators.dedup == "minhash":
         return functools.partial(minhash.repeats, threshold=job.options.operators.dedup_threshold)
     return exact.repeats
 
 
-def _load(job: Job, blob: Blob, path: str, expected: str) -> npt.NDArray[Any]:
+def _load(job: IngestJob, blob: Blob, path: str, expected: str) -> npt.NDArray[Any]:
     """Sketches, mapped where the file is local: uint64 [n, 2] or uint32 [n, 128]; checked against their hash."""
     kind, width = (
         (np.uint64, 2) if job.options.operators.dedup == "exact" else (np.uint32, minhash.PERMUTATIONS)

@@ -12,9 +12,7 @@ from headrace.errors import ConfigError, SpaceError
 from headrace.ingestion.job.lock import only_writer
 from headrace.ingestion.units.journal import LOCK, ROOT, UnitJournal
 from headrace.storage import Blob, LocalBlob, open_blob, storage_error
-from headrace.store import token_dtype
-from headrace.store.commit import current_manifest
-from headrace.store.format import MANIFEST
+from headrace.store import MANIFEST, current_manifest, token_dtype
 from headrace.tokens import Tokenizer
 
 BLOCK_BYTES = 256 << 10

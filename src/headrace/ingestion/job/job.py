@@ -15,7 +15,7 @@ from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.sealed import RESTART as _RESTART
 from headrace.ingestion.units.sealed import read_hashed
 from headrace.storage import Blob
-from headrace.store.manifest import Manifest
+from headrace.store import Manifest
 from headrace.tokens import Tokenizer
 
 FORMAT = 2
@@ -24,7 +24,7 @@ MAX_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class IngestJob:
     """One ingest: what fixes its bytes."""
 
     sources: tuple[SourceFile, ...]
@@ -87,7 +87,7 @@ def past_jobs(blob: Blob, manifest: Manifest) -> list[dict[str, Any]]:
     return jobs
 
 
-def differences(before: Mapping[str, Any], job: Job, *, strictly: bool) -> list[str]:
+def differences(before: Mapping[str, Any], job: IngestJob, *, strictly: bool) -> list[str]:
     """Differences between two jobs, in words; empty when they make the same bytes.
 
     Args:
@@ -151,7 +151,7 @@ def _sentence(different: Sequence[str]) -> str:
     return "; ".join(different[:MAX_NAMED]) + more
 
 
-def check_same_job(blob: Blob, before: Mapping[str, Any], job: Job) -> None:
+def check_same_job(blob: Blob, before: Mapping[str, Any], job: IngestJob) -> None:
     """Refuse to continue a half-done job that has other sources or options.
 
     Raises:
@@ -167,7 +167,7 @@ def check_same_job(blob: Blob, before: Mapping[str, Any], job: Job) -> None:
         )
 
 
-def check_same_store(blob: Blob, before: Mapping[str, Any], job: Job) -> None:
+def check_same_store(blob: Blob, before: Mapping[str, Any], job: IngestJob) -> None:
     """Refuse to replace a store that was made from other sources or with other options.
 
     Raises:
@@ -182,7 +182,7 @@ def check_same_store(blob: Blob, before: Mapping[str, Any], job: Job) -> None:
         )
 
 
-def check_fits(blob: Blob, manifest: Manifest, job: Job) -> None:
+def check_fits(blob: Blob, manifest: Manifest, job: IngestJob) -> None:
     """Refuse to append what could not be read together with the store.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from headrace.ingestion.job.job import Job
+from headrace.ingestion.job.job import IngestJob
 from headrace.ingestion.units.record import UnitRecord
 from headrace.native import Target, native_target
 
@@ -88,7 +88,7 @@ def total(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
 
 
 def summary_of_job(
-    job: Job,
+    job: IngestJob,
     out: str,
     records: Sequence[UnitRecord],
     *,
@@ -131,7 +131,7 @@ def summary_of_job(
 
 
 def summary_of_store(
-    job: Job,
+    job: IngestJob,
     out: str,
     past: Sequence[Mapping[str, Any]],
     *,

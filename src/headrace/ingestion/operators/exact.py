@@ -1,4 +1,4 @@
-"""Texts -> 128-bit hashes; hashes of all documents in order -> which ones stood there before."""
+"""Texts -> 128-bit hashes; hashes of all documents in order -> which are duplicates of earlier ones."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def sketch(texts: Sequence[bytes]) -> npt.NDArray[np.uint64]:
 def repeats(
     sketches: Sequence[npt.NDArray[np.uint64]], *, partition_bytes: int = PARTITION_BYTES
 ) -> npt.NDArray[np.bool_]:
-    """Which documents stood there before: bool [documents], in the order of the sketches.
+    """Which documents are duplicates of earlier ones: bool [documents], in the order of the sketches.
 
-    The hashes are looked at in as many partitions as fit into memory one at a time.
+    The hashes are processed in as many partitions as fit into memory one at a time.
 
     Args:
         sketches: uint64 [n_i, 2] each; may be mapped files.

@@ -1,4 +1,4 @@
-"""Texts -> MinHash signatures; signatures of all documents in order -> which ones nearly stood there before.
+"""Texts -> MinHash signatures; signatures of all documents in order -> which are near-duplicates of earlier ones.
 
 The signatures are rensa's (Rust, no dependencies, about ten times as fast as datasketch, which would bring scipy).
 What a shingle is, and which documents are compared, is decided here: 16 bytes of lowercased text with single
@@ -84,7 +84,7 @@ def bands_of(threshold: float) -> tuple[int, int]:
 
 
 def repeats(sketches: Sequence[npt.NDArray[np.uint32]], threshold: float) -> npt.NDArray[np.bool_]:
-    """Which documents are near one that stood before them and was kept: bool [documents].
+    """Which documents are near an earlier one that was kept: bool [documents].
 
     Documents that meet in a band are compared by their signatures with the first kept one of that band's group.
     Memory: 12 bytes a document and band at a time, one band after the other; signatures may be mapped files.

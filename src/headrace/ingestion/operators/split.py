@@ -1,4 +1,4 @@
-"""Documents -> training or validation, by their text: equal documents stand on one side."""
+"""Documents -> training or validation, by their text: equal documents are in the same store."""
 
 from __future__ import annotations
 

@@ -84,6 +84,7 @@ def find_sources(
     *,
     format: str = "auto",
     notes: list[str] | None = None,
+    skip_damaged: bool = False,
 ) -> list[SourceFile]:
     """Files, globs, directories and URLs -> files, each once, in the order given; a glob's are sorted.
 
@@ -93,6 +94,7 @@ def find_sources(
         patterns: what the user typed.
         format: what all files hold; auto recognises each one.
         notes: takes a sentence on what was left out, and why.
+        skip_damaged: leave out files that cannot be opened, with a note.
 
     Raises:
         SourceError: nothing matches, a file cannot be read, or it is not what its name says.
@@ -103,7 +105,17 @@ def find_sources(
     )
     if not urls:
         raise SourceError("no sources were given; expected files, globs, directories or URLs")
-    return [describe(url, format=format) for url in _without_aliases(urls, notes)]
+    files: list[SourceFile] = []
+    for url in _without_aliases(urls, notes):
+        try:
+            files.append(describe(url, format=format))
+        except SourceError as error:
+            if not skip_damaged:
+                raise
+            notes.append(f"left out as damaged: {error}")
+    if not files:
+        raise SourceError(f"no source can be read: {notes[-1]}")
+    return files
 
 
 def _without_aliases(urls: Sequence[str], notes: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.errors import SourceError
 from headrace.ingestion.options import SHARD_TEXT_BYTES, ContentOptions
 from headrace.ingestion.parse.reader import is_seekable
 from headrace.ingestion.read.sources import SourceFile
@@ -89,8 +90,15 @@ def shard_bytes_for(sources: Sequence[SourceFile]) -> int:
     return SHARD_TEXT_BYTES // (4 if total < 256 << 20 else 2 if total < 1 << 30 else 1)
 
 
-def plan_tracks(sources: Sequence[SourceFile], options: ContentOptions) -> list[Track]:
+def plan_tracks(
+    sources: Sequence[SourceFile], options: ContentOptions, *, skip_damaged: bool = False
+) -> list[Track]:
     """The tracks that cover all sources, in their order.
+
+    Args:
+        sources: what is read.
+        options: how.
+        skip_damaged: a table that cannot be read is one unit, which lists it.
 
     Raises:
         SourceError: a Parquet file is damaged, or lacks a column.
@@ -107,7 +115,12 @@ def plan_tracks(sources: Sequence[SourceFile], options: ContentOptions) -> list[
 
     for i, source in enumerate(sources):
         size = source.text_bytes
-        cut = _cut_up(source, size, options)
+        try:
+            cut = _cut_up(source, size, options)
+        except SourceError:
+            if not skip_damaged:
+                raise
+            cut = {"bounds": (0,)}
         if cut is not None:
             close_group(i)
             tracks.append(Track(number=len(tracks), first_source=i, last_source=i, **cut))
