@@ -65,7 +65,7 @@ def test_flags_change_only_on_purpose():
             "--json", "--keep-checkpoints", "--lr", "--max-grad-norm", "--max-seconds", "--microbatches",
             "--min-lr-ratio", "--mirror", "--model", "--out", "--packing", "--pipeline-schedule", "--pp",
             "--rampup-batch-size", "--rampup-steps", "--seed", "--seq-len", "--shard", "--shuffle", "--steps",
-            "--tensorboard", "--tp", "--warmup-steps", "--weight-decay",
+            "--tensorboard", "--tokenizer", "--tp", "--warmup-steps", "--weight-decay",
         ],
         "generate": [
             "--add-special-tokens", "--batch-size", "--device", "--distribute", "--dtype", "--engine", "--format",

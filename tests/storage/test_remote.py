@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import signal
 import threading
 
@@ -236,3 +237,23 @@ def test_a_request_that_fails_before_its_hedge_is_not_repeated():
     with pytest.raises(ValueError, match="no"):
         asyncio.run(hedged(request, 1.0))
     assert len(calls) == 1
+
+
+def test_a_remote_used_before_a_fork_is_refused_in_the_child_instead_of_hanging(http):
+    url, _, _ = http
+    blob = RemoteBlob(url)
+    blob.get("manifest.json")
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def child():
+        try:
+            RemoteBlob(url).get("manifest.json")
+        except StoreError as error:
+            theirs.send(str(error))
+
+    process = context.Process(target=child)
+    process.start()
+    assert ours.poll(60)
+    assert "do not survive a fork" in ours.recv()
+    process.join()

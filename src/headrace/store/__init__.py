@@ -24,6 +24,7 @@ from headrace.store.format import BLOCK_TOKENS, MANIFEST, ShardEntry, token_dtyp
 from headrace.store.inspect import StoreReport, inspect_store
 from headrace.store.manifest import Manifest
 from headrace.store.megatron.export import export_megatron
+from headrace.store.megatron.source import is_megatron
 from headrace.store.read.lookup import RowLookup
 from headrace.store.shard import write_shard
 from headrace.store.store import Store
@@ -41,6 +42,7 @@ __all__ = [
     "current_manifest",
     "export_megatron",
     "inspect_store",
+    "is_megatron",
     "token_dtype",
     "verify_store",
     "write_shard",

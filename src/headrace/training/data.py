@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from headrace.errors import ConfigError
 from headrace.load import Loader, Mixture, mix
-from headrace.store import Store
+from headrace.store import Store, is_megatron
+from headrace.tokens import load_tokenizer
 from headrace.training.options import DataOptions
 
 
@@ -102,7 +103,9 @@ def open_data(
         numbers = [snapshot["snapshot"] for snapshot in snapshots]
     with ExitStack() as stack:
         opened = [
-            one if isinstance(one, Store) else stack.enter_context(Store.open(_path(one), snapshot=number))
+            one
+            if isinstance(one, Store)
+            else stack.enter_context(_open_store(_path(one), snapshot=number, tokenizer=options.tokenizer))
             for one, number in zip(named, numbers, strict=True)
         ]
         source: Store | Mixture = opened[0]
@@ -110,6 +113,20 @@ def open_data(
             weights = stores.values() if isinstance(stores, Mapping) else [s.num_tokens for s in opened]
             source = mix(dict(zip(opened, map(float, weights), strict=True)))
         return TrainingData(source=source, options=options, _opened=stack.pop_all())
+
+
+def _open_store(path: str, *, snapshot: int | None, tokenizer: str | None) -> Store:
+    """Open a store; `tokenizer` is for Megatron files, and must be a store's own."""
+    if tokenizer is None or is_megatron(path):
+        return Store.open(path, snapshot=snapshot, tokenizer=tokenizer)
+    store = Store.open(path, snapshot=snapshot)
+    if load_tokenizer(tokenizer).fingerprint != store.tokenizer_fingerprint:
+        store.close()
+        raise ConfigError(
+            f"train: --tokenizer {tokenizer} is not the tokenizer of {path}, which is "
+            f"{store.manifest.tokenizer_name}. Leave it out: only Megatron files need it."
+        )
+    return store
 
 
 def _path(store: Any) -> str:

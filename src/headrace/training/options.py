@@ -36,6 +36,10 @@ class DataOptions:
         Shuffle,
         Doc("Order of rows: global | blocks (each block fetched once) | none | auto: by where the store is."),
     ] = "auto"
+    tokenizer: Annotated[
+        str | None,
+        Doc("Tokenizer of Megatron files, which have none: a name or a path. Default: the store's own."),
+    ] = None
     output: BatchOptions[Any] = field(default_factory=BatchOptions)
     """document_ids and position_ids keep attention within documents; masks of labels."""
     reading: ReadOptions = field(default_factory=ReadOptions)

@@ -82,6 +82,11 @@ def find_pairs(url: str | os.PathLike[str]) -> tuple[Path, list[str]] | None:
     return None
 
 
+def is_megatron(url: str | os.PathLike[str]) -> bool:
+    """Whether a path names Megatron's files, and not a store."""
+    return find_pairs(url) is not None
+
+
 class MegatronSource:
     """Pairs of one directory, one shard each, in the order of their names; see `ShardSource`."""
 
