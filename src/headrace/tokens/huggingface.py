@@ -26,6 +26,7 @@ import orjson
 from headrace.errors import TokenizerError
 from headrace.tokens.bytelevel import byte_of_char
 from headrace.tokens.gigatoken import Gigatoken
+from headrace.tokens.normalization import unequal_texts
 from headrace.tokens.probe import first_mismatch, tricky_texts
 from headrace.tokens.protocol import DESCRIPTION, Ids, Offsets, bytes_to_text, fingerprint_of, join_ids
 
@@ -123,12 +124,27 @@ class HFTokenizer:
 
     def encode_batch(self, texts: Sequence[bytes]) -> tuple[Ids, Offsets]:
         """See `Tokenizer.encode_batch`."""
-        if self._fast is not None:
-            return self._fast.encode_batch(texts)
+        if self._fast is None:
+            return join_ids(self._reference_ids(texts))
+        ids, offsets = self._fast.encode_batch(texts)
+        if self._normalises and len(unequal := unequal_texts(texts)):
+            rows: list[Any] = [ids[offsets[i] : offsets[i + 1]] for i in range(len(texts))]
+            by_reference = self._reference_ids([texts[i] for i in unequal])
+            for i, row in zip(unequal, by_reference, strict=True):
+                rows[i] = row
+            return join_ids(rows)
+        return ids, offsets
+
+    def _reference_ids(self, texts: Sequence[bytes]) -> list[list[int]]:
         encodings = self._reference.encode_batch_fast(
             [text.decode() for text in texts], add_special_tokens=False
         )
-        return join_ids([encoding.ids for encoding in encodings])
+        return [encoding.ids for encoding in encodings]
+
+    @functools.cached_property
+    def _normalises(self) -> bool:
+        """Is text composed by a Unicode table before it is cut?"""
+        return bool(_types(self._json.get("normalizer")) & {"NFC", "NFD", "NFKC", "NFKD"})
 
     def encode(self, text: str) -> Ids:
         """Encode one text: uint32 [n]."""
@@ -234,10 +250,10 @@ def _choose_eos(
 
 
 def _types(part: Any) -> set[str]:
-    """Type names in a pre-tokenizer or decoder, sequences included."""
+    """Type names in a normalizer, pre-tokenizer or decoder, sequences included."""
     if not isinstance(part, dict):
         return set()
-    inner = [*(part.get("pretokenizers") or []), *(part.get("decoders") or [])]
+    inner = [inside for key in ("pretokenizers", "decoders", "normalizers") for inside in part.get(key) or []]
     return {str(part.get("type"))}.union(*map(_types, inner))
 
 
