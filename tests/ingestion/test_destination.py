@@ -1,4 +1,7 @@
-"""The destination of a store: locked against other jobs, and a full device is one line."""
+"""The destination of a store: locked against other jobs, and a full device is one line.
+
+Modules: job/destination.py, job/lock.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Worker processes and the fork server: killed one by one, nothing is lost and no process is left."""
+"""Worker processes and the fork server: killed one by one, nothing is lost and no process is left.
+
+Modules: distribute.py, fork_server.py, units/queue.py.
+"""
 
 import contextlib
 import os

@@ -1,4 +1,8 @@
-"""Each operator by itself, and in a job: independent of workers, restarts and the order of work."""
+"""Each operator by itself, and in a job: independent of workers, restarts and the order of work.
+
+Modules: operators/normalise.py, operators/filters.py, operators/sample.py, operators/chance.py, operators/exact.py,
+operators/minhash.py, operators/split.py, job/dedup.py, build/sketch_unit.py.
+"""
 
 import json
 import shutil

@@ -33,12 +33,14 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Show a store: documents, tokens, bytes per token, shards, and rows as text."""
+    from headrace.ingestion import verify_job_files
     from headrace.store import Store, inspect_store, verify_store
 
     with Store.open(store, tokenizer=tokenizer) as opened:
         if verify:
             with progress_bar("verify", unit="bytes", quiet=json) as progress:
                 verify_store(opened, progress=progress)
+                verify_job_files(opened)
             verified = "every byte" if opened.has_checksums else "every id (Megatron files have no checksums)"
         report = inspect_store(opened, samples=samples)
     if json:

@@ -33,6 +33,7 @@ from headrace.ingestion.read.sources import SourceFile, find_sources
 from headrace.ingestion.run import ingest
 
 if TYPE_CHECKING:
+    from headrace.ingestion.job.job import verify_job_files
     from headrace.ingestion.job.summary import IngestSummary
     from headrace.ingestion.store_writer import StoreWriter
     from headrace.ingestion.texts import read_texts
@@ -52,12 +53,14 @@ __all__ = [
     "find_sources",
     "ingest",
     "read_texts",
+    "verify_job_files",
 ]
 
 _MODULE_OF = {
     "StoreWriter": "headrace.ingestion.store_writer",
     "read_texts": "headrace.ingestion.texts",
     "IngestSummary": "headrace.ingestion.job.summary",
+    "verify_job_files": "headrace.ingestion.job.job",
 }
 
 

@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from headrace.errors import HeadraceError, ManifestError, ResumeError
-from headrace.ingestion import JobOptions, OperatorOptions, ingest, pipeline
+from headrace.ingestion import JobOptions, OperatorOptions, ingest, pipeline, verify_job_files
 from headrace.ingestion.units.sealed import read_hashed, read_sealed, seal
 from headrace.storage import open_blob
+from headrace.store import Store
 
 OPTIONS = {
     "workers": 1,
@@ -119,6 +120,8 @@ def test_files_of_a_store_that_a_later_job_reads_are_checked(tmp_path, corpus, w
     flip(tmp_path / "store" / "ingest" / name, 77)
     with pytest.raises((ResumeError, ManifestError), match=r"damaged|expected"):
         ingest(write_jsonl(tmp_path / "b.jsonl", ["new"]), tmp_path / "store", append=True, **OPTIONS)
+    with Store.open(tmp_path / "store") as store, pytest.raises(ManifestError, match=f"{name}: damaged"):
+        verify_job_files(store)
 
 
 def test_a_kill_during_the_clean_up_leaves_a_journal_that_the_next_run_deletes(tmp_path, corpus, monkeypatch):

@@ -138,7 +138,7 @@ def _with_content(sources: Sequence[SourceFile], records: Sequence[UnitRecord]) 
     for source, known in zip(sources, digests, strict=True):
         if has_content_hash(source.url):
             missing = [chunk for chunk in range(num_chunks(source.nbytes)) if chunk not in known]
-            digest = join_chunks(known | hash_chunks(source.url, missing))
+            digest = join_chunks(known | (hash_chunks(source.url, missing) if missing else {}))
             hashed.append(replace(source, content=digest))
         else:
             hashed.append(source)

@@ -15,7 +15,7 @@ from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.sealed import RESTART as _RESTART
 from headrace.ingestion.units.sealed import read_hashed
 from headrace.storage import Blob
-from headrace.store import Manifest
+from headrace.store import Manifest, Store
 from headrace.tokens import Tokenizer
 
 FORMAT = 2
@@ -85,6 +85,29 @@ def past_jobs(blob: Blob, manifest: Manifest) -> list[dict[str, Any]]:
     for job in jobs:
         check_readable(blob, job)
     return jobs
+
+
+def verify_job_files(store: Store) -> int:
+    """Check every file that ingest has written beside a store's shards: job descriptions, rejects, sketches.
+
+    Returns:
+        Files checked; 0 for a store that was not made by ingest.
+
+    Raises:
+        ManifestError: one is missing or damaged.
+    """
+    checked = 0
+    for entry in store.extra.get("ingest", ()):
+        for path, expected in entry.get("hashes", {}).items():
+            try:
+                read_hashed(store.blob, path, expected)
+            except ResumeError as error:
+                reason = str(error).partition(" The job cannot")[0]
+                raise ManifestError(
+                    f"{reason} Restore it from a copy: an append to this store needs it"
+                ) from error
+            checked += 1
+    return checked
 
 
 def differences(before: Mapping[str, Any], job: IngestJob, *, strictly: bool) -> list[str]:

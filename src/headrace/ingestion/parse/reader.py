@@ -117,6 +117,7 @@ def open_reader(source: SourceFile, fields: FieldOptions, seek_points: bytes | N
         url=url,
         seekable=source.compression == "none" or seek_points is not None,
         max_record_bytes=fields.max_record_bytes,
+        expected_bytes=source.text_bytes,
     )
     return RecordReader(records, parser)
 

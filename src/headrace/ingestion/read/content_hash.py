@@ -46,14 +46,15 @@ def hash_chunks(url: str, chunks: Iterable[int], *, nbytes: int | None = None) -
     digests: dict[int, str] = {}
     try:
         with open(url, "rb", buffering=0) as file:  # noqa: PTH123 - url is a path as it was typed
-            buffer = memoryview(bytearray(_READ_BYTES))
+            size = os.fstat(file.fileno()).st_size
+            buffer = memoryview(bytearray(max(1, min(_READ_BYTES, size))))
             for chunk in chunks:
                 digest = xxhash.xxh3_128()
                 file.seek(chunk * CHUNK_BYTES)
                 left = CHUNK_BYTES if nbytes is None else min(CHUNK_BYTES, nbytes - chunk * CHUNK_BYTES)
-                while left and (size := file.readinto(buffer[: min(left, _READ_BYTES)])):
-                    digest.update(buffer[:size])
-                    left -= size
+                while left and (count := file.readinto(buffer[: min(left, len(buffer))])):
+                    digest.update(buffer[:count])
+                    left -= count
                 digests[chunk] = digest.hexdigest()
     except OSError as error:
         raise SourceError(f"{url}: {error.strerror or error}") from error

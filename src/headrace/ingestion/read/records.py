@@ -16,6 +16,7 @@ from headrace.ingestion.read.cuts import Cut
 from headrace.ingestion.read.open import Stream
 
 BLOCK_BYTES = 2 << 20
+_SPARE_BYTES = 16 << 10
 _BOM = b"\xef\xbb\xbf"
 _STRADDLE = 64
 """Bytes kept while passing over a record, so that an end of several bytes is seen whole."""
@@ -50,6 +51,7 @@ class Records:
         seekable: bool,
         max_record_bytes: int,
         block_bytes: int = BLOCK_BYTES,
+        expected_bytes: int | None = None,
     ) -> None:
         self._open_at = open_at
         self._cut = cut
@@ -57,7 +59,9 @@ class Records:
         self._seekable = seekable and cut.alignable
         self._limit = max_record_bytes
         self._block_bytes = block_bytes
-        self._buffer = bytearray(2 * block_bytes)
+        # A small file gets a small buffer, since clearing 4 MiB costs more than reading it; the buffer grows if needed.
+        size = 2 * block_bytes
+        self._buffer = bytearray(size if expected_bytes is None else min(size, expected_bytes + _SPARE_BYTES))
         self._stream: Stream | None = None
         self._lo = self._hi = 0
         self._offset = 0  # of buffer[lo] in the file
