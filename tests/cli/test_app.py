@@ -1,7 +1,7 @@
 """The command line: flags change on purpose, errors are one line, JSON is alone on stdout.
 
-Of app.py and of the commands: demo.py, export.py, generate.py, learn.py, plan.py, report.py, serve.py, text.py; what a
-command does is tested with the folder that does it.
+Of app.py and of the commands: demo.py, export.py, generate.py, import_.py, ingest.py, inspect.py, plan.py,
+report.py, serve.py, tokenizer.py, train.py; what a command does is tested with the folder that does it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import pytest
 
 from headrace.errors import ConfigError
 from headrace.plan import (
-    Job,
+    TrainingJob,
     command,
     duration,
     gpu_by_name,
@@ -17,7 +17,7 @@ from headrace.plan import (
 )
 
 STEPS, MEMORIES = shipped()
-JOB = Job(
+JOB = TrainingJob(
     shape=model_shape("gpt3-13b"), hardware=gpu_by_name("h100-80gb"), gpus=64, seq_len=2048, global_batch=1024
 )
 
@@ -54,7 +54,9 @@ def test_a_summary_has_its_intervals_around_its_values(layouts):
 
 def test_sentences_name_what_binds(layouts):
     assert any("Memory" in sentence for sentence in sentences(layouts, JOB, STEPS))
-    small = Job(shape=model_shape("gpt3-175b"), hardware=JOB.hardware, gpus=8, seq_len=2048, global_batch=64)
+    small = TrainingJob(
+        shape=model_shape("gpt3-175b"), hardware=JOB.hardware, gpus=8, seq_len=2048, global_batch=64
+    )
     (said,) = sentences(search(small, STEPS, MEMORIES), small, STEPS)
     assert said.startswith("Nothing fits")
     assert "GiB" in said

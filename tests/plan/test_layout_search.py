@@ -5,14 +5,16 @@ import time
 import pytest
 
 from headrace.errors import ConfigError
-from headrace.plan import Job, gpu_by_name, model_shape, search, shipped
+from headrace.plan import TrainingJob, gpu_by_name, model_shape, search, shipped
 from headrace.plan.explain import layout_values
 
 STEPS, MEMORIES = shipped()
 
 
 def layouts(model="gpt3-13b", gpus=64, rows=512, gpu="h100-80gb", **fixed):
-    job = Job(shape=model_shape(model), hardware=gpu_by_name(gpu), gpus=gpus, seq_len=2048, global_batch=rows)
+    job = TrainingJob(
+        shape=model_shape(model), hardware=gpu_by_name(gpu), gpus=gpus, seq_len=2048, global_batch=rows
+    )
     return search(job, STEPS, MEMORIES, fixed=fixed)
 
 
@@ -66,7 +68,7 @@ def test_a_job_that_is_none_is_refused(bad):
         **bad,
     }
     with pytest.raises(ConfigError):
-        Job(**values)
+        TrainingJob(**values)
 
 
 def test_a_thousand_gpus_are_searched_in_thousands_of_layouts():

@@ -1,4 +1,9 @@
-"""Every tokenizer: ids are the reference's, text comes back, and nothing in text is special."""
+"""Every tokenizer: ids are the reference's, text comes back, and nothing in text is special.
+
+The contract of protocol.py, run against byte.py, encodings.py (tiktoken), huggingface.py and pieces.py (SentencePiece),
+which share bytelevel.py; load.py finds and refuses them, probe.py has the texts that tell engines apart;
+train.py makes one.
+"""
 
 import json
 

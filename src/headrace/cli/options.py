@@ -1,4 +1,4 @@
-"""Options dataclasses -> a command's typed options: each option's name, type, default and help stand once."""
+"""Options dataclasses -> a command's typed options: each option's name, type, default and help are written once."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing_extensions import Doc
 from headrace.cli.console import facts, print_json, stdout
 from headrace.cli.options import with_options
 from headrace.errors import ConfigError
-from headrace.plan.job_bytes import StorageOptions
+from headrace.plan import StorageOptions
 from headrace.types import Flag
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -87,7 +87,7 @@ class LayoutOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutputOptions:
+class PlanOutputOptions:
     """Output."""
 
     top: Annotated[int, Doc("Layouts to show.")] = 8
@@ -111,7 +111,7 @@ plan_app = typer.Typer(
     work=WorkOptions,
     layout=LayoutOptions,
     storage=StorageOptions,
-    output=OutputOptions,
+    output=PlanOutputOptions,
 )
 def plan(
     context: typer.Context,
@@ -120,7 +120,7 @@ def plan(
     work: WorkOptions,
     layout: LayoutOptions,
     storage: StorageOptions,
-    output: OutputOptions,
+    output: PlanOutputOptions,
 ) -> None:
     """Rank the parallel layouts of a model on hardware, and say what binds the best one."""
     if context.invoked_subcommand is not None:
@@ -132,7 +132,7 @@ def plan(
 
     device = _hardware(hardware)
     shape = _shape(model)
-    job = planner.Job(
+    job = planner.TrainingJob(
         shape=shape, hardware=device, gpus=hardware.gpus, seq_len=work.seq_len, global_batch=work.batch_size,
         dtype=work.dtype, system=output.system,
     )  # fmt: skip
@@ -247,9 +247,8 @@ def _shape(options: ModelOptions) -> Any:
     )  # fmt: skip
 
 
-def _calibrations(options: OutputOptions) -> Any:
-    from headrace.plan import calibration_of, shipped
-    from headrace.plan.table import read_table
+def _calibrations(options: PlanOutputOptions) -> Any:
+    from headrace.plan import calibration_of, read_table, shipped
 
     steps, memories = (
         shipped() if options.calibrate is None else calibration_of(read_table(options.calibrate))

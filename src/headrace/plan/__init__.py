@@ -19,8 +19,9 @@ from headrace.plan.constants import shipped
 from headrace.plan.explain import command, duration, layout_name, layout_values, sentences, summary_of, why
 from headrace.plan.hardware import GPUS, Hardware, gpu_by_name, read_hardware
 from headrace.plan.job_bytes import Figure, StorageOptions, input_output
-from headrace.plan.layout_search import Job, Layouts, search
+from headrace.plan.layout_search import Layouts, TrainingJob, search
 from headrace.plan.shapes import MODELS, ModelShape, custom_shape, model_shape
+from headrace.plan.table import read_table
 
 __all__ = [
     "GPUS",
@@ -28,10 +29,10 @@ __all__ = [
     "CheckReport",
     "Figure",
     "Hardware",
-    "Job",
     "Layouts",
     "ModelShape",
     "StorageOptions",
+    "TrainingJob",
     "calibration_of",
     "check",
     "command",
@@ -43,6 +44,7 @@ __all__ = [
     "layout_values",
     "model_shape",
     "read_hardware",
+    "read_table",
     "search",
     "sentences",
     "shipped",

@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace.errors import ConfigError
 from headrace.plan.calibration import Calibration
-from headrace.plan.layout_search import Job, Layouts
+from headrace.plan.layout_search import Layouts, TrainingJob
 from headrace.plan.memory import memory
 from headrace.plan.points import RECOMPUTE, Points
 from headrace.plan.step_time import StepTime, step_time
@@ -61,7 +61,7 @@ def layout_values(layouts: Layouts, i: int) -> dict[str, Any]:
     }
 
 
-def summary_of(layouts: Layouts, job: Job, steps: Calibration, i: int) -> dict[str, Any]:
+def summary_of(layouts: Layouts, job: TrainingJob, steps: Calibration, i: int) -> dict[str, Any]:
     """One layout with its figures and intervals: JSON."""
     p, step, used = layouts.points, layouts.step, layouts.memory
     tokens = job.global_batch * job.seq_len
@@ -91,7 +91,7 @@ def summary_of(layouts: Layouts, job: Job, steps: Calibration, i: int) -> dict[s
 
 
 def why(
-    layouts: Layouts, job: Job, steps: Calibration, memories: Calibration, text: str
+    layouts: Layouts, job: TrainingJob, steps: Calibration, memories: Calibration, text: str
 ) -> list[tuple[str, str]]:
     """One layout line by line: where each second and each byte goes.
 
@@ -158,7 +158,7 @@ def find(layouts: Layouts, text: str) -> int:
     return int(np.flatnonzero(rows)[0])
 
 
-def sentences(layouts: Layouts, job: Job, steps: Calibration) -> list[str]:
+def sentences(layouts: Layouts, job: TrainingJob, steps: Calibration) -> list[str]:
     """What binds the best layout, what would relieve it, and why its neighbours lose."""
     if not (layouts.fits | layouts.tight).any():
         return [_nothing_fits(layouts, job)]
@@ -204,7 +204,7 @@ def sentences(layouts: Layouts, job: Job, steps: Calibration) -> list[str]:
     return lines
 
 
-def command(job: Job, layouts: Layouts, i: int, *, model: str) -> str:
+def command(job: TrainingJob, layouts: Layouts, i: int, *, model: str) -> str:
     """The torchrun command that trains this layout with headrace."""
     values = layout_values(layouts, i)
     nodes = max(1, -(-job.gpus // job.hardware.gpus_per_node))
@@ -226,7 +226,7 @@ def command(job: Job, layouts: Layouts, i: int, *, model: str) -> str:
     return " ".join(words)
 
 
-def duration(job: Job, layouts: Layouts, i: int, tokens: float) -> dict[str, float]:
+def duration(job: TrainingJob, layouts: Layouts, i: int, tokens: float) -> dict[str, float]:
     """Days and GPU hours to train on so many tokens."""
     steps = tokens / (job.global_batch * job.seq_len)
     seconds = steps * np.array([layouts.step.value[i], layouts.step.low[i], layouts.step.high[i]])
@@ -239,11 +239,11 @@ def duration(job: Job, layouts: Layouts, i: int, tokens: float) -> dict[str, flo
     }
 
 
-def _parts(p: Points, steps: Calibration, job: Job, i: int) -> StepTime:
+def _parts(p: Points, steps: Calibration, job: TrainingJob, i: int) -> StepTime:
     return step_time(p[i : i + 1], steps.constants_of(job.system))
 
 
-def _verdict(layouts: Layouts, job: Job, i: int) -> str:
+def _verdict(layouts: Layouts, job: TrainingJob, i: int) -> str:
     usable = job.hardware.memory_bytes
     if layouts.fits[i]:
         slower = layouts.step.value[i] / layouts.step.value[0] - 1
@@ -259,7 +259,7 @@ def _verdict_short(layouts: Layouts, i: int) -> str:
     return f"{layouts.memory.value[i] / _GIB:.0f} GiB"
 
 
-def _nothing_fits(layouts: Layouts, job: Job) -> str:
+def _nothing_fits(layouts: Layouts, job: TrainingJob) -> str:
     least = int(np.argmin(layouts.memory.value))
     lacks = (layouts.memory.value[least] - job.hardware.memory_bytes) / _GIB
     times = layouts.memory.value[least] / (job.hardware.memory_bytes * 0.9)

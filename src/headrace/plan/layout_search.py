@@ -24,7 +24,7 @@ _USABLE = 0.97
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class TrainingJob:
     """What is to be trained, on what."""
 
     shape: ModelShape
@@ -71,7 +71,7 @@ class Layouts:
 
 
 def search(
-    job: Job,
+    job: TrainingJob,
     steps: Calibration,
     memories: Calibration,
     *,
@@ -147,7 +147,7 @@ def _divisors(number: int) -> NDArray[np.float64]:
     return np.array([d for d in range(1, number + 1) if number % d == 0], dtype=np.float64)
 
 
-def _grid(job: Job, requested: Mapping[str, int | str]) -> dict[str, NDArray[np.float64]]:
+def _grid(job: TrainingJob, requested: Mapping[str, int | str]) -> dict[str, NDArray[np.float64]]:
     """Columns of all layouts that divide; `dp` counts all data-parallel ranks, `shard` is an index into SHARD."""
 
     def choices(name: str, default: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -98,7 +98,7 @@ class EncodingTokenizer:
         self._pattern = pattern
         self._ranks_file = ranks_file
         self._specials = dict(specials)
-        self._wanted_engine = engine
+        self._requested_engine = engine
         self.eos_id = self._specials["<|endoftext|>"]
         largest = int(ranks_file.rsplit(maxsplit=1)[1])
         self.vocab_size = 1 + max(largest, *self._specials.values())
@@ -126,10 +126,10 @@ class EncodingTokenizer:
     def _fast(self) -> Gigatoken | None:
         """The fast engine, or None where it is not wanted, not able, or not exact."""
         scheme = _SCHEMES.get(self.name)
-        if self._wanted_engine == "tiktoken" or scheme is None:
+        if self._requested_engine == "tiktoken" or scheme is None:
             return None
         fast = Gigatoken(functools.partial(_build_gigatoken, self._ranks_file, scheme))
-        if self._wanted_engine == "fast":
+        if self._requested_engine == "fast":
             return fast
         texts = tricky_texts(self.added_tokens())
         return fast if first_mismatch(fast, self.as_reference(), texts) is None else None
@@ -182,7 +182,7 @@ class EncodingTokenizer:
 
     def as_reference(self) -> EncodingTokenizer:
         """The same encoding by tiktoken."""
-        if self._wanted_engine == "tiktoken":
+        if self._requested_engine == "tiktoken":
             return self
         return EncodingTokenizer(
             name=self.name,

@@ -60,7 +60,7 @@ class HFTokenizer:
         self.name = name
         self._bytes = definition
         self._side_files = dict(side_files or {})
-        self._wanted_engine = engine
+        self._requested_engine = engine
         self._json = _parse(name, definition)
         self._added: list[dict[str, Any]] = self._json.get("added_tokens") or []
         ids = {**_ids(name, self._json), **{a["content"]: a["id"] for a in self._added}}
@@ -106,13 +106,13 @@ class HFTokenizer:
     @functools.cached_property
     def _fast(self) -> Gigatoken | None:
         """The fast engine, or None where it is not wanted, not able, or not exact."""
-        if self._wanted_engine == "tokenizers":
+        if self._requested_engine == "tokenizers":
             return None
         try:
             fast = Gigatoken(functools.partial(_build_gigatoken, self._json))
         except (RuntimeError, ValueError):
             return None  # a normalizer, pre-tokenizer or model that it does not know
-        if self._wanted_engine == "fast":
+        if self._requested_engine == "fast":
             return fast
         texts = tricky_texts(self.added_tokens())
         return fast if first_mismatch(fast, self.as_reference(), texts) is None else None
@@ -190,11 +190,11 @@ class HFTokenizer:
 
     def as_reference(self) -> HFTokenizer:
         """The same definition by the `tokenizers` library."""
-        if self._wanted_engine == "tokenizers":
+        if self._requested_engine == "tokenizers":
             return self
         made = copy.copy(self)  # parsing the definition again would take 20 ms
         vars(made).pop("_fast", None)
-        vars(made)["_wanted_engine"] = "tokenizers"
+        vars(made)["_requested_engine"] = "tokenizers"
         return made
 
 

@@ -33,7 +33,7 @@ class PieceTokenizer:
     ) -> None:
         self.name = name
         self._bytes = model
-        self._wanted_engine = engine
+        self._requested_engine = engine
         self._reference = _processor(name, model)
         size = self._reference.get_piece_size()
         own = self._reference.eos_id()
@@ -48,13 +48,13 @@ class PieceTokenizer:
     @functools.cached_property
     def _fast(self) -> Gigatoken | None:
         """The fast engine, or None where it is not wanted, not able, or not exact."""
-        if self._wanted_engine == "sentencepiece":
+        if self._requested_engine == "sentencepiece":
             return None
         try:
             fast = Gigatoken(functools.partial(_build_gigatoken, self._bytes))
         except (RuntimeError, ValueError):
             return None  # unigram, or BPE without byte fallback
-        if self._wanted_engine == "fast":
+        if self._requested_engine == "fast":
             return fast
         return (
             fast
@@ -104,7 +104,7 @@ class PieceTokenizer:
 
     def as_reference(self) -> PieceTokenizer:
         """The same model by the sentencepiece library."""
-        if self._wanted_engine == "sentencepiece":
+        if self._requested_engine == "sentencepiece":
             return self
         return PieceTokenizer(name=self.name, model=self._bytes, engine="sentencepiece")
 

@@ -24,7 +24,7 @@ class Mismatch:
     """First id that differs."""
     got: tuple[int, ...]
     """Up to 8 ids of the engine under test, from `position` on."""
-    wanted: tuple[int, ...]
+    expected: tuple[int, ...]
     """The reference's."""
 
 
@@ -64,7 +64,7 @@ def first_mismatch(fast: Encodes, reference: Encodes, texts: Sequence[bytes]) ->
                 text=text[:200],
                 position=at,
                 got=tuple(got[at : at + 8].tolist()),
-                wanted=tuple(want[at : at + 8].tolist()),
+                expected=tuple(want[at : at + 8].tolist()),
             )
     raise AssertionError("offsets differ, yet no text does")
 
