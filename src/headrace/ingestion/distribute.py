@@ -46,7 +46,7 @@ class EngineMismatchError(TokenizerError):
     """The fast engine does not give the reference's ids on this corpus."""
 
     def __init__(self, mismatch: Mismatch) -> None:
-        super().__init__(f"{mismatch.text!r}: got ids {mismatch.got}, expected {mismatch.wanted}")
+        super().__init__(f"{mismatch.text!r}: got ids {mismatch.got}, expected {mismatch.expected}")
         self.mismatch = mismatch
 
 

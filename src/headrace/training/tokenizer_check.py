@@ -20,7 +20,7 @@ def tokenizer_difference(model: Tokenizer, store: Tokenizer) -> str | None:
         )
     mismatch = first_mismatch(model, store, tricky_texts(model.added_tokens()))
     if mismatch is not None:
-        return f"{mismatch.text[:40]!r} is {mismatch.wanted} in the store and {mismatch.got} for the model"
+        return f"{mismatch.text[:40]!r} is {mismatch.expected} in the store and {mismatch.got} for the model"
     if model.token_bytes() != store.token_bytes():
         return "the same ids mean other bytes"
     return None
