@@ -1032,12 +1032,15 @@ def hostile_model(tmp_path_factory):
         seed=1,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two that wait for each other are slow on a busy machine
     for _ in range(120):
         logits_BTV = model(ids[:, :-1])
         loss = torch.nn.functional.cross_entropy(logits_BTV[0].float(), ids[0, 1:])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    torch.set_num_threads(threads)
     out = tmp_path_factory.mktemp("hostile") / "by-heart"
     to_hf(model.eval(), hr.load_tokenizer("byte"), out)
     (out / "chat_template.jinja").write_text(TEMPLATE)
@@ -1070,6 +1073,8 @@ def enter_key(page):
     page.get_by_role("dialog").get_by_label("API key").fill("sk-real")
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.get_by_label("Chat", exact=True)).to_be_checked()  # the model has a chat template
+    page.get_by_label("Completion").check()
 
 
 @needs_chromium

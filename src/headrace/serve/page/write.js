@@ -353,7 +353,7 @@ function showList() {
   const open = chats.current().id;
   $("conversation-list").replaceChildren(...chats.conversations().map((one) => el("li", {},
     el("button", { type: "button", class: "bare", "aria-current": String(one.id === open), title: label(one.title, 200),
-      onclick: () => { if (running) stop(); chats.open(one.id); showConversation(); showCurl(); setListOpen(false); } }, label(one.title, 40)),
+      onclick: () => { if (running) stop(); chats.open(one.id); showConversation(); showCurl(); setListOpen(false); } }, label(one.title, 100)),
     el("button", { type: "button", class: "bare delete", "aria-label": `Delete ${label(one.title, 40)}`, title: "Delete",
       onclick: () => { if (running) stop(); chats.remove(one.id); showConversation(); showCurl(); } }, "×"))));
 }
