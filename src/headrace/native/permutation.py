@@ -2,7 +2,7 @@
 
 A Feistel network over the grid a x b with a * b >= n: an index is a pair (left, right) with left in [0, a) and right
 in [0, b); eight rounds add a hash of one half to the other, modulo that half's size. The few pairs beyond n are
-encoded again until they fall inside (cycle walking), which keeps it a bijection of [0, n). order/permute.py chooses
+encoded again until they fall inside (cycle walking), which keeps it a bijection of [0, n). order/permutation.py chooses
 the grid and derives the keys.
 
 The orders of all runs ever recorded depend on this arithmetic, here and in c/permute.h; tests/order hold golden values.

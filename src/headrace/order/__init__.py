@@ -2,7 +2,7 @@
 
 from headrace.order.cursor import OrderSpec, position_from_state, state_from_position
 from headrace.order.mix import QuotaTable, Segment, quotas_from_weights
-from headrace.order.permute import permute, permute_many, round_keys
+from headrace.order.permutation import permute, permute_many, round_keys
 from headrace.order.ranks import MeshLayout, rank_slice
 from headrace.order.stream import RowOrder, Shuffle, row_at
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headrace.errors import OrderError
-from headrace.order.permute import permute_many, round_keys
+from headrace.order.permutation import permute_many, round_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

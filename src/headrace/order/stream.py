@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace.errors import OrderError
 from headrace.order.blocks import BlockWindow
-from headrace.order.permute import permute_many, round_keys
+from headrace.order.permutation import permute_many, round_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

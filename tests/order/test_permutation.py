@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis.strategies import integers
 
 from headrace.errors import OrderError
-from headrace.order.permute import permute, permute_many, round_keys
+from headrace.order.permutation import permute, permute_many, round_keys
 
 KEYS = round_keys(seed=7, source="", epoch=0)
 pytestmark = pytest.mark.usefixtures("target")  # everything below holds of every implementation
