@@ -87,23 +87,7 @@ class Loader(Generic[Array]):
         OrderError: a rank out of range.
     """
 
-    @overload
-    def __init__(
-        self: Loader[NDArray[np.integer[Any]]],
-        source: Store | Mixture,
-        *,
-        seq_len: int,
-        batch_size: int,
-        seed: int = ...,
-        epochs: int | None = ...,
-        rank: int | None = ...,
-        world_size: int | None = ...,
-        shuffle: ShuffleOption = ...,
-        packing: Packing | None = ...,
-        output: BatchOptions[Literal["numpy"]],
-        reading: ReadOptions | None = ...,
-    ) -> None: ...
-
+    # Tensors first: type checkers take the first that fits options which do not name a framework.
     @overload
     def __init__(
         self: Loader[Tensor],
@@ -118,6 +102,23 @@ class Loader(Generic[Array]):
         shuffle: ShuffleOption = ...,
         packing: Packing | None = ...,
         output: BatchOptions[Literal["auto", "torch"]] | None = ...,
+        reading: ReadOptions | None = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Loader[NDArray[np.integer[Any]]],
+        source: Store | Mixture,
+        *,
+        seq_len: int,
+        batch_size: int,
+        seed: int = ...,
+        epochs: int | None = ...,
+        rank: int | None = ...,
+        world_size: int | None = ...,
+        shuffle: ShuffleOption = ...,
+        packing: Packing | None = ...,
+        output: BatchOptions[Literal["numpy"]],
         reading: ReadOptions | None = ...,
     ) -> None: ...
 
@@ -142,8 +143,8 @@ class Loader(Generic[Array]):
         self.epochs = optional_int("epochs", epochs, low=1)
         self.shuffle = shuffle
         self.packing = check_packing(packing)
-        self.output = _checked_options("output", output, BatchOptions)
-        self.reading = _checked_options("reading", reading, ReadOptions)
+        self.output: BatchOptions[Any] = _checked_options("output", output, BatchOptions)
+        self.reading: ReadOptions = _checked_options("reading", reading, ReadOptions)
         self.rank, self.world_size = data_rank(rank, world_size)
         self._rank_given = rank is not None
         self.stats = Stats()
@@ -234,9 +235,7 @@ class Loader(Generic[Array]):
         if whole is None:
             raise TypeError("this loader is endless (epochs=None) and has no length. Give epochs=")
         steps = self._index.steps(progress.begin, progress.end)
-        if steps is None or progress.is_abandoned or not self._index.steps(progress.position, progress.end):
-            return whole
-        return steps
+        return whole if steps is None or progress.is_whole_next else steps
 
     def seek(self, position: int) -> None:
         """Go to a position of the global order; the next batch begins there.
@@ -353,6 +352,10 @@ class Loader(Generic[Array]):
                 self._prefetcher.close()
             raise
         raise StopIteration
+
+    def end_loop(self, loop: BatchIterator[Array]) -> None:
+        """An iterator has reached the end of its pass."""
+        self._progress.end_loop(loop)
 
     def _begin(self) -> None:
         """Check once, at the first batch; a loader that has not begun may be forked or sent to another process."""
@@ -495,6 +498,7 @@ class BatchIterator(Generic[Array]):
             return self._loader.take(self.end)
         except StopIteration:
             self._done = True
+            self._loader.end_loop(self)
             raise
 
 

@@ -37,6 +37,7 @@ class Progress:
         self.position = self.begin = position
         self.end = self._end_of(position)
         self._loop_begin: int | None = None
+        self._finished = False
 
     def begin_loop(self, loop: Any, *, has_batches: bool) -> None:
         """Begin a `for` loop.
@@ -52,10 +53,20 @@ class Progress:
             self._loop_begin = self.begin = self.position
         self._loops[loop] = threading.current_thread()
 
+    def end_loop(self, loop: Any) -> None:
+        """A loop has reached the end of its pass."""
+        self._loops.pop(loop, None)
+
     def finish(self) -> None:
         """Go to the pass's end, behind rows that last="drop" leaves out."""
         if self.end is not None:
             self.position = max(self.position, self.end)
+            self._finished = True
+
+    @property
+    def is_whole_next(self) -> bool:
+        """Whether the next loop reads a whole pass, and none is under way."""
+        return not self._loops and (self._finished or self.is_abandoned)
 
     @property
     def is_abandoned(self) -> bool:

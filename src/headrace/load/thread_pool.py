@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from headrace.errors import ConfigError
@@ -25,25 +26,30 @@ _JOIN_S: Final = 1.0
 """Closing waits this long for its threads. One that is blocked in a read of a remote store is left: a daemon."""
 
 
-class _Queue:
-    """What the threads share. It has no reference to the pool, so that dropping the pool ends the threads."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition(threading.Lock())
-        self.waiting: deque[_Slot] = deque()
-        self.closed = False
-
-
 class _Slot:
     """A task, and its result or error."""
 
-    __slots__ = ("done", "error", "result", "task")
+    __slots__ = ("done", "error", "finished", "result", "task")
 
     def __init__(self, task: Any) -> None:
         self.task = task
         self.result: Any = None
         self.error: BaseException | None = None
-        self.done = False
+        self.finished = False
+        self.done = threading.Lock()
+        """Released when the task is finished."""
+        self.done.acquire()
+
+
+class _Queue:
+    """What the threads share. It has no reference to the pool, so that dropping the pool ends the threads.
+
+    A SimpleQueue and bare locks, no Condition: its methods are Python, and a Ctrl-C in one of them can leave it locked.
+    """
+
+    def __init__(self) -> None:
+        self.slots: SimpleQueue[_Slot | None] = SimpleQueue()
+        self.closed = False
 
 
 class OrderedThreadPool(Generic[Task, Result]):
@@ -78,9 +84,7 @@ class OrderedThreadPool(Generic[Task, Result]):
     def submit(self, task: Task) -> None:
         """Compute a result in a thread; returns at once."""
         slot = _Slot(task)
-        with self._queue.changed:
-            self._queue.waiting.append(slot)
-            self._queue.changed.notify_all()
+        self._queue.slots.put(slot)
         self._ordered.append(slot)
 
     def take(self) -> Result:
@@ -88,14 +92,13 @@ class OrderedThreadPool(Generic[Task, Result]):
 
         Raises:
             Exception: what computing it raised; it stays the oldest until `close`.
+            ConfigError: the pool was closed by another thread.
         """
         slot = self._ordered[0]
-        if not slot.done:
-            with self._queue.changed:
-                while not slot.done:
-                    if self._queue.closed:
-                        raise ConfigError("this loader was closed while a thread waited for a batch of it")
-                    self._queue.changed.wait(timeout=_SIGNAL_S)
+        while not slot.finished:
+            slot.done.acquire(timeout=_SIGNAL_S)
+            if self._queue.closed:
+                raise ConfigError("this loader was closed while a thread waited for a batch of it")
         if slot.error is not None:
             raise slot.error
         self._ordered.popleft()
@@ -112,28 +115,20 @@ def _run(queue: _Queue, function: Callable[[Any], Any]) -> None:
     # Otherwise this thread preempts the training step as soon as that takes a batch, and on a busy core the step waits
     # inside next() while a batch is made that it does not need yet.
     use_batch_scheduling()
-    while True:
-        with queue.changed:
-            while not queue.waiting and not queue.closed:
-                queue.changed.wait()
-            if queue.closed:
-                return
-            slot = queue.waiting.popleft()
+    while (slot := queue.slots.get()) is not None and not queue.closed:
         try:
             slot.result = function(slot.task)
         except BaseException as error:  # raised where the result is taken
             slot.error = error
-        with queue.changed:
-            slot.done = True
-            queue.changed.notify_all()
+        slot.finished = True
+        slot.done.release()
         del slot  # or this thread keeps the last result alive until its next task
 
 
 def _stop(queue: _Queue, threads: list[threading.Thread]) -> None:
-    with queue.changed:
-        queue.closed = True
-        queue.waiting.clear()
-        queue.changed.notify_all()
+    queue.closed = True
+    for _ in threads:
+        queue.slots.put(None)
     until = time.monotonic() + _JOIN_S
     for thread in threads:
         if thread is not threading.current_thread():
