@@ -29,16 +29,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seq-len", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=8, help="rows a device")
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
-    store = hr.ingest(asked.texts, asked.out / "store", tokenizer=asked.model)
+    store = hr.ingest(options.texts, options.out / "store", tokenizer=options.model)
     print(f"{store.documents:,} documents, {store.tokens:,} tokens")
 
     arguments = transformers.TrainingArguments(
-        str(asked.out),
-        per_device_train_batch_size=asked.batch_size,
-        max_steps=asked.steps,
-        save_steps=max(1, asked.steps // 4),
+        str(options.out),
+        per_device_train_batch_size=options.batch_size,
+        max_steps=options.steps,
+        save_steps=max(1, options.steps // 4),
         save_total_limit=2,
         learning_rate=1e-4,
         logging_steps=10,
@@ -46,18 +46,18 @@ def main() -> None:
         use_cpu=not torch.cuda.is_available(),
     )
     loader = hr.Loader(
-        hr.Store.open(asked.out / "store"),
-        seq_len=asked.seq_len,
-        batch_size=asked.batch_size * arguments.world_size,
+        hr.Store.open(options.out / "store"),
+        seq_len=options.seq_len,
+        batch_size=options.batch_size * arguments.world_size,
         seed=7,
         packing="best_fit",
         output=hr.BatchOptions(padding_free=True, position_ids=True, cu_seqlens=True),
     )
-    model = transformers.AutoModelForCausalLM.from_pretrained(asked.model)
+    model = transformers.AutoModelForCausalLM.from_pretrained(options.model)
     trainer = Trainer(model=model, args=arguments, train_dataset=loader)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(asked.out)))
-    trainer.save_model(str(asked.out / "final"))
-    transformers.AutoTokenizer.from_pretrained(asked.model).save_pretrained(str(asked.out / "final"))
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(options.out)))
+    trainer.save_model(str(options.out / "final"))
+    transformers.AutoTokenizer.from_pretrained(options.model).save_pretrained(str(options.out / "final"))
     loader.close()
 
 

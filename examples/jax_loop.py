@@ -52,19 +52,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--checkpoint", type=Path, default=Path("jax-loop.npz"))
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
-    store = hr.Store.open(asked.store)
+    store = hr.Store.open(options.store)
     loader = hr.Loader(
-        store, seq_len=64, batch_size=asked.batch_size, seed=7, output=hr.BatchOptions(framework="numpy")
+        store, seq_len=64, batch_size=options.batch_size, seed=7, output=hr.BatchOptions(framework="numpy")
     )
     rng = np.random.default_rng(0)
     weights = {
         "tok": jnp.asarray(rng.normal(0, 0.1, (store.vocab_size, WIDTH)), jnp.float32),
         "mix": jnp.asarray(rng.normal(0, 0.05, (SEEN * WIDTH, WIDTH)), jnp.float32),
     }
-    if asked.checkpoint.exists():
-        with np.load(asked.checkpoint) as saved:
+    if options.checkpoint.exists():
+        with np.load(options.checkpoint) as saved:
             weights = {name: jnp.asarray(saved[name]) for name in weights}
             loader.load_state_dict(json.loads(str(saved["loader"])))
 
@@ -72,10 +72,10 @@ def main() -> None:
     for batch in jax_batches(loader, sharding=rows):
         weights, loss = step(weights, batch["input_ids"], batch["labels"])
         done = loader.position // loader.batch_size
-        if done % 20 == 0 or done >= asked.steps:
+        if done % 20 == 0 or done >= options.steps:
             print(f"step {done} loss {loss:.3f}")
-            np.savez(asked.checkpoint, loader=json.dumps(loader.state_dict()), **weights)
-        if done >= asked.steps:
+            np.savez(options.checkpoint, loader=json.dumps(loader.state_dict()), **weights)
+        if done >= options.steps:
             break
     loader.close()
 

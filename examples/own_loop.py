@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16, help="rows of all processes together")
     parser.add_argument("--checkpoint", type=Path, default=Path("own-loop.pt"))
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
     many = "RANK" in os.environ
     if many:
@@ -39,31 +39,31 @@ def main() -> None:
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else "cpu"
     )
 
-    store = hr.Store.open(asked.store)
+    store = hr.Store.open(options.store)
     # Rank and number of ranks are those of torch.distributed.
     loader = hr.Loader(
         store,
-        seq_len=asked.seq_len,
-        batch_size=asked.batch_size,
+        seq_len=options.seq_len,
+        batch_size=options.batch_size,
         seed=7,
         output=hr.BatchOptions(device=device),
     )
 
     torch.manual_seed(0)
     shape = transformers.GPT2Config(
-        n_layer=2, n_embd=64, n_head=2, n_positions=asked.seq_len, vocab_size=store.vocab_size,
+        n_layer=2, n_embd=64, n_head=2, n_positions=options.seq_len, vocab_size=store.vocab_size,
         bos_token_id=store.eos_id, eos_token_id=store.eos_id,
     )  # fmt: skip
     model = transformers.GPT2LMHeadModel(shape).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    if asked.checkpoint.exists():
-        saved = torch.load(asked.checkpoint, map_location=device)
+    if options.checkpoint.exists():
+        saved = torch.load(options.checkpoint, map_location=device)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         loader.load_state_dict(saved["loader"])
     parallel = DistributedDataParallel(model) if many else model
 
-    while (step := loader.position // loader.batch_size) < asked.steps:
+    while (step := loader.position // loader.batch_size) < options.steps:
         batch = next(loader)
         logits = parallel(input_ids=batch.input_ids).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten())
@@ -72,14 +72,14 @@ def main() -> None:
         optimizer.step()
         if loader.rank == 0:
             print(f"step {step + 1} loss {loss.item():.3f} rows {batch.rows.tolist()[:4]}...", flush=True)
-            if (step + 1) % 50 == 0 or step + 1 == asked.steps:
+            if (step + 1) % 50 == 0 or step + 1 == options.steps:
                 whole = {
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "loader": loader.state_dict(),
                 }
-                torch.save(whole, asked.checkpoint.with_suffix(".new"))
-                asked.checkpoint.with_suffix(".new").replace(asked.checkpoint)
+                torch.save(whole, options.checkpoint.with_suffix(".new"))
+                options.checkpoint.with_suffix(".new").replace(options.checkpoint)
     loader.close()
     if many:
         dist.destroy_process_group()

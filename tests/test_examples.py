@@ -113,6 +113,36 @@ def test_jax_learns_and_goes_on(place):
     assert losses[1] < losses[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("accelerate_loop.py", ("torchrun", "--standalone", "--nproc-per-node", "2")),
+        ("lightning_loop.py", ()),
+    ],
+)
+def test_loops_of_others_take_the_loader_and_continue_where_one_stopped(place, name, again):
+    """With accelerate on two processes; both in the order of an undisturbed run."""
+    pytest.importorskip(name.split("_")[0])
+    folder = {"accelerate_loop.py": "--checkpoint", "lightning_loop.py": "--out"}[name]
+    options = ("--store", "easy", "--batch-size", 128)
+    whole = run(name, *options, "--steps", 24, folder, f"{name}-whole", cwd=place)
+    first = run(name, *options, "--steps", 12, folder, name, cwd=place)
+    launcher = (str(Path(sys.executable).with_name(again[0])), *again[1:]) if again else ()
+    second = run(name, *options, "--steps", 24, folder, name, cwd=place, before=launcher)
+    rows = rows_of(whole)
+    assert len(rows) == 24
+    assert len(set(rows)) == 24
+    assert rows_of(first) == rows[:12]
+    assert rows_of(second) == rows[12:]
+
+
+def test_keras_fits_epochs_and_validates(place):
+    output = run("keras_fit.py", "--store", "easy", "--validation", "hard", "--epochs", 2, cwd=place)
+    losses = [float(line.split("loss ")[1].split()[0]) for line in output.splitlines() if "epoch" in line]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+
+
 def test_a_conversation_streams_from_a_server(place):
     served = [
         sys.executable,

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from headrace.load import Batch, Loader
 
 
+_ACCELERATE = (
+    "accelerate shards the batches of a DataLoader among processes and reads one ahead; the loader has sharded them "
+    "already, and its state would be one batch too far. Give accelerate the loader itself: "
+    "model, optimizer, loader = accelerator.prepare(model, optimizer, loader)"
+)
+
+
 def dataloader(
     loader: Loader[Any], *, collate_fn: Callable[[Batch[Any]], Any] | None = None
 ) -> DataLoader[Any]:
@@ -54,12 +61,15 @@ class LoaderDataset(IterableDataset[Any]):
                 "it the loader itself: trainer.fit(model, loader)"
             )
         if _is_iterated_by_accelerate(self):
-            raise ConfigError(
-                "accelerate shards the batches of a DataLoader among processes and reads one ahead; the loader has "
-                "sharded them already, and its state would be one batch too far. Give accelerate the loader itself: "
-                "model, optimizer, loader = accelerator.prepare(model, optimizer, loader)"
-            )
-        return iter(self.loader)
+            raise ConfigError(_ACCELERATE)
+        # A generator, which checks when the first batch is taken: Lightning hides what raises before.
+        yield from self.loader
+
+    @property
+    def generator(self) -> None:
+        """None: there is no random state. accelerate looks here before it shards the dataset, which is refused."""
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("accelerate."):  # noqa: SLF001
+            raise ConfigError(_ACCELERATE)
 
     def __len__(self) -> int:
         """Batches of the next pass; see `Loader.__len__`."""
