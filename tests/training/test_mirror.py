@@ -12,6 +12,7 @@ from flat_options import train
 from headrace.errors import ResumeError
 from headrace.model import GPTConfig, list_checkpoints
 from headrace.storage import Unavailable, open_blob
+from headrace.training import mirror as module
 from headrace.training.mirror import Mirror
 
 OPTIONS: dict[str, Any] = {
@@ -103,6 +104,16 @@ def test_a_store_that_cannot_be_reached_is_told_and_does_not_stop_the_run(
         tmp_path / "checkpoints" / "step-00000008", keep=1
     )  # type: ignore[arg-type]
     assert "s3://down: not copied there, the run goes on" in said[0]
+
+
+def test_large_files_are_sent_and_fetched_in_parts(
+    store: Path, tmp_path: Path, losses: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PART_BYTES", 1000)
+    mirror = str(tmp_path / "mirror")
+    train(store, out=tmp_path / "here", mirror=mirror, **OPTIONS)
+    assert train(store, out=tmp_path / "there", mirror=mirror, **OPTIONS).resumed_from == 10
+    assert losses(tmp_path / "there") == losses(tmp_path / "here")
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(store: Path, tmp_path: Path) -> None:

@@ -93,9 +93,12 @@ def start(store, size, *words, timeout_s=60, ranks=None):
 
 
 def finish(processes):
+    for process in processes:  # all at once: they wait for each other
+        process.stdin.write("\n")
+        process.stdin.flush()
     ends = []
     for process in processes:
-        out, err = process.communicate("\n")
+        out, err = process.communicate()
         ends.append((process.returncode, out.splitlines(), err))
     return ends
 

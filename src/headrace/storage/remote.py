@@ -237,7 +237,9 @@ class RemoteBlob:
         return True
 
     def _upload(self, path: str, data: Data, **options: Any) -> None:
-        name, joined = check_path(path), b"".join(as_buffers(data))
+        name, buffers = check_path(path), as_buffers(data)
+        # One buffer is sent as it is: a mapped file of many gigabytes is not copied into memory.
+        joined = buffers[0] if len(buffers) == 1 else b"".join(buffers)
         if self._upload_s > UPLOAD_S:
             options["max_concurrency"] = 1  # a slow line: one part after the other, each with all of it
 

@@ -116,13 +116,9 @@ class Mirror:
             if path.stat().st_size < _PART_BYTES:
                 self._blob.put(name, file.read())
                 return
-            # Mapped, so that a checkpoint of many gigabytes is not in memory a second time.
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                view = memoryview(mapped)
-                try:
-                    self._blob.put(name, view)
-                finally:
-                    view.release()
+            # Mapped, so that a checkpoint of many gigabytes is not in memory a second time. The map is closed with
+            # its last user: a request may hold it a little longer than this call.
+            self._blob.put(name, memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
 
     def _delete(self, name: str) -> None:
         try:
