@@ -13,8 +13,8 @@ from storage_fakes import BlobServer, FakeClock
 from store_fakes import make_store, sample_tokens
 
 from headrace.errors import StoreError
-from headrace.storage import MemoryBlob, Retry, RetryingBlob, Unavailable, open_blob
-from headrace.storage.remote import HEDGE_MIN_S, HedgeDelay, RemoteBlob, hedged, summarize_error
+from headrace.storage import MemoryBlob, Retry, RetryingBlob, Unavailable, event_loop, open_blob
+from headrace.storage.remote import HEDGE_MIN_S, HedgeDelay, RemoteBlob, summarize_error
 from headrace.store import Store
 
 
@@ -204,27 +204,37 @@ def test_a_second_request_waits_for_some_times_the_slowest_of_the_last():
 
 @pytest.mark.parametrize("first", ["hangs", "fails"])
 def test_the_first_success_of_two_requests_is_taken_and_the_other_cancelled(first):
-    cancelled = []
+    calls, cancelled, begun = [], threading.Event(), asyncio.Event()
 
-    async def run():
-        calls = 0
+    async def request():
+        calls.append(1)
+        if len(calls) == 2:
+            begun.set()
+            return "second"
+        try:
+            await (asyncio.Event() if first == "hangs" else begun).wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        raise ValueError("first")
 
-        async def request():
-            nonlocal calls
-            calls += 1
-            if calls == 2:
-                return "second"
-            try:
-                await asyncio.Event().wait() if first == "hangs" else await asyncio.sleep(0.02)
-            except asyncio.CancelledError:
-                cancelled.append(1)
-                raise
-            raise ValueError("first")
+    assert event_loop.run(request, hedge_s=0.001) == "second"
+    assert first == "fails" or cancelled.wait(60)
 
-        return await hedged(request, 0.001)
 
-    assert asyncio.run(run()) == "second"
-    assert bool(cancelled) or first == "fails"
+def test_the_error_of_the_first_is_raised_if_both_fail():
+    begun, calls = asyncio.Event(), []
+
+    async def request():
+        calls.append(1)
+        number = len(calls)
+        if number == 2:
+            begun.set()
+        await begun.wait()
+        raise ValueError(f"number {number}")
+
+    with pytest.raises(ValueError, match="number 1"):
+        event_loop.run(request, hedge_s=0.001)
 
 
 def test_a_request_that_fails_before_its_hedge_is_not_repeated():
@@ -235,7 +245,7 @@ def test_a_request_that_fails_before_its_hedge_is_not_repeated():
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        asyncio.run(hedged(request, 1.0))
+        event_loop.run(request, hedge_s=60.0)
     assert len(calls) == 1
 
 

@@ -17,7 +17,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
@@ -84,28 +84,6 @@ class HedgeDelay:
             return max(HEDGE_MIN_S, HEDGE_FACTOR * max(self._seconds))
 
 
-async def hedged(make: Callable[[], Awaitable[T]], delay_s: float) -> T:
-    """The result of an idempotent request, made a second time if the first has no result after `delay_s`.
-
-    The first success is returned and the other request cancelled; if both fail, the first one's error is raised.
-    """
-    tasks = [asyncio.ensure_future(make())]
-    try:
-        done, _ = await asyncio.wait(tasks, timeout=delay_s)
-        if not done:
-            tasks.append(asyncio.ensure_future(make()))
-        pending = set(tasks)
-        while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if task.exception() is None:
-                    return task.result()
-        return tasks[0].result()
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
 class RemoteBlob:
     """An object store or HTTP server under a URL; see `Blob`."""
 
@@ -137,10 +115,16 @@ class RemoteBlob:
         """The URL that it was opened with."""
         return self._url
 
-    def _run(self, path: str, coroutine: Coroutine[Any, Any, T]) -> T:
+    def _run(self, path: str, make: Callable[[], Awaitable[T]], *, hedge: bool = False) -> T:
         """Run one request; errors of the client and the server become ours."""
         with self._errors(path):
-            return event_loop.run(coroutine)
+            return self._run_hedged(make) if hedge else event_loop.run(make)
+
+    def _run_hedged(self, make: Callable[[], Awaitable[T]]) -> T:
+        began = time.monotonic()
+        result = event_loop.run(make, hedge_s=self._hedge.seconds())
+        self._hedge.add(time.monotonic() - began)
+        return result
 
     @contextmanager
     def _errors(self, path: str) -> Iterator[None]:
@@ -180,44 +164,37 @@ class RemoteBlob:
 
     def size(self, path: str) -> int:
         """See `Blob.size`."""
-
-        async def head() -> int:
-            return int((await self._obstore.head_async(self._reader, check_path(path)))["size"])
-
-        return self._run(path, self._hedged(head))
+        name = check_path(path)
+        head = self._run(path, lambda: self._obstore.head_async(self._reader, name), hedge=True)
+        return int(head["size"])
 
     def get(self, path: str) -> Bytes:
         """See `Blob.get`."""
+        name = check_path(path)
 
         async def get() -> Bytes:
-            result = await self._obstore.get_async(self._reader, check_path(path))
+            result = await self._obstore.get_async(self._reader, name)
             return memoryview(await result.bytes_async())
 
-        return self._run(path, get())
+        return self._run(path, get)
 
     def get_range(self, path: str, start: int, stop: int) -> Bytes:
         """See `Blob.get_range`."""
         if stop <= start:
             return b""
+        name = check_path(path)
 
-        async def get_range() -> Bytes:
+        def make() -> Awaitable[Any]:
+            request: Awaitable[Any] = self._obstore.get_range_async(self._reader, name, start=start, end=stop)
+            return request
+
+        with self._errors(path):
             try:
-                data = await self._obstore.get_range_async(
-                    self._reader, check_path(path), start=start, end=stop
-                )
+                return memoryview(self._run_hedged(make))
             except self._obstore.exceptions.BaseError as error:
                 if _PAST_THE_END.search(str(error)):
                     return b""
                 raise
-            return memoryview(data)
-
-        return self._run(path, self._hedged(get_range))
-
-    async def _hedged(self, make: Callable[[], Awaitable[T]]) -> T:
-        began = time.monotonic()
-        result = await hedged(make, self._hedge.seconds())
-        self._hedge.add(time.monotonic() - began)
-        return result
 
     def put(self, path: str, data: Data) -> None:
         """See `Blob.put`."""
@@ -247,7 +224,7 @@ class RemoteBlob:
             await self._obstore.put_async(self._writer, name, joined, **options)
 
         try:
-            self._run(path, put())
+            self._run(path, put)
         except Unavailable as error:
             if error.timed_out and self._upload_s < MAX_UPLOAD_S:
                 self._upload_s *= 2
@@ -261,7 +238,7 @@ class RemoteBlob:
             stream = self._obstore.list(self._reader, prefix.rstrip("/") or None)
             return sorted([str(item["path"]) async for batch in stream for item in batch])
 
-        return self._run(prefix, names())
+        return self._run(prefix, names)
 
     def delete(self, path: str) -> None:
         """See `Blob.delete`."""
@@ -272,4 +249,4 @@ class RemoteBlob:
             except (self._obstore.exceptions.NotFoundError, FileNotFoundError):
                 return  # Azure's bulk request has an error of its own for it
 
-        self._run(path, delete())
+        self._run(path, delete)
