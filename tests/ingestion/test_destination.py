@@ -88,3 +88,9 @@ def test_a_restart_forgets_the_store_that_was_there(tmp_path, text):
     with Store.open(tmp_path / "store") as store:
         assert store.num_documents == 1
         assert bytes(store.read(0, store.num_tokens - 1).astype(np.uint8)) == b"other words\n"
+
+
+def test_a_destination_below_a_file_is_one_line_with_the_path(tmp_path, text):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StorageError, match=r"file.*A part of the path is a file"):
+        ingest([text], tmp_path / "file" / "store", tokenizer="byte")

@@ -411,7 +411,7 @@ def test_an_append_adds_what_is_new_and_keeps_every_row(tmp_path, corpus, texts_
         job=JobOptions(max_reject_share=1, shard_text_bytes=20_000),
     )
     assert added.num_sources == 3
-    assert "3 sources were in the store already (3 by size and times)" in added.notes
+    assert "in the store already: 3 of 6 sources (3 by size and times)" in added.notes
     after = texts_of(tmp_path / "store")
     assert after[: len(before_texts)] == before_texts
     assert len(after) == len(before_texts) + added.documents

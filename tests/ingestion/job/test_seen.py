@@ -53,10 +53,10 @@ def test_a_file_changed_in_place_at_equal_length_is_a_changed_file(tmp_path, cor
 def test_what_decided_that_a_source_is_known_is_said(tmp_path, corpus):
     ingest(corpus, tmp_path / "store", workers=1)
     same = ingest(corpus, tmp_path / "store", workers=1, append=True)
-    assert same.notes == ("1 sources were in the store already (1 by size and times)",)
+    assert same.notes == ("in the store already: 1 of 1 sources (1 by size and times)",)
     shutil.copy(corpus, tmp_path / "copy.jsonl")
     copied = ingest(tmp_path / "copy.jsonl", tmp_path / "store", workers=1, append=True)
-    assert copied.notes == ("1 sources were in the store already (1 by content)",)
+    assert copied.notes == ("in the store already: 1 of 1 sources (1 by content)",)
     os.utime(corpus)
     touched = ingest(corpus, tmp_path / "store", workers=1)
     assert "already" in touched.notes[0]

@@ -60,9 +60,9 @@ def open_destination(
         if isinstance(one, LocalBlob) and one.root.exists() and not one.root.is_dir():
             raise ConfigError(f"{one.root}: is a file; expected a directory, new or empty or a store")
     with ExitStack() as stack:
+        stack.enter_context(_write_errors(blob))
         for one in blobs:
             stack.enter_context(_only_writer(one))
-        stack.enter_context(_write_errors(blob))
         for one in reversed(blobs):
             if restart:
                 _delete_store(one)

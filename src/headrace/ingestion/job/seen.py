@@ -65,7 +65,7 @@ def split_new(
     notes = []
     if known:
         by_words = ", ".join(f"{count} by {by}" for by, count in sorted(known.items()))
-        notes.append(f"{known.total()} sources were in the store already ({by_words})")
+        notes.append(f"in the store already: {known.total()} of {len(sources)} sources ({by_words})")
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         notes.append(
