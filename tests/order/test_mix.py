@@ -48,7 +48,7 @@ def test_the_count_before_a_position_is_what_counting_gives(table, position):
 
 
 @given(TABLES, integers(0, 11_000))
-def test_a_place_does_not_depend_on_what_was_asked_before(table, start):
+def test_a_position_does_not_depend_on_earlier_calls(table, start):
     sources, indices = table.locate(np.arange(12_000))
     some = np.arange(start, start + 1000)[::-1]
     assert (table.locate(some)[0] == sources[some]).all()
@@ -91,7 +91,7 @@ def test_changed_weights_move_nothing_that_was_read():
     assert share == pytest.approx(0.9, abs=0.005)
 
 
-def test_changed_weights_are_told_apart_only_once_they_were_read():
+def test_changed_weights_differ_only_once_they_were_read():
     before, after = table_of((0.5, 0.5)), table_of((0.5, 0.5), (0.9, 0.1), starts=(0, 5000))
     assert before.fingerprint_before(5000) == after.fingerprint_before(5000)
     assert before.fingerprint_before(5001) != after.fingerprint_before(5001)

@@ -20,7 +20,7 @@ def test_each_epoch_reads_every_row_once(rows, seed, kind, epochs):
 
 
 @given(rows=integers(1, 400), start=integers(0, 1000), kind=KINDS)
-def test_rows_do_not_depend_on_what_was_asked_before(rows, start, kind):
+def test_rows_do_not_depend_on_earlier_calls(rows, start, kind):
     order = RowOrder(rows=rows, seed=1, shuffle=kind, block_rows=7, window=3)
     positions = np.arange(start, start + 50)
     backwards = order.rows_at(positions[::-1])[0][::-1]

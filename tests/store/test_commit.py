@@ -107,7 +107,7 @@ def test_killed_before_any_write_a_store_is_what_it_was_and_the_next_run_complet
 
 
 @BOTH
-def test_of_two_who_commit_at_once_one_is_told(url, blob):
+def test_of_two_commits_at_once_one_is_refused(url, blob):
     tokens, ends = sample_tokens(300)
     make_store(url, tokens[:100], ends[ends <= 100])
     mine = write_shard(url, "mine", tokens[100:], ends[ends > 100] - 100, block_tokens=64)

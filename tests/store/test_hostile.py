@@ -93,7 +93,7 @@ def test_a_missing_or_longer_file_is_refused_by_name(small):
     read_all(path, tokens, ends)
 
 
-def test_a_damaged_block_is_named_with_what_was_got_and_wanted(tmp_path):
+def test_a_damaged_block_is_named_with_both_checksums(tmp_path):
     tokens, ends = sample_tokens(90)
     make_store(tmp_path, tokens, ends, codec="none", block_tokens=32)
     file = tmp_path / "data" / "s0.arrow"

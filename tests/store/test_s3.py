@@ -42,7 +42,7 @@ def test_a_store_on_s3_is_appended_to_and_verified(s3_url):
     assert Store.open(s3_url, snapshot=1).num_tokens == 1000
 
 
-def test_of_two_who_commit_to_s3_at_once_one_is_told(s3_url):
+def test_of_two_commits_to_s3_at_once_one_is_refused(s3_url):
     make_store(s3_url, TOKENS[:1000], ENDS[ENDS <= 1000])
     blob = open_blob(s3_url)
     blob.put("manifest-00000002.json", b"another writer's")

@@ -121,7 +121,7 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("free", [0, 100, 500, 1500, 2500])
-def test_a_full_disk_is_said_and_what_was_complete_stays(tmp_path, monkeypatch, free):
+def test_a_full_disk_is_an_error_and_complete_files_stay(tmp_path, monkeypatch, free):
     tokens, ends = sample_tokens(300)
     make_store(tmp_path, tokens, ends)
     disk = FullDisk(free)

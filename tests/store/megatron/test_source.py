@@ -216,9 +216,9 @@ def test_a_store_is_written_as_the_layout_says(tmp_path, dtype, open_end):
     assert again.document_ends(0, 700).tolist() == list(whole)
 
 
-def test_progress_is_told(tmp_path):
+def test_progress_is_reported(tmp_path):
     tokens, ends = sample_tokens(700)
     make_store(tmp_path / "store", tokens, ends)
-    told = []
-    export_megatron(Store.open(tmp_path / "store"), tmp_path / "c", progress=lambda *args: told.append(args))
-    assert told == [(700, 700, "c.bin")]
+    calls = []
+    export_megatron(Store.open(tmp_path / "store"), tmp_path / "c", progress=lambda *args: calls.append(args))
+    assert calls == [(700, 700, "c.bin")]

@@ -136,7 +136,7 @@ def test_what_is_prefetched_pushes_out_nothing_that_was_announced():
 
 
 @pytest.mark.parametrize("failure", [None, ValueError("damaged")])
-def test_who_waits_for_a_slot_goes_on_when_blocks_that_nobody_awaits_are_done(failure):
+def test_a_thread_that_waits_for_a_slot_goes_on_when_other_blocks_are_loaded(failure):
     """Once only the threads that awaited a block were woken by it, and this one hung."""
     late = []
 
@@ -162,7 +162,7 @@ def test_who_waits_for_a_slot_goes_on_when_blocks_that_nobody_awaits_are_done(fa
     assert got == [[[5 * SIZE]]]
 
 
-def test_a_block_that_fails_is_said_and_tried_again_later():
+def test_a_block_that_fails_is_an_error_and_loaded_again_later():
     blocks = Blocks()
     pool = pool_of(4, blocks.load)
     blocks.failing = {2}
@@ -173,7 +173,7 @@ def test_a_block_that_fails_is_said_and_tried_again_later():
     assert gather(pool, [1, 2, 3])[:, 0].tolist() == [8, 16, 24]
 
 
-def test_a_load_that_raises_leaves_nobody_waiting():
+def test_a_load_that_raises_ends_all_waits():
     def load(blocks, outs, done):
         raise OSError("no descriptors left")
 

@@ -138,7 +138,7 @@ def test_a_storm_of_refusals_is_waited_out_and_the_pace_recovers(remote, monkeyp
     assert limits.limit > before
 
 
-def test_cut_connections_and_short_answers_are_asked_again(remote):
+def test_cut_connections_and_short_responses_are_retried(remote):
     def trouble(number, operation, path):
         if operation != "get_range" or number % 2:
             return None
@@ -177,7 +177,7 @@ def test_a_block_damaged_where_it_is_stored_is_an_error_that_names_it(remote):
     )
 
 
-def test_a_remote_that_stays_away_is_said_after_the_last_try(remote):
+def test_a_remote_that_stays_unavailable_is_an_error_after_the_last_try(remote):
     store, flaky, clock = remote()
     flaky.trouble = lambda number, operation, path: cut()
     with pytest.raises(WorkerError, match=r"failed 12 times.*connection reset"):
