@@ -27,12 +27,8 @@ MODULES = {
 PENDING = {
     "docs/load.md",
     "src/cli",
-    "src/generation",
     "src/ingestion",
     "src/load",
-    "src/sink",
-    "tests/generation",
-    "tests/sink",
 }
 
 

@@ -93,8 +93,8 @@ def test_without_special_tokens_a_prompt_goes_to_its_limit_as_transformers_does(
     row, empty, no_ids = read_predictions(tmp_path, sort=True).to_pylist()
     ids = load_tokenizer(bare).encode("hello").tolist()
     model = transformers.LlamaForCausalLM.from_pretrained(bare)
-    wanted = model.generate(torch.tensor([ids]), max_new_tokens=100, do_sample=False)[0].tolist()
-    assert (ids + row["token_ids"], row["finish_reason"]) == (wanted, "length")
+    expected = model.generate(torch.tensor([ids]), max_new_tokens=100, do_sample=False)[0].tolist()
+    assert (ids + row["token_ids"], row["finish_reason"]) == (expected, "length")
     assert "empty, and this model has no token that begins a text" in empty["error"]["message"]
     assert "no tokens" in no_ids["error"]["message"]
 

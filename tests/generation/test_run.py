@@ -1,3 +1,5 @@
+"""Tests run.py, options.py and loading.py."""
+
 import json
 import os
 import shutil
@@ -38,14 +40,14 @@ def test_greedy_completions_of_an_exported_model_equal_transformers_generate(mod
     rows = read_predictions(tmp_path, sort=True).to_pylist()
     for prompt, row in zip(PROMPTS, rows, strict=True):
         ids_1T = torch.tensor([list(prompt.encode())])
-        wanted = reference.generate(
+        expected = reference.generate(
             ids_1T,
             attention_mask=torch.ones_like(ids_1T),
             max_new_tokens=12,
             do_sample=False,
             pad_token_id=256,
         )
-        assert row["token_ids"] == wanted[0, ids_1T.shape[1] :].tolist()
+        assert row["token_ids"] == expected[0, ids_1T.shape[1] :].tolist()
         assert row["prompt"] == prompt
 
 
@@ -53,15 +55,15 @@ def test_every_id_that_the_directory_calls_an_end_ends_a_row(model, tmp_path):
     """Fine-tuned GPT-2s end with a token of their own, beside the tokenizer's."""
     free = tmp_path / "free"
     generate(model, PROMPTS[:3], free, max_new_tokens=12)
-    wanted = read_predictions(free, sort=True)["token_ids"].to_pylist()
-    end = wanted[0][5]
+    expected = read_predictions(free, sort=True)["token_ids"].to_pylist()
+    end = expected[0][5]
     other = tmp_path / "model"
     shutil.copytree(model, other)
     (other / "generation_config.json").write_text(json.dumps({"eos_token_id": [256, end]}))
     generate(other, PROMPTS[:3], tmp_path / "ended", max_new_tokens=12)
-    for row, ids in zip(read_predictions(tmp_path / "ended", sort=True).to_pylist(), wanted, strict=True):
+    for row, ids in zip(read_predictions(tmp_path / "ended", sort=True).to_pylist(), expected, strict=True):
         assert row["token_ids"] == (ids[: ids.index(end) + 1] if end in ids else ids)
-    assert end in wanted[0]
+    assert end in expected[0]
 
 
 def test_the_summary_counts_what_was_made_and_what_is_stored(model, tmp_path):

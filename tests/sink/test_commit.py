@@ -1,3 +1,5 @@
+"""Tests commit.py and request.py."""
+
 import errno
 import os
 import random
@@ -16,7 +18,7 @@ def keys(out):
     return sorted(zip(table["prompt_id"].to_pylist(), table["sample_index"].to_pylist(), strict=True))
 
 
-def wanted(rows):
+def expected(rows):
     return [(f"{i:09d}", 0) for i in range(rows)]
 
 
@@ -33,7 +35,7 @@ def test_a_kill_at_any_boundary_of_a_commit_loses_and_doubles_nothing(
             assert sink.done(f"{i:09d}", 0), f"row {i} was stored before the kill"
         for i in range(10):
             sink.put(make_row(i))
-    assert keys(tmp_path) == wanted(10)
+    assert keys(tmp_path) == expected(10)
     leftovers = {path.name for path in tmp_path.rglob("*")} - {"parts", "job.json", "commits.sqlite"}
     assert leftovers == {"part-00000.parquet", "part-00001.parquet", "part-00002.parquet"}
 
@@ -52,19 +54,19 @@ def test_a_job_killed_again_and_again_at_random_ends_with_every_key_once(
     child = start_writer(tmp_path, format=format, rows=300, part_rows=16)
     child.communicate()
     assert child.returncode == 0
-    assert keys(tmp_path) == wanted(300)
+    assert keys(tmp_path) == expected(300)
 
 
 def test_readers_see_what_is_committed_and_nothing_else(tmp_path, make_row, request_json):
     sink = Sink(tmp_path, request=request_json, part_rows=4)
     for i in range(6):
         sink.put(make_row(i))
-    assert keys(tmp_path) == wanted(4)
+    assert keys(tmp_path) == expected(4)
     assert count_predictions(tmp_path) == (4, 0)
     (tmp_path / "parts" / "part-00009.parquet").write_bytes(b"not named by a commit")
-    assert keys(tmp_path) == wanted(4)
+    assert keys(tmp_path) == expected(4)
     sink.close()
-    assert keys(tmp_path) == wanted(6)
+    assert keys(tmp_path) == expected(6)
 
 
 def test_a_key_is_stored_once_however_often_it_is_put(tmp_path, make_row, request_json):
@@ -89,7 +91,7 @@ def test_rows_in_the_log_are_taken_up_by_the_next_open(tmp_path, make_row, reque
     with Sink(tmp_path, request=request_json) as sink:
         assert sink.done("000000000", 0)
         assert sink.counts() == (1, 0)
-    assert keys(tmp_path) == wanted(1)
+    assert keys(tmp_path) == expected(1)
 
 
 def test_an_error_in_the_job_keeps_its_finished_rows(tmp_path, make_row, request_json):
@@ -109,7 +111,7 @@ def test_another_request_is_refused_and_the_difference_is_named(tmp_path, make_r
         sink.put(make_row(0))
     with pytest.raises(ResumeError, match="; seed: stored 1, requested 2"):
         Sink(tmp_path, request=request_json | {"sampling": {"seed": 2}})
-    assert keys(tmp_path) == wanted(1)
+    assert keys(tmp_path) == expected(1)
 
 
 def test_a_file_where_the_directory_should_be_is_refused(tmp_path, request_json):
@@ -130,7 +132,7 @@ def test_a_second_coordinator_is_refused_and_the_first_goes_on(
         child.communicate()
         assert child.returncode == 1
         sink.put(make_row(1))
-    assert keys(tmp_path) == wanted(2)
+    assert keys(tmp_path) == expected(2)
 
 
 def test_the_lock_dies_with_its_process_and_leaves_no_file(tmp_path, start_writer, request_json):
@@ -161,7 +163,7 @@ def test_a_retried_error_is_replaced_and_other_rows_are_kept(tmp_path, make_row,
         assert sink.put(make_row(3, error=broken))
         assert not sink.put(make_row(0))
         assert sink.counts() == (4, 1)
-    assert keys(tmp_path) == wanted(4)
+    assert keys(tmp_path) == expected(4)
     assert count_predictions(tmp_path) == (4, 1)
     table = read_predictions(tmp_path, sort=True)
     assert table["text"].to_pylist() == ["t0", "good now", "t2", "t3"]
@@ -169,27 +171,27 @@ def test_a_retried_error_is_replaced_and_other_rows_are_kept(tmp_path, make_row,
 
 
 class SmallDisk:
-    """A device with room for so many bytes of the sink's writing."""
+    """A device with space for so many bytes of the sink's writing."""
 
-    def __init__(self, room):
-        self.room = room
+    def __init__(self, space):
+        self.space = space
 
     def write_all(self, fd, data):
-        taken = bytes(data)[: self.room]
+        taken = bytes(data)[: self.space]
         os.write(fd, taken)
-        self.room -= len(taken)
+        self.space -= len(taken)
         if len(taken) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_full_disk_at_any_byte_is_said_and_loses_nothing(tmp_path, make_row, request_json, monkeypatch):
-    """The job fails with the room it has, and is completed with more, from every such point."""
-    room, finished, said = 0, False, set()
+    """The job fails with the space it has, and is completed with more, from every such point."""
+    space, finished, said = 0, False, set()
     while not finished:
-        out = tmp_path / str(room)
+        out = tmp_path / str(space)
         stored = 0
         with monkeypatch.context() as patch:
-            disk = SmallDisk(room)
+            disk = SmallDisk(space)
             for module in ("storage.files", "sink.log"):
                 patch.setattr(f"headrace.{module}.write_all", disk.write_all)
             try:
@@ -204,10 +206,10 @@ def test_a_full_disk_at_any_byte_is_said_and_loses_nothing(tmp_path, make_row, r
             assert all(sink.done(f"{i:09d}", 0) for i in range(stored))
             for i in range(3):
                 sink.put(make_row(i))
-        assert keys(out) == wanted(3)
+        assert keys(out) == expected(3)
         assert not list(out.rglob("*.tmp"))
-        room += 331
-    assert room > 331 * 20
+        space += 331
+    assert space > 331 * 20
     assert all("no space left" in text and "run the same command again" in text for text in said)
 
 
@@ -222,7 +224,7 @@ def test_a_full_disk_in_the_commit_itself_is_said_and_loses_nothing(tmp_path, ma
     assert keys(tmp_path) == []
     sink._db.execute("PRAGMA max_page_count = 1000000")
     sink.close()
-    assert keys(tmp_path) == wanted(2000)
+    assert keys(tmp_path) == expected(2000)
 
 
 def test_a_damaged_commit_database_is_named(tmp_path, make_row, request_json):

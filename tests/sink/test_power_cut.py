@@ -50,7 +50,7 @@ class Disk:
         self.names.setdefault(folder, {})["commits.sqlite"] = file.stat().st_ino
 
     def write_image(self, source, target):
-        """What is left of a directory after the power cut."""
+        """Write a directory as it is after the power cut."""
         target.mkdir()
         for name, entry in self.names.get(source, {}).items():
             if isinstance(entry, Path):

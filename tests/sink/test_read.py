@@ -1,3 +1,5 @@
+"""Tests read.py, and with it part.py, parquet.py, jsonl.py and schema.py."""
+
 import random
 import secrets
 from unittest.mock import patch

@@ -33,7 +33,7 @@ def keys(out):
     return sorted(zip(table["prompt_id"].to_pylist(), table["sample_index"].to_pylist(), strict=True))
 
 
-def wanted(rows):
+def expected(rows):
     return [(f"{i:09d}", 0) for i in range(rows)]
 
 
@@ -42,7 +42,7 @@ def test_every_key_is_stored_once_and_reads_back_sorted(url, make_row, request_j
     with RemoteSink(url, request=request_json, format=format, part_rows=4) as sink:
         assert [sink.put(make_row(i % 10)) for i in range(25)] == [True] * 10 + [False] * 15
         assert sink.counts() == (10, 0)
-    assert keys(url) == wanted(10)
+    assert keys(url) == expected(10)
     assert read_predictions(url, sort=True)["text"].to_pylist() == [f"t{i}" for i in range(10)]
     assert count_predictions(url) == (10, 0)
     assert MemoryBlob(url.partition("://")[2]).list("commits/") == [f"commits/{i:08d}.json" for i in range(3)]
@@ -69,7 +69,7 @@ def test_a_writer_that_ends_between_two_steps_loses_no_commit_and_leaves_no_part
         assert all(sink.done(*key) for key in before)
         for i in range(10):
             sink.put(make_row(i))
-    assert keys(url) == wanted(10)
+    assert keys(url) == expected(10)
     RemoteSink(url, request=request_json).close()
     assert len(MemoryBlob(url.partition("://")[2]).list("parts/")) == 3
 
@@ -88,7 +88,7 @@ def test_of_two_writers_the_second_to_commit_is_refused_and_nothing_is_stored_tw
         two.put(make_row(2))
     one.put(make_row(2))
     one.close()
-    assert keys(url) == wanted(3)
+    assert keys(url) == expected(3)
 
 
 class ForgetfulBlob(MemoryBlob):
@@ -104,7 +104,7 @@ def test_a_commit_whose_answer_was_lost_is_still_ours(url, make_row, request_jso
     with RemoteSink(blob, request=request_json, part_rows=1) as sink:
         sink.put(make_row(0))
         sink.put(make_row(1))
-    assert keys(url) == wanted(2)
+    assert keys(url) == expected(2)
 
 
 def test_a_part_closes_when_its_first_row_is_old(url, make_row, request_json):
@@ -116,7 +116,7 @@ def test_a_part_closes_when_its_first_row_is_old(url, make_row, request_json):
     assert keys(url) == []
     now = 61.0
     sink.put(make_row(2))
-    assert keys(url) == wanted(3)
+    assert keys(url) == expected(3)
     sink.close()
 
 

@@ -1,7 +1,6 @@
-"""Token ids, one at a time -> text that is final: no half characters, nothing behind a stop string.
+"""Token ids, one at a time -> text that is final: whole characters only, and nothing after a stop string.
 
-O(1) a token: a table of each id's bytes and Python's incremental UTF-8 decoder, never a second decoding
-of what is there already (elsewhere that has turned quadratic).
+O(1) a token: a table of each id's bytes and Python's incremental UTF-8 decoder; text is never decoded twice.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 
 
 class Detokenizer:
-    """One row's text as it grows.
+    """The text of one row while it is generated.
 
     >>> stream = Detokenizer([b"a", "é".encode()[:1], "é".encode()[1:], b"ST", b"OP!"], stop=("STOP",))
     >>> [stream.push(i) for i in (0, 1, 2, 3, 4)], stream.stopped
@@ -23,7 +22,7 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(stop)
         self._held = ""
-        """Text that may turn out to be the beginning of a stop string."""
+        """Text that may be the beginning of a stop string."""
         self.stopped: str | None = None
         """The stop string that ended the row."""
         self._pieces: list[str] = []
@@ -34,14 +33,14 @@ class Detokenizer:
         return "".join(self._pieces)
 
     def push(self, token_id: int) -> str:
-        """Take a token; return the text that is final because of it."""
+        """Add a token; return the text that became final."""
         if self.stopped is not None:
             return ""
         piece = self._table[token_id] if token_id < len(self._table) else b""
         return self._release(self._decoder.decode(piece), last=False)
 
     def finish(self) -> str:
-        """End the row; return what was held back. Bytes of half a character become U+FFFD."""
+        """End the row; return the text that was held back. An incomplete character becomes U+FFFD."""
         if self.stopped is not None:
             return ""
         return self._release(self._decoder.decode(b"", final=True), last=True)
@@ -62,5 +61,5 @@ class Detokenizer:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of the text that begins the stop string."""
+    """Length of the longest suffix of the text that is a prefix of the stop string."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,4 +1,4 @@
-"""A model directory -> an engine that is ready, with what it can do and what identifies it."""
+"""A model directory -> an engine that is ready, its tokenizer, and the fingerprints of both."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedEngine:
-    """An engine ready to run."""
+    """An engine that is ready, and the model's tokenizer and fingerprints."""
 
     engine: BatchEngine
     prompt_tokenizer: PromptTokenizer
@@ -43,10 +43,10 @@ class LoadedEngine:
     tokenizer_fingerprint: str
     dtype: str
     unsupported: Mapping[str, str]
-    """Options that the engine does not have, each with what to do instead."""
+    """Sampling options that the engine does not support, each with a cure."""
 
     def check_supported(self, sampling: SamplingOptions) -> None:
-        """Refuse an option that the engine would pass over in silence.
+        """Refuse an option that the engine would ignore.
 
         Raises:
             ConfigError: naming the option.
@@ -91,7 +91,7 @@ def load_engine(
 def _load_foreign(
     path: Path, *, engine: str, dtype: str, device: torch.device, batch_size: int
 ) -> LoadedEngine:
-    """An engine of another library, which reads Hugging Face directories only."""
+    """Load another library's engine; it reads Hugging Face directories only."""
     about = read_config(path)
     if about is None:
         raise ConfigError(

@@ -21,7 +21,7 @@ class SpecialIds:
     suffix: tuple[int, ...] = ()
     """Added after every prompt by the model's own tokenizer; nearly always none."""
     start: int | None
-    """Stands for an empty prompt where there is no prefix; None: the model knows no token that begins a text."""
+    """The id for an empty prompt where there is no prefix; None: the model has no token that begins a text."""
     eos: tuple[int, ...]
     """Each of them ends a row; empty where the model was trained without one."""
 

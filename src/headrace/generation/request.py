@@ -1,4 +1,4 @@
-"""One sample to be made -> what happened to it, token by token."""
+"""One sample to generate -> its tokens as they are generated, and its prediction."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class Request:
     token_ids: tuple[int, ...]
     """The prompt; at least one id."""
     prompt: str = ""
-    """The same as text, for the record."""
+    """The same as text, to be stored."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     stream: str | None = None
-    """Names its random stream where prompt_id does not: two requests of a server with one seed are one answer."""
+    """Name of its random stream; None: prompt_id. A server gives requests with equal seeds the same name."""
 
     @property
     def key(self) -> tuple[str, int]:
-        """What a stored prediction is known by."""
+        """The key of the stored prediction."""
         return self.prompt_id, self.sample_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """One token of one row, as it is made."""
+    """One generated token of one row."""
 
     request: Request
     token_id: int | None
@@ -43,19 +43,19 @@ class Token:
     prediction: Prediction | None = None
     """The whole row, with its last token."""
     prompt_logprobs: tuple[float | None, ...] | None = None
-    """Of the prompt's tokens, when asked for; with the row's first token."""
+    """Of the prompt's tokens, when requested; given with the row's first token."""
     prompt_top: tuple[tuple[tuple[int, float], ...], ...] | None = None
-    """Likeliest tokens at each place of the prompt, the first's empty; when both were asked for."""
+    """Most likely tokens at each position of the prompt, empty at the first; when both were requested."""
 
 
 def check_prompt(request: Request, *, vocab_size: int, context: int, cache: int | None = None) -> None:
-    """Refuse a prompt that has no tokens, foreign ids, or no room for what is to be generated.
+    """Refuse a prompt that has no tokens, has ids outside the vocabulary, or leaves no space for a generated token.
 
     Args:
         request: with its prompt.
         vocab_size: ids are below it.
         context: tokens that the model holds.
-        cache: tokens that the cache holds; None: as many as the model.
+        cache: tokens that the cache holds; None: as many as the context.
 
     Raises:
         ConfigError: saying which.
@@ -66,17 +66,17 @@ def check_prompt(request: Request, *, vocab_size: int, context: int, cache: int 
     if min(ids) < 0 or max(ids) >= vocab_size:
         bad = next(i for i in ids if not 0 <= i < vocab_size)
         raise ConfigError(f"prompt: token id {bad}; the model's ids are in [0, {vocab_size}).")
-    room = context if cache is None else min(context, cache)
-    if len(ids) + (request.sampling.max_new_tokens > 0) > room:
-        # OpenAI's clients know a prompt that is too long by the first words of this limit.
-        limit = "this model's maximum context length is" if room == context else "the cache holds"
+    max_length = context if cache is None else min(context, cache)
+    if len(ids) + (request.sampling.max_new_tokens > 0) > max_length:
+        # OpenAI's clients recognise a prompt that is too long by these words.
+        limit = "this model's maximum context length is" if max_length == context else "the cache holds"
         raise ConfigError(
-            f"prompt: {len(ids)} tokens and one to generate; {limit} {room} tokens. Shorten the prompt."
+            f"prompt: {len(ids)} tokens and one to generate; {limit} {max_length} tokens. Shorten the prompt."
         )
 
 
 def error_prediction(request: Request, error: Exception | str, *, kind: str | None = None) -> Prediction:
-    """The row that stands for a sample which could not be made."""
+    """The error row of a sample that could not be generated."""
     return Prediction(
         prompt_id=request.prompt_id,
         sample_index=request.sample_index,

@@ -58,13 +58,22 @@ def generate(
         SinkError: another process writes to `out`.
         SpaceError: no space left on the device; stored predictions are kept.
     """
+    sampling = replace(sampling, **_given(max_new_tokens=max_new_tokens, temperature=temperature))
+    prompt_options = replace(prompt_options, **_given(num_samples=num_samples))
+    return _generate(model, prompts, out, sampling, engine, prompt_options, output, progress)
+
+
+def _generate(
+    model: str | os.PathLike[str],
+    prompts: PromptSource,
+    out: str | os.PathLike[str],
+    sampling: SamplingOptions,
+    engine: EngineOptions,
+    prompt_options: PromptOptions,
+    output: OutputOptions,
+    progress: Progress | None,
+) -> GenerateSummary:
     started = time.perf_counter()
-    if max_new_tokens is not None:
-        sampling = replace(sampling, max_new_tokens=max_new_tokens)
-    if temperature is not None:
-        sampling = replace(sampling, temperature=temperature)
-    if num_samples is not None:
-        prompt_options = replace(prompt_options, num_samples=num_samples)
     survey = survey_prompts(prompts)
     stats = Stats()
     with ExitStack() as stack:
@@ -95,22 +104,28 @@ def generate(
             )
             num_predictions, num_errors = sink.counts()
             wall_s = time.perf_counter() - started
-            run_id = sink.run_id
+            counts: dict[str, Any] = {
+                "run_id": sink.run_id,
+                "num_predictions": num_predictions,
+                "num_new": num_new,
+                "num_errors": num_errors,
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": completion_tokens,
+                "wall_s": wall_s,
+                "tokens_per_s": completion_tokens / wall_s if wall_s > 0 else 0.0,
+            }
     return GenerateSummary(
+        **counts,
         out=os.fspath(out),
-        run_id=run_id,
         engine=engine.name,
         num_prompts=survey.num_prompts,
-        num_predictions=num_predictions,
-        num_new=num_new,
-        num_errors=num_errors,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        wall_s=wall_s,
         load_s=load_s,
-        tokens_per_s=completion_tokens / wall_s if wall_s > 0 else 0.0,
         stages=stats.snapshot(),
     )
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _load(

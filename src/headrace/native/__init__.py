@@ -12,6 +12,7 @@ them give the same results, bit for bit.
 At build the same variable decides what is built: `require` fails without a compiler, `off` makes a pure wheel.
 """
 
+from headrace.native.decoder import CacheStruct, LayerStruct, LinearStruct, ShapeStruct, load_decoder
 from headrace.native.load import (
     NativeUnavailableError,
     Target,
@@ -25,11 +26,16 @@ from headrace.native.rows import Rows
 
 __all__ = [
     "ROUNDS",
+    "CacheStruct",
+    "LayerStruct",
+    "LinearStruct",
     "NativeUnavailableError",
     "Rows",
+    "ShapeStruct",
     "Target",
     "available_targets",
     "kernels",
+    "load_decoder",
     "native_target",
     "permute_array",
     "permute_index",

@@ -38,14 +38,14 @@ SYNC_S = 1.0
 
 
 class Sink:
-    """A job's output directory, open for writing by one coordinator at a time.
+    """A job's output directory, open for one writer at a time.
 
     Not safe to use from several threads at once. Memory and log are bounded by one part: `put`
     returns when the row is in the log, and closing a part makes the caller wait.
 
     Args:
         out: directory; made when missing.
-        request: what was asked for, JSON values; another request on the same directory is refused.
+        request: everything that determines the output, as JSON values; a directory with another request is refused.
         format: "parquet" (zstd) or "jsonl" (JSON lines in zstd).
         part_rows: a part closes when it holds this many rows,
         part_bytes: or this many bytes of log.
@@ -54,8 +54,8 @@ class Sink:
 
     Raises:
         ResumeError: the directory holds another request's output.
-        SinkError: another coordinator holds it, or it is not an output directory.
-        SpaceError: no room left; everything stored before is kept.
+        SinkError: another process writes to it, its commit database was lost, or it is not an output directory.
+        SpaceError: no space left; everything stored before is kept.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Sink:
             raise
 
     def done(self, prompt_id: str, sample_index: int) -> bool:
-        """Whether this key needs no more work: committed, or finished and in the log."""
+        """Whether this key is stored: committed, or in the log."""
         key = (prompt_id, sample_index)
         if key in self._pending:
             return True
@@ -108,7 +108,7 @@ class Sink:
         return error is not None and not (self._retry_errors and error)
 
     def put(self, row: Prediction) -> bool:
-        """Store a finished row; False, and nothing stored, when its key is done already."""
+        """Store a finished row; returns False and stores nothing when its key is stored already."""
         if self._log is None:
             raise SinkError(f"{self.path}: this sink is closed.")
         if self.done(row.prompt_id, row.sample_index):
@@ -125,7 +125,7 @@ class Sink:
         return True
 
     def sync(self) -> None:
-        """Every row put so far survives a power cut from now on."""
+        """Make every row that was put survive a power cut."""
         if self._unsynced and self._log is not None:
             with disk_errors(self._log.path, kept="Every committed row is kept."):
                 self._log.sync()
@@ -133,7 +133,7 @@ class Sink:
         self._synced_at = self._clock()
 
     def commit(self) -> None:
-        """Close the part that is being filled and let readers see it; nothing to do when it is empty."""
+        """Commit the part that is being filled, so that readers see it; an empty part is not committed."""
         if self._log is None or not self._pending:
             return
         part = encode_part([self._pending[key][0] for key in sorted(self._pending)], format=self._format)
@@ -175,14 +175,14 @@ class Sink:
         self._open_log()
 
     def close(self) -> None:
-        """Commit what is left and let go of the directory."""
+        """Commit the last part and release the directory."""
         try:
             self.commit()
         finally:
             self.abandon()
 
     def abandon(self) -> None:
-        """Let go of the directory without closing the part: its rows wait in the log for the next open."""
+        """Release the directory without a commit: the next open takes up the rows in the log."""
         if self._log is not None and not self._pending:
             self._log.remove()
             self._log = None
@@ -204,7 +204,7 @@ class Sink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # After an error nothing more is written: the log has every finished row.
+        # After an error nothing is written: the log has every finished row.
         self.close() if kind is None else self.abandon()
 
     def _release(self) -> None:
@@ -266,7 +266,7 @@ class Sink:
             fsync_directory(self.path)
 
     def _step(self, name: str) -> None:
-        """A boundary between two steps of a commit; tests end the process here."""
+        """Called between two steps of a commit; tests stop the process here."""
 
 
 def _remove(path: Path) -> None:
@@ -276,15 +276,15 @@ def _remove(path: Path) -> None:
 
 
 def _claim(path: Path, request: Mapping[str, Any]) -> None:
-    """Write job.json on first use; on every later one it must say the same."""
+    """Write job.json on first use; refuse another request later."""
     job = path / JOB
     if job.exists():
         check_job(job.read_bytes(), request, where=str(path))
         return
-    strangers = [entry.name for entry in path.iterdir() if entry.name not in {"parts", f".{JOB}.tmp"}]
-    if strangers:
+    others = [entry.name for entry in path.iterdir() if entry.name not in {"parts", f".{JOB}.tmp"}]
+    if others:
         raise SinkError(
-            f"{path}: holds {', '.join(sorted(strangers)[:3])} but no {JOB}, so it is not a job's output. "
+            f"{path}: holds {', '.join(sorted(others)[:3])} but no {JOB}, so it is not a job's output. "
             f"Give an empty or new directory."
         )
     write_file(job, job_bytes(request))

@@ -38,7 +38,7 @@ class WriteAheadLog:
         """Bytes up to the end of the last whole frame."""
 
     def recover(self) -> list[bytes]:
-        """Payloads of all whole frames; what follows them is cut off."""
+        """Payloads of all whole frames; the rest of the file is cut off."""
         with self.path.open("rb") as file:
             data = file.read()
         payloads: list[bytes] = []

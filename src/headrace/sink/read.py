@@ -1,4 +1,4 @@
-"""A job's output -> its committed rows, as Arrow; rows that are not committed are not seen."""
+"""A job's output -> its committed rows, as Arrow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headrace.sink.schema import SCHEMA
 
 KEY = ["prompt_id", "sample_index"]
 HELD_ROWS = 256
-"""Of each part that is being merged."""
+"""Rows held of each part that is being merged."""
 
 
 def read_predictions(
@@ -46,17 +46,17 @@ def scan_predictions(
 
     Memory: a row group of a part; sorted, a small batch of each part whose keys overlap.
     """
-    wanted = SCHEMA.names if columns is None else list(columns)
-    for name in wanted:
+    names = SCHEMA.names if columns is None else list(columns)
+    for name in names:
         if name not in SCHEMA.names:
             raise ConfigError(f"predictions: no column named {name!r}; there are {', '.join(SCHEMA.names)}.")
     parts = committed_parts(out, first_ids=sort)
-    schema = pa.schema([SCHEMA.field(name) for name in wanted], metadata=SCHEMA.metadata)
-    needed = list(dict.fromkeys([*wanted, *KEY]))
-    in_order = (batch for part in parts for batch in decode_part(part, columns=needed))
-    batches = _merged(parts, needed) if sort else in_order
+    schema = pa.schema([SCHEMA.field(name) for name in names], metadata=SCHEMA.metadata)
+    columns_read = list(dict.fromkeys([*names, *KEY]))
+    in_order = (batch for part in parts for batch in decode_part(part, columns=columns_read))
+    batches = _merged(parts, columns_read) if sort else in_order
     return pa.RecordBatchReader.from_batches(
-        schema, (batch.select(wanted).replace_schema_metadata(schema.metadata) for batch in batches)
+        schema, (batch.select(names).replace_schema_metadata(schema.metadata) for batch in batches)
     )
 
 
@@ -70,7 +70,7 @@ def count_predictions(out: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def committed_parts(out: str | os.PathLike[str], *, first_ids: bool = False) -> list[Part]:
-    """The parts that the commits name, in their order.
+    """The committed parts, in their order.
 
     Args:
         out: the job's output.
@@ -87,15 +87,14 @@ def committed_parts(out: str | os.PathLike[str], *, first_ids: bool = False) -> 
 
 
 def _merged(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Rows of all parts in the order of their keys; each part is sorted already.
+    """Merge the rows of all parts by key; each part is sorted.
 
-    A part is opened when the rows before it are through. Of each open part one small batch is held: all of them
-    together are about a batch, however many overlap.
+    A part is opened when all rows with smaller keys have been given. One small batch is held of each open part.
     """
     ahead = sorted(parts, key=lambda part: part.first_id, reverse=True)
     held: list[_Held] = []
     while ahead or held:
-        # Up to this key nothing can come any more but what is held.
+        # All rows up to this key are held: no further row can have a smaller one.
         bound = min(one.last for one in held) if held else (ahead[-1].first_id, -1)
         opened = 0
         while ahead and (ahead[-1].first_id, -1) <= bound:
@@ -109,7 +108,7 @@ def _merged(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 class _Held:
-    """What is held of one part."""
+    """The batch that is held of one part."""
 
     def __init__(self, batch: pa.RecordBatch, batches: Iterator[pa.RecordBatch]) -> None:
         self._batch, self.batches = batch, batches
@@ -124,16 +123,16 @@ class _Held:
 
     @property
     def rows(self) -> int:
-        """Rows that are held."""
+        """Number of held rows."""
         return len(self._keys)
 
     @property
     def last(self) -> tuple[str, int]:
-        """The key of the last row that is held."""
+        """Key of the last held row."""
         return self._keys[-1]
 
     def take(self, bound: tuple[str, int]) -> pa.RecordBatch:
-        """Rows up to a key, which are held no longer."""
+        """Remove and return the rows up to a key."""
         count = bisect_right(self._keys, bound)
         taken, self._batch = self._batch.slice(0, count), self._batch.slice(count)
         del self._keys[:count]
@@ -141,7 +140,7 @@ class _Held:
 
 
 def _in_order(table: pa.Table) -> pa.RecordBatch:
-    """A table's rows by key."""
+    """The rows of a table, sorted by key."""
     order = pc.sort_indices(table.select(KEY), sort_keys=[(name, "ascending") for name in KEY])
     (batch,) = table.take(order).combine_chunks().to_batches()
     return batch

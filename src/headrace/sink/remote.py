@@ -1,12 +1,12 @@
-"""Finished predictions -> committed parts on an object store: one create-if-absent object is the commit.
+"""Finished predictions -> committed parts on an object store; the commit is one object, created if absent.
 
-    OUT/job.json                      what was asked for
+    OUT/job.json                      the request
     OUT/parts/part-00000000-<writer>.parquet
     OUT/commits/00000000.json            the part's name, size and checksum, and the keys of its rows
 
 Commit n can be created once, by a writer that knows all commits before it: of two writers that reach the same
-number one wins, and the other is refused and has stored nothing. Readers list the commits only. There is no log:
-rows of a part that was not committed when its writer was killed are made again.
+number, the second is refused and has stored nothing. Readers list the commits only. There is no log: the rows of a part
+that was not committed when its writer was killed are generated again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PART_ROWS = 4096
 PART_BYTES = 16 << 20
 PART = re.compile(r"parts/part-\d{8,}-[0-9a-f]+\.(?:parquet|jsonl\.zst)\Z")
 PART_S = 60.0
-"""A part closes after this long: what a kill can cost."""
+"""A part is committed after this time: the most that a kill can cost."""
 
 
 class RemoteSink:
@@ -43,7 +43,7 @@ class RemoteSink:
 
     Args:
         out: s3://, gs://, az:// or memory:// URL, or an open blob.
-        request: what was asked for, JSON values; another request at the same place is refused.
+        request: everything that determines the output, as JSON values; a place with another request is refused.
         format: "parquet" (zstd) or "jsonl" (JSON lines in zstd).
         part_rows: a part closes when it holds this many rows,
         part_bytes: or this many bytes,
@@ -97,7 +97,7 @@ class RemoteSink:
         self._open = True
 
     def done(self, prompt_id: str, sample_index: int) -> bool:
-        """Whether this key needs no more work: committed, or finished and waiting for the commit."""
+        """Whether this key is stored: committed, or waiting for the commit."""
         key = (prompt_id, sample_index)
         if key in self._pending:
             return True
@@ -105,7 +105,7 @@ class RemoteSink:
         return stored is not None and not (self._retry_errors and stored[1])
 
     def put(self, row: Prediction) -> bool:
-        """Take a finished row; False, and nothing taken, when its key is done already.
+        """Take a finished row; returns False and takes nothing when its key is stored already.
 
         Raises:
             SinkError: another process writes to the same place.
@@ -128,7 +128,7 @@ class RemoteSink:
         return True
 
     def commit(self) -> None:
-        """Write the part that is being filled and let readers see it; nothing to do when it is empty."""
+        """Commit the part that is being filled, so that readers see it; an empty part is not committed."""
         if not self._open or not self._pending:
             return
         part = encode_part([self._pending[key][0] for key in sorted(self._pending)], format=self._format)
@@ -157,7 +157,7 @@ class RemoteSink:
             self.abandon()
             raise SinkError(
                 f"{self._blob.url}: another process is writing this job, its part {self._part} came first. "
-                f"Wait for it and run the same command again: what it did not make is made then."
+                f"Wait for it, and run the same command again: it generates what is missing."
             )
         self._step("committed")
         self._remember(keys)
@@ -166,14 +166,14 @@ class RemoteSink:
         self._part += 1
 
     def close(self) -> None:
-        """Commit what is left."""
+        """Commit the last part."""
         try:
             self.commit()
         finally:
             self.abandon()
 
     def abandon(self) -> None:
-        """Stop without a commit: rows since the last one are made again."""
+        """Stop without a commit: rows since the last commit are generated again."""
         if self._open:
             self._open = False
             self._keys.close()
@@ -211,7 +211,7 @@ class RemoteSink:
         self._keys.execute("COMMIT")
 
     def _step(self, name: str) -> None:
-        """A boundary between two steps of a commit; tests stop here."""
+        """Called between two steps of a commit; tests stop here."""
 
 
 def is_url(out: str | os.PathLike[str]) -> bool:
@@ -277,7 +277,7 @@ def _get(blob: Blob, name: str) -> bytes:
 
 
 def _commits(blob: Blob) -> Iterator[dict[str, Any]]:
-    """Contents of the commits, one after the other; they have no gap."""
+    """Contents of the commits, in order and without a gap."""
     for number, name in enumerate(blob.list("commits/")):
         if name != f"commits/{number:08d}.json":
             raise SinkError(

@@ -1,4 +1,4 @@
-"""Predictions <-> Arrow rows and log payloads: one fixed schema, whatever the rows hold.
+"""Predictions <-> Arrow rows and log payloads, with one fixed schema.
 
 The schema never depends on the data: a job's first part without any error has the same
 error column as its last (a column typed null has broken readers elsewhere, ray #60572).
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 )
 
 BATCH_ROWS = 1024
-LOWEST_LOGPROB = -9999.0  # stands for minus infinity, which JSON cannot say
+LOWEST_LOGPROB = -9999.0  # stored in place of minus infinity, which JSON does not have
 
 
 def to_payload(row: Prediction) -> bytes:

@@ -33,7 +33,7 @@ def test_prompts_and_decoded_tokens_attend_as_whole_rows_would(lengths, groups, 
         for prompt, more in lengths
     ]
     kv = KVCache(num_layers=2, num_rows=len(rows), num_heads=G, capacity=16, head_dim=8)
-    wanted = [by_hand(*row, window=window, scale=scale) for row in rows]
+    expected = [by_hand(*row, window=window, scale=scale) for row in rows]
     # Longest first, so that rows that end early leave the slots at the end.
     order = sorted(range(len(rows)), key=lambda r: -lengths[r][1])
     got = {r: [] for r in range(len(rows))}
@@ -56,7 +56,7 @@ def test_prompts_and_decoded_tokens_attend_as_whole_rows_would(lengths, groups, 
             got[r].append(out[at : at + span.stop - span.start])
             at += span.stop - span.start
     for r in range(len(rows)):
-        torch.testing.assert_close(torch.cat(got[r]), wanted[r], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(torch.cat(got[r]), expected[r], atol=1e-5, rtol=1e-4)
 
 
 def test_a_step_with_prompts_and_decoded_rows_keeps_them_apart():

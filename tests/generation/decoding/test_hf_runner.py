@@ -1,4 +1,7 @@
-"""Small random models of several families, as transformers writes them."""
+"""Small random models of several families, as transformers writes them.
+
+Tests decoding/hf_runner.py, fused.py and fingerprint.py.
+"""
 
 from dataclasses import replace
 
@@ -119,7 +122,7 @@ def test_greedy_tokens_equal_transformers_generate(directory, make_requests, bat
     }
     for request in requests:
         ids_1T = torch.tensor([request.token_ids])
-        wanted = reference.generate(
+        expected = reference.generate(
             ids_1T,
             attention_mask=torch.ones_like(ids_1T),  # else ids equal to the padding are not seen
             max_new_tokens=16,
@@ -127,7 +130,7 @@ def test_greedy_tokens_equal_transformers_generate(directory, make_requests, bat
             eos_token_id=None,
             pad_token_id=0,
         )
-        assert got[request.prompt_id] == tuple(wanted[0, len(request.token_ids) :].tolist())
+        assert got[request.prompt_id] == tuple(expected[0, len(request.token_ids) :].tolist())
 
 
 @pytest.mark.parametrize(
@@ -193,12 +196,12 @@ def test_rotary_positions_that_change_with_the_length_end_where_they_begin_to(tm
     ]
     for row in NativeEngine(runner, [b"x"] * 128, batch_size=3).run(requests):
         ids = requests[int(row.prompt_id)].token_ids
-        wanted = model.generate(
+        expected = model.generate(
             torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=40 - len(ids),
             do_sample=False, eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
         assert (row.finish_reason, len(ids) + len(row.token_ids)) == ("length", 40)
-        assert row.token_ids == tuple(wanted[0, len(ids) :].tolist())
+        assert row.token_ids == tuple(expected[0, len(ids) :].tolist())
 
 
 def test_a_model_in_several_files_is_one_model(tmp_path):

@@ -34,8 +34,8 @@ def test_layers_side_by_side_give_their_outputs_side_by_side():
     x, scale = torch.randn(4, 8), torch.rand(8)
     packed = PackedLinear.of(one, two, scale_I=scale)
     with torch.inference_mode():
-        wanted = torch.cat([one(x * scale), two(x * scale)], dim=1)
-        torch.testing.assert_close(packed(x), wanted, atol=1e-5, rtol=1e-5)
+        expected = torch.cat([one(x * scale), two(x * scale)], dim=1)
+        torch.testing.assert_close(packed(x), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_bfloat16_runs_with_or_without_the_instructions_for_it():

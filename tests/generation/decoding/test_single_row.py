@@ -1,4 +1,7 @@
-"""The decoder in C beside torch's: the same numbers, in every instruction set that this processor has."""
+"""The decoder in C beside torch's: the same numbers, in every instruction set that this processor has.
+
+Tests decoding/single_row.py and gpt_runner.py.
+"""
 
 import copy
 import sys
@@ -26,7 +29,7 @@ def threads(request):
 
 
 def logits_token_by_token(runner, ids, *, prompt=1, slot=0):
-    """Next-token logits after each token behind the prompt, the row standing in any slot of the cache."""
+    """Next-token logits after each token behind the prompt, the row in any slot of the cache."""
     kv = runner.new_cache(num_rows=slot + 1, capacity=len(ids))
     got = [runner.hidden(plan_step([], [(slot, ids[:prompt], False)]), kv)]
     for position in range(prompt, len(ids)):
@@ -207,7 +210,7 @@ def test_weights_in_rows_and_in_blocks_give_the_same_logits(native_target, monke
 def test_a_row_that_is_left_alone_goes_on_in_c_and_back_when_others_come(
     native_target, gpt, table, make_requests
 ):
-    """Same cache, same greedy text, whoever is beside it and when."""
+    """Same cache, same greedy text, whichever rows are decoded with it and when."""
     requests = make_requests(5, own=lambda i: {"max_new_tokens": 12 + 4 * i})
     expected = {
         r.prompt_id: r.token_ids for r in NativeEngine(GPTRunner(gpt), table, batch_size=1).run(requests)

@@ -1,4 +1,7 @@
-"""Engines of other libraries: the same rows as the native one, and a refusal for what they cannot do."""
+"""Engines of other libraries: the same rows as the native one, and a refusal for what they cannot do.
+
+Tests transformers_engine.py, vllm_engine.py and results.py.
+"""
 
 import sys
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""Tests native.py and row.py, and through them request.py."""
+
 import math
 from dataclasses import replace
 
@@ -44,9 +46,9 @@ def test_greedy_tokens_and_logprobs_equal_a_full_forward_pass_without_cache(
         if request.sampling.prompt_logprobs:
             with torch.inference_mode():
                 all_TV = gpt(torch.tensor([request.token_ids]))[0].log_softmax(-1)
-            wanted = [float(all_TV[t, token]) for t, token in enumerate(request.token_ids[1:])]
+            expected = [float(all_TV[t, token]) for t, token in enumerate(request.token_ids[1:])]
             assert row.prompt_logprobs[0] is None
-            assert row.prompt_logprobs[1:] == pytest.approx(wanted, abs=1e-3)
+            assert row.prompt_logprobs[1:] == pytest.approx(expected, abs=1e-3)
         else:
             assert row.prompt_logprobs is None
 
@@ -240,7 +242,7 @@ def test_a_cancelled_request_leaves_and_the_others_do_not_notice(runner, table, 
 
 def test_a_small_cache_runs_fewer_rows_and_gives_the_same(gpt, runner, table, make_requests):
     requests = make_requests(16, longest=60)
-    wanted = results(NativeEngine(runner, table, batch_size=8), requests)
+    expected = results(NativeEngine(runner, table, batch_size=8), requests)
     row_bytes = runner.new_cache(num_rows=1, capacity=1).nbytes
     engine = NativeEngine(runner, table, batch_size=8, cache_bytes=200 * row_bytes)
     most = 0
@@ -251,7 +253,7 @@ def test_a_small_cache_runs_fewer_rows_and_gives_the_same(gpt, runner, table, ma
         got.update({t.request.prompt_id: t.prediction for t in engine.step() if t.prediction})
         most = max(most, engine.running)
         assert engine._kv.nbytes <= 200 * row_bytes
-    assert got == wanted
+    assert got == expected
     assert most < 8
 
 

@@ -1,3 +1,5 @@
+"""Tests prompts/reader.py, prompt.py and batch_lines.py."""
+
 import bz2
 import csv
 import gzip
@@ -51,8 +53,8 @@ def as_file(kind, texts, tmp_path):
 def test_every_format_and_compression_gives_the_same_prompts(tmp_path, kind, packed):
     path = tmp_path / f"prompts{kind}{packed}"
     path.write_bytes(compressors()[packed](as_file(kind, TEXTS, tmp_path)))
-    wanted = [Prompt(prompt_id=f"{i:09d}", text=text) for i, text in enumerate(TEXTS)]
-    assert list(read_prompts(path)) == wanted
+    expected = [Prompt(prompt_id=f"{i:09d}", text=text) for i, text in enumerate(TEXTS)]
+    assert list(read_prompts(path)) == expected
     assert survey_prompts(path) == survey_prompts(TEXTS)
 
 

@@ -59,10 +59,10 @@ def kept_by_hand(logits_V, sampling):
 def test_tokens_are_drawn_with_the_probabilities_of_the_truncated_softmax(options):
     sampling = SamplingOptions(**({"temperature": 1.0} | options))
     logits_V = logits_of(1)[0]
-    wanted, got = kept_by_hand(logits_V, sampling), drawn_often(logits_V, sampling)
-    assert set(np.flatnonzero(got)) <= set(np.flatnonzero(wanted))
-    error = np.abs(got - wanted)
-    assert (error <= 5 * np.sqrt(wanted * (1 - wanted) / 20_000) + 1e-4).all()
+    expected, got = kept_by_hand(logits_V, sampling), drawn_often(logits_V, sampling)
+    assert set(np.flatnonzero(got)) <= set(np.flatnonzero(expected))
+    error = np.abs(got - expected)
+    assert (error <= 5 * np.sqrt(expected * (1 - expected) / 20_000) + 1e-4).all()
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
@@ -88,15 +88,15 @@ def test_probabilities_equal_those_of_transformers_warpers(temperature, options)
         warpers.append(field.TopPLogitsWarper(options["top_p"]))
     if "min_p" in options:
         warpers.append(field.MinPLogitsWarper(options["min_p"]))
-    wanted_NV = logits_NV
+    expected_NV = logits_NV
     for warper in warpers:
-        wanted_NV = warper(None, wanted_NV)
+        expected_NV = warper(None, expected_NV)
     sampling = SamplingOptions(temperature=temperature, **options)
     kept_NK, ids_NK, _ = sampling_module._candidates(
         logits_NV / temperature, [sampling] * len(logits_NV), 300
     )
     got_NV = torch.zeros_like(logits_NV).scatter(1, ids_NK, kept_NK / kept_NK.sum(-1, keepdim=True))
-    torch.testing.assert_close(got_NV, torch.softmax(wanted_NV, dim=-1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(got_NV, torch.softmax(expected_NV, dim=-1), atol=1e-5, rtol=1e-4)
 
 
 def test_among_equals_top_k_keeps_k():
@@ -117,10 +117,10 @@ def test_penalties_equal_openais_definition():
         changed = logits_V.clone()
         row = SamplerState(sampling=sampling, key=0, prompt_ids=[3, 4], counts=counts)
         sampling_module._penalize(changed, row)
-        wanted = [
+        expected = [
             float(mu) - counts[j] * frequency - (counts[j] > 0) * presence for j, mu in enumerate(logits_V)
         ]
-        assert changed.tolist() == pytest.approx(wanted, abs=1e-5)
+        assert changed.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"top_p": 0.95}, {"min_p": 0.001}, {"top_p": 1e-6}])
@@ -165,8 +165,8 @@ def test_penalties_equal_those_of_the_field():
     )
     changed = logits_NV[0].clone()
     sampling_module._penalize(changed, row)
-    wanted = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([[4, 9, 9, 7, 7, 7, 4]]), logits_NV.clone())
-    assert torch.equal(changed, wanted[0])
+    expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([[4, 9, 9, 7, 7, 7, 4]]), logits_NV.clone())
+    assert torch.equal(changed, expected[0])
     row.sampling = SamplingOptions(presence_penalty=0.5, frequency_penalty=0.25)
     changed = logits_NV[0].clone()
     sampling_module._penalize(changed, row)
@@ -187,19 +187,19 @@ def test_logprobs_are_those_before_temperature_and_penalties():
     logits_NV = logits_of(1)
     sampling = SamplingOptions(temperature=0.2, presence_penalty=2.0, logprobs=True, top_logprobs=3)
     (one,) = sample(logits_NV, rows(sampling, counts=Counter({0: 1})))
-    wanted_V = logits_NV[0].log_softmax(-1)
-    assert one.logprob == pytest.approx(float(wanted_V[one.token_id]))
-    assert [token for token, _ in one.top] == wanted_V.topk(3).indices.tolist()
+    expected_V = logits_NV[0].log_softmax(-1)
+    assert one.logprob == pytest.approx(float(expected_V[one.token_id]))
+    assert [token for token, _ in one.top] == expected_V.topk(3).indices.tolist()
     assert sample(logits_NV, rows(SamplingOptions()))[0].logprob is None
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_row_that_is_not_finite_is_marked_and_its_neighbours_are_drawn(bad):
     logits_NV = logits_of(3)
-    wanted = [one.token_id for one in sample(logits_NV, rows(SamplingOptions(temperature=1.0), 3))]
+    expected = [one.token_id for one in sample(logits_NV, rows(SamplingOptions(temperature=1.0), 3))]
     logits_NV[1, 7] = bad
     got = [one.token_id for one in sample(logits_NV, rows(SamplingOptions(temperature=1.0), 3))]
-    assert got == [wanted[0], -1, wanted[2]]
+    assert got == [expected[0], -1, expected[2]]
 
 
 def test_minus_infinity_is_a_token_that_is_never_drawn():

@@ -1,8 +1,8 @@
-"""Queries, keys and values of one step's tokens, in one flat row -> attention over each row's own past.
+"""Queries, keys and values of one step's tokens -> attention of each token over its own row.
 
-A step holds tokens of many rows side by side and nothing else: one token of every row that is being
-decoded, then all tokens of every prompt that enters. No token is padding, so the matrix products around
-attention waste nothing, and weights are read once for both kinds.
+A step is one flat list of tokens of many rows: one token of every row that is being decoded, then all tokens of every
+prompt that enters. There is no padding, so the matrix products around attention compute nothing in vain, and the
+weights are read once for both kinds.
 
 Shapes: N tokens of the step, n of them decoded rows, H query heads, G key/value heads, D head width,
 S slots up to the longest row.
@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the name that every reader of torch code knows
 from torch import Tensor
 
-from headrace.model.kv import KVCache
+from headrace.model import KVCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
-    """Where each token of a step belongs."""
+    """The tokens of a step, and the row and position of each."""
 
     ids_N: Tensor
     """int64"""
@@ -36,17 +36,17 @@ class StepPlan:
     prompts: tuple[tuple[int, int], ...]
     """[start, stop) of each entering prompt among the N tokens, whole and from position 0."""
     seen: int
-    """S: slots that hold a token of a decoded row after this step."""
+    """S: slots up to the longest decoded row, after this step."""
     ragged: bool
     """Whether decoded rows differ in length."""
     keep_K: Tensor
-    """int64; tokens whose next-token logits are wanted"""
+    """int64; tokens whose next-token logits are requested"""
     keeps_all: bool
-    """Whether every token's are."""
+    """Whether those of every token are."""
     only_token: tuple[int, int] | None
-    """Slot and position of the step's only token."""
+    """Slot and position of the token, where the step has only one."""
     masks: dict[int | None, Tensor | None]
-    """Made once a step for all layers with the same window."""
+    """By window; made once a step for all layers with that window."""
 
 
 def plan_step(
@@ -59,7 +59,7 @@ def plan_step(
 
     Args:
         decoded: (last token id, tokens in the row before it) of slots 0, 1, ...
-        prompts: (slot, token ids, whether logits of every token are wanted) of rows that enter.
+        prompts: (slot, token ids, whether logits of every token are requested) of rows that enter.
         device: where the model is.
     """
     ids = [token for token, _ in decoded]
@@ -113,7 +113,7 @@ def attend(
         k_NGD: keys; G divides H (grouped queries).
         v_NGD: values.
         scale: of the products; default 1/sqrt(D).
-        window: see only this many tokens, the token itself counted; None sees all.
+        window: attend to this many tokens only, the token itself included; None: to all.
         softcap: scores become softcap * tanh(score / softcap), as in Gemma 2.
     """
     k_BGSD, v_BGSD = kv.layers[layer]
@@ -128,7 +128,7 @@ def attend(
     G, n = k_NGD.shape[1], step.decoded
     product = F.scaled_dot_product_attention if softcap is None else partial(_capped, softcap=softcap)
     if n:
-        # The query heads of one key head stand where tokens would: grouped queries copy no keys.
+        # The query heads of a key head take the place of tokens: grouped queries need no copy of the keys.
         out_nHD = product(
             q_NHD[:n].reshape(n, G, H // G, D),
             k_BGSD[:n].narrow(2, 0, step.seen),
@@ -168,7 +168,7 @@ def _capped(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """`scaled_dot_product_attention`, which has no cap for scores."""
+    """`scaled_dot_product_attention` with a cap on the scores, which torch's does not have."""
     if enable_gqa:
         each = q_BHTD.shape[1] // k_BGSD.shape[1]
         k_BGSD, v_BGSD = (x.repeat_interleave(each, dim=1) for x in (k_BGSD, v_BGSD))
@@ -184,7 +184,7 @@ def _capped(
 
 
 def _decode_mask(step: StepPlan, window: int | None, dtype: torch.dtype) -> Tensor | None:
-    """Additive [n, 1, 1, S]: slots behind a row's token, or before its window, count for nothing."""
+    """Additive mask [n, 1, 1, S]: -inf for slots after a row's token or before its window."""
     if window is not None and window >= step.seen:
         window = None
     if window not in step.masks:

@@ -1,4 +1,4 @@
-"""A model's weights -> what identifies it, wherever its files lie."""
+"""A model's weights -> a hash that identifies the model, independent of its path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
-    """32 hex digits over names, types, shapes and values, whatever file they came from."""
+    """32 hex digits over names, types, shapes and values, independent of the file format."""
     digest = xxhash.xxh3_128()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
@@ -21,7 +21,7 @@ def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
 
 
 def fingerprint_of_files(directory: Path) -> str:
-    """32 hex digits over the weight files of a directory, for an engine that keeps its weights to itself."""
+    """32 hex digits over the weight files of a directory, for an engine that does not expose its weights."""
     digest = xxhash.xxh3_128()
     for path in sorted([*directory.glob("*.safetensors"), *directory.glob("*.bin")]):
         digest.update(f"{path.name} {path.stat().st_size}".encode())

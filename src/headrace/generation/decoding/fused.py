@@ -1,9 +1,9 @@
-"""A transformers model of the Llama family -> the same arithmetic in fewer steps, or nothing.
+"""A transformers model of the Llama family -> the same arithmetic in fewer operations, or None for other models.
 
 Decoding few rows is a read of the weights with Python between the reads: transformers takes some fifty small
 operations a layer, this takes twenty, and where one row is decoded, the extension in C takes none. Queries, keys
 and values are one product, and so are the gate and the feed-forward's first layer. What a layer has is looked up by
-name, and anything not expected gives None; whoever calls this compares logits with the model's own before using it.
+name, and any other part gives None; the caller compares logits with the model's own before it uses the decoder.
 
 Shapes: N tokens, W width, H query heads, G key/value heads, D head width.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from headrace.generation.decoding.attention import StepPlan, attend
 from headrace.generation.decoding.packed_linear import PackedLinear
 from headrace.generation.decoding.single_row import DecoderShape, LayerWeights, SingleRowDecoder, decoder_for
-from headrace.model.kv import KVCache
+from headrace.model import KVCache
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
 ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"}
@@ -33,7 +33,7 @@ class FusedLayer:
     """One decoder layer's weights."""
 
     norm1_W: Tensor | None
-    """None where its weight is in the product behind it; so norm2_W."""
+    """None where its weight is in the following product; norm2_W likewise."""
     qkv: PackedLinear
     q_norm_D: Tensor | None
     k_norm_D: Tensor | None
@@ -58,7 +58,7 @@ class FusedDecoder:
         self._floor = torch.tensor(math.sqrt(config.hidden_size * self.eps), device=device)
         self._root_eps = torch.tensor(math.sqrt(self.eps), device=device)
         self.embed, self.rotary = base.embed_tokens, base.rotary_emb
-        # In float32 a norm's weight goes into the product behind it: one operation less, and as exact.
+        # In float32 a norm's weight is multiplied into the following product: one operation less, and as exact.
         self._folds = first.q_proj.weight.dtype == torch.float32
         self.norm_W = None if self._folds else base.norm.weight.detach()
         self.layers = [self._layer(layer) for layer in base.layers]
@@ -69,7 +69,7 @@ class FusedDecoder:
 
     @classmethod
     def of(cls, model: Any) -> FusedDecoder | None:
-        """The lean form of a model, or None where it has other parts than are known here.
+        """The fused form of a model, or None where the model has parts that are not known here.
 
         Args:
             model: of transformers, with its head.
@@ -96,7 +96,7 @@ class FusedDecoder:
         return cls(model)
 
     def __call__(self, step: StepPlan, kv: KVCache) -> Tensor:
-        """Last hidden states of the wanted tokens, [K, W]."""
+        """Last hidden states of the requested tokens, [K, W]."""
         if self._one_row is not None and step.only_token is not None:
             slot, position = step.only_token
             x_1W = self.embed(step.ids_N).float()
@@ -133,7 +133,7 @@ class FusedDecoder:
         return self.head(x_KW)
 
     def _normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        """Root mean square norm; without a weight, sqrt(W) smaller, which the product behind it knows."""
+        """Root mean square norm; without a weight, sqrt(W) smaller, which the following product corrects."""
         # sqrt(|x|^2 + W eps): two operations where rms_norm takes ten.
         if weight is None:
             return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._floor)
@@ -144,13 +144,13 @@ class FusedDecoder:
         return wide.div_(rate).mul_(weight).to(x.dtype)
 
     def _fold(self, norm: Any) -> Tensor | None:
-        """What the input of a product is to be multiplied with, where its norm leaves that to the product."""
+        """The norm's weight to multiply a product's input with, where the product includes it."""
         weight: Tensor = norm.weight.detach()
         return weight * math.sqrt(len(weight)) if self._folds else None
 
     def _layer(self, layer: Any) -> FusedLayer:
         attention, mlp = layer.self_attn, layer.mlp
-        # Mistral's window stands in its config, Qwen's in each layer.
+        # Mistral has its window in the config, Qwen in each layer.
         window = getattr(attention, "sliding_window", getattr(self._config, "sliding_window", None))
         norms = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
         return FusedLayer(
@@ -198,5 +198,5 @@ class FusedDecoder:
         )
 
     def _unfolded(self, weight: Tensor | None) -> Tensor:
-        """A norm's weight where the product behind it does not take its place."""
+        """A norm's weight; a constant where the following product includes the weight."""
         return torch.full((self.head.ins,), 1 / math.sqrt(self.head.ins)) if weight is None else weight

@@ -1,7 +1,7 @@
-"""A GPT and one step's flat tokens -> the hidden states that are wanted, through the slot cache.
+"""A GPT and the tokens of one step -> the requested hidden states, by the key/value cache.
 
-The model's own weights and the model's own arithmetic, without padding: equal to `GPT.forward`.
-N tokens of the step, K of them wanted, W width, V vocabulary.
+The weights and the arithmetic are the model's own, without padding: the result equals `GPT.forward`.
+N tokens of the step, K of them requested, W width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from headrace.generation.decoding.attention import StepPlan, attend
 from headrace.generation.decoding.fingerprint import fingerprint_of
 from headrace.generation.decoding.packed_linear import PackedLinear
 from headrace.generation.decoding.single_row import DecoderShape, LayerWeights, SingleRowDecoder, decoder_for
-from headrace.model.gpt import GPT, Attention, TransformerBlock
-from headrace.model.kv import KVCache
+from headrace.model import GPT, Attention, KVCache, TransformerBlock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPTLayer:
-    """One block and its products."""
+    """One block and its linear layers."""
 
     block: TransformerBlock
     qkv: PackedLinear
@@ -35,10 +34,10 @@ class GPTLayer:
 
 
 class GPTRunner:
-    """Runs headrace's GPT step by step; holds no state but the weights.
+    """Runs headrace's GPT step by step; its only state is the weights.
 
     Args:
-        model: its weights are read, not changed.
+        model: it is not changed.
     """
 
     name = "native"
@@ -78,7 +77,7 @@ class GPTRunner:
 
     @torch.inference_mode()
     def hidden(self, step: StepPlan, kv: KVCache) -> Tensor:
-        """Normalised hidden states of the wanted tokens, [K, W]."""
+        """Normalised hidden states of the requested tokens, [K, W]."""
         model = self.model
         if self._one_row is not None and step.only_token is not None:
             slot, position = step.only_token
@@ -132,7 +131,7 @@ class GPTRunner:
 
 
 def _heads_together(attention: Attention) -> PackedLinear:
-    """The product for queries, keys and values; heads of each side by side, where training mixes the three."""
+    """The linear layer for queries, keys and values, in this order; in training the three alternate by head."""
     D = attention.head_dim
     weight_OW, bias_O = attention.qkv.weight.detach(), attention.qkv.bias.detach()
     return PackedLinear(

@@ -1,9 +1,9 @@
-"""Any Hugging Face causal language model -> one step's flat tokens through our slot cache.
+"""Any Hugging Face causal language model and the tokens of one step -> logits, by headrace's key/value cache.
 
-The model runs as transformers wrote it, on one row of all tokens of a step with their own positions; only
-its attention is ours, by transformers' own attention interface. Before it is trusted, a model is run both
-ways on a short text: where hidden states go another way (state-space layers, chunked attention, attention
-sinks), logits differ and the model is refused, never run wrongly.
+The model runs as transformers implements it, on one row that holds all tokens of a step with their own positions. Only
+its attention is replaced, by transformers' attention interface. When a model is loaded, it is run with and without the
+replacement on a short text. Where the logits differ (state-space layers, chunked attention, attention sinks), the model
+is refused.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from headrace.errors import ConfigError
 from headrace.generation.decoding.attention import StepPlan, attend, plan_step
 from headrace.generation.decoding.fingerprint import fingerprint_of
 from headrace.generation.decoding.fused import FusedDecoder
-from headrace.model.kv import KVCache
+from headrace.model import KVCache
 
 ATTENTION = "headrace"
 PROBE_TOKENS = 24
-# Layers whose attention is told to us whole by the arguments of the call.
+# Layers whose attention is fully determined by the arguments of the call.
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
-_running = threading.local()
-"""`now`: cache and step of the forward pass that runs on this thread; `asked`: whether it came to our attention."""
+_active = threading.local()
+"""`step`: cache and step of the forward pass that runs on this thread; `called`: whether it called `_attention`."""
 
 
 class HFRunner:
-    """Runs a transformers model step by step; holds no state but the weights."""
+    """Runs a transformers model step by step; its only state is the weights."""
 
     name = "native"
 
@@ -45,7 +45,7 @@ class HFRunner:
         kinds = set(getattr(text, "layer_types", None) or ())
         if getattr(text, "attention_chunk_size", None) or not kinds <= KNOWN_LAYERS:
             raise _refused(directory, "it has layers that are not plain or sliding attention")
-        with quiet():
+        with no_progress_bars():
             model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
         self.model: Any = model.to(device).eval().requires_grad_(requires_grad=False)
         self.dtype, self.device = dtype, device
@@ -61,7 +61,7 @@ class HFRunner:
         self._fused: FusedDecoder | None = None
         self.one_row = "torch"
         """What decodes where one row is alone: "native" and its instruction set, or "torch" and why."""
-        self._adopt(directory)
+        self._replace_attention(directory)
 
     def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
         """An empty cache that fits this model."""
@@ -77,10 +77,10 @@ class HFRunner:
 
     @torch.inference_mode()
     def hidden(self, step: StepPlan, kv: KVCache) -> Tensor:
-        """What `logits` takes, of the wanted tokens: last hidden states [K, W], or logits [K, V]."""
+        """Input of `logits` for the requested tokens: last hidden states [K, W], or logits [K, V]."""
         if self._fused is not None:
             return self._fused(step, kv)
-        _running.now = (kv, step)
+        _active.step = (kv, step)
         ids_1N, positions_1N = step.ids_N[None], step.position_N[None]
         try:
             if self._own_head:
@@ -92,7 +92,7 @@ class HFRunner:
                 body = self.model.base_model(input_ids=ids_1N, position_ids=positions_1N, use_cache=False)
                 x_KW = body.last_hidden_state[0, step.keep_K]
         finally:
-            _running.now = None
+            _active.step = None
         return x_KW
 
     @torch.inference_mode()
@@ -106,27 +106,27 @@ class HFRunner:
         return out
 
     @torch.inference_mode()
-    def _adopt(self, directory: Path) -> None:
-        """Give the model our attention, and see that its logits stay what they were."""
+    def _replace_attention(self, directory: Path) -> None:
+        """Replace the model's attention and check that its logits do not change."""
         from transformers import AttentionInterface
 
         ids = torch.arange(PROBE_TOKENS, dtype=torch.int64) * 7919 % self.vocab_size
-        wanted_TV = self.model(input_ids=ids[None].to(self.device), use_cache=False).logits[0].float()
+        expected_TV = self.model(input_ids=ids[None].to(self.device), use_cache=False).logits[0].float()
         # The same sums in another order: SmolLM2-135M differs by 1e-5 in float32 and 0.1 in bfloat16.
         allowed = 1e-3 if self.dtype == torch.float32 else 0.2
         AttentionInterface.register(ATTENTION, _attention)
-        _running.asked = False
+        _active.called = False
         try:
             self.model.set_attn_implementation(ATTENTION)
-            # Some families scale or cap logits behind their head: then the whole model is called.
+            # Some families scale or cap logits after their head: then the whole model is called.
             for self._own_head in (False, True):
-                differs = _distance(self._probe(ids.tolist()), wanted_TV)
+                differs = _distance(self._probe_logits(ids.tolist()), expected_TV)
                 if differs <= allowed:
-                    self._try_fused(ids.tolist(), wanted_TV, allowed=allowed)
+                    self._try_fused(ids.tolist(), expected_TV, allowed=allowed)
                     return
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
             raise _refused(directory, f"its attention cannot be replaced ({error})") from error
-        if not _running.asked:
+        if not _active.called:
             raise _refused(
                 directory, "transformers runs it with attention of its own, which cannot be replaced"
             )
@@ -134,23 +134,26 @@ class HFRunner:
             directory, f"its logits differ by {differs:.2g} of their spread, {allowed:g} is rounding"
         )
 
-    def _try_fused(self, tokens: list[int], wanted_TV: Tensor, *, allowed: float) -> None:
-        """Run the model in fewer steps where its logits stay what they were."""
+    def _try_fused(self, tokens: list[int], expected_TV: Tensor, *, allowed: float) -> None:
+        """Use the fused decoder where it gives the same logits."""
         if self._own_head:
             return
         self._fused = FusedDecoder.of(self.model)
         if self._fused is None:
             self.one_row = "torch: not of the Llama family"
         elif (
-            max(_distance(self._probe(tokens, alone=alone), wanted_TV) for alone in (False, True)) <= allowed
+            max(_distance(self._probe_logits(tokens, alone=alone), expected_TV) for alone in (False, True))
+            <= allowed
         ):
             self.one_row = self._fused.one_row
-            self.model.base_model.layers = torch.nn.ModuleList()  # their weights were laid out anew
+            self.model.base_model.layers = (
+                torch.nn.ModuleList()
+            )  # the fused decoder has a copy of their weights
         else:
-            self._fused, self.one_row = None, "torch: logits differ in fewer steps"
+            self._fused, self.one_row = None, "torch: the fused decoder gives other logits"
 
-    def _probe(self, tokens: list[int], *, alone: bool = False) -> Tensor:
-        """Logits of a short text, half of it a prompt, half token by token: of two rows the second, or alone."""
+    def _probe_logits(self, tokens: list[int], *, alone: bool = False) -> Tensor:
+        """Logits of a short text, half of it as a prompt, half token by token; as the second of two rows, or alone."""
         half, before = len(tokens) // 2, 0 if alone else 1
         kv = self.new_cache(num_rows=1 + before, capacity=len(tokens))
         prompts = [(0, tokens[: half - 3], True)] * before + [(before, tokens[:half], True)]
@@ -164,8 +167,8 @@ class HFRunner:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No bars of other libraries on stderr: progress is the caller's."""
+def no_progress_bars() -> Iterator[None]:
+    """Suppress the progress bars of transformers."""
     import transformers.utils.logging
 
     bars: Any = transformers.utils.logging
@@ -183,7 +186,7 @@ def _attention(
     query_1HND: Tensor,
     key_1GND: Tensor,
     value_1GND: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001  # transformers makes none for an attention it does not know
+    attention_mask: Tensor | None,  # noqa: ARG001  # transformers makes none for a registered attention
     scaling: float | None = None,
     sliding_window: int | None = None,
     **more: Any,
@@ -192,8 +195,8 @@ def _attention(
     for name in ("s_aux", "position_bias"):
         if more.get(name) is not None:
             raise ValueError(f"attention with {name}")
-    kv, step = _running.now
-    _running.asked = True
+    kv, step = _active.step
+    _active.called = True
     out_NHD = attend(
         kv,
         step,
@@ -208,24 +211,24 @@ def _attention(
     return out_NHD[None], None
 
 
-def _distance(got_TV: Tensor, wanted_TV: Tensor) -> float:
-    """Root mean square of the difference over the spread of what is wanted."""
-    spread = (wanted_TV - wanted_TV.mean(-1, keepdim=True)).square().mean().sqrt()
-    return float((got_TV - wanted_TV).square().mean().sqrt() / spread)
+def _distance(got_TV: Tensor, expected_TV: Tensor) -> float:
+    """Root mean square of the difference, relative to the spread of the expected logits."""
+    spread = (expected_TV - expected_TV.mean(-1, keepdim=True)).square().mean().sqrt()
+    return float((got_TV - expected_TV).square().mean().sqrt() / spread)
 
 
 def _refused(directory: Path, why: str) -> ConfigError:
     return ConfigError(
         f"{directory}: the native engine cannot run this model: {why}. "
-        f"Choose engine='vllm', which has code of its own for most families."
+        f"Choose engine vllm, which implements most families itself."
     )
 
 
 def context_of(config: Any) -> int:
-    """Tokens that a row may have, prompt included.
+    """Maximum length of a row, prompt included.
 
-    Rotary positions of the kinds "dynamic" and "longrope" change for all tokens when a text outgrows what the model was
-    trained on, so that a row's past would be wrong: such models run up to that length.
+    Rotary positions of the kinds "dynamic" and "longrope" change for all tokens when a text grows longer than the
+    training context, so that the cached keys would be wrong: such models run up to that length.
     """
     longest = int(getattr(config, "max_position_embeddings", 0) or 1 << 20)
     rope = getattr(config, "rope_parameters", None) or {}

@@ -1,7 +1,7 @@
 """A linear layer -> the same layer, its weight laid out once for this CPU.
 
 A plain layer in torch arranges its weight for the CPU at every call, which costs more than the product where rows are
-few; oneDNN's blocks are arranged once, and serve any number of rows. What they look like in memory is looked at, so
+few; oneDNN's blocks are arranged once, and serve any number of rows. Their memory layout is inspected, so
 that the extension in C can read the same copy where one row is decoded. On other devices, and in types that the CPU
 has no instructions for, a weight stays [out, in].
 """
@@ -80,13 +80,13 @@ class PackedLinear:
 
 
 def _numbers_of(blocks: Any, dtype: torch.dtype) -> Tensor:
-    """The memory of a weight in blocks, flat; no copy."""
+    """The memory of a weight in blocks, as a flat tensor without a copy."""
     memory = (ctypes.c_char * _num_bytes(blocks)).from_address(_mkldnn.data_ptr(blocks))
     return torch.frombuffer(memory, dtype=dtype)
 
 
 def _in_blocks(numbers: Tensor, weight_OI: Tensor, block: int) -> bool:
-    """Whether the first and the last block of so many outputs hold what they should."""
+    """Whether the first and the last block, with this number of outputs each, hold the expected values."""
     outs, ins = weight_OI.shape
     together = 4 // weight_OI.element_size()
     stride, rest = divmod(len(numbers), -(-outs // block))
@@ -94,9 +94,9 @@ def _in_blocks(numbers: Tensor, weight_OI: Tensor, block: int) -> bool:
         return False
     bits = torch.int32 if together == 1 else torch.int16  # numbers may be NaN, which equals nothing
     for number in {0, (outs - 1) // block}:
-        wanted_OI = weight_OI[number * block : (number + 1) * block].contiguous()
+        expected_OI = weight_OI[number * block : (number + 1) * block].contiguous()
         held = numbers[number * stride : (number + 1) * stride].view(-1, block, together)
-        got_OI = held.transpose(0, 1).reshape(block, -1)[: len(wanted_OI), :ins].contiguous()
-        if not torch.equal(got_OI.view(bits), wanted_OI.view(bits)):
+        got_OI = held.transpose(0, 1).reshape(block, -1)[: len(expected_OI), :ins].contiguous()
+        if not torch.equal(got_OI.view(bits), expected_OI.view(bits)):
             return False
     return True

@@ -20,9 +20,16 @@ from torch import Tensor
 
 from headrace.generation.decoding.packed_linear import PackedLinear
 from headrace.generation.decoding.thread_count import ThreadCount
-from headrace.model.kv import KVCache
-from headrace.native import NativeUnavailableError, native_target
-from headrace.native.decoder import CacheStruct, LayerStruct, LinearStruct, ShapeStruct, load_decoder
+from headrace.model import KVCache
+from headrace.native import (
+    CacheStruct,
+    LayerStruct,
+    LinearStruct,
+    NativeUnavailableError,
+    ShapeStruct,
+    load_decoder,
+    native_target,
+)
 
 FORMS = {
     (torch.float32, "blocks"): 0,
@@ -81,7 +88,7 @@ class SingleRowDecoder:
     """Decodes one token of one row at a time; not safe for threads.
 
     Args:
-        native: from `headrace.native.decoder.load_decoder`.
+        native: from `headrace.native.load_decoder`.
         form: of FORMS.
         shape: of every layer.
         layers: their weights.

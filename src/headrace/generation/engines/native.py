@@ -1,7 +1,7 @@
-"""Requests -> tokens as they are made: continuous batching over one preallocated cache.
+"""Requests -> tokens as they are generated: continuous batching over one preallocated key/value cache.
 
-Each step decodes one token for every row in the cache and takes the prompts that fit beside them. A row
-that ends leaves at once, the last row moves into its place, and the next prompt enters in the next step.
+Each step decodes one token of every row in the cache and processes the prompts that fit in addition. A row that ends is
+removed at once, the last row moves into its slot, and the next prompt enters in the next step.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from headrace.generation.decoding.attention import StepPlan, plan_step
 from headrace.generation.engines.row import Row
 from headrace.generation.request import Request, Token, check_prompt, error_prediction
 from headrace.generation.sampling.sampler import sample
-from headrace.model.kv import KVCache
+from headrace.model import KVCache
 from headrace.stats import Stats
 from headrace.types import Prediction
 
 SLOT_STEP = 128
-"""Cache rows grow by this many tokens, so that lengths that differ a little share one size."""
+"""The cache grows in steps of this many tokens a row, so that it is not resized for every length."""
 CACHE_BYTES = 4 << 30
 PREFILL_TOKENS = 2048
-"""Prompt tokens that may enter in one step: bounds its memory and how long decoded rows wait for it."""
+"""Prompt tokens that may enter in one step; bounds the step's memory and the time that decoded rows wait."""
 
 
 class Runner(Protocol):
@@ -43,21 +43,21 @@ class Runner(Protocol):
         """An empty cache that fits the model."""
 
     def hidden(self, step: StepPlan, kv: KVCache) -> Tensor:
-        """Hidden states of the step's wanted tokens, [K, W]."""
+        """Hidden states of the step's requested tokens, [K, W]."""
 
     def logits(self, x_KW: Tensor) -> Tensor:
         """Next-token logits of hidden states, [K, V]."""
 
 
 class NativeEngine:
-    """A model that generates for many requests at once; not for several threads.
+    """A model that generates for many requests at the same time; not safe for threads.
 
     Args:
         runner: the model.
         token_bytes: bytes of each id.
         eos_ids: ids that end a row.
         batch_size: rows decoded at once.
-        cache_bytes: bound of the key/value cache; fewer rows run at once where they are long.
+        cache_bytes: limit of the key/value cache; fewer rows run at the same time where they are long.
         prefill_tokens: prompt tokens that enter in one step, at least one prompt.
     """
 
@@ -87,9 +87,9 @@ class NativeEngine:
         self._kv: KVCache | None = None
         probe = runner.new_cache(num_rows=1, capacity=1)
         self._slots = cache_bytes // probe.nbytes
-        """Tokens that the cache may hold over all rows."""
-        self._room = min(runner.context, self._slots)
-        """Tokens that one row may have."""
+        """Tokens that the cache may hold, summed over all rows."""
+        self._max_length = min(runner.context, self._slots)
+        """Maximum length of a row."""
 
     @property
     def running(self) -> int:
@@ -105,30 +105,30 @@ class NativeEngine:
         """Queue a request.
 
         Raises:
-            ConfigError: it cannot be generated: no tokens, ids outside the vocabulary, too long.
+            ConfigError: it has no tokens, ids outside the vocabulary, or is too long.
         """
         self.check(request)
         self._waiting.append(request)
 
     def check(self, request: Request) -> None:
-        """Refuse a request that cannot be generated; nothing is changed.
+        """Validate a request without queueing it.
 
         Raises:
-            ConfigError: saying why.
+            ConfigError: the request cannot be generated; the message says why.
         """
         check_prompt(
             request, vocab_size=self.runner.vocab_size, context=self.runner.context, cache=self._slots
         )
 
     def cancel(self, key: tuple[str, int]) -> bool:
-        """Forget a request, waiting or running; False when it is not here."""
+        """Remove a request that waits or runs; False when there is none with this key."""
         for request in self._waiting:
             if request.key == key:
                 self._waiting.remove(request)
                 return True
         for slot, row in enumerate(self._rows):
             if row.request.key == key:
-                self._leave([slot])
+                self._remove([slot])
                 return True
         return False
 
@@ -188,10 +188,10 @@ class NativeEngine:
         with self.stats.busy("sample", items=len(self._rows)):
             sampled = sample(logits_NV, [row.sampler for row in self._rows])
             tokens = [
-                row.take(one, eos_ids=self._eos, room=self._room)
+                row.take(one, eos_ids=self._eos, max_length=self._max_length)
                 for row, one in zip(self._rows, sampled, strict=True)
             ]
-        self._leave([slot for slot, token in enumerate(tokens) if token.prediction is not None])
+        self._remove([slot for slot, token in enumerate(tokens) if token.prediction is not None])
         return tokens
 
     def _admit(self) -> list[Row]:
@@ -202,24 +202,24 @@ class NativeEngine:
             request = self._waiting[0]
             if entering and len(request.token_ids) > budget:
                 break
-            if not self._make_room(request, entering):
+            if not self._reserve(request, entering):
                 break
             budget -= len(request.token_ids)
             entering.append(Row(self._waiting.popleft(), self._table))
         return entering
 
-    def _make_room(self, request: Request, entering: Sequence[Row]) -> bool:
-        """Make the cache hold one more row; False when it must wait for others to leave."""
+    def _reserve(self, request: Request, entering: Sequence[Row]) -> bool:
+        """Resize the cache for one more row; False when the request must wait for other rows to end."""
         rows = [*(row.request for row in self._rows), *(row.request for row in entering), request]
         longest = max(self._length_of(one) for one in rows)
         if self._kv is not None and longest <= self._kv.capacity and len(rows) <= self._kv.num_rows:
             return True
-        capacity = min(-(-longest // SLOT_STEP) * SLOT_STEP, self._room)
+        capacity = min(-(-longest // SLOT_STEP) * SLOT_STEP, self._max_length)
         num_rows = min(self._batch_size, self._slots // capacity)
         if num_rows < len(rows):
             return False
         if self._kv is None or not self._rows:
-            self._kv = None  # the old one goes before the new one comes
+            self._kv = None  # free the old cache before the new one is allocated
             self._kv = self.runner.new_cache(num_rows=num_rows, capacity=capacity)
         else:
             cached = max(row.cached for row in self._rows)
@@ -229,12 +229,12 @@ class NativeEngine:
         return True
 
     def _length_of(self, request: Request) -> int:
-        """Tokens of a row at its longest."""
-        wanted = len(request.token_ids) + request.sampling.max_new_tokens
-        return max(1, min(wanted, self._room))
+        """Maximum length of the row of a request."""
+        length = len(request.token_ids) + request.sampling.max_new_tokens
+        return max(1, min(length, self._max_length))
 
-    def _leave(self, slots: Sequence[int]) -> None:
-        """Take rows out; the last rows move into their places, so that rows fill slots 0 to n - 1."""
+    def _remove(self, slots: Sequence[int]) -> None:
+        """Remove rows; the last rows move into their slots, so that rows fill slots 0 to n - 1."""
         for slot in sorted(slots, reverse=True):
             last = self._rows.pop()
             if slot < len(self._rows):

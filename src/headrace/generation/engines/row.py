@@ -1,4 +1,4 @@
-"""A request in the cache: the tokens sampled for it -> its text, its end, its prediction."""
+"""The sampled tokens of a request -> its text, its finish reason, its prediction."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from headrace.generation.detokenizer import Detokenizer
 from headrace.generation.request import Request, Token, error_prediction
 from headrace.generation.sampling.rng import stream_key
 from headrace.generation.sampling.sampler import SampledToken, SamplerState
-from headrace.sink.schema import LOWEST_LOGPROB
+from headrace.sink import LOWEST_LOGPROB
 from headrace.types import Prediction
 
 LOGITS_ROWS = 256
-"""Rows of logits made at once; bounds memory where every prompt token's are wanted."""
+"""Rows of logits computed at the same time; bounds the memory for log-probabilities of prompts."""
 
 
 class Row:
-    """One sample while it is made.
+    """State of one sample while it is generated.
 
     Args:
-        request: what was asked for.
+        request: the sample.
         table: bytes of each id.
     """
 
@@ -66,32 +66,32 @@ class Row:
         ids = torch.tensor(self.request.token_ids[1:], dtype=torch.int64, device=x_TW.device)
         scores: list[float | None] = [None]
         top: list[tuple[tuple[int, float], ...]] = [()]
-        wanted = self.request.sampling.top_logprobs
+        num_top = self.request.sampling.top_logprobs
         for start in range(0, len(ids), LOGITS_ROWS):
             chunk = ids[start : start + LOGITS_ROWS]
             logprobs = torch.log_softmax(logits_of(x_TW[start : start + len(chunk)]).float(), dim=-1)
             found = logprobs.gather(1, chunk[:, None])[:, 0]
             scores.extend(max(value, LOWEST_LOGPROB) for value in found.tolist())
-            if wanted:
-                values, likeliest = logprobs.topk(min(wanted, logprobs.shape[1]))
+            if num_top:
+                values, likeliest = logprobs.topk(min(num_top, logprobs.shape[1]))
                 pairs = zip(likeliest.tolist(), values.tolist(), strict=True)
                 top.extend(tuple(zip(*pair, strict=True)) for pair in pairs)
         self.prompt_logprobs = tuple(scores)
-        self.prompt_top = tuple(top) if wanted else None
+        self.prompt_top = tuple(top) if num_top else None
 
-    def take(self, sampled: SampledToken, *, eos_ids: Collection[int], room: int) -> Token:
-        """Add a token; with the last one comes the prediction.
+    def take(self, sampled: SampledToken, *, eos_ids: Collection[int], max_length: int) -> Token:
+        """Add a token; the last one has the prediction.
 
         Args:
-            sampled: the token; below 0 where the model's logits were none.
+            sampled: the token; below 0 where the logits were not finite.
             eos_ids: ids that end the row.
-            room: tokens that the row may have, prompt included.
+            max_length: of the row, prompt included.
         """
         request, sampling = self.request, self.request.sampling
         if sampled.token_id < 0:
             error = error_prediction(request, "the model's logits are not finite numbers", kind="WorkerError")
             return Token(request=request, token_id=None, text="", prediction=error)
-        if sampling.max_new_tokens == 0:  # only the prompt was to be scored
+        if sampling.max_new_tokens == 0:  # the request is for the prompt's log-probabilities only
             return Token(
                 request=request,
                 token_id=None,
@@ -111,7 +111,7 @@ class Row:
         reason = None
         if ended or self.stream.stopped is not None:
             reason = "stop"
-        elif len(self.tokens) >= sampling.max_new_tokens or self.cached + 1 >= room:
+        elif len(self.tokens) >= sampling.max_new_tokens or self.cached + 1 >= max_length:
             reason = "length"
         prediction = None
         if reason is not None:

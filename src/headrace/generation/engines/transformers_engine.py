@@ -1,7 +1,7 @@
-"""transformers' own continuous batching -> finished rows.
+"""Requests -> finished rows, by transformers' continuous batching.
 
-One manager has one sampling configuration: requests that ask for another one wait until those before them are
-finished. Stop strings are watched for here and the request is cancelled, since the manager knows none.
+A manager has one sampling configuration: a request with another one waits until the requests before it are finished.
+The manager has no stop strings: they are detected here, and the request is then cancelled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from headrace.errors import ConfigError, WorkerError
 from headrace.generation.decoding.fingerprint import fingerprint_of
-from headrace.generation.decoding.hf_runner import KNOWN_LAYERS, context_of, quiet
+from headrace.generation.decoding.hf_runner import KNOWN_LAYERS, context_of, no_progress_bars
 from headrace.generation.detokenizer import Detokenizer
 from headrace.generation.engines.results import check_supported, make_prediction
 from headrace.generation.options import SamplingOptions
@@ -36,7 +36,7 @@ UNSUPPORTED: Mapping[str, str] = {
 }
 PAGE_TOKENS = 32
 CACHE_TOKENS = 1 << 16
-"""Tokens of keys and values on a CPU, where transformers would take most of the memory."""
+"""Tokens of the key/value cache on a CPU, where transformers would take most of the memory."""
 STEP_TOKENS = 2048
 POLL_S = 0.5
 
@@ -45,12 +45,12 @@ SamplingKey = tuple[float, int | None, float | None, bool]
 
 @dataclass(slots=True)
 class RunningRequest:
-    """A request that the manager has."""
+    """A request that was given to the manager."""
 
     request: Request
     stream: Detokenizer
     seen: int = 0
-    """Tokens that the stream has."""
+    """Tokens that the stream has received."""
 
 
 class TransformersEngine:
@@ -85,7 +85,7 @@ class TransformersEngine:
         if not set(getattr(about, "layer_types", None) or ()) <= KNOWN_LAYERS:
             raise ConfigError(refused.format("it has layers that are not plain or sliding attention"))
         try:
-            with quiet():
+            with no_progress_bars():
                 model: Any = AutoModelForCausalLM.from_pretrained(
                     directory, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
                 )
@@ -134,7 +134,7 @@ class TransformersEngine:
     def _run_alike(
         self, manager: Any, first: Request, source: Iterator[Request]
     ) -> Generator[Prediction, None, Request | None]:
-        """Rows of all requests that draw as the first one does; returns the first that does not."""
+        """Rows of all requests with the sampling configuration of the first; returns the first request with another."""
         running: dict[str, RunningRequest] = {}
         key, serial = _sampling_key(first.sampling), 0
         ahead: Request | None = first
@@ -166,14 +166,14 @@ class TransformersEngine:
                 yield row
 
     def _next_row(self, manager: Any, running: dict[str, RunningRequest]) -> Prediction | None:
-        """What the manager says next, when that ends a row."""
+        """The next result of the manager, when it ends a row."""
         out = manager.get_result(timeout=POLL_S)
         if out is None and not manager.is_running():
             raise WorkerError(
                 "engine transformers: its batching thread ended before the rows were made. "
                 "What is stored is kept: run the same command again."
             )
-        if out is None or out.request_id not in running:  # the last words of a row after its stop string
+        if out is None or out.request_id not in running:  # results of a row after its stop string
             return None
         one = running[out.request_id]
         for token in out.generated_tokens[one.seen :] if one.request.sampling.stop else ():
@@ -203,13 +203,13 @@ class TransformersEngine:
 
     def _submit(self, manager: Any, name: str, request: Request) -> None:
         sampling = request.sampling
-        room = self.context - len(request.token_ids)
+        remaining = self.context - len(request.token_ids)
         if self.model.device.type == "cpu":
-            room = min(room, CACHE_TOKENS - len(request.token_ids))
+            remaining = min(remaining, CACHE_TOKENS - len(request.token_ids))
         taken = manager.add_request(
             list(request.token_ids),
             request_id=name,
-            max_new_tokens=max(1, min(sampling.max_new_tokens, room)),
+            max_new_tokens=max(1, min(sampling.max_new_tokens, remaining)),
             streaming=bool(sampling.stop),
             eos_token_id=-1 if sampling.ignore_eos or not self._eos else sorted(self._eos),
         )
@@ -240,7 +240,7 @@ class TransformersEngine:
             }
         config = transformers.ContinuousBatchingConfig(return_logprobs=logprobs, seed=0, **bounds)
         with (
-            quiet(),
+            no_progress_bars(),
             self.model.continuous_batching_context_manager(
                 generation_config=how, continuous_batching_config=config, warmup=False
             ) as manager,
@@ -248,13 +248,13 @@ class TransformersEngine:
             try:
                 yield manager
             except BaseException:
-                # What is under way is not wanted any more: a generator that is closed must not wait for it.
+                # A generator that is closed must not wait for the requests that still run.
                 manager.stop(block=True, hard_stop=True)
                 raise
 
 
 def _sampling_key(sampling: SamplingOptions) -> SamplingKey:
-    """What requests of one manager have in common."""
+    """The sampling configuration that all requests of a manager share."""
     if sampling.greedy:
         return 0.0, None, None, sampling.logprobs
     return sampling.temperature, sampling.top_k, sampling.top_p, sampling.logprobs

@@ -1,4 +1,4 @@
-"""vLLM -> finished rows, by its LLMEngine: add_request, step, has_unfinished_requests.
+"""Requests -> finished rows, by vLLM's LLMEngine: add_request, step, has_unfinished_requests.
 
 Source: vLLM's API reference, vllm.LLMEngine, vllm.SamplingParams, vllm.outputs.RequestOutput.
 """
@@ -21,7 +21,7 @@ UNSUPPORTED: Mapping[str, str] = {"top_logprobs": "Use engine native."}
 
 
 class VLLMEngine:
-    """A Hugging Face model in vLLM, in this process's hands.
+    """A Hugging Face model in vLLM, which this process steps.
 
     Args:
         directory: of the model.

@@ -1,7 +1,6 @@
-"""(run seed, prompt id, sample index), token index -> a uniform number: no state, no order.
+"""(run seed, prompt id, sample index), token index -> a uniform random number, without any state.
 
-A row's random stream does not know which rows are beside it in a batch, whether the job was
-stopped, or which worker makes it.
+The numbers of a row do not depend on the other rows of its batch, on whether the job was stopped, or on the worker.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 
 def stream_key(seed: int, prompt_id: str, sample_index: int) -> int:
-    """64 bits that name a row's stream; hashed, so that neighbouring seeds are unrelated.
+    """64 bits that identify the random stream of a row; hashed, so that neighbouring seeds are unrelated.
 
     >>> stream_key(0, "a", 0) != stream_key(0, "a", 1) != stream_key(1, "a", 0)
     True

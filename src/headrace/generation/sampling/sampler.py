@@ -1,7 +1,7 @@
-"""Logits of each row's next token, and how each row samples -> token ids and log-probabilities.
+"""Logits of each row's next token, and each row's sampling options -> token ids and log-probabilities.
 
-Shapes: N rows, V vocabulary, K candidates. Rows are independent: a row's token is the same whatever
-other rows ask for, up to the floating point of its logits.
+Shapes: N rows, V vocabulary, K candidates. Rows are independent: a row's token does not depend on the
+options of other rows.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from headrace.generation.options import SamplingOptions
 from headrace.generation.sampling.rng import uniforms
 
 CANDIDATES = 256
-"""Enough for nearly every top-p: a full sort of the vocabulary is made only for the rows that need more."""
+"""Sufficient for nearly every top-p; the whole vocabulary is sorted only for rows that need more."""
 
 
 @dataclass(slots=True, kw_only=True)
 class SamplerState:
-    """What sampling needs to know of one row."""
+    """Sampling options and history of one row."""
 
     sampling: SamplingOptions
     key: int
-    """Of its random stream, see `stream_key`."""
+    """Key of its random stream, see `stream_key`."""
     index: int = 0
     """Tokens generated so far: the next number of the stream."""
     prompt_ids: Sequence[int] = ()
@@ -41,9 +41,9 @@ class SampledToken:
     token_id: int
     """-1 when the row's logits are not finite."""
     logprob: float | None = None
-    """Natural log of its probability before temperature and penalties; None when not asked for."""
+    """Natural log of its probability before temperature and penalties; None unless requested."""
     top: tuple[tuple[int, float], ...] = ()
-    """The likeliest tokens with their log-probabilities, when asked for."""
+    """The most likely tokens with their log-probabilities, when requested."""
 
 
 @torch.inference_mode()
@@ -58,25 +58,25 @@ def sample(logits_NV: Tensor, rows: Sequence[SamplerState]) -> list[SampledToken
     finite_N = torch.isfinite(highest_N).tolist()
     tokens = likeliest_N.tolist()
     penalized = [i for i, row in enumerate(rows) if finite_N[i] and row.sampling.penalized]
-    special = [
+    changed = [
         i for i, row in enumerate(rows) if finite_N[i] and (row.sampling.penalized or not row.sampling.greedy)
     ]
-    if special:
-        chosen_MV = logits_NV[special].float()
-        place = {row: m for m, row in enumerate(special)}
+    if changed:
+        chosen_MV = logits_NV[changed].float()
+        row_of = {row: m for m, row in enumerate(changed)}
         for i in penalized:
-            _penalize(chosen_MV[place[i]], rows[i])
-        for i, token in zip(special, _choose(chosen_MV, [rows[i] for i in special]), strict=True):
+            _penalize(chosen_MV[row_of[i]], rows[i])
+        for i, token in zip(changed, _choose(chosen_MV, [rows[i] for i in changed]), strict=True):
             tokens[i] = token
-    wants = [
+    scored = [
         i
         for i, row in enumerate(rows)
         if finite_N[i] and (row.sampling.logprobs or row.sampling.top_logprobs)
     ]
     logprobs: dict[int, tuple[float, tuple[tuple[int, float], ...]]] = {}
-    if wants:
-        logprobs_MV = torch.log_softmax(logits_NV[wants].float(), dim=-1)
-        for m, i in enumerate(wants):
+    if scored:
+        logprobs_MV = torch.log_softmax(logits_NV[scored].float(), dim=-1)
+        for m, i in enumerate(scored):
             top = _top(logprobs_MV[m], rows[i].sampling.top_logprobs)
             logprobs[i] = (float(logprobs_MV[m, tokens[i]]), top)
     return [
@@ -113,29 +113,31 @@ def _choose(logits_MV: Tensor, rows: Sequence[SamplerState]) -> list[int]:
     cut = [m for m, row in enumerate(rows) if not row.sampling.greedy and row.sampling.truncated]
     for group, choose in ((plain, _choose_plain), (cut, _choose_truncated)):
         if group:
-            heat_M1 = torch.tensor([[rows[m].sampling.temperature] for m in group], device=logits_MV.device)
-            drawn = choose(logits_MV[group] / heat_M1, u_M[group], [rows[m].sampling for m in group])
+            temperature_M1 = torch.tensor(
+                [[rows[m].sampling.temperature] for m in group], device=logits_MV.device
+            )
+            drawn = choose(logits_MV[group] / temperature_M1, u_M[group], [rows[m].sampling for m in group])
             for m, token in zip(group, drawn, strict=True):
                 tokens[m] = token
     return tokens
 
 
 def _choose_plain(logits_MV: Tensor, u_M: Tensor, _: Sequence[SamplingOptions]) -> list[int]:
-    """Inverse of the cumulative distribution, in float64: a vocabulary's tail is lost in float32."""
+    """Inverse of the cumulative distribution, in float64: in float32 the tail of a vocabulary is lost."""
     return _invert(torch.softmax(logits_MV, dim=-1), u_M)
 
 
 def _choose_truncated(logits_MV: Tensor, u_M: Tensor, rows: Sequence[SamplingOptions]) -> list[int]:
     V = logits_MV.shape[-1]
-    wanted = min(
+    num_candidates = min(
         V, max([CANDIDATES, *(row.top_k for row in rows if row.top_k is not None and row.top_k <= V)])
     )
-    kept_MK, ids_MK, enough_M = _candidates(logits_MV, rows, wanted)
+    kept_MK, ids_MK, enough_M = _candidates(logits_MV, rows, num_candidates)
     tokens: list[int] = ids_MK.gather(1, torch.tensor(_invert(kept_MK, u_M), device=u_M.device)[:, None])[
         :, 0
     ].tolist()
     short = [m for m, enough in enumerate(enough_M.tolist()) if not enough]
-    if short and wanted < V:
+    if short and num_candidates < V:
         kept_MK, ids_MK, _ = _candidates(logits_MV[short], [rows[m] for m in short], V)
         for m, k in enumerate(_invert(kept_MK, u_M[short])):
             tokens[short[m]] = int(ids_MK[m, k])
@@ -145,7 +147,7 @@ def _choose_truncated(logits_MV: Tensor, u_M: Tensor, rows: Sequence[SamplingOpt
 def _candidates(
     logits_MV: Tensor, rows: Sequence[SamplingOptions], count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities (0 where cut) and ids of the likeliest tokens, and whether none is missing among them."""
+    """Probabilities (0 where cut) and ids of the most likely tokens, and whether these include all that are kept."""
     M, V = logits_MV.shape
     device = logits_MV.device
     values_MK, ids_MK = logits_MV.topk(count, dim=-1)
@@ -154,7 +156,7 @@ def _candidates(
     p_M1 = torch.tensor([[row.top_p or 1.0] for row in rows], device=device)
     least_M1 = torch.tensor([[row.min_p or 0.0] for row in rows], device=device)
     values_MK = values_MK.masked_fill(rank_K >= k_M1, -torch.inf)
-    # After top-k the rest is a distribution of its own; without it the whole vocabulary is.
+    # Top-k renormalises over the k tokens; without it, probabilities are those over the whole vocabulary.
     total_M1 = torch.where(
         k_M1 < V, values_MK.logsumexp(-1, keepdim=True), logits_MV.logsumexp(-1, keepdim=True)
     )
@@ -170,11 +172,11 @@ def _candidates(
 
 
 def _invert(weights_MK: Tensor, u_M: Tensor) -> list[int]:
-    """Index of the weight that contains u of the sum; weights of 0 are never chosen."""
+    """Index at which the cumulative sum passes u times the total; weights of 0 are never chosen."""
     cumulated_MK = weights_MK.double().cumsum(-1)
     target_M1 = u_M[:, None] * cumulated_MK[:, -1:]
     found: list[int] = torch.searchsorted(cumulated_MK, target_M1, right=True)[:, 0].tolist()
-    # u just below 1 can round up to the sum itself: the last weight that is not 0 is meant.
+    # u just below 1 can round up to the total: then the last weight above 0 is chosen.
     last = (weights_MK > 0).long().mul(torch.arange(1, weights_MK.shape[1] + 1, device=u_M.device)).amax(
         -1
     ) - 1
