@@ -12,6 +12,7 @@ and its blocks are read instead.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import threading
@@ -44,7 +45,13 @@ def reserved(count: int, dtype: type[np.generic]) -> NDArray[Any]:
         OSError: more than the process may address.
     """
     nbytes = count * np.dtype(dtype).itemsize
-    return np.frombuffer(reserve_addresses(max(mmap.PAGESIZE, nbytes), writable=True), dtype, count)
+    try:
+        memory = reserve_addresses(max(mmap.PAGESIZE, nbytes), writable=True)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        return np.zeros(count, dtype)  # a system that cannot reserve addresses
+    return np.frombuffer(memory, dtype, count)
 
 
 def _reserve_maps(count: int) -> None:
