@@ -1,7 +1,4 @@
-"""Lightning's Trainer takes a loader as it is: exact resume, whole validations, and each rank its own rows.
-
-Holds load/callers.py.
-"""
+"""Lightning's Trainer takes a loader as it is: exact resume, whole validations, and each rank its own rows."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import warnings
 import pytest
 
 from headrace.errors import ConfigError
-from headrace.load import Loader, called_by_lightning
+from headrace.load import Loader
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -91,12 +88,6 @@ def test_a_dataloader_whose_state_lightning_does_not_save_is_refused(store, tmp_
 
     with pytest.raises(ConfigError, match=r"trainer\.fit\(model, loader\)"):
         trained(store, tmp_path, wrap=wrapped)
-
-
-def test_only_modules_of_lightning_are_lightning():
-    assert not called_by_lightning()
-    names = {"__name__": "lightning.fabric.utilities.data", "ask": called_by_lightning}
-    assert eval("ask()", names)
 
 
 RANKS = """

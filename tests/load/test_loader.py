@@ -1,4 +1,7 @@
-"""A loader gives each rank its rows, each row once per epoch, and goes on anywhere."""
+"""A loader gives each rank its rows, each row once per epoch, and resumes at any position.
+
+Holds loader.py, indices.py, rows.py, mixture.py, host.py, distributed.py and defaults.py.
+"""
 
 import json
 import pickle

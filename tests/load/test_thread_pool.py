@@ -1,4 +1,4 @@
-"""Batches made ahead come in order, are bounded, and nothing is left when the loader goes."""
+"""thread_pool.py, forks.py: batches made ahead are in order and bounded; no thread is left when the loader goes."""
 
 import gc
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Packed rows hold every target of every document exactly once, and cost no order."""
+"""best_fit.py, plan.py, rows.py: packed rows hold every target of every document once, and keep the order."""
 
 import threading
 
