@@ -50,13 +50,11 @@ def ingest(
 ) -> IngestSummary:
     """Turn raw text into a store. A call that was interrupted at any moment is continued by the same call.
 
-    The bytes of the store depend on sources, options and tokenizer alone. Until the manifest is written, last of all,
-    there is no store.
+    The store's bytes depend on sources, options and tokenizer alone. Without a manifest, written last, it is no store.
 
     Args:
         sources: files, globs, directories, URLs (s3, gs, az, http(s)) of .txt, .jsonl, .json, .csv, .tsv,
-            .parquet, Arrow or Feather, Hugging Face datasets directories, WebDataset tars; plain, or compressed
-            with gzip, zstd, xz, bzip2 or lz4, which is recognised by the first bytes.
+            .parquet, Arrow or Feather, Hugging Face datasets directories, WebDataset tars; plain or compressed.
         out: the store: a directory or a URL.
         tokenizer: byte, gpt2, cl100k_base, o200k_base, a path (see `load_tokenizer`), or a tokenizer.
         codec: compression of the store's blocks.
