@@ -1,7 +1,8 @@
 """A job that is killed, repeated, resumed, refused: the same bytes, or one clear line.
 
 Modules: pipeline.py, run.py, job/job.py, job/commit.py, job/progress.py, job/summary.py, build/tokenize_unit.py,
-build/shard_writer.py, build/packer.py, build/tokenizer_check.py, units/plan.py, units/schedule.py.
+build/shard_writer.py, build/packer.py, build/tokenizer_check.py, build/document_reader.py, units/plan.py,
+units/schedule.py, units/queue.py.
 """
 
 import errno

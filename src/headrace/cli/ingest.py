@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typing_extensions import Doc
 
 from headrace.cli.console import count, facts, print_json, progress_bar, size, stdout
 from headrace.cli.options import with_options
@@ -36,7 +37,19 @@ The same command continues after a crash; the store's bytes are the same.
 """
 
 
-@with_options(fields=FieldOptions, operators=OperatorOptions, job=JobOptions)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """Workers."""
+
+    workers: Annotated[
+        int | None, Doc("Processes; the store's bytes do not depend on it. Default: the cores.")
+    ] = None
+    distribute: Annotated[
+        Distribute, Doc("Where workers run: processes here, or actors of a Ray cluster.")
+    ] = "local"
+
+
+@with_options(fields=FieldOptions, operators=OperatorOptions, job=JobOptions, workers=WorkerOptions)
 def ingest(
     *,
     sources: Annotated[
@@ -46,6 +59,7 @@ def ingest(
     fields: FieldOptions,
     operators: OperatorOptions,
     job: JobOptions,
+    workers: WorkerOptions,
     tokenizer: Annotated[
         str,
         typer.Option(
@@ -53,13 +67,6 @@ def ingest(
         ),
     ] = "byte",
     codec: Annotated[Codec, typer.Option(help="Compression of the store's blocks.")] = "zstd",
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Processes; the store's bytes do not depend on it. Default: the cores."),
-    ] = None,
-    distribute: Annotated[
-        Distribute, typer.Option(help="Where workers run: processes here, or actors of a Ray cluster.")
-    ] = "local",
     filter_documents: Annotated[
         bool,
         typer.Option("--filter", help="Drop short, symbol-ridden and repetitive documents; mild limits."),
@@ -85,8 +92,8 @@ def ingest(
             out,
             tokenizer=tokenizer,
             codec=codec,
-            workers=workers,
-            distribute=distribute,
+            workers=workers.workers,
+            distribute=workers.distribute,
             fields=fields,
             operators=operators,
             job=job,

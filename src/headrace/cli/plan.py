@@ -35,7 +35,7 @@ headrace plan check measured.csv --calibrate mine.csv --json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOptions:
+class PlanModelOptions:
     """Model."""
 
     model: Annotated[
@@ -106,7 +106,7 @@ plan_app = typer.Typer(
 
 @plan_app.callback(invoke_without_command=True)
 @with_options(
-    model=ModelOptions,
+    model=PlanModelOptions,
     hardware=HardwareOptions,
     work=WorkOptions,
     layout=LayoutOptions,
@@ -115,7 +115,7 @@ plan_app = typer.Typer(
 )
 def plan(
     context: typer.Context,
-    model: ModelOptions,
+    model: PlanModelOptions,
     hardware: HardwareOptions,
     work: WorkOptions,
     layout: LayoutOptions,
@@ -230,7 +230,7 @@ def _hardware(options: HardwareOptions) -> Any:
     return device
 
 
-def _shape(options: ModelOptions) -> Any:
+def _shape(options: PlanModelOptions) -> Any:
     from headrace.plan import custom_shape, model_shape
 
     widths = (options.layers, options.width, options.heads)

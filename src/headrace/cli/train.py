@@ -9,10 +9,12 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typing_extensions import Doc
 
 from headrace.cli.console import count, facts, print_json, progress_bar, stderr, stdout, warn
 from headrace.cli.options import with_options
@@ -41,7 +43,21 @@ The same command again goes on where a killed run stopped.
 """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainModelOptions:
+    """Model."""
+
+    model: Annotated[
+        str | None,
+        Doc("tiny | gpt3-125m | gpt3-350m | ... | gpt3-175b. Default: tiny, or that of --init-from."),
+    ] = None
+    init_from: Annotated[
+        str | None, Doc("A Hugging Face directory (GPT-2 format) or a run to begin with.")
+    ] = None
+
+
 @with_options(
+    model=TrainModelOptions,
     data=DataOptions,
     optimizer=OptimizerOptions,
     parallel=ParallelOptions,
@@ -55,21 +71,13 @@ def train(
         list[str], typer.Argument(help="One store, or several mixed by their sizes.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="The run directory.", show_default=False)],
+    model: TrainModelOptions,
     data: DataOptions,
     optimizer: OptimizerOptions,
     parallel: ParallelOptions,
     checkpoint: CheckpointOptions,
     evaluation: EvaluationOptions,
     run: RunOptions,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="tiny | gpt3-125m | gpt3-350m | ... | gpt3-175b. Default: tiny, or that of --init-from."
-        ),
-    ] = None,
-    init_from: Annotated[
-        str | None, typer.Option(help="A Hugging Face directory (GPT-2 format) or a run to begin with.")
-    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps in all; or give --max-seconds.")] = None,
     eval_stores: Annotated[
         list[str] | None,
@@ -91,8 +99,8 @@ def train(
             summary = run_training(
                 stores,
                 out=out,
-                model=model,
-                init_from=init_from,
+                model=model.model,
+                init_from=model.init_from,
                 steps=steps,
                 data=data,
                 optimizer=optimizer,

@@ -22,9 +22,14 @@ from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.queue import UnitQueue
 from headrace.ingestion.units.schedule import UnitSchedule
 from headrace.storage import open_blob
-from headrace.tokens import Mismatch, Tokenizer, load_tokenizer, tokenizer_from_files
-from headrace.tokens.gigatoken import slim_results
-from headrace.tokens.probe import tricky_texts
+from headrace.tokens import (
+    Mismatch,
+    Tokenizer,
+    load_tokenizer,
+    slim_results,
+    tokenizer_from_files,
+    tricky_texts,
+)
 from headrace.workers import (
     ForkServer,
     LocalTransport,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from headrace.tokens.flat import FlatTexts
+from headrace.tokens import FlatTexts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

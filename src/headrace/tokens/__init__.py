@@ -6,6 +6,8 @@
     huggingface tokenizer.json and Hugging Face directories
     pieces      SentencePiece .model files
     gigatoken   the fast engine, bounded in memory
+    normalization  characters that engines compose by different Unicode tables
+    flat        many texts in one buffer
     probe       is the fast engine exact? text that tells engines apart
     load        a name, a path or a store's files -> a tokenizer
     train       text -> tokenizer.json
@@ -15,17 +17,25 @@ characters, so that no text can forge a document's end.
 """
 
 from headrace.tokens.bytelevel import char_of_byte
+from headrace.tokens.flat import SEPARATOR, FlatTexts, lengths_of
+from headrace.tokens.gigatoken import slim_results
 from headrace.tokens.load import load_tokenizer, tokenizer_from_files
 from headrace.tokens.probe import Mismatch, first_mismatch, tricky_texts
-from headrace.tokens.protocol import Tokenizer
+from headrace.tokens.protocol import Ids, Offsets, Tokenizer
 from headrace.tokens.train import train_tokenizer
 
 __all__ = [
+    "SEPARATOR",
+    "FlatTexts",
+    "Ids",
     "Mismatch",
+    "Offsets",
     "Tokenizer",
     "char_of_byte",
     "first_mismatch",
+    "lengths_of",
     "load_tokenizer",
+    "slim_results",
     "tokenizer_from_files",
     "train_tokenizer",
     "tricky_texts",

@@ -19,7 +19,16 @@ from headrace.workers.fork_server import (
     preload_worker,
 )
 from headrace.workers.local import LocalTransport
-from headrace.workers.messages import Message, Notice, Result, TaskFailed, WorkerDied, describe_exit
+from headrace.workers.messages import (
+    Message,
+    Notice,
+    Result,
+    TaskFailed,
+    WorkerDied,
+    describe_exit,
+    recv,
+    send,
+)
 from headrace.workers.pool import TaskQueue, Transport, WorkerPool
 from headrace.workers.ray import RayTransport
 from headrace.workers.worker import Worker
@@ -43,4 +52,6 @@ __all__ = [
     "describe_exit",
     "open_fork_server",
     "preload_worker",
+    "recv",
+    "send",
 ]

@@ -1,4 +1,8 @@
-"""Every kind of source, plain and packed -> the same documents."""
+"""Every kind of source, plain and packed -> the same documents.
+
+Modules: document.py, read/open.py, parse/delimited.py, parse/json_text.py, parse/jsonl.py, parse/objects.py,
+parse/plain.py, parse/reader.py, parse/tables.py, parse/tarfiles.py.
+"""
 
 import bz2
 import gzip

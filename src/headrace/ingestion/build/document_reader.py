@@ -23,7 +23,7 @@ from headrace.ingestion.read import content_hash
 from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.plan import SourceRange, Unit
 from headrace.stats import Stats
-from headrace.tokens.flat import FlatTexts
+from headrace.tokens import FlatTexts
 
 DAMAGED = "damaged_file"
 """Reason of the reject that lists a file which cannot be read to its end; see `JobOptions.skip_damaged`."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.tokens.protocol import Ids, Offsets
+from headrace.tokens import Ids, Offsets
 
 
 class TokenPacker:

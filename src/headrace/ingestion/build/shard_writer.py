@@ -13,7 +13,7 @@ from headrace.stats import Stats
 from headrace.storage import Blob
 from headrace.store import ShardEntry, token_dtype, write_shard
 from headrace.tokens import Tokenizer
-from headrace.tokens.protocol import Ids, Offsets
+from headrace.tokens import Ids, Offsets
 
 
 class ShardWriter:

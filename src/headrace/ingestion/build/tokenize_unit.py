@@ -24,7 +24,7 @@ from headrace.ingestion.units.record import UnitRecord
 from headrace.ingestion.units.sealed import hash_of, read_hashed, seal
 from headrace.storage import Blob
 from headrace.tokens import Tokenizer
-from headrace.tokens.flat import lengths_of
+from headrace.tokens import lengths_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from headrace.ingestion.options import ContentOptions
 from headrace.ingestion.parse.reader import open_reader
 from headrace.ingestion.read.sources import SourceFile
 from headrace.tokens import Mismatch, Tokenizer, first_mismatch
-from headrace.tokens.probe import tricky_texts
-from headrace.tokens.protocol import Ids, Offsets
-from headrace.workers.messages import recv, send
+from headrace.tokens import tricky_texts
+from headrace.tokens import Ids, Offsets
+from headrace.workers import recv, send
 
 SAMPLE_SOURCES = 16
 SAMPLE_BYTES = 128 << 10

@@ -33,12 +33,12 @@ class DelimitedRows:
         self._names = self._header_names(header) if header.strip() else []
         if delimiter == "," and b"\r" in header.rstrip(b"\r\n"):
             raise SourceError(
-                f"{url}: its rows end in lone carriage returns; wanted newlines. Convert it: tr '\\r' '\\n'"
+                f"{url}: its rows end in lone carriage returns; expected newlines. Convert it: tr '\\r' '\\n'"
             )
         twice = [name for name in (fields.text_field, *fields.keep) if self._names.count(name) > 1]
         if twice:
             raise SourceError(
-                f"{url}: {self._names.count(twice[0])} columns are named {twice[0]!r}; wanted one"
+                f"{url}: {self._names.count(twice[0])} columns are named {twice[0]!r}; expected one"
             )
         missing = [name for name in (fields.text_field, *fields.keep) if name not in self._names]
         if missing:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.tokens.flat import SEPARATOR, FlatTexts
+from headrace.tokens import SEPARATOR, FlatTexts
 
 _WIDE = 32
 """The extension writes up to this many bytes behind a text."""

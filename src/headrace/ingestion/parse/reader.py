@@ -99,7 +99,7 @@ def open_reader(source: SourceFile, fields: FieldOptions, seek_points: bytes | N
         seek_points: from `seekpoints.load`; ranges of a .gz are then read without what stands before them.
 
     Raises:
-        SourceError: missing, damaged, or without the columns that are wanted.
+        SourceError: missing, damaged, or without the columns that are asked for.
     """
     url = source.url
     if source.format in ("parquet", "arrow"):

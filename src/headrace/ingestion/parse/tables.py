@@ -64,12 +64,12 @@ class ParquetGroups:
     def group_bytes(self) -> list[tuple[int, int]]:
         """Bytes of each row group's text: (unpacked, stored)."""
         meta = self._file.metadata
-        wanted = {self._fields.text_field.partition(".")[0], *self._fields.keep}
+        names = {self._fields.text_field.partition(".")[0], *self._fields.keep}
         sizes = []
         for i in range(meta.num_row_groups):
             group = meta.row_group(i)
             columns = [group.column(j) for j in range(group.num_columns)]
-            columns = [c for c in columns if c.path_in_schema.partition(".")[0] in wanted]
+            columns = [c for c in columns if c.path_in_schema.partition(".")[0] in names]
             sizes.append(
                 (
                     sum(c.total_uncompressed_size for c in columns),
@@ -181,13 +181,13 @@ class ArrowBatches:
                 if stop is not None and i >= stop:
                     return
                 if i >= start:
-                    wanted = batch.select(self._columns)
+                    chosen = batch.select(self._columns)
                     for at in range(0, batch.num_rows, ROWS_AT_ONCE):
-                        part = wanted.slice(at, ROWS_AT_ONCE)
+                        part = chosen.slice(at, ROWS_AT_ONCE)
                         with self.stats.busy("parse"):
                             parsed = parse_batch(part, url=self._url, fields=self._fields, first_row=row + at)
                         yield parsed
-                    self._stored += wanted.nbytes
+                    self._stored += chosen.nbytes
                 row += batch.num_rows
         self._ended = True
 
@@ -253,7 +253,7 @@ def _check_columns(
     for name in (fields.text_field, *fields.keep):
         if schema.names.count(name) > 1:
             reader.close()
-            raise SourceError(f"{url}: {schema.names.count(name)} columns are named {name!r}; wanted one")
+            raise SourceError(f"{url}: {schema.names.count(name)} columns are named {name!r}; expected one")
         if name not in schema.names:
             reader.close()
             raise SourceError(
@@ -264,4 +264,4 @@ def _check_columns(
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()):
         reader.close()
-        raise SourceError(f"{url}: the column {fields.text_field!r} is {kind}; wanted a string")
+        raise SourceError(f"{url}: the column {fields.text_field!r} is {kind}; expected a string")

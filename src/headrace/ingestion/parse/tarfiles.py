@@ -35,7 +35,7 @@ class TarSamples:
         self._stream: Stream | None = None
         self._samples: Iterator[tuple[int, str, dict[str, bytes]]] | None = None
         self._ahead: tuple[int, str, dict[str, bytes]] | None = None
-        self._wanted = {fields.text_field, "txt", "json", *fields.keep}
+        self._extensions = {fields.text_field, "txt", "json", *fields.keep}
 
     @property
     def at_end(self) -> bool:
@@ -103,7 +103,7 @@ class TarSamples:
                             f"{self._url}: the sample {key!r} has two members .{extension}: its files do not lie side "
                             f"by side, or it was packed twice. Pack the tar anew"
                         )
-                    if extension in self._wanted:
+                    if extension in self._extensions:
                         current[2][extension] = self._content(tar, member)
             self._check_end(readable)
         except tarfile.TarError as error:
@@ -143,8 +143,8 @@ class TarSamples:
                 return 0
             record, text = got
         else:
-            wanted = f".{self._fields.text_field}, .txt or .json"
-            self._reject(parsed, offset, key, "no_text", f"no member {wanted} in this sample")
+            names = f".{self._fields.text_field}, .txt or .json"
+            self._reject(parsed, offset, key, "no_text", f"no member {names} in this sample")
             return 0
         fault = utf8_fault(text)
         if len(text) > self._fields.max_document_bytes:

@@ -111,7 +111,7 @@ class Scanned:
         return ends[0] if ends else None
 
 
-# The last part makes sure that the run of blank lines is over: something stands on the next line.
+# The last part makes sure that the run of blank lines is over: the next line has other characters.
 _BLANK = re.compile(rb"\n[ \t\r]*\n(?:[ \t\r]*\n)*(?=[ \t\r]*[^ \t\r\n])")
 # A string ends at its quote, at the buffer's end, or at a control character, which JSON does not allow in one.
 _JSON = re.compile(rb'"[^"\\\x00-\x1f]*(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*)*("?)|[{}\[\]]')

@@ -141,7 +141,7 @@ class Records:
         self._aligned = True
 
     def _fill(self) -> None:
-        """Read once, behind what is in the buffer; make room first."""
+        """Read once, behind what is in the buffer; move what is in it to its start first."""
         assert self._stream is not None
         if self._lo:
             size = self._hi - self._lo
