@@ -126,7 +126,7 @@ def test_the_fork_server_finds_an_engine_that_is_not_exact(tmp_path, corpus, tok
         tokenizer=load_tokenizer(tokenizer_json),
         generation=0,
     )
-    setup = WorkerSetup.of(job, Destination(store=open_blob(tmp_path / "store")), strict=False)
+    setup = WorkerSetup.of(job, Destination(store=open_blob(tmp_path / "store")), limits=JobOptions())
     with closing(ForkServer()) as server:
         server.preload(Preload(load=TokenizerSpec, argument=setup))
         pool = WorkerPool(LocalTransport(server), 2)
