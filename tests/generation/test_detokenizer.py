@@ -22,7 +22,7 @@ def test_pieces_together_are_the_text_of_all_bytes(pieces):
 def test_no_piece_holds_half_a_character(text, data):
     """However the bytes are cut into tokens, what is released is a prefix of the text."""
     raw = text.encode()
-    cuts = sorted(data.sample(st.lists(st.integers(0, len(raw)), max_size=10)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=10)))
     out, _ = streamed([raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)])
     for n in range(len(out)):
         assert text.startswith("".join(out[: n + 1]))
@@ -35,7 +35,7 @@ def test_no_piece_holds_half_a_character(text, data):
     st.data(),
 )
 def test_text_ends_before_the_first_stop_string_and_nothing_of_it_is_ever_released(text, stops, data):
-    cuts = sorted(data.sample(st.lists(st.integers(0, len(text)), max_size=12)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
     pieces = [text[a:b].encode() for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     stream = Detokenizer(pieces, stop=stops)
     released = ""

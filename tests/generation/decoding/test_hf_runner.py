@@ -166,7 +166,7 @@ def test_a_model_that_attends_another_way_is_refused_and_never_run_wrongly(tmp_p
         ),
     }[family]
     kind(config).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=rf"{tmp_path}: .*({why}).*Choose engine='vllm'"):
+    with pytest.raises(ConfigError, match=rf"{tmp_path}: .*({why}).*Choose engine vllm"):
         HFRunner(tmp_path, dtype=torch.float32, device=torch.device("cpu"))
 
 
