@@ -66,7 +66,7 @@ def made(tmp_path_factory):
     return folder
 
 
-def run(made, folder, kind, *, steps=10**6, processes=1, dispatch="none"):
+def run(made, folder, kind, *, steps=10**6, processes=1, dispatch="none", refused=False):
     """(what was printed, rows of all ranks by position)."""
     folder.mkdir(exist_ok=True)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -77,7 +77,8 @@ def run(made, folder, kind, *, steps=10**6, processes=1, dispatch="none"):
         ],
         capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    # Rank 0 refuses and leaves; the others may notice it in the middle of accelerate's broadcast.
+    assert done.returncode == 0 or refused, done.stderr
     rows = {}
     for rank in range(processes):
         path = folder / f"rank{rank}.json"
@@ -106,6 +107,6 @@ def test_a_prepared_loader_is_resumed_exactly_on_other_processes(made, tmp_path,
 def test_a_dataloader_that_would_be_sharded_again_is_refused_with_the_line_to_write(
     made, tmp_path, kind, processes, dispatch
 ):
-    printed, rows = run(made, tmp_path / "out", kind, processes=processes, dispatch=dispatch)
+    printed, rows = run(made, tmp_path / "out", kind, processes=processes, dispatch=dispatch, refused=True)
     assert "accelerator.prepare(model, optimizer, loader)" in printed
     assert rows == {}
