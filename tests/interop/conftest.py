@@ -17,7 +17,7 @@ class CountingStore:
     def num_rows(self, seq_len):
         return (self.num_tokens - 1) // seq_len
 
-    def find(self, starts, length):
+    def lookup(self, starts, length):
         return None
 
     def gather(self, starts, length, out=None):

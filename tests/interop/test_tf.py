@@ -40,6 +40,8 @@ def test_each_iteration_is_a_pass_and_after_a_seek_the_rest_of_one(store):
     assert len(twice) == 50
 
 
+# Keras warns so at the end of each later epoch of any dataset whose length it does not know.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 def test_fit_reads_every_epoch_and_every_validation_whole(store):
     arrays = {"seq_len": 15, "batch_size": 4, "epochs": 1}
     output = BatchOptions(framework="numpy", mask_document_starts=True)
