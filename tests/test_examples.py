@@ -124,7 +124,7 @@ def test_loops_of_others_take_the_loader_and_continue_where_one_stopped(place, n
     """With accelerate on two processes; both in the order of an undisturbed run."""
     pytest.importorskip(name.split("_")[0])
     folder = {"accelerate_loop.py": "--checkpoint", "lightning_loop.py": "--out"}[name]
-    options = ("--store", "easy", "--batch-size", 128)
+    options = ("--store", "easy", "--batch-size", 32)
     whole = run(name, *options, "--steps", 24, folder, f"{name}-whole", cwd=place)
     first = run(name, *options, "--steps", 12, folder, name, cwd=place)
     launcher = (str(Path(sys.executable).with_name(again[0])), *again[1:]) if again else ()
