@@ -55,14 +55,16 @@ def main() -> None:
     if options.checkpoint.exists():
         accelerator.load_state(str(options.checkpoint))
 
+    # Each pass ends with a batch of the rows that are left.
+    steps_per_epoch = -(-loader.num_rows // options.batch_size)
     for epoch in range(loader.epoch, options.epochs):
         for batch in loader:
             loss = model(**batch).loss
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
-            steps = batch.step + 1
-            accelerator.print(f"step {steps} epoch {epoch} loss {loss:.3f} rows {batch.rows.tolist()[:4]}...")
+            steps = epoch * steps_per_epoch + batch.position % loader.num_rows // options.batch_size + 1
+            accelerator.print(f"step {steps} epoch {epoch} loss {loss:.3f} rows {batch.rows.tolist()[:2]}...")
             if steps % 50 == 0 or steps == options.steps:
                 accelerator.save_state(str(options.checkpoint))
             if steps == options.steps:
