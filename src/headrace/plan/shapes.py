@@ -136,7 +136,7 @@ def model_shape(model: str | Path) -> ModelShape:
         ConfigError: no such name or file, a mixture of experts, or a config without the widths.
 
     >>> model_shape("gpt3-175b").num_parameters
-    174563721216
+    174564311040
     """
     if str(model) in MODELS:
         return MODELS[str(model)]
