@@ -283,7 +283,7 @@ function chips(values) {
   return box;
 }
 
-/** A job that runs is followed: counts always, rows where the last page has room. */
+/** A job that runs is followed: counts always, rows while the last page is not full. */
 function follow() {
   clearTimeout(browser.timer);
   browser.timer = setTimeout(async () => {
