@@ -12,14 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-import headrace
 from headrace.errors import ConfigError, WorkerError
 from headrace.generation import EngineOptions, Request, SamplingOptions, generate
 from headrace.generation.distributed import EnginePool, EngineSetup, open_transport
 from headrace.sink import read_predictions
 from headrace.tokens import load_tokenizer
 
-SRC = Path(headrace.__file__).parents[1]
 PROMPTS = [f"prompt number {i}" for i in range(40)]
 OPTIONS = {"max_new_tokens": 8, "temperature": 1.0, "num_samples": 2}
 ENGINE = EngineOptions(batch_size=4, dtype="float32")
@@ -142,7 +140,7 @@ def test_a_job_killed_with_its_workers_goes_on_and_leaves_no_process(model, whol
         f"generate(sys.argv[1], {PROMPTS!r}, sys.argv[2], engine={TWO_WORKERS!r}, **{OPTIONS!r})\n"
     )
     mark = f"distributed-{os.getpid()}"
-    env = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1", "TEST_MARK": mark}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "TEST_MARK": mark}
     done = subprocess.run(
         [sys.executable, "-c", script, str(model), str(tmp_path / "out")], env=env, check=False
     )

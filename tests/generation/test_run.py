@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from headrace.model import to_hf
 from headrace.sink import count_predictions, read_predictions
 from headrace.tokens import load_tokenizer
 
-SRC = Path(__file__).parents[2] / "src"
 PROMPTS = [f"prompt number {i} " + "and more " * (i % 4) for i in range(24)]
 
 
@@ -190,7 +188,7 @@ def test_a_job_killed_at_many_moments_ends_as_if_it_had_not_been(model, tmp_path
     prompts = tmp_path / "p.txt"
     prompts.write_text("\n".join(PROMPTS))
     command = [sys.executable, "-c", KILLED, str(model), str(prompts), str(tmp_path / "out")]
-    env = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     moments = [("frame", 1), ("frame", 20), ("part written", 1), ("before commit", 1), ("none", -1)]
     for step, nth in moments:
         done = subprocess.run(

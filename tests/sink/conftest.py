@@ -3,13 +3,10 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from headrace.types import Prediction
-
-SRC = Path(__file__).parents[2] / "src"
 
 WRITER = """
 import os, signal, sys
@@ -69,7 +66,7 @@ def start_writer():
         child = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(out), format, str(rows), str(part_rows), step, str(nth)],
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(SRC)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             text=True,
         )
         started.append(child)
