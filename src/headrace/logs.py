@@ -15,6 +15,7 @@ from os import PathLike
 from typing import Literal, TypeAlias
 
 from headrace.formatting import count, duration, nbytes, percent
+from headrace.paths import local_path
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
@@ -113,6 +114,8 @@ def configure_logging(level: LogLevel | None = None, *, path: str | PathLike[str
         level: the least level that is shown; None chooses the default.
         path: a file that gets the same lines, always with time, level and logger, from level info at least.
     """
+    if path is not None:
+        path = local_path(path, name="log file")
     terminal = sys.stderr.isatty()
     shown: int = getattr(logging, (level or ("warning" if terminal else "info")).upper())
     full = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S")

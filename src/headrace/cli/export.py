@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.console import count, print_json, stdout
+from headrace.paths import local_path
 
 EXAMPLES = """[bold]Example[/bold]
 
@@ -24,6 +25,8 @@ def export(
     """Export a run's model and tokenizer as a Hugging Face directory (GPT-2 format)."""
     from headrace.model import load_model, to_hf
 
+    # Before the model is read: that may take minutes.
+    out = local_path(out, name="export: out", cure="Export into a local directory, and copy it.")
     model, tokenizer = load_model(run)
     to_hf(model, tokenizer, out)
     if json:

@@ -27,6 +27,7 @@ from headrace.demo.state import exclusive, open_state
 from headrace.demo.steps import STEPS, DemoContext, DemoStep
 from headrace.formatting import duration
 from headrace.ingestion import SourceFile, find_sources
+from headrace.paths import local_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ def run_demo(
     import torch  # noqa: F401 - without torch the demo must fail now, not after three steps
 
     start = time.perf_counter()
-    folder, options = Path(out), options or DemoOptions()
+    folder, options = local_path(out, name="demo: out"), options or DemoOptions()
     sources = find_sources(files) if files else []
     display = display or DemoDisplay(steps=len(STEPS))
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from headrace.generation.job import BatchEngine
 from headrace.generation.model_directory import read_config, special_ids_of
 from headrace.generation.options import SamplingOptions
 from headrace.generation.prompts.tokenizer import PromptTokenizer
+from headrace.paths import local_path
 from headrace.platform import cpu_quota
 from headrace.stats import Stats
 
@@ -70,7 +71,10 @@ def load_engine(
     """
     if engine not in ENGINES:
         raise ConfigError(f"generate: no engine named {engine!r}; there are {', '.join(ENGINES)}.")
-    path, place = Path(model), pick_device(device)
+    path, place = (
+        local_path(model, name="model", cure="Copy it to a local directory first."),
+        pick_device(device),
+    )
     limit_threads()
     if engine != "native":
         return _load_foreign(path, engine=engine, dtype=dtype, device=place, batch_size=batch_size)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from headrace.errors import ConfigError
 from headrace.model.initialize import INIT_STD
+from headrace.paths import local_path
 from headrace.tokens import Tokenizer
 
 Vectors = NDArray[np.float32]
@@ -62,7 +63,7 @@ def read_vectors(path: str | PathLike[str]) -> WordVectors:
     Raises:
         ConfigError: nothing there, or not one of the formats; says which line or tensor.
     """
-    path = Path(path)
+    path = local_path(path, name="embeddings", cure="Copy the vectors to a local path.")
     if path.is_dir():
         return _read_bert(path)
     if not path.is_file():

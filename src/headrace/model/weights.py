@@ -25,6 +25,7 @@ from headrace.model.gpt2_format import (
     to_gpt2,
 )
 from headrace.model.hf_tokenizer import hf_tokenizer_files, load_hf_tokenizer
+from headrace.paths import local_path
 from headrace.tokens import Tokenizer, load_tokenizer
 
 RUN = "run.json"
@@ -45,7 +46,7 @@ def load_model(path: str | os.PathLike[str], *, device: str | torch.device = "cp
         ConfigError: neither a run nor a Hugging Face directory, or a model that is not GPT-2's.
         TokenizerError: no tokenizer beside the weights.
     """
-    path = Path(path)
+    path = local_path(path, name="model", cure="Copy it to a local directory first.")
     if (path / RUN).is_file():
         model, tokenizer = load_run(path), load_tokenizer(path / "tokenizer")
     elif (path / HF_CONFIG).is_file():
@@ -150,7 +151,7 @@ def to_hf(model: GPT, tokenizer: Tokenizer, out: str | os.PathLike[str]) -> Path
         raise ConfigError(
             "export: GPT-2's format has no banded layers; its logits would differ. Train with banded=False."
         )
-    out = Path(out)
+    out = local_path(out, name="export: out", cure="Export into a local directory, and copy it.")
     files = hf_tokenizer_files(tokenizer, max_length=config.max_position_embeddings)
     ends = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
     files[_GENERATION] = orjson.dumps(ends, option=orjson.OPT_INDENT_2)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import ConfigError
+from headrace.paths import local_path
 
 DTYPES = ("float32", "bf16", "fp8", "fp4")
 
@@ -174,7 +175,7 @@ def read_hardware(path: str | Path) -> Hardware:
         ConfigError: the file cannot be read, or has an unknown or missing key or a value that is no number above 0.
     """
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        table = tomllib.loads(local_path(path, name="plan: hardware").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     known = {"name", "like", "arch", "gpus_per_node", *_TOML_UNITS}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import ConfigError
+from headrace.paths import local_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +141,7 @@ def model_shape(model: str | Path) -> ModelShape:
     """
     if str(model) in MODELS:
         return MODELS[str(model)]
-    path = Path(model)
+    path = local_path(model, name="plan: model", cure="Copy its config.json to a local path.")
     for candidate in (path, path / "run.json", path / "config.json"):
         if candidate.is_file():
             return _from_config(candidate)

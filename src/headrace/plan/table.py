@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from headrace.errors import ConfigError, SourceError
+from headrace.paths import local_path
 from headrace.plan.hardware import gpu_by_name
 from headrace.plan.points import Column, Points, points
 from headrace.plan.shapes import ModelShape
@@ -63,7 +64,7 @@ def read_table(path: str | Path) -> MeasuredTable:
         SourceError: no such file, not CSV in UTF-8, or without the needed columns.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        with local_path(path, name="plan: table").open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             lines = list(reader)
             columns = reader.fieldnames or []

@@ -24,6 +24,7 @@ from typing import Any
 import orjson
 
 from headrace.errors import ConfigError
+from headrace.paths import local_path
 
 Json = Mapping[str, Any]
 
@@ -77,7 +78,7 @@ def read_run_files(run_dir: str | PathLike[str]) -> RunFiles:
     Raises:
         ConfigError: not a run directory, or one of its files is not JSON.
     """
-    path = Path(run_dir)
+    path = local_path(run_dir, name="report: run", cure="Copy the run to a local directory.")
     if not path.is_dir():
         raise ConfigError(f"{path}: no such directory. A run is what `headrace train --out {path}` writes.")
     if not (path / "run.json").is_file() and not (path / "metrics.jsonl").is_file():

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.errors import ConfigError
+from headrace.paths import local_path
 from headrace.serve.options import ServeOptions, ServerInfo
 
 
@@ -34,11 +35,14 @@ def serve(
         WorkerError: the engine failed while serving.
     """
     options = options or ServeOptions()
-    if not Path(model).exists():
+    path = local_path(model, name="serve: model", cure="Copy the model to a local directory.")
+    if not path.exists():
         raise ConfigError(f"serve: {model}: no such directory. Give a run or a Hugging Face directory.")
     for out in options.stores.values():
         _check_predictions(out, warn)
-    state = options.state if options.state is not None else default_state(Path(model))
+    state = (
+        local_path(options.state, name="serve: state") if options.state is not None else default_state(path)
+    )
     with _listen(options.host, options.port) as listener:
         from headrace.serve.process import run_server  # torch and uvicorn, after the cheap checks
 

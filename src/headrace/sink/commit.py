@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from headrace.errors import SinkError
+from headrace.paths import local_path
 from headrace.sink.database import database_errors, lock_job, open_database
 from headrace.sink.log import WriteAheadLog
 from headrace.sink.lost import Listing, check_not_lost
@@ -70,7 +71,7 @@ class Sink:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_limits(format, part_rows=part_rows, part_bytes=part_bytes)
-        self.path = Path(out)
+        self.path = local_path(out, name="out", cure="Give a URL as a string.")
         self.run_id = run_id(request)
         self._format = format
         self._part_rows, self._part_bytes = part_rows, part_bytes

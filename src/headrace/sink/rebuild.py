@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from headrace.errors import SinkError
+from headrace.paths import local_path
 from headrace.sink.database import DATABASE, TABLES, database_errors, lock_job, map_file
 from headrace.sink.lost import Listing
 from headrace.sink.part import Part, crc32c_of, decode_part
@@ -34,7 +35,7 @@ def rebuild_commits(out: str | os.PathLike[str]) -> int:
         SinkError: not a job's output, another process writes to it, or a part cannot be read.
         StorageError: the disk.
     """
-    path = Path(out)
+    path = local_path(out, name="rebuild: out")
     with disk_errors(path):
         if not (path / JOB).is_file():
             raise SinkError(f"{path}: no {JOB}, so no predictions are stored there.")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, ManifestError, OrderError, StoreError
+from headrace.paths import local_path
 from headrace.platform import after_fork_in_child
 from headrace.stats import Stats
 from headrace.storage import Blob, LocalBlob, absolute_url, open_blob
@@ -116,7 +117,9 @@ class Store:
         options = {
             "url": absolute_url(url),
             "verify": verify,
-            "cache_dir": None if cache_dir is None else absolute_url(cache_dir),
+            "cache_dir": None
+            if cache_dir is None
+            else str(local_path(cache_dir, name="cache_dir").absolute()),
             "cache_bytes": cache_bytes,
             "cache_dir_bytes": cache_dir_bytes,
             "snapshot": snapshot,

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 
 from headrace.errors import TokenizerError
+from headrace.paths import local_path
 from headrace.tokens.byte import ByteTokenizer
 from headrace.tokens.encodings import ENCODINGS, encoding_from_files, named_encoding
 from headrace.tokens.huggingface import DEFINITION, SIDE_FILES, HFTokenizer
@@ -38,7 +39,7 @@ def load_tokenizer(spec: str | os.PathLike[str], *, engine: Engine = "auto") -> 
         return ByteTokenizer()
     if name in ENCODINGS and not Path(name).exists():
         return named_encoding(name, engine="tiktoken" if engine == "reference" else engine)
-    path = Path(name)
+    path = local_path(spec, name="tokenizer", cure="Copy its files to a local path.")
     if path.is_dir():
         return _from_directory(path, engine)
     if not path.is_file():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from headrace.errors import ConfigError, SourceError
+from headrace.paths import local_path
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCAB = 257
@@ -55,7 +56,7 @@ def train_tokenizer(
     if read.nbytes == 0:
         raise SourceError("no text to train a tokenizer on: every document is empty, or there is none")
     tokenizer.add_special_tokens([END_OF_TEXT])
-    path = Path(out)
+    path = local_path(out, name="tokenizer train: out")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(tokenizer.to_str(pretty=False), encoding="utf-8")

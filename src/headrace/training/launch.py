@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from headrace.errors import CheckpointError
 from headrace.load import Loader
 from headrace.model import GPTConfig, TokenTable, WordVectors, read_vectors, step_dir
+from headrace.paths import local_path
 from headrace.storage import Unavailable, open_blob
 from headrace.training.data import TrainingData, open_data
 from headrace.training.device import resolve_device
@@ -102,7 +103,17 @@ def train(
     with freed_memory_kept(device), ExitStack() as stack:
         log = stack.enter_context(RunLog())
         group = stack.enter_context(open_process_group(device))
-        setup = _Setup(out=Path(out), device=device, group=group, log=log, stack=stack)
+        setup = _Setup(
+            out=local_path(
+                out,
+                name="train: out",
+                cure="Write the run to a local directory; mirror (--mirror URL) copies it to an object store.",
+            ),
+            device=device,
+            group=group,
+            log=log,
+            stack=stack,
+        )
         options = _Options(
             model=model,
             init_from=init_from,

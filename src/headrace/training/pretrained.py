@@ -29,6 +29,7 @@ from headrace.model import (
     load_hf_tokenizer,
     load_model,
 )
+from headrace.paths import local_path
 from headrace.storage import fsync_directory, make_directory, write_file
 from headrace.tokens import Tokenizer, load_tokenizer
 from headrace.training.checkpoint import CheckpointWriter
@@ -77,7 +78,7 @@ def import_model(source: str | PathLike[str], out: str | PathLike[str]) -> Impor
         CheckpointError: weights are missing, damaged or of other shapes.
         TokenizerError: no tokenizer beside the weights.
     """
-    out = Path(out)
+    out = local_path(out, name="import: out", cure="Import into a local directory, and copy it.")
     with RunLock(out):
         pretrained = read_pretrained(source)
         run = read_run(out)
@@ -110,7 +111,7 @@ def read_pretrained(source: str | PathLike[str]) -> Pretrained:
     Raises:
         ConfigError, CheckpointError: see `import_model`.
     """
-    path = Path(source)
+    path = local_path(source, name="model", cure="Copy it to a local directory first.")
     if (run := read_run(path)) is not None:
         latest = latest_checkpoint(path / "checkpoints")
         if latest is None:

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from headrace.errors import ConfigError
+from headrace.paths import local_path
 
 DEFAULT_TOKENS = 1024
 """Length of an answer to messages when the request sets no limit; a cache row is as long as its limit."""
@@ -148,7 +149,7 @@ class ChatEncoder:
     """
 
     def __init__(self, model: str | os.PathLike[str]) -> None:
-        self._model = Path(model)
+        self._model = local_path(model, name="model")
         self._template: ChatTemplate | None = None
         self._loaded = False
 

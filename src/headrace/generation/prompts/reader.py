@@ -25,6 +25,7 @@ from headrace.errors import ConfigError, DocumentError, SourceError
 from headrace.generation.prompts.batch_lines import prompt_of_batch_line
 from headrace.generation.prompts.duplicate_ids import DuplicateIds, hash_of
 from headrace.generation.prompts.prompt import Prompt
+from headrace.paths import local_path
 
 PromptSource: TypeAlias = "str | os.PathLike[str] | Sequence[str | Mapping[str, Any] | Prompt]"
 
@@ -65,7 +66,7 @@ def read_prompts(source: PromptSource) -> Iterator[Prompt]:
         for number, item in enumerate(source):
             yield _from_item(number, item)
         return
-    path = Path(source)
+    path = local_path(source, name="prompts", cure="Copy the file to a local path.")
     kind = _kind_of(path)
     with _opened(path) as file:
         try:

@@ -11,6 +11,7 @@ import numpy as np
 from headrace.errors import ConfigError
 from headrace.load.packing.boundaries import DocumentBoundaries
 from headrace.load.packing.plan import PackingPlan, plan_name, region_rows, write_plan
+from headrace.paths import local_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +109,7 @@ def _sums(values: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.in
 
 def _plan_dir(store: Store, plan_dir: str | os.PathLike[str] | None) -> Path:
     if plan_dir is not None:
-        return Path(plan_dir)
+        return local_path(plan_dir, name="packing_dir")
     url = os.fspath(store.url)
     if "://" in url and not url.startswith("file://"):
         raise ConfigError(

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from headrace.errors import ConfigError
+from headrace.paths import local_path
 from headrace.storage import disk_errors, fsync_directory, make_directory
 from headrace.store.megatron.source import HEADER, MAGIC
 from headrace.store.store import Store
@@ -38,7 +39,8 @@ def export_megatron(
         ConfigError: ids or a document do not fit Megatron's types.
         SpaceError: the device is full.
     """
-    folder, name = Path(prefix).parent, Path(prefix).name
+    target = local_path(prefix, name="export to Megatron: prefix")
+    folder, name = target.parent, target.name
     code, dtype = (8, np.dtype("<u2")) if store.dtype == np.uint16 else (4, np.dtype("<i4"))
     if code == 4 and store.vocab_size > 1 << 31:
         raise ConfigError(

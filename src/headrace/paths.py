@@ -1,0 +1,53 @@
+"""A path that the user gave -> a local path; a URL where only a local path can be used -> an error that names it.
+
+`Path("s3://bucket/run")` is the local path `s3:/bucket/run`: without this check a URL becomes a directory named `s3:`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from headrace.errors import ConfigError
+
+_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)")
+_SCHEMES: Final = {
+    "abfs", "abfss", "adl", "az", "azure", "file", "ftp", "gs", "hdfs", "hf", "http", "https", "memory", "s3", "s3a",
+}  # fmt: skip
+"""Schemes that are recognised even where a Path has removed the second slash."""
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a URL, also one that a Path has shortened.
+
+    >>> is_url("s3://bucket/run"), is_url(Path("s3://bucket/run")), is_url("/data/run"), is_url("a:/b")
+    (True, True, False, False)
+    """
+    match = _URL.match(os.fspath(path))
+    return match is not None and (bool(match[2]) or match[1].lower() in _SCHEMES)
+
+
+def local_path(path: str | os.PathLike[str], *, name: str, cure: str = "Give a local path.") -> Path:
+    """The path as a Path.
+
+    >>> local_path("file:///data/run", name="train: out")
+    PosixPath('/data/run')
+
+    Args:
+        path: as the user gave it; file:// is accepted.
+        name: of the option or argument, for the message.
+        cure: what to give instead.
+
+    Raises:
+        ConfigError: it is the URL of something that is not local.
+    """
+    text = os.fspath(path)
+    if not is_url(text):
+        return Path(text)
+    scheme, _, rest = text.partition(":/")
+    if scheme.lower() == "file":
+        return Path(unquote(urlsplit(f"file:///{rest.lstrip('/')}").path))
+    raise ConfigError(f"{name} is {scheme}://{rest.lstrip('/')}: a URL, expected a local path. {cure}")
