@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 from typing_extensions import Doc
 
-from headrace.cli.console import facts, print_json, stdout
+from headrace.cli.console import print_json, stderr, stdout
 from headrace.cli.options import with_options
+from headrace.cli.plan_tables import list_gpus, show_check, show_plan
 from headrace.errors import ConfigError
 from headrace.plan import StorageOptions
 from headrace.types import Flag
@@ -23,6 +23,8 @@ headrace plan --model gpt3-13b --gpu h100-80gb --gpus 64
 headrace plan --model gpt3-175b --gpu a100-80gb --gpus 1024 --batch-size 1536 --tp 8 --tokens 300e9
 
 headrace plan --layers 32 --width 4096 --heads 32 --kv-heads 8 --gpu rtx4090-24gb --gpus 4 --why dp=4,shard=zero3
+
+headrace plan --here --gpus 2 --model gpt3-125m --batch-size 16
 
 headrace plan check measured.csv --calibrate mine.csv --json
 """
@@ -55,10 +57,17 @@ class PlanModelOptions:
 class HardwareOptions:
     """Hardware."""
 
-    gpu: Annotated[str, Doc("A GPU of the table; --list-gpus shows it.")] = "h100-80gb"
-    gpus: Annotated[int, Doc("How many, over all nodes.")] = 8
+    gpu: Annotated[str | None, Doc("A GPU of the table; --list-gpus shows it. Default: h100-80gb.")] = None
+    gpus: Annotated[
+        int | None,
+        Doc("How many, over all nodes. Default: 8; with --here this machine's, a CPU counting as one."),
+    ] = None
     gpus_per_node: Annotated[int | None, Doc("Default: the table's.")] = None
     hardware: Annotated[Path | None, Doc("TOML file with figures of your own; see docs/plan.md.")] = None
+    here: Annotated[
+        bool, Doc("This machine, CPUs too: short probes of products, memory, disk and all-reduces, cached.")
+    ] = False
+    measure_again: Annotated[bool, Doc("With --here: probe although the figures are cached.")] = False
     list_gpus: Annotated[bool, Doc("Print the table of GPUs and end.")] = False
 
 
@@ -68,7 +77,10 @@ class WorkOptions:
 
     seq_len: Annotated[int, Doc("Tokens of a row.")] = 2048
     batch_size: Annotated[int, Doc("Rows of an optimizer step, over all GPUs.")] = 512
-    dtype: Annotated[Literal["bf16", "fp8", "fp4", "float32"], Doc("Of matrix products.")] = "bf16"
+    dtype: Annotated[
+        Literal["auto", "bf16", "fp8", "fp4", "float32"],
+        Doc("Of matrix products. auto: bf16, or float32 where that is faster."),
+    ] = "auto"
     tokens: Annotated[float, Doc("Tokens to train on in all.")] = 300e9
 
 
@@ -126,15 +138,15 @@ def plan(
     if context.invoked_subcommand is not None:
         return
     if hardware.list_gpus:
-        _list_gpus(as_json=output.as_json)
+        list_gpus(as_json=output.as_json)
         return
     import headrace.plan as planner
 
-    device = _hardware(hardware)
+    device, gpus = _hardware(hardware)
     shape = _shape(model)
     job = planner.TrainingJob(
-        shape=shape, hardware=device, gpus=hardware.gpus, seq_len=work.seq_len, global_batch=work.batch_size,
-        dtype=work.dtype, system=output.system,
+        shape=shape, hardware=device, gpus=gpus, seq_len=work.seq_len, global_batch=work.batch_size,
+        dtype=planner.resolve_dtype(work.dtype, device), system=output.system,
     )  # fmt: skip
     steps, memories = _calibrations(output)
     layouts = planner.search(job, steps, memories, fixed=_fixed(layout))
@@ -157,6 +169,7 @@ def plan(
     result: dict[str, Any] = {
         "model": {"name": shape.name, "parameters": shape.num_parameters},
         "hardware": {"name": device.name, "gpus": job.gpus, "memory_gib": device.memory_bytes / 2**30},
+        "dtype": job.dtype,
         "num_layouts": len(layouts),
         "num_fitting": int(layouts.fits.sum()),
         "layouts": found,
@@ -168,7 +181,7 @@ def plan(
     if output.as_json:
         print_json(result)
     else:
-        _show(result, job.hardware.memory_bytes / 2**30)
+        show_plan(result, job.hardware.memory_bytes / 2**30)
     if not any_fits:
         raise typer.Exit(1)
 
@@ -189,45 +202,46 @@ def check(
     if json:
         print_json(report)
         return
-    view = Table(
-        title="predictions beside measurements", title_justify="left", box=None, padding=(0, 2, 0, 0)
-    )
-    for name in (
-        "system",
-        "points",
-        "calibrated on",
-        "step error",
-        "inside 90 %",
-        "memory error",
-        "inside 90 %",
-    ):
-        view.add_column(name, justify="left" if name == "system" else "right", overflow="fold")
-    total = {
-        "name": "all", "points": sum(s["points"] for s in report.systems), "calibration_points": "",
-        "step_error": report.step_error, "step_inside": report.step_inside, "memory_error": report.memory_error,
-        "memory_inside": report.memory_inside,
-    }  # fmt: skip
-    for line in (*report.systems, total):
-        shares = [line[key] for key in ("step_error", "step_inside", "memory_error", "memory_inside")]
-        words = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
-        view.add_row(str(line["name"]), str(line["points"]), str(line["calibration_points"]), *words)
-    stdout.print(view)
-    for line in report.rows:
-        if "error" in line:
-            stdout.print(f"row {line['row']} is left out: {line['error']}", soft_wrap=True, highlight=False)
+    show_check(report)
 
 
-def _hardware(options: HardwareOptions) -> Any:
+def _hardware(options: HardwareOptions) -> tuple[Any, int]:
+    """The hardware, and how many devices of it."""
     import dataclasses
 
     from headrace.plan import gpu_by_name, read_hardware
 
-    device = gpu_by_name(options.gpu) if options.hardware is None else read_hardware(options.hardware)
+    given = [
+        name
+        for name, value in (
+            ("--gpu", options.gpu), ("--hardware", options.hardware), ("--here", options.here or None),
+        )
+        if value is not None
+    ]  # fmt: skip
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} are given; one of them says what the hardware is")
+    count = options.gpus
+    if count is not None and count < 1:
+        raise ConfigError(f"--gpus is {count}; expected 1 or more")
+    if options.measure_again and not options.here:
+        raise ConfigError("--measure-again is for --here")
+    if options.here:
+        from headrace.probe import probe_machine
+
+        found = probe_machine(processes=count, again=options.measure_again)
+        device, count = found.hardware, found.devices
+        if found.path is not None:
+            origin = "cached in" if found.is_cached else "written to"
+            stderr.print(f"{device.source}; {origin} {found.path}", soft_wrap=True, highlight=False)
+    elif options.hardware is not None:
+        device = read_hardware(options.hardware)
+    else:
+        device = gpu_by_name(options.gpu or "h100-80gb")
     if options.gpus_per_node is not None:
         if options.gpus_per_node < 1:
             raise ConfigError(f"--gpus-per-node is {options.gpus_per_node}; expected 1 or more")
         device = dataclasses.replace(device, gpus_per_node=options.gpus_per_node)
-    return device
+    return device, count or 8
 
 
 def _shape(options: PlanModelOptions) -> Any:
@@ -261,67 +275,3 @@ def _calibrations(options: PlanOutputOptions) -> Any:
 def _fixed(options: LayoutOptions) -> dict[str, int | str]:
     values = {name: getattr(options, name) for name in LayoutOptions.__slots__}
     return {name: value for name, value in values.items() if value not in (-1, "any")}
-
-
-def _show(result: dict[str, Any], memory_gib: float) -> None:
-    view = Table(
-        title=f"{result['model']['name']}, {result['model']['parameters'] / 1e9:.2f} G parameters, on "
-        f"{result['hardware']['gpus']} x {result['hardware']['name']}: {result['num_fitting']:,} of "
-        f"{result['num_layouts']:,} layouts surely fit",
-        title_justify="left", box=None, padding=(0, 2, 0, 0),
-    )  # fmt: skip
-    for name in (
-        "layout",
-        "step s (90 %)",
-        "tokens/s",
-        "MFU",
-        f"GiB of {memory_gib:.0f} (90 %)",
-        "comm",
-        "bubble",
-        "",
-    ):
-        view.add_column(name, justify="left" if name in ("layout", "") else "right", overflow="fold")
-    for line in result["layouts"]:
-        view.add_row(
-            line["layout"].replace(",", " "),
-            f"{line['step_s']:.3g} ({line['step_s_low']:.3g}-{line['step_s_high']:.3g})",
-            f"{line['tokens_per_s']:,.0f}",
-            f"{100 * line['mfu']:.0f} %",
-            f"{line['memory_gib']:.0f} ({line['memory_gib_low']:.0f}-{line['memory_gib_high']:.0f})",
-            f"{100 * line['communication_share']:.0f} %",
-            f"{100 * line['bubble_share']:.0f} %",
-            "fits" if line["fits"] else "may fit" if line["tight"] else "does not fit",
-        )
-    stdout.print(view)
-    for sentence in result["sentences"]:
-        stdout.print(sentence, soft_wrap=True, highlight=False)
-    if result["duration"]:
-        d = result["duration"]
-        stdout.print(
-            f"{d['steps']:,.0f} steps: {d['days']:.3g} days ({d['days_low']:.3g} to {d['days_high']:.3g}), "
-            f"{d['gpu_hours']:,.0f} GPU hours",
-            soft_wrap=True, highlight=False,
-        )  # fmt: skip
-    rows = [(figure.name, f"{figure.value:,.4g} {figure.unit}") for figure in result["input_output"]]
-    stdout.print(facts("input and output", rows))
-    if result["command"]:
-        stdout.print(result["command"], soft_wrap=True, highlight=False)
-
-
-def _list_gpus(*, as_json: bool) -> None:
-    from headrace.plan import GPUS
-
-    if as_json:
-        print_json(GPUS)
-        return
-    view = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("gpu", "GiB", "bf16 TFLOP/s", "fp8", "memory GB/s", "link GB/s", "network GB/s", "per node"):
-        view.add_column(name, justify="left" if name == "gpu" else "right")
-    for gpu in GPUS.values():
-        view.add_row(
-            gpu.name, f"{gpu.memory_bytes / 2**30:.0f}", f"{gpu.bf16_flops / 1e12:,.0f}",
-            f"{gpu.fp8_flops / 1e12:,.0f}", f"{gpu.memory_bytes_s / 1e9:,.0f}", f"{gpu.link_bytes_s / 1e9:,.0f}",
-            f"{gpu.network_bytes_s / 1e9:,.1f}", str(gpu.gpus_per_node),
-        )  # fmt: skip
-    stdout.print(view)
-    stdout.print("Data sheets of the makers, read 2026-11; network: usual servers of that generation.")

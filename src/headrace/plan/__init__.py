@@ -17,7 +17,15 @@ In reading order:
 from headrace.plan.comparison import CheckReport, calibration_of, check
 from headrace.plan.constants import shipped
 from headrace.plan.explain import command, duration, layout_name, layout_values, sentences, summary_of, why
-from headrace.plan.hardware import GPUS, Hardware, gpu_by_name, read_hardware
+from headrace.plan.hardware import (
+    GPUS,
+    Hardware,
+    find_gpu,
+    gpu_by_name,
+    hardware_toml,
+    read_hardware,
+    resolve_dtype,
+)
 from headrace.plan.job_bytes import Figure, StorageOptions, input_output
 from headrace.plan.layout_search import Layouts, TrainingJob, search
 from headrace.plan.shapes import MODELS, ModelShape, custom_shape, model_shape
@@ -38,13 +46,16 @@ __all__ = [
     "command",
     "custom_shape",
     "duration",
+    "find_gpu",
     "gpu_by_name",
+    "hardware_toml",
     "input_output",
     "layout_name",
     "layout_values",
     "model_shape",
     "read_hardware",
     "read_table",
+    "resolve_dtype",
     "search",
     "sentences",
     "shipped",

@@ -46,6 +46,14 @@ class Hardware:
     """Generation: constants learned on one device of it serve the others."""
     source: str = ""
     """Where the figures come from, and when they were read."""
+    collective_latency_s: float = 0.0
+    """Seconds of the smallest all-reduce, where it was measured; 0: the calibrated constant."""
+    disk_bytes_s: float = 0.0
+    """Bandwidth of a node's disk, where it was measured."""
+    cores_per_node: int = 0
+    """Cores of a node, where they were counted."""
+    decode_tokens_s: float = 0.0
+    """Tokens that one core decodes from a store's blocks a second, where it was measured."""
 
     def peak_flops(self, dtype: str) -> float:
         """Dense peak of matrix products, FLOP/s.
@@ -56,6 +64,13 @@ class Hardware:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
         return float(getattr(self, f"{dtype}_flops"))
+
+
+def resolve_dtype(dtype: str, hardware: Hardware) -> str:
+    """The dtype that `auto` means: bf16, or float32 where the device multiplies that faster."""
+    if dtype != "auto":
+        return dtype
+    return "bf16" if hardware.bf16_flops >= hardware.float32_flops else "float32"
 
 
 def _gpu(
@@ -163,13 +178,21 @@ _TOML_UNITS = {
     "link_gb_s": ("link_bytes_s", 1e9),
     "network_gb_s": ("network_bytes_s", 1e9),
 }
+_TOML_OPTIONAL = {
+    "collective_latency_us": ("collective_latency_s", 1e-6),
+    "disk_gb_s": ("disk_bytes_s", 1e9),
+    "decode_mtokens_s": ("decode_tokens_s", 1e6),
+    "cores_per_node": ("cores_per_node", 1),
+    "gpus_per_node": ("gpus_per_node", 1),
+}
 
 
 def read_hardware(path: str | Path) -> Hardware:
     """Hardware from a TOML file: `like = "h100-80gb"` and the figures that differ, or all of them.
 
     Keys: name, like, arch, gpus_per_node, memory_gib, float32_tflops, bf16_tflops, fp8_tflops, fp4_tflops,
-    memory_gb_s, link_gb_s, network_gb_s (each direction, for each GPU).
+    memory_gb_s, link_gb_s, network_gb_s (each direction, for each GPU), and, where they were measured,
+    collective_latency_us, disk_gb_s, decode_mtokens_s (of one core), cores_per_node.
 
     Raises:
         ConfigError: the file cannot be read, or has an unknown or missing key or a value that is no number above 0.
@@ -178,21 +201,21 @@ def read_hardware(path: str | Path) -> Hardware:
         table = tomllib.loads(local_path(path, name="plan: hardware").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
-    known = {"name", "like", "arch", "gpus_per_node", *_TOML_UNITS}
+    known = {"name", "like", "arch", *_TOML_UNITS, *_TOML_OPTIONAL}
     unknown = sorted(set(table) - known)
     if unknown:
         raise ConfigError(f"{path}: unknown key {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
     given: dict[str, Any] = {"name": str(table.get("name", Path(path).stem)), "source": str(path)}
     if "arch" in table:
         given["arch"] = str(table["arch"])
-    for key in (*_TOML_UNITS, "gpus_per_node"):
+    for key in (*_TOML_UNITS, *_TOML_OPTIONAL):
         if key not in table:
             continue
         value = table[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
             raise ConfigError(f"{path}: {key} is {value!r}; expected a number above 0")
-        name, unit = _TOML_UNITS.get(key, (key, 1))
-        given[name] = int(value) if key == "gpus_per_node" else float(value) * unit
+        name, unit = (_TOML_UNITS | _TOML_OPTIONAL)[key]
+        given[name] = int(value) if key.endswith("_per_node") else float(value) * unit
     if "like" in table:
         return dataclasses.replace(gpu_by_name(str(table["like"])), **given)
     given.setdefault("fp8_flops", given.get("bf16_flops"))
@@ -204,3 +227,38 @@ def read_hardware(path: str | Path) -> Hardware:
             f'{path}: {", ".join(missing)} missing; give them, or like = "..." with the name of a known GPU'
         )
     return Hardware(**given)
+
+
+def hardware_toml(hardware: Hardware) -> str:
+    """The TOML text that `read_hardware` reads back."""
+    lines = [f"# {hardware.source}" if hardware.source else "", f'name = "{hardware.name}"']
+    if hardware.arch:
+        lines.append(f'arch = "{hardware.arch}"')
+    for key, (name, unit) in (_TOML_UNITS | _TOML_OPTIONAL).items():
+        value = getattr(hardware, name)
+        if value:
+            lines.append(f"{key} = {value if key.endswith('_per_node') else float(f'{value / unit:.6g}')}")
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+def find_gpu(device_name: str) -> Hardware | None:
+    """The GPU of the table that a driver's device name means; None for others: nothing is guessed.
+
+    >>> [
+    ...     gpu and gpu.name
+    ...     for gpu in map(find_gpu, ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "AMD EPYC 9654"))
+    ... ]
+    ['h100-80gb', 'h100-pcie-80gb', None]
+    """
+    words = set(re.sub(r"[^a-z0-9]+", " ", device_name.lower()).split())
+    words |= {a + b for a in words for b in words if a in ("rtx", "mi")}  # "RTX 4090" -> rtx4090
+    best: tuple[int, int, Hardware] | None = None
+    for gpu in GPUS.values():
+        *stem, size = gpu.name.split("-")
+        if not all(word in words for word in stem):
+            continue
+        # The longest name first: an H100 PCIe is slower than the H100 that "H100" alone means; then the size.
+        rank = (len(stem), int(size in words))
+        if best is None or rank > best[:2] or (rank == best[:2] and gpu.memory_bytes > best[2].memory_bytes):
+            best = (*rank, gpu)
+    return None if best is None else best[2]

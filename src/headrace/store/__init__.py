@@ -19,6 +19,7 @@ In reading order:
     verify, inspect      every byte checked; a summary of a store
 """
 
+from headrace.store.codec import decode_into, encode
 from headrace.store.commit import commit_store, current_manifest
 from headrace.store.format import BLOCK_TOKENS, MANIFEST, ShardEntry, token_dtype
 from headrace.store.inspect import StoreReport, inspect_store
@@ -40,6 +41,8 @@ __all__ = [
     "StoreReport",
     "commit_store",
     "current_manifest",
+    "decode_into",
+    "encode",
     "export_megatron",
     "inspect_store",
     "is_megatron",
