@@ -63,7 +63,8 @@ def ingest(
     tokenizer: Annotated[
         str,
         typer.Option(
-            help="byte, gpt2, cl100k_base, o200k_base, or a tokenizer.json, directory or .model file."
+            help="byte, gpt2 or another of tiktoken's names, or a path: tokenizer.json, vocab.json, .model, .tiktoken, "
+            "tekken.json, a directory with one of them."
         ),
     ] = "byte",
     codec: Annotated[Codec, typer.Option(help="Compression of the store's blocks.")] = "zstd",

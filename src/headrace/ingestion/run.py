@@ -56,7 +56,7 @@ def ingest(
         sources: files, globs, directories, URLs (s3, gs, az, http(s)) of .txt, .jsonl, .json, .csv, .tsv,
             .parquet, Arrow or Feather, Hugging Face datasets directories, WebDataset tars; plain or compressed.
         out: the store: a directory or a URL.
-        tokenizer: byte, gpt2, cl100k_base, o200k_base, a path (see `load_tokenizer`), or a tokenizer.
+        tokenizer: byte, gpt2 or another of tiktoken's names, a path (see `load_tokenizer`), or a tokenizer.
         codec: compression of the store's blocks.
         workers: processes; None takes the number of cores, and fewer for small sources.
         distribute: where units of work run: processes of this machine, or actors of a Ray cluster.

@@ -2,7 +2,10 @@
 
     protocol    what every tokenizer does
     byte        an id is a byte
-    encodings   gpt2, cl100k_base, o200k_base from tiktoken's files
+    encodings   gpt2, cl100k_base and tiktoken's other encodings from its files
+    ranks_file  .tiktoken files, Llama's tokenizer.model, Mistral's tekken.json
+    merges      ranks of tokens -> the fast engine, where it cannot read them itself
+    vocab_merges  vocab.json and merges.txt
     huggingface tokenizer.json and Hugging Face directories
     pieces      SentencePiece .model files
     gigatoken   the fast engine, bounded in memory

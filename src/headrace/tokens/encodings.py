@@ -1,4 +1,4 @@
-"""gpt2, cl100k_base, o200k_base: tiktoken's own files -> a tokenizer; nothing is ever downloaded.
+"""gpt2, cl100k_base and tiktoken's other encodings: its own files -> a tokenizer; nothing is ever downloaded.
 
 Files are looked for in TIKTOKEN_CACHE_DIR (under tiktoken's names, which are SHA-1 hashes of addresses, or
 under their plain names), and in tiktoken's default cache; their SHA-256 is checked.
@@ -25,6 +25,7 @@ import orjson
 from headrace.errors import TokenizerError
 from headrace.tokens.bytelevel import byte_of_char
 from headrace.tokens.gigatoken import Gigatoken
+from headrace.tokens.merges import MERGES, build_with_merges
 from headrace.tokens.probe import first_mismatch, tricky_texts
 from headrace.tokens.protocol import DESCRIPTION, Ids, Offsets, bytes_to_text, fingerprint_of, join_ids
 
@@ -41,7 +42,25 @@ class _File:
 
 
 # The scheme names are gigatoken's; which one belongs to which encoding is checked against tiktoken on load.
-_SCHEMES = {"gpt2": "gpt2", "cl100k_base": "gpt4", "o200k_base": "o200k"}
+_SCHEMES = {
+    "gpt2": "gpt2",
+    "r50k_base": "gpt2",
+    "p50k_base": "gpt2",
+    "p50k_edit": "gpt2",
+    "cl100k_base": "gpt4",
+    "o200k_base": "o200k",
+    "o200k_harmony": "o200k",
+}
+_P50K = _File(
+    plain_name="p50k_base.tiktoken",
+    cached_name="ec7223a39ce59f226a68acc30dc1af2788490e15",
+    sha256="94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069",
+)
+_O200K = _File(
+    plain_name="o200k_base.tiktoken",
+    cached_name="fb374d419588a4632f3f557e76b4b70aebbca790",
+    sha256="446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+)
 _FILES = {
     "gpt2": (
         _File(
@@ -55,6 +74,15 @@ _FILES = {
             sha256="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
         ),
     ),
+    "r50k_base": (
+        _File(
+            plain_name="r50k_base.tiktoken",
+            cached_name="0ea1e91bbb3a60f729a8dc8f777fd2fc07cd8df4",
+            sha256="306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
+        ),
+    ),
+    "p50k_base": (_P50K,),
+    "p50k_edit": (_P50K,),
     "cl100k_base": (
         _File(
             plain_name="cl100k_base.tiktoken",
@@ -62,15 +90,14 @@ _FILES = {
             sha256="223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
         ),
     ),
-    "o200k_base": (
-        _File(
-            plain_name="o200k_base.tiktoken",
-            cached_name="fb374d419588a4632f3f557e76b4b70aebbca790",
-            sha256="446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
-        ),
-    ),
+    "o200k_base": (_O200K,),
+    "o200k_harmony": (_O200K,),
 }
 ENCODINGS = tuple(_FILES)
+ENCODING_OF_SHA256 = {
+    _FILES[name][0].sha256: name for name in ("r50k_base", "p50k_base", "cl100k_base", "o200k_base")
+}
+"""The encoding whose file has this hash."""
 
 
 class EncodingTokenizer:
@@ -83,6 +110,8 @@ class EncodingTokenizer:
         pattern: str,
         ranks_file: bytes,
         specials: Mapping[str, int],
+        eos_id: int,
+        scheme: str | None = None,
         engine: Literal["auto", "fast", "tiktoken"] = "auto",
     ) -> None:
         """Take the definition.
@@ -92,15 +121,23 @@ class EncodingTokenizer:
             pattern: the regular expression that splits text.
             ranks_file: tiktoken's format, a token in base 64 and its rank a line, ascending.
             specials: ids of special tokens.
+            eos_id: the one that ends a document.
+            scheme: gigatoken's name of the pattern, or MERGES; None: it has none, or the encoding is one of ENCODINGS.
             engine: which library computes the ids; "fast" is gigatoken, unchecked.
         """
         self.name = name
         self._pattern = pattern
         self._ranks_file = ranks_file
         self._specials = dict(specials)
+        self._scheme = scheme or _SCHEMES.get(name)
         self._requested_engine = engine
-        self.eos_id = self._specials["<|endoftext|>"]
-        largest = int(ranks_file.rsplit(maxsplit=1)[1])
+        self.eos_id = eos_id
+        try:
+            largest = int(ranks_file.rsplit(maxsplit=1)[1])
+        except (IndexError, ValueError):
+            raise TokenizerError(
+                f"{name}: its ranks do not end with a token and its rank. Truncated?"
+            ) from None
         self.vocab_size = 1 + max(largest, *self._specials.values())
 
     @functools.cached_property
@@ -112,23 +149,35 @@ class EncodingTokenizer:
     @functools.cached_property
     def _ranks(self) -> dict[bytes, int]:
         fields = self._ranks_file.split()
-        return dict(zip(map(base64.b64decode, fields[::2]), map(int, fields[1::2]), strict=True))
+        try:
+            return dict(zip(map(base64.b64decode, fields[::2]), map(int, fields[1::2]), strict=True))
+        except ValueError as error:  # binascii's errors too
+            raise TokenizerError(f"{self.name}: its file of ranks is damaged: {error}") from error
 
     @functools.cached_property
     def _tiktoken(self) -> Any:
         import tiktoken
 
-        return tiktoken.Encoding(
-            self.name, pat_str=self._pattern, mergeable_ranks=self._ranks, special_tokens=self._specials
-        )
+        try:
+            return tiktoken.Encoding(
+                self.name, pat_str=self._pattern, mergeable_ranks=self._ranks, special_tokens=self._specials
+            )
+        except (ValueError, TypeError) as error:
+            raise TokenizerError(f"{self.name}: not an encoding of tiktoken: {error}") from error
 
     @functools.cached_property
     def _fast(self) -> Gigatoken | None:
         """The fast engine, or None where it is not wanted, not able, or not exact."""
-        scheme = _SCHEMES.get(self.name)
-        if self._requested_engine == "tiktoken" or scheme is None:
+        if self._requested_engine == "tiktoken" or self._scheme is None:
             return None
-        fast = Gigatoken(functools.partial(_build_gigatoken, self._ranks_file, scheme))
+        try:
+            if self._scheme == MERGES:
+                fast = Gigatoken(functools.partial(build_with_merges, self._ranks, self._pattern))
+            else:
+                dense, first_id = _dense_ranks(self._ranks_file)
+                fast = Gigatoken(functools.partial(_build_gigatoken, dense, self._scheme), first_id=first_id)
+        except (RuntimeError, ValueError):
+            return None  # ranks that it does not take
         if self._requested_engine == "fast":
             return fast
         texts = tricky_texts(self.added_tokens())
@@ -166,8 +215,8 @@ class EncodingTokenizer:
         return list(self._table)
 
     def added_tokens(self) -> list[str]:
-        """The special ones."""
-        return list(self._specials)
+        """The special ones, up to 64."""
+        return list(self._specials)[:64]
 
     def files(self) -> dict[str, bytes]:
         """Ranks in tiktoken's format, and what that format does not say."""
@@ -177,6 +226,7 @@ class EncodingTokenizer:
             "eos_id": self.eos_id,
             "pattern": self._pattern,
             "special_tokens": self._specials,
+            **({} if self._scheme == _SCHEMES.get(self.name) else {"scheme": self._scheme}),
         }
         return {DESCRIPTION: orjson.dumps(about, option=orjson.OPT_SORT_KEYS), RANKS: self._ranks_file}
 
@@ -189,6 +239,8 @@ class EncodingTokenizer:
             pattern=self._pattern,
             ranks_file=self._ranks_file,
             specials=self._specials,
+            eos_id=self.eos_id,
+            scheme=self._scheme,
             engine="tiktoken",
         )
 
@@ -199,7 +251,7 @@ def named_encoding(
     """One of ENCODINGS from tiktoken's files.
 
     Args:
-        name: gpt2, cl100k_base or o200k_base.
+        name: of tiktoken's.
         directory: looked at first.
         engine: which library computes the ids.
 
@@ -208,9 +260,21 @@ def named_encoding(
     """
     found = [_find(name, file, directory) for file in _FILES[name]]
     ranks_file = found[0] if len(found) == 1 else _ranks_of_encoder(found[1])
+    return encoding_from_ranks(name, ranks_file, engine=engine)
+
+
+def encoding_from_ranks(
+    name: str, ranks_file: bytes, *, engine: Literal["auto", "fast", "tiktoken"] = "auto"
+) -> EncodingTokenizer:
+    """One of ENCODINGS from its ranks in tiktoken's format."""
     pattern, specials = _definition(name)
     return EncodingTokenizer(
-        name=name, pattern=pattern, ranks_file=ranks_file, specials=specials, engine=engine
+        name=name,
+        pattern=pattern,
+        ranks_file=ranks_file,
+        specials=specials,
+        eos_id=specials["<|endoftext|>"],
+        engine=engine,
     )
 
 
@@ -224,6 +288,8 @@ def encoding_from_files(
         pattern=about["pattern"],
         ranks_file=files[RANKS],
         specials=about["special_tokens"],
+        eos_id=about["eos_id"],
+        scheme=about.get("scheme"),
         engine=engine,
     )
 
@@ -283,6 +349,21 @@ def _find(name: str, file: _File, directory: Path | None) -> bytes:
         f"TIKTOKEN_CACHE_DIR to the directory that has it; nothing is downloaded. "
         f"A tokenizer.json works too: --tokenizer PATH"
     )
+
+
+def _dense_ranks(ranks_file: bytes) -> tuple[bytes, int]:
+    """Ranks from 0 on without a gap, as gigatoken needs them, and the id of the first.
+
+    A gap gets bytes that no UTF-8 text holds (p50k_base has one, at 50256).
+    """
+    lines = ranks_file.split(b"\n")
+    fields = [line.split() for line in lines if line.strip()]
+    first = int(fields[0][1])
+    if first == 0 and int(fields[-1][1]) == len(fields) - 1:
+        return ranks_file, 0
+    token_of = {int(rank) - first: token for token, rank in fields}
+    never = base64.b64encode(b"\xff\xff")
+    return b"".join(b"%s %d\n" % (token_of.get(i, never), i) for i in range(max(token_of) + 1)), first
 
 
 def _build_gigatoken(ranks_file: bytes, scheme: str) -> Any:

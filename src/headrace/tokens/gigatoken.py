@@ -36,10 +36,12 @@ class Gigatoken:
         self,
         build: Callable[[], Any],
         *,
+        first_id: int = 0,
         cache_bytes: int = CACHE_BYTES,
         resident: Callable[[], int] = resident_bytes,
     ) -> None:
         self._build = build
+        self._first_id = np.uint32(first_id)  # the backend counts from 0
         self._cache_bytes = cache_bytes
         self._resident = resident
         self.rebuilds = 0
@@ -53,6 +55,10 @@ class Gigatoken:
 
     def encode_batch(self, texts: Sequence[bytes]) -> tuple[Ids, Offsets]:
         """See `Tokenizer.encode_batch`; on the calling thread, the GIL released."""
+        ids, offsets = self._encode_batch(texts)
+        return (ids + self._first_id if self._first_id else ids), offsets
+
+    def _encode_batch(self, texts: Sequence[bytes]) -> tuple[Ids, Offsets]:
         if not len(texts):
             return np.empty(0, dtype=np.uint32), np.zeros(1, dtype=np.int64)
         # parallel=False: workers are processes, and a thread pool does not survive a fork.

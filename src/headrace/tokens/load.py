@@ -16,17 +16,27 @@ from headrace.tokens.encodings import ENCODINGS, encoding_from_files, named_enco
 from headrace.tokens.huggingface import DEFINITION, SIDE_FILES, HFTokenizer
 from headrace.tokens.pieces import MODEL, PieceTokenizer, pieces_from_files
 from headrace.tokens.protocol import DESCRIPTION, Tokenizer
+from headrace.tokens.ranks_file import (
+    TEKKEN,
+    is_ranks_file,
+    is_tekken,
+    parse_tekken,
+    tokenizer_of_ranks,
+    tokenizer_of_tekken,
+)
+from headrace.tokens.vocab_merges import FILE_PAIRS, convert_pair, find_pair
 
 Engine: TypeAlias = Literal["auto", "fast", "reference"]
+TiktokenEngine: TypeAlias = Literal["auto", "fast", "tiktoken"]
 
 
 def load_tokenizer(spec: str | os.PathLike[str], *, engine: Engine = "auto") -> Tokenizer:
     """A tokenizer by name or path; nothing is downloaded.
 
     Args:
-        spec: "byte"; "gpt2", "cl100k_base" or "o200k_base" (tiktoken's files must be present, see
-            TIKTOKEN_CACHE_DIR); a tokenizer.json; a Hugging Face directory; a SentencePiece .model file;
-            a store's tokenizer/ directory.
+        spec: "byte"; one of tiktoken's encodings (gpt2, cl100k_base, ...; its files must be present, see
+            TIKTOKEN_CACHE_DIR); a tokenizer.json; vocab.json and merges.txt; a Hugging Face directory; a SentencePiece
+            .model file; a .tiktoken file or Llama's tokenizer.model; a tekken.json; a store's tokenizer/ directory.
         engine: "auto" takes the fast engine where it gives the reference's ids on text that tells engines
             apart; "fast" takes it unchecked, where it can be built (for those who check it themselves);
             "reference" takes the library that defines the tokenizer.
@@ -44,21 +54,11 @@ def load_tokenizer(spec: str | os.PathLike[str], *, engine: Engine = "auto") -> 
         return _from_directory(path, engine)
     if not path.is_file():
         raise TokenizerError(
-            f"{name}: no such tokenizer. Wanted: byte, {', '.join(ENCODINGS)}, or the path of a "
-            f"tokenizer.json, a Hugging Face directory or a SentencePiece .model"
+            f"{name}: no such tokenizer. Expected: byte, {', '.join(ENCODINGS)}, or the path of a tokenizer.json, a "
+            f"vocab.json beside its merges.txt, a Hugging Face directory, a SentencePiece .model, a .tiktoken file or "
+            f"a tekken.json"
         )
-    for encoding in ENCODINGS:
-        if path.name == f"{encoding}.tiktoken":
-            return named_encoding(
-                encoding, directory=path.parent, engine="tiktoken" if engine == "reference" else engine
-            )
-    if path.suffix == ".model":
-        return PieceTokenizer(
-            name=path.parent.name if path.stem == "tokenizer" else path.stem,
-            model=path.read_bytes(),
-            engine="sentencepiece" if engine == "reference" else engine,
-        )
-    return _from_json(path, engine)
+    return _from_file(path, engine)
 
 
 def tokenizer_from_files(files: Mapping[str, bytes], *, engine: Engine = "auto") -> Tokenizer:
@@ -95,6 +95,33 @@ def tokenizer_from_files(files: Mapping[str, bytes], *, engine: Engine = "auto")
     )
 
 
+def _from_file(path: Path, engine: Engine) -> Tokenizer:
+    by_tiktoken: TiktokenEngine = "tiktoken" if engine == "reference" else engine
+    for encoding in ENCODINGS:
+        if path.name == f"{encoding}.tiktoken":
+            return named_encoding(encoding, directory=path.parent, engine=by_tiktoken)
+    if path.name in {name for pair in FILE_PAIRS for name in pair}:
+        pair = find_pair(path.parent)
+        if pair is None or path not in pair:
+            names = " or ".join(" and ".join(pair) for pair in FILE_PAIRS)
+            raise TokenizerError(f"{path}: its other half is missing; expected {names} side by side")
+        return _from_pair(*pair, engine)
+    data = path.read_bytes()
+    if is_ranks_file(data):
+        return tokenizer_of_ranks(path, data, engine=by_tiktoken)
+    if path.suffix == ".tiktoken":
+        raise TokenizerError(f"{path}: expected lines of a token in base 64 and its rank; got {data[:40]!r}")
+    if ".model" in path.suffixes:  # Mistral's end in .model.v3
+        return PieceTokenizer(
+            name=path.parent.name if path.stem == "tokenizer" else path.stem,
+            model=data,
+            engine="sentencepiece" if engine == "reference" else engine,
+        )
+    if is_tekken(parsed := parse_tekken(data)):
+        return tokenizer_of_tekken(path.stem, parsed, engine=by_tiktoken)
+    return _from_json(path, engine)
+
+
 def _from_directory(path: Path, engine: Engine) -> Tokenizer:
     if (path / DESCRIPTION).is_file():
         return tokenizer_from_files(
@@ -102,22 +129,39 @@ def _from_directory(path: Path, engine: Engine) -> Tokenizer:
         )
     if (path / DEFINITION).is_file():
         return _from_json(path / DEFINITION, engine)
-    if (path / MODEL).is_file():
-        return PieceTokenizer(
-            name=path.name,
-            model=(path / MODEL).read_bytes(),
-            engine="sentencepiece" if engine == "reference" else engine,
-        )
-    raise TokenizerError(f"{path}: no {DEFINITION} and no {MODEL} in this directory")
+    for name in (MODEL, TEKKEN):
+        if (path / name).is_file():
+            return _from_file(path / name, engine)
+    pair = find_pair(path)
+    if pair is not None:
+        return _from_pair(*pair, engine)
+    ranks = sorted(path.glob("*.tiktoken"))
+    if len(ranks) == 1:
+        return _from_file(ranks[0], engine)
+    raise TokenizerError(
+        f"{path}: no {DEFINITION}, no {MODEL}, no {TEKKEN}, no {' and '.join(FILE_PAIRS[0])} in this directory"
+        + (f", and {len(ranks)} .tiktoken files: name one" if ranks else "")
+    )
+
+
+def _from_pair(vocab: Path, merges: Path, engine: Engine) -> Tokenizer:
+    """The pair as the tokenizer.json that it means; a store carries that one."""
+    return HFTokenizer(
+        name=vocab.resolve().parent.name,
+        definition=convert_pair(vocab, merges),
+        side_files=_side_files(vocab.parent),
+        engine="tokenizers" if engine == "reference" else engine,
+    )
+
+
+def _side_files(directory: Path) -> dict[str, bytes]:
+    return {file: (directory / file).read_bytes() for file in SIDE_FILES if (directory / file).is_file()}
 
 
 def _from_json(path: Path, engine: Engine) -> Tokenizer:
-    side_files = {
-        file: (path.parent / file).read_bytes() for file in SIDE_FILES if (path.parent / file).is_file()
-    }
     return HFTokenizer(
         name=path.resolve().parent.name if path.name == DEFINITION else path.stem,
         definition=path.read_bytes(),
-        side_files=side_files if path.name == DEFINITION else {},
+        side_files=_side_files(path.parent) if path.name == DEFINITION else {},
         engine="tokenizers" if engine == "reference" else engine,
     )
