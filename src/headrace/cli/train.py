@@ -39,6 +39,8 @@ headrace train store --init-from hf-model --steps 1000 --lr 1e-5 --out run
 
 torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --dp 2 --tp 2 --steps 1000 --out run
 
+torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --layout auto --steps 1000 --out run
+
 The same command again goes on where a killed run stopped.
 """
 

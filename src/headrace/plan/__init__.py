@@ -15,7 +15,7 @@ In reading order:
 """
 
 from headrace.plan.comparison import CheckReport, calibration_of, check
-from headrace.plan.constants import shipped
+from headrace.plan.constants import calibrations, shipped, system_of_hardware
 from headrace.plan.explain import command, duration, layout_name, layout_values, sentences, summary_of, why
 from headrace.plan.hardware import (
     GPUS,
@@ -42,6 +42,7 @@ __all__ = [
     "StorageOptions",
     "TrainingJob",
     "calibration_of",
+    "calibrations",
     "check",
     "command",
     "custom_shape",
@@ -60,5 +61,6 @@ __all__ = [
     "sentences",
     "shipped",
     "summary_of",
+    "system_of_hardware",
     "why",
 ]

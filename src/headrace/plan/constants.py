@@ -8,6 +8,7 @@ from importlib.resources import files
 from headrace.plan import memory as memory_model
 from headrace.plan import step_time as time_model
 from headrace.plan.calibration import Calibration
+from headrace.plan.hardware import Hardware
 from headrace.plan.points import Column, Points
 
 
@@ -15,6 +16,22 @@ def shipped() -> tuple[Calibration, Calibration]:
     """Calibrations of step_time and of memory that come with headrace; `bench/plan_constants.py` makes them."""
     values = json.loads(files("headrace.plan").joinpath("constants.json").read_text(encoding="utf-8"))
     return Calibration.from_json(values["step"]), Calibration.from_json(values["memory"])
+
+
+def calibrations() -> tuple[Calibration, Calibration]:
+    """The shipped calibrations of step time and memory, with the user's own measured runs where there are some."""
+    return shipped()
+
+
+def system_of_hardware(hardware: Hardware, steps: Calibration) -> str | None:
+    """The calibrated system of runs of headrace on this hardware; None where there is none.
+
+    Own runs come first; then what other machines of the same kind taught.
+    """
+    for name in (f"headrace {hardware.name}", f"headrace {hardware.arch}"):
+        if name in steps.systems:
+            return name
+    return None
 
 
 def step_seconds(p: Points, logs: Column) -> Column:

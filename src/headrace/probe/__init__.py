@@ -8,6 +8,12 @@ In reading order:
     worker       one of several processes that probe at the same time
 """
 
-from headrace.probe.machine import ProbedMachine, cache_directory, probe_group, probe_machine
+from headrace.probe.machine import (
+    ProbedMachine,
+    cache_directory,
+    describe_hardware,
+    probe_group,
+    probe_machine,
+)
 
-__all__ = ["ProbedMachine", "cache_directory", "probe_group", "probe_machine"]
+__all__ = ["ProbedMachine", "cache_directory", "describe_hardware", "probe_group", "probe_machine"]

@@ -20,7 +20,7 @@ from headrace.errors import ConfigError
 from headrace.plan import Hardware, find_gpu, hardware_toml, read_hardware
 from headrace.platform import available_cores, cpu_model, total_memory_nbytes
 from headrace.probe.collective import all_reduce_rate
-from headrace.probe.rates import copy_bytes_s, decode_tokens_s, disk_bytes_s, matmul_flops
+from headrace.probe.rates import PROBE_S, copy_bytes_s, decode_tokens_s, disk_bytes_s, matmul_flops
 from headrace.storage import write_file
 
 _SHEET_SHARE = 0.85
@@ -70,7 +70,7 @@ def probe_machine(
     if path.is_file() and not again:
         return ProbedMachine(hardware=read_hardware(path), devices=devices, path=path, is_cached=True)
     figures = _probe_alone(gpus) if devices == 1 else _probe_together(devices)
-    hardware = _described(figures, devices, gpus)
+    hardware = describe_hardware(figures, devices=devices, device="cuda:0" if gpus else "cpu")
     saved: Path | None = path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,24 +80,27 @@ def probe_machine(
     return ProbedMachine(hardware=hardware, devices=devices, path=saved, is_cached=False)
 
 
-def probe_group(group: Any, *, rank: int, size: int, device: str) -> dict[str, float]:
+def probe_group(
+    group: Any, *, size: int, device: str, with_node: bool, seconds: float = PROBE_S
+) -> dict[str, float]:
     """Figures of this process while the group's other processes probe too; every process calls it.
 
     Args:
         group: of torch.distributed for all-reduces of the device's tensors; None for the default one.
-        rank: of this process; rank 0 also measures what a node has once.
         size: processes of the group.
         device: of torch.
+        with_node: also measure what a node has once: its disk, and what a core decodes.
+        seconds: of each probe.
     """
     figures = {
-        "float32_flops": matmul_flops("float32", device),
-        "bf16_flops": matmul_flops("bf16", device),
-        "memory_bytes_s": copy_bytes_s(device),
+        "float32_flops": matmul_flops("float32", device, seconds=seconds),
+        "bf16_flops": matmul_flops("bf16", device, seconds=seconds),
+        "memory_bytes_s": copy_bytes_s(device, seconds=seconds),
     }
     if size > 1:
         link, latency = all_reduce_rate(group, size=size, device=device)
         figures |= {"link_bytes_s": link, "collective_latency_s": latency}
-    if rank == 0:
+    if with_node:
         figures |= _node_figures()
     return figures
 
@@ -113,7 +116,7 @@ def _node_figures() -> dict[str, float]:
 
 
 def _probe_alone(gpus: int) -> dict[str, float]:
-    return probe_group(None, rank=0, size=1, device="cuda:0" if gpus else "cpu")
+    return probe_group(None, size=1, device="cuda:0" if gpus else "cpu", with_node=True)
 
 
 def _probe_together(devices: int) -> dict[str, float]:
@@ -159,8 +162,16 @@ def slowest(found: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def _described(figures: dict[str, float], devices: int, gpus: int) -> Hardware:
-    """Figures -> hardware; what a table knows of a GPU's compute stays, as constants were learned against it."""
+def describe_hardware(figures: dict[str, float], *, devices: int, device: str) -> Hardware:
+    """Figures of processes that probed together -> hardware.
+
+    What the table knows of a GPU's compute stays: the planner's constants were learned against it.
+
+    Args:
+        figures: what `probe_group` measured, the slowest process's.
+        devices: processes of a node.
+        device: of torch.
+    """
     processes = "1 process" if devices == 1 else f"{devices} processes at once"
     stamp = f"measured by headrace plan --here on {datetime.now(UTC):%Y-%m-%d}, {processes}"
     link = figures.get("link_bytes_s", figures["memory_bytes_s"] / 4)
@@ -174,7 +185,7 @@ def _described(figures: dict[str, float], devices: int, gpus: int) -> Hardware:
         "cores_per_node": available_cores(),
         "source": stamp,
     }
-    if gpus:
+    if device != "cpu":
         return _described_gpu(figures, common)
     memory = total_memory_nbytes() or 2**33
     fast = max(figures["bf16_flops"], 1.0)

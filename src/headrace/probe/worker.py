@@ -23,7 +23,7 @@ def main() -> None:
         init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size, timeout=timedelta(seconds=120),
     )  # fmt: skip
     dist.barrier()
-    figures = probe_group(None, rank=rank, size=size, device=device)
+    figures = probe_group(None, size=size, device=device, with_node=rank == 0)
     dist.barrier()
     dist.destroy_process_group()
     sys.stdout.write(json.dumps(figures))

@@ -86,6 +86,7 @@ def run_facts(run: RunFiles) -> list[tuple[str, str]]:
         ("ingest", _ingest(run.ingest)),
         ("training", _training(run)),
         ("layout", _layout(run)),
+        ("plan", _plan(run)),
         ("device", _device(run)),
         ("learning rate", _learning_rate(run)),
         ("gradient norm", _gradient_norm(run)),
@@ -204,6 +205,26 @@ def _layout(run: RunFiles) -> str:
     if layout.get("shard") not in (None, "none"):
         parts.append(f"sharding {layout['shard']}")
     return ", ".join(parts)
+
+
+def _plan(run: RunFiles) -> str:
+    """What `--layout auto` predicted for a step, beside what the steps took."""
+    plan = _mapping(run.run, "plan")
+    names = ("step_s", "step_s_low", "step_s_high")
+    if not all(isinstance(plan.get(name), (int, float)) for name in names):
+        return ""
+    step_s, low, high = (float(plan[name]) for name in names)
+    text = f"predicted {duration(step_s)} a step, {duration(low)} to {duration(high)} at 90 %"
+    # Without the first step, which warms up, where there are others.
+    took = [step.compute_s for step in run.steps[1:] or run.steps if step.compute_s]
+    if took:
+        measured = statistics.median(took)
+        text += f"; measured {duration(measured)}, {percent(abs(measured / step_s - 1))} "
+        text += "more" if measured > step_s else "less"
+    trials = plan.get("measured")
+    if isinstance(trials, list) and trials:
+        text += f"; the fastest of {count(len(trials))} layouts that were measured"
+    return text
 
 
 def _device(run: RunFiles) -> str:

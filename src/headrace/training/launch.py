@@ -22,6 +22,7 @@ from headrace.training.data import TrainingData, open_data
 from headrace.training.device import resolve_device
 from headrace.training.evaluation import HeldOutRows, open_held_out
 from headrace.training.layout import check_layout, device_mesh
+from headrace.training.layout_choice import LayoutChoice, choose_layout, earlier_choice
 from headrace.training.loop import LoopFiles, Progress, run_loop
 from headrace.training.memory import freed_memory_kept
 from headrace.training.mirror import Mirror
@@ -120,14 +121,16 @@ def train(
             limits=Limits(steps=steps, max_seconds=run.max_seconds),
             data=data,
             optimizer=optimizer,
-            parallel=group.on_all_ranks(lambda: parallel.resolve(group.size)),
+            parallel=group.on_all_ranks(lambda: _resolved(parallel, group.size)),
             checkpoint=checkpoint,
             evaluation=evaluation,
             run=run,
         )
         _open_directory(setup, options)
+        options = _with_earlier_layout(setup, options)
         request = _open_inputs(setup, options, stores)
         recipe = _resolve(setup, options, request)
+        options, request, recipe = _with_layout(setup, options, request, recipe)
         _open_rows(setup, options, recipe)
         recipe = _begin(setup, options, request, recipe)
         return _run(setup, options, recipe, progress)
@@ -143,7 +146,7 @@ class _Options:
     data: DataOptions
     optimizer: OptimizerOptions
     parallel: ParallelOptions
-    """Resolved: dp is known."""
+    """Resolved: dp is known, except with layout auto before the choice."""
     checkpoint: CheckpointOptions
     evaluation: EvaluationOptions
     run: RunOptions
@@ -165,6 +168,8 @@ class _Setup:
     vectors: WordVectors | None = None
     table: TokenTable | None = None
     data: TrainingData = field(init=False)
+    choice: LayoutChoice | None = None
+    """Of layout auto."""
     mesh: DeviceMesh | None = None
     dp_rank: int = 0
     loader: Loader = field(init=False)
@@ -220,8 +225,8 @@ def _open_inputs(setup: _Setup, options: _Options, stores: Any) -> RecipeRequest
 
 
 def _resolve(setup: _Setup, options: _Options, request: RecipeRequest) -> Recipe:
-    """The recipe, checked against an earlier start and against the layout."""
-    recipe = setup.group.on_all_ranks(
+    """The recipe, checked against an earlier start."""
+    return setup.group.on_all_ranks(
         lambda: resolve_recipe(
             request,
             setup.data,
@@ -232,10 +237,48 @@ def _resolve(setup: _Setup, options: _Options, request: RecipeRequest) -> Recipe
             device=setup.device,
         )
     )
+
+
+def _resolved(parallel: ParallelOptions, num_processes: int) -> ParallelOptions:
+    """With dp known; layout auto chooses it later."""
+    return parallel if parallel.layout == "auto" else parallel.resolve(num_processes)
+
+
+def _with_earlier_layout(setup: _Setup, options: _Options) -> _Options:
+    """With the layout that an earlier start chose for as many processes, where layout is auto."""
+    if options.parallel.layout != "auto" or setup.is_fresh:
+        return options
+    setup.choice = earlier_choice(setup.existing, options.parallel, processes=setup.group.size)
+    run, optimizer = setup.existing or {}, options.optimizer
+    if run.get("plan") is not None and optimizer.gradient_accumulation_steps == 1:
+        # The recipe has what was chosen at the first start, whatever the layout is now.
+        steps = run["recipe"].get("gradient_accumulation_steps", 1)
+        optimizer = dataclasses.replace(optimizer, gradient_accumulation_steps=steps)
+    return dataclasses.replace(options, optimizer=optimizer)
+
+
+def _with_layout(
+    setup: _Setup, options: _Options, request: RecipeRequest, recipe: Recipe
+) -> tuple[_Options, RecipeRequest, Recipe]:
+    """With the layout that auto chooses; then the mesh of the layout."""
+    if options.parallel.layout == "auto":
+        choice = setup.choice
+        if choice is None:
+            is_kept = not setup.is_fresh or options.optimizer.gradient_accumulation_steps > 1
+            choice = choose_layout(
+                recipe, options.parallel, group=setup.group, device=setup.device, keep_accumulation=is_kept
+            )
+        setup.choice = choice
+        optimizer = dataclasses.replace(
+            options.optimizer, gradient_accumulation_steps=choice.gradient_accumulation_steps
+        )
+        options = dataclasses.replace(options, parallel=choice.parallel, optimizer=optimizer)
+        request = dataclasses.replace(request, optimizer=optimizer)
+        recipe = dataclasses.replace(recipe, gradient_accumulation_steps=choice.gradient_accumulation_steps)
     setup.group.on_all_ranks(lambda: check_layout(options.parallel, recipe))
     setup.mesh = device_mesh(options.parallel, setup.device)
     setup.dp_rank = 0 if setup.mesh is None else setup.mesh.get_local_rank("dp")
-    return recipe
+    return options, request, recipe
 
 
 def _open_rows(setup: _Setup, options: _Options, recipe: Recipe) -> None:
@@ -284,6 +327,7 @@ def _begin(setup: _Setup, options: _Options, request: RecipeRequest, recipe: Rec
     if group.is_rank0:
         _warn_of_surprises(setup, options, recipe)
     machine = describe_machine(options.parallel, setup.device, num_processes=group.size, dtype=recipe.dtype)
+    machine["plan"] = None if setup.choice is None else setup.choice.record
 
     def write() -> None:
         if is_fresh:
@@ -294,6 +338,8 @@ def _begin(setup: _Setup, options: _Options, request: RecipeRequest, recipe: Rec
         else:
             write_run(out, {**(setup.existing or {}), **machine})
         setup.log.open(out / "train.log")
+        if setup.choice is not None:
+            setup.log.add_event(setup.choice.note)
 
     group.on_rank0(write)
     setup.existing = group.on_rank0(lambda: read_run(out))

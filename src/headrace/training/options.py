@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ Shuffle = Literal["auto", "global", "blocks", "none"]
 Sharding = Literal["none", "zero2", "zero3"]
 PipelineScheduleName = Literal["1f1b", "gpipe", "interleaved"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+LayoutMode = Literal["given", "auto"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,13 @@ class ParallelOptions:
     4
     """
 
+    layout: Annotated[
+        LayoutMode,
+        Doc(
+            "given: the degrees below | auto: the fastest by the plan and, where it is unsure, by short trials; "
+            "degrees that are given stay."
+        ),
+    ] = "given"
     dp: Annotated[int, Doc("Data-parallel degree; -1: what tp and pp leave of the processes.")] = -1
     tp: Annotated[int, Doc("Tensor-parallel degree, with sequence parallelism.")] = 1
     pp: Annotated[int, Doc("Pipeline-parallel degree.")] = 1
@@ -154,6 +163,7 @@ class ParallelOptions:
         _integer("tp", self.tp, 1)
         _integer("pp", self.pp, 1)
         _integer("microbatches", self.microbatches, 1)
+        _choice("layout", self.layout, LayoutMode)
         _choice("shard", self.shard, Sharding)
         _choice("pipeline_schedule", self.pipeline_schedule, PipelineScheduleName)
 
@@ -170,16 +180,7 @@ class ParallelOptions:
                 f"train: dp x tp x pp = {requested} x {self.tp} x {self.pp} cannot be {num_processes} processes. "
                 f"Start {max(1, dp) * self.tp * self.pp} (torchrun --nproc-per-node), or change a degree."
             )
-        return ParallelOptions(
-            dp=dp,
-            tp=self.tp,
-            pp=self.pp,
-            shard=self.shard,
-            pipeline_schedule=self.pipeline_schedule,
-            microbatches=self.microbatches,
-            activation_checkpointing=self.activation_checkpointing,
-            compile=self.compile,
-        )
+        return dataclasses.replace(self, dp=dp)
 
     @property
     def num_stages(self) -> int:
