@@ -51,8 +51,8 @@ def test_public_names_change_only_on_purpose():
         "DocumentError", "EngineOptions", "EvaluationOptions", "FieldOptions", "FilterOptions", "GPTConfig",
         "HeadraceError", "InputError", "JobOptions", "Loader", "ManifestError", "OperatorOptions", "OptimizerOptions",
         "OrderError", "OutputOptions", "ParallelOptions", "PromptOptions", "ReadOptions", "ResumeError", "RunOptions",
-        "SamplingOptions", "ShardError", "SinkError", "SourceError", "SpaceError", "StorageError", "Store",
-        "StoreError", "StoreWriter", "TokenizerError", "WorkerError", "generate", "ingest", "load_model",
+        "SampleStore", "SamplingOptions", "ShardError", "SinkError", "SourceError", "SpaceError", "StorageError",
+        "Store", "StoreError", "StoreWriter", "TokenizerError", "WorkerError", "generate", "ingest", "load_model",
         "load_tokenizer", "mix", "read_predictions", "report", "train", "train_tokenizer",
     ]  # fmt: skip
 

@@ -8,6 +8,7 @@ The path of the data, and the names that meet it:
                   train_tokenizer, load_tokenizer           byte-level BPE, or one that exists
     a store       Store.open(url)                           tokens, documents, shards; checked on read
                   mix({store: weight})                      several stores, read as one
+                  SampleStore.open(url)                     rows with typed columns: images, labels, boxes
     batches       Loader(store, seq_len=..., batch_size=...)  this rank's rows of each global batch
                   Batch                                     input_ids, labels, tokens; a mapping that models take
                   BatchOptions, ReadOptions                 what a batch carries, how it is read
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from headrace.model import GPT, GPTConfig, load_model
     from headrace.profile import report
     from headrace.sink import read_predictions
-    from headrace.store import Store
+    from headrace.store import SampleStore, Store
     from headrace.tokens import load_tokenizer, train_tokenizer
     from headrace.training import (
         CheckpointOptions,
@@ -88,7 +89,7 @@ _EXPORTS = {
         "ingest",
     ],
     "headrace.tokens": ["load_tokenizer", "train_tokenizer"],
-    "headrace.store": ["Store"],
+    "headrace.store": ["SampleStore", "Store"],
     "headrace.load": ["Batch", "BatchOptions", "Loader", "ReadOptions", "mix"],
     "headrace.model": ["GPT", "GPTConfig", "load_model"],
     "headrace.training": [
@@ -152,6 +153,7 @@ __all__ = [
     "ReadOptions",
     "ResumeError",
     "RunOptions",
+    "SampleStore",
     "SamplingOptions",
     "ShardError",
     "SinkError",

@@ -1,4 +1,4 @@
-"""`headrace inspect`: a store -> its counts, shards, and rows as text."""
+"""`headrace inspect`: a store of either kind -> its counts, shards, and rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from headrace.cli.console import count, facts, plain, print_json, progress_bar, size, stdout
+from headrace.cli.inspect_samples import inspect_rows
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -32,10 +33,13 @@ def inspect(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
-    """Show a store: documents, tokens, bytes per token, shards, and rows as text."""
+    """Show a store: documents, tokens, shards and rows as text; of a store of samples its columns and rows."""
     from headrace.ingestion import verify_job_files
-    from headrace.store import Store, inspect_store, verify_store
+    from headrace.store import Store, inspect_store, is_sample_store, verify_store
 
+    if is_sample_store(store):
+        inspect_rows(store, verify=verify, samples=samples, json=json)
+        return
     with Store.open(store, tokenizer=tokenizer) as opened:
         if verify:
             with progress_bar("verify", unit="bytes", quiet=json) as progress:

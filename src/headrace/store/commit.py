@@ -91,11 +91,11 @@ def commit_store(
         documents=sum(entry.documents for entry in everything),
         num_shards=len(everything),
         nbytes=sum(entry.nbytes for entry in everything),
-        table=_table_sum(table),
+        table=table_sum(table),
         tokenizer_name=tokenizer.name,
         tokenizer_fingerprint=tokenizer.fingerprint,
         tokenizer_files=tuple(FileSum.of(name, data) for name, data in files.items()),
-        extra=_json_values(extra or {}, where=where),
+        extra=json_values(extra or {}, where=where),
     )
     if current is not None and manifest == replace(current, snapshot=manifest.snapshot):
         return current.snapshot
@@ -115,31 +115,44 @@ def _shards_to_append_to(blob: Blob, current: Manifest | None, tokenizer: Tokeni
     return list(read_table(blob, current))
 
 
-def _table_sum(table: bytes) -> FileSum:
+def table_sum(table: bytes) -> FileSum:
     """Name, length and checksum of a shard table, which is named by its checksum."""
     unnamed = FileSum.of("table", table)
     return replace(unnamed, name=f"shards-{unnamed.xxh3_128}.arrow")
 
 
 def _write_snapshot(blob: Blob, manifest: Manifest, table: bytes, files: Mapping[str, bytes]) -> None:
-    """Write a snapshot's files; the manifest is the last one.
+    """Write a snapshot's files; the manifest is the last one."""
+    blob.put(manifest.table.name, table)
+    for name, data in files.items():
+        blob.put(tokenizer_path(name), data)
+    publish_manifest(blob, manifest.to_bytes(), snapshot=manifest.snapshot)
+
+
+def publish_manifest(blob: Blob, data: bytes, *, snapshot: int) -> None:
+    """Make a manifest the newest one, after all files that it names.
 
     Raises:
         ManifestError: another writer committed a snapshot of this number.
     """
-    blob.put(manifest.table.name, table)
-    for name, data in files.items():
-        blob.put(tokenizer_path(name), data)
-    data = manifest.to_bytes()
-    path = snapshot_path(manifest.snapshot)
+    path = snapshot_path(snapshot)
     # Create-if-absent decides between two commits at once; a commit that was killed after it reads its own file.
     if not blob.put_if_absent(path, data) and bytes(blob.get(path)) != data:
         raise ManifestError(
             f"{blob.url}/{path}: exists with other contents, so another writer committed snapshot "
-            f"{manifest.snapshot}, or was killed while doing so. Run that command again to finish it, or delete the "
+            f"{snapshot}, or was killed while doing so. Run that command again to finish it, or delete the "
             "file to discard it."
         )
     blob.put(MANIFEST, data)
+
+
+def has_manifest(blob: Blob) -> bool:
+    """Whether there is a complete store, of either kind."""
+    try:
+        blob.size(MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def current_manifest(blob: Blob, snapshot: int | None = None) -> Manifest | None:
@@ -199,7 +212,8 @@ def _check_entries(
             )
 
 
-def _json_values(extra: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+def json_values(extra: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """The values as JSON reads them back. Raises: ConfigError."""
     try:
         return dict(json.loads(json.dumps(dict(extra), sort_keys=True)))
     except (TypeError, ValueError) as error:

@@ -16,6 +16,9 @@ FORMAT: Final = "headrace-store"
 FORMAT_VERSION: Final = 1
 """Raised when an older reader would misread a newer store; independent of the package's version."""
 
+SAMPLES_VERSION: Final = 2
+"""Of stores of samples: headrace before them reads up to 1, and says so."""
+
 MANIFEST: Final = "manifest.json"
 BLOCK_TOKENS: Final = 65_536
 """Tokens in a block: 128 KiB of uint16. Smaller blocks read single rows faster, larger ones compress no better."""

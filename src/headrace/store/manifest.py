@@ -10,15 +10,21 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import xxhash
 
 from headrace.errors import ManifestError
-from headrace.store.format import FORMAT, FORMAT_VERSION, MAX_BLOCK_TOKENS, is_name
+from headrace.store.format import FORMAT, FORMAT_VERSION, MAX_BLOCK_TOKENS, SAMPLES_VERSION, is_name
 from headrace.types import Bytes
 
+StoreKind: TypeAlias = Literal["tokens", "samples"]
+VERSIONS: Final[Mapping[str, int]] = {"tokens": FORMAT_VERSION, "samples": SAMPLES_VERSION}
+_CURES: Final[Mapping[str, str]] = {
+    "tokens": "Open it with headrace.SampleStore.open(...)",
+    "samples": "Open it with headrace.Store.open(...)",
+}
 _END = b'"\n}\n'
 _DIGITS = 16
 MAX_MANIFEST_NBYTES = 64 << 20
@@ -78,16 +84,16 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The file's bytes; the same for the same values."""
-        value = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            **asdict(self),
-            "checksum": "0" * _DIGITS,
-        }
+        value = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
         value["extra"] = dict(sorted(self.extra.items()))
-        text = (json.dumps(value, indent=2, ensure_ascii=True) + "\n").encode()
-        body = text[: -len(_END) - _DIGITS]
-        return body + f"{xxhash.xxh3_64_intdigest(body):016x}".encode() + _END
+        return seal_manifest(value)
+
+
+def seal_manifest(value: Mapping[str, Any]) -> bytes:
+    """A manifest's file of these members, with its checksum as the last one."""
+    text = (json.dumps({**value, "checksum": "0" * _DIGITS}, indent=2, ensure_ascii=True) + "\n").encode()
+    body = text[: -len(_END) - _DIGITS]
+    return body + f"{xxhash.xxh3_64_intdigest(body):016x}".encode() + _END
 
 
 def fingerprint_of(contents: bytes, *, tokenizer_fingerprint: str, dtype: str) -> str:
@@ -99,11 +105,11 @@ def fingerprint_of(contents: bytes, *, tokenizer_fingerprint: str, dtype: str) -
     return digest.hexdigest()
 
 
-def parse_manifest(data: Bytes, *, where: str) -> Manifest:
-    """Read a manifest's values and check every byte.
+def open_manifest(data: Bytes, *, where: str, kind: StoreKind) -> dict[str, Any]:
+    """A manifest's members, its checksum compared; their values are not checked.
 
     Raises:
-        ManifestError: truncated, changed, of another format or version, or with values out of range.
+        ManifestError: truncated, changed, of another format, version or kind.
     """
     data = bytes(data)
     body = data[: -len(_END) - _DIGITS]
@@ -117,10 +123,13 @@ def parse_manifest(data: Bytes, *, where: str) -> Manifest:
         ) from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ManifestError(f'{where}: not a headrace store\'s manifest (no "format": "{FORMAT}")')
-    version = value.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    version, newest = value.get("format_version"), VERSIONS[kind]
+    actual = value.get("kind", "tokens")
+    if actual in VERSIONS and actual != kind:
+        raise ManifestError(f"{where}: a store of {actual}, expected one of {kind}. {_CURES[kind]}")
+    if isinstance(version, int) and version > newest:
         raise ManifestError(
-            f"{where}: format version {version}, this headrace reads up to {FORMAT_VERSION}. Upgrade headrace."
+            f"{where}: format version {version}, this headrace reads up to {newest}. Upgrade headrace."
         )
     # Compared as text: hex digits have two cases, and only one spelling of each byte is valid.
     expected = f"{xxhash.xxh3_64_intdigest(body):016x}".encode() + _END
@@ -129,6 +138,16 @@ def parse_manifest(data: Bytes, *, where: str) -> Manifest:
             f"{where}: checksum {checksum[:_DIGITS]!r}, the bytes give {expected[:_DIGITS]!r}. Changed by "
             "hand or damaged: restore it, or open an older snapshot."
         )
+    return value
+
+
+def parse_manifest(data: Bytes, *, where: str) -> Manifest:
+    """Read a manifest's values and check every byte.
+
+    Raises:
+        ManifestError: truncated, changed, of another format or version, or with values out of range.
+    """
+    value = open_manifest(data, where=where, kind="tokens")
     try:
         return _manifest(value)
     except (KeyError, TypeError, ValueError) as error:
@@ -153,7 +172,7 @@ def _manifest(value: dict[str, Any]) -> Manifest:
     dtype = text("dtype", "uint16|uint32")
     ids = 1 << 8 * np.dtype(dtype).itemsize
     vocab_size = number("vocab_size", 1, ids)
-    table = _file_sum(value["table"])
+    table = file_sum_of(value["table"])
     if table.name != f"shards-{table.xxh3_128}.arrow":
         raise ValueError(f"shard table named {table.name!r}, expected shards-{table.xxh3_128}.arrow")
     return Manifest(
@@ -170,12 +189,13 @@ def _manifest(value: dict[str, Any]) -> Manifest:
         table=table,
         tokenizer_name=text("tokenizer_name", r"[^\0]{0,4096}"),
         tokenizer_fingerprint=text("tokenizer_fingerprint", "[0-9a-f]{1,128}"),
-        tokenizer_files=tuple(_file_sum(one) for one in value["tokenizer_files"]),
+        tokenizer_files=tuple(file_sum_of(one) for one in value["tokenizer_files"]),
         extra=dict(value["extra"]),
     )
 
 
-def _file_sum(value: Mapping[str, Any]) -> FileSum:
+def file_sum_of(value: Mapping[str, Any]) -> FileSum:
+    """A file's length and checksum, of a manifest's member. Raises: ValueError, KeyError."""
     file = FileSum(name=value["name"], nbytes=value["nbytes"], xxh3_128=value["xxh3_128"])
     if not is_name(file.name):
         raise ValueError(f"file name {file.name!r}: expected letters, digits, '.', '_', '-'")

@@ -42,7 +42,7 @@ def verify_store(store: Store, *, progress: Callable[[int, int | None, str], Non
     starts = store.token_starts
     for number, entry in enumerate(store.shards):
         for path, nbytes, digest in _files(entry) if store.has_checksums else ():
-            _check_file(blob, path, nbytes, digest)
+            check_file(blob, path, nbytes, digest)
             done += nbytes
             if progress is not None:
                 progress(done, store.nbytes, entry.name)
@@ -73,7 +73,8 @@ def _files(entry: ShardEntry) -> list[tuple[str, int, int]]:
     ]
 
 
-def _check_file(blob: Blob, path: str, nbytes: int, expected: int) -> None:
+def check_file(blob: Blob, path: str, nbytes: int, expected: int) -> None:
+    """Read a whole file and compare its length and XXH3-64. Raises: ShardError."""
     where = f"{blob.url}/{path}"
     digest = xxhash.xxh3_64()
     at = 0

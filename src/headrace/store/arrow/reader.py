@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.store.arrow.writer import (
     ALIGNMENT,
+    CODEC_NAMES,
     FIXED_SIZE_BINARY,
     INT,
     INT_BITS,
@@ -194,6 +196,62 @@ def _batch(
             raise ArrowFileError(f"buffer {i}: {first} + {nbytes} in a body of {body_length} bytes")
         buffers.append((first, nbytes))
     return rows, buffers
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLayout:
+    """What a record batch's message declares, checked against its own length."""
+
+    rows: int
+    nodes: tuple[int, ...]
+    """Values of each column and of each list's values, depth first."""
+    buffers: tuple[tuple[int, int], ...]
+    """(offset in the message, stored bytes) of each buffer."""
+    codec: str
+    """none | lz4 | zstd."""
+
+
+def read_batch_layout(message: Bytes) -> BatchLayout:
+    """The layout of one encapsulated record batch: its metadata and its body, as they are in a file.
+
+    Raises:
+        ArrowFileError: the bytes are anything else, or have nulls.
+    """
+    view = memoryview(message).cast("B")
+    prefix = _Reader(view)
+    nbytes = prefix.number("i", 4)
+    if prefix.number("I", 0) != 0xFFFFFFFF or not 0 < nbytes <= len(view) - 8:
+        raise ArrowFileError(f"{len(view)} bytes that do not begin with a message")
+    body = 8 + nbytes
+    flat = _Reader(view[8:body])
+    root = flat.child(0)
+    header = flat.field(root, 2)
+    if header is None or flat.scalar(root, 1, "B") != RECORD_BATCH:
+        raise ArrowFileError("the message is not a record batch")
+    length = flat.scalar(root, 3, "q")
+    if length != len(view) - body:
+        raise ArrowFileError(f"a body of {length} bytes, the block has {len(view) - body}")
+    batch = flat.child(header)
+    compression, codec = flat.field(batch, 3), "none"
+    if compression is not None:
+        table = flat.child(compression)
+        number = flat.scalar(table, 0, "b")
+        if number not in CODEC_NAMES or flat.scalar(table, 1, "b"):
+            raise ArrowFileError(f"compression {number} is not known")
+        codec = CODEC_NAMES[number]
+    place, count = flat.vector(batch, 1, 16)
+    nodes = [struct.unpack_from("<qq", flat.data, place + 16 * i) for i in range(count)]
+    if any(values < 0 or nulls for values, nulls in nodes):
+        raise ArrowFileError("a column with nulls, or with fewer than 0 values")
+    place, count = flat.vector(batch, 2, 16)
+    buffers = []
+    for i in range(count):
+        first, stored = struct.unpack_from("<qq", flat.data, place + 16 * i)
+        if first < 0 or stored < 0 or first + stored > length:
+            raise ArrowFileError(f"buffer {i}: {first} + {stored} in a body of {length} bytes")
+        buffers.append((body + first, stored))
+    rows = flat.scalar(batch, 0, "q")
+    return BatchLayout(rows, tuple(values for values, _ in nodes), tuple(buffers), codec)
 
 
 def _check_fields(reader: _Reader, schema: int, fields: Sequence[Field]) -> None:

@@ -27,8 +27,11 @@ ALIGNMENT: Final = 64
 """Bodies and buffers begin at multiples of this in the file, so that mapped tokens are aligned."""
 
 INT_BITS: Final = {"uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64}
+_SIGNED_BITS: Final = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
+_PRECISIONS: Final = {"float16": 0, "float32": 1, "float64": 2}
 _LZ4_FRAME, _ZSTD = 0, 1
 _CODECS: Final = {"lz4": _LZ4_FRAME, "zstd": _ZSTD}
+CODEC_NAMES: Final = {number: name for name, number in _CODECS.items()}
 
 Column: TypeAlias = NDArray[np.unsignedinteger] | list[str] | list[bytes]
 """A column to write: unsigned integers, names, or 16-byte values."""
@@ -40,7 +43,12 @@ class Field:
 
     name: str
     type: str
-    """uint8 | uint16 | uint32 | uint64 | utf8 | binary16 (fixed size, 16 bytes)."""
+    """uint8 | uint16 | uint32 | uint64 | utf8 | binary16 (fixed size, 16 bytes); of samples also int8 | int16 | int32 |
+    int64 | float16 | float32 | float64 | binary | list | fixed_list."""
+    children: tuple[Field, ...] = ()
+    """The one field of the values of a list or fixed_list."""
+    size: int = 0
+    """Values in each fixed_list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +148,28 @@ def _flatbuffer(root: _Table) -> bytes:
 
 _V5 = _Scalar("h", 4)
 SCHEMA, RECORD_BATCH = 1, 3
-INT, UTF8, FIXED_SIZE_BINARY = 2, 5, 15
+INT, FLOAT, BINARY, UTF8, LIST, FIXED_SIZE_BINARY, FIXED_SIZE_LIST = 2, 3, 4, 5, 12, 15, 16
+
+
+_PLAIN_TYPES: Final = {"binary": BINARY, "utf8": UTF8, "list": LIST}
 
 
 def _schema(fields: Sequence[Field]) -> _Table:
     def field(one: Field) -> _Table:
         if one.type in INT_BITS:
             number, detail = INT, {0: _Scalar("i", INT_BITS[one.type]), 1: _Scalar("B", 0)}
-        elif one.type == "utf8":
-            number, detail = UTF8, {}
+        elif one.type in _SIGNED_BITS:
+            number, detail = INT, {0: _Scalar("i", _SIGNED_BITS[one.type]), 1: _Scalar("B", 1)}
+        elif one.type in _PRECISIONS:
+            number, detail = FLOAT, {0: _Scalar("h", _PRECISIONS[one.type])}
+        elif one.type == "fixed_list":
+            number, detail = FIXED_SIZE_LIST, {0: _Scalar("i", one.size)}
+        elif one.type in _PLAIN_TYPES:
+            number, detail = _PLAIN_TYPES[one.type], {}
         else:
             number, detail = FIXED_SIZE_BINARY, {0: _Scalar("i", 16)}
-        return {0: one.name, 1: _Scalar("B", 0), 2: _Scalar("B", number), 3: detail, 5: []}
+        children = [field(child) for child in one.children]
+        return {0: one.name, 1: _Scalar("B", 0), 2: _Scalar("B", number), 3: detail, 5: children}
 
     return {0: _Scalar("h", 0), 1: [field(one) for one in fields]}
 
@@ -169,7 +187,15 @@ def head(fields: Sequence[Field]) -> bytes:
     return start + _message(SCHEMA, _schema(fields), 0, at=len(start))
 
 
-def batch_head(*, at: int, rows: int, buffers: Sequence[int], columns: int, codec: str = "none") -> bytes:
+def batch_head(
+    *,
+    at: int,
+    rows: int,
+    buffers: Sequence[int],
+    columns: int,
+    codec: str = "none",
+    nodes: Sequence[int] | None = None,
+) -> bytes:
     """The bytes before a record batch's body.
 
     Args:
@@ -179,6 +205,7 @@ def batch_head(*, at: int, rows: int, buffers: Sequence[int], columns: int, code
             padded to 64 bytes in the body.
         columns: number of columns of the buffers.
         codec: none | lz4 | zstd; with a codec every buffer begins with its uncompressed length, int64.
+        nodes: values of each column and of each list's values, depth first; `rows` in each column by default.
 
     Returns:
         The bytes up to the body, whose length is `body_nbytes(buffers)`.
@@ -189,7 +216,7 @@ def batch_head(*, at: int, rows: int, buffers: Sequence[int], columns: int, code
         offset += nbytes + -nbytes % ALIGNMENT
     header: dict[int, _Node] = {
         0: _Scalar("q", rows),
-        1: _Structs("qq", [(rows, 0)] * columns),
+        1: _Structs("qq", [(rows, 0)] * columns if nodes is None else [(node, 0) for node in nodes]),
         2: _Structs("qq", places),
     }
     if codec != "none":
