@@ -11,7 +11,7 @@ import errno
 import mmap
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
@@ -144,6 +144,10 @@ def max_file_nbytes() -> int | None:
     return None if soft == _resource.RLIM_INFINITY else int(soft)
 
 
+_MAX_BUFFERS = 512
+"""Of one system call; Linux and macOS take 1,024."""
+
+
 def lock_file(handle: int, *, wait: bool) -> bool:
     """Take the exclusive advisory lock of an open file; it ends with the process that holds it.
 
@@ -178,6 +182,27 @@ def read_at(handle: int, nbytes: int, offset: int) -> bytes:
         return os.pread(handle, nbytes, offset)
     os.lseek(handle, offset, os.SEEK_SET)
     return os.read(handle, nbytes)
+
+
+def read_at_into(handle: int, buffers: Sequence[memoryview], offset: int) -> int:
+    """Fill buffers from an open file from `offset` on; returns the number of bytes, fewer where the file ends."""
+    left = [buffer for buffer in buffers if len(buffer)]
+    done = 0
+    while left:
+        if hasattr(os, "preadv"):
+            got = os.preadv(handle, left[:_MAX_BUFFERS], offset + done)
+        else:
+            part = read_at(handle, len(left[0]), offset + done)
+            got = len(part)
+            left[0][:got] = part
+        if not got:
+            break
+        done += got
+        while left and got >= len(left[0]):
+            got -= len(left.pop(0))
+        if left:
+            left[0] = left[0][got:]
+    return done
 
 
 def can_fork() -> bool:

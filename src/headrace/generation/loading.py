@@ -16,7 +16,7 @@ from headrace.generation.decoding.gpt_runner import GPTRunner
 from headrace.generation.decoding.hf_runner import HFRunner
 from headrace.generation.engines.native import NativeEngine
 from headrace.generation.engines.results import check_supported
-from headrace.generation.job import BatchEngine
+from headrace.generation.job import BatchEngine, Progress
 from headrace.generation.model_directory import read_config, special_ids_of
 from headrace.generation.options import SamplingOptions
 from headrace.generation.prompts.tokenizer import PromptTokenizer
@@ -63,8 +63,18 @@ def load_engine(
     device: str = "auto",
     batch_size: int = 32,
     stats: Stats | None = None,
+    progress: Progress | None = None,
 ) -> LoadedEngine:
     """Load a model for generation.
+
+    Args:
+        model: a run directory or a Hugging Face directory.
+        engine: of ENGINES.
+        dtype: of the weights; "auto": as stored, on a CPU float32.
+        device: "cpu", "cuda" or "auto".
+        batch_size: rows that are generated at once.
+        stats: counts the engine's time.
+        progress: called as progress(bytes done, bytes in all, note) while weights are read.
 
     Raises:
         ConfigError: no such engine, dtype or device.
@@ -78,7 +88,7 @@ def load_engine(
     limit_threads()
     if engine != "native":
         return _load_foreign(path, engine=engine, dtype=dtype, device=place, batch_size=batch_size)
-    runner, tokenizer = _load_runner(path, dtype=dtype, device=place)
+    runner, tokenizer = _load_runner(path, dtype=dtype, device=place, progress=progress)
     special_ids = special_ids_of(path, tokenizer)
     return LoadedEngine(
         engine=NativeEngine(
@@ -147,21 +157,23 @@ def load_prompts(path: Path) -> PromptTokenizer:
     return PromptTokenizer(tokenizer, special_ids_of(path, tokenizer))
 
 
-def _load_runner(path: Path, *, dtype: str, device: torch.device) -> tuple[GPTRunner | HFRunner, Tokenizer]:
+def _load_runner(
+    path: Path, *, dtype: str, device: torch.device, progress: Progress | None
+) -> tuple[GPTRunner | HFRunner, Tokenizer]:
     about = read_config(path)
     if about is None and not (path / "run.json").is_file():
         raise _no_model(path)
     if about is None or about.get("model_type") == "gpt2":
         from headrace.model import load_model
 
-        gpt, tokenizer = load_model(path)
-        gpt = gpt.to(device=device, dtype=pick_dtype(dtype, stored=gpt.tok.weight.dtype, device=device))
+        kind = pick_dtype(dtype, stored=torch.float32, device=device)
+        gpt, tokenizer = load_model(path, device=device, dtype=kind, progress=progress)
         return GPTRunner(gpt), tokenizer
     from headrace.tokens import load_tokenizer
 
     stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)
     kind = pick_dtype(dtype, stored=stored, device=device)
-    return HFRunner(path, dtype=kind, device=device), load_tokenizer(path)
+    return HFRunner(path, dtype=kind, device=device, progress=progress), load_tokenizer(path)
 
 
 def _no_model(path: Path) -> ConfigError:

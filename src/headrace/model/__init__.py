@@ -7,6 +7,7 @@ loss          hidden states and labels -> cross-entropy
 products      matrix products, by oneDNN where that is faster
 kv            keys and values of earlier tokens
 weights       run, Hugging Face directory or file <-> model
+tensor_files  safetensors files -> tensors that exist, by large reads in flight
 gpt2_format   GPT-2's names, layouts and config keys
 hf_tokenizer  tokenizer <-> files of transformers
 embed         word vectors -> a first token table
@@ -40,6 +41,7 @@ from headrace.model.initialize import fresh_weight, init_weights, sharded_like
 from headrace.model.kv import KVCache
 from headrace.model.loss import IGNORED, linear_cross_entropy
 from headrace.model.sizes import SIZES, Size, gpt_config
+from headrace.model.tensor_files import Progress, TensorEntry, fill_tensors, read_headers
 from headrace.model.weights import (
     config_from_json,
     from_hf,
@@ -61,13 +63,16 @@ __all__ = [
     "Attention",
     "GPTConfig",
     "KVCache",
+    "Progress",
     "Size",
+    "TensorEntry",
     "TokenTable",
     "TransformerBlock",
     "WordVectors",
     "attention_masks",
     "config_from_json",
     "encode_manifest",
+    "fill_tensors",
     "fresh_weight",
     "from_hf",
     "gpt_config",
@@ -82,6 +87,7 @@ __all__ = [
     "load_model",
     "load_weights",
     "manifest_files",
+    "read_headers",
     "read_tensors",
     "read_vectors",
     "save_weights",

@@ -9,10 +9,11 @@ from typing import Any
 
 import orjson
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model.gpt import GPT, GPTConfig
+from headrace.model.tensor_files import TensorEntry
 
 HF_CONFIG = "config.json"
 
@@ -78,7 +79,8 @@ _TOP = {
     "norm.weight": "ln_f.weight",
     "norm.bias": "ln_f.bias",
 }
-_HEAD = "lm_head.weight"
+HEAD = "lm_head.weight"
+"""The output matrix, where a file has one of its own."""
 _MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # causal masks that older files hold
 _FLOATS = {torch.float32, torch.float16, torch.bfloat16, torch.float64}
 
@@ -204,49 +206,52 @@ def to_gpt2(model: GPT) -> dict[str, Tensor]:
     return tensors
 
 
-def from_gpt2(tensors: Mapping[str, Tensor], config: GPTConfig, source: Path) -> dict[str, Tensor]:
-    """GPT-2's tensors by our names, in our layout.
+def gpt2_targets(model: GPT, entries: Mapping[str, TensorEntry], source: object) -> dict[str, Tensor]:
+    """GPT-2's names of a model's parameters -> views of them with the axes in the order of GPT-2's files.
+
+    Args:
+        model: to be filled.
+        entries: the tensors of the files, their names without "transformer.".
+        source: names the files in messages.
 
     Raises:
-        CheckpointError: one is missing, of another type, or unknown: every tensor of the files is used.
+        CheckpointError: a tensor is missing, of another type or shape, or unknown: every one of the files is used.
     """
-    check_layers(tensors, config, source)
-    own = {name: gpt2_name(name) for name in parameter_shapes(config)}
+    check_layers(entries, model.config, source)
+    own = {name: gpt2_name(name) for name, _ in model.named_parameters()}
     unknown = sorted(
-        name for name in tensors.keys() - set(own.values()) - {_HEAD} if not _MASK.fullmatch(name)
+        name for name in entries.keys() - set(own.values()) - {HEAD} if not _MASK.fullmatch(name)
     )
     if unknown:
         raise CheckpointError(
             f"{source}: tensors that GPT-2 does not have: {', '.join(unknown[:5])}"
             f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}. This decoder cannot use them."
         )
-    converted = {}
-    for name, theirs in own.items():
-        if (tensor := tensors.get(theirs)) is None:
+    targets = {}
+    for name, parameter in model.named_parameters():
+        entry = entries.get(theirs := own[name])
+        if entry is None:
             raise CheckpointError(f"{source}: no tensor named {theirs!r} in its weights.")
-        if tensor.dtype not in _FLOATS:
+        if entry.dtype not in _FLOATS:
             raise CheckpointError(
-                f"{source}: {theirs} is {str(tensor.dtype).removeprefix('torch.')}, expected floating point: "
+                f"{source}: {theirs} is {str(entry.dtype).removeprefix('torch.')}, expected floating point: "
                 f"quantized weights are not read. Export them unquantized."
             )
-        converted[name] = _from_gpt2_layout(name, tensor, config)
-    head = tensors.get(_HEAD)
-    if head is not None and not torch.equal(head, tensors["wte.weight"]):
-        raise CheckpointError(
-            f"{source}: {_HEAD} differs from wte.weight; this decoder has one matrix for both "
-            f"(tie_word_embeddings). Logits would differ."
-        )
-    return converted
+        is_product = name.startswith("blocks.") and parameter.ndim == 2
+        expected = tuple(parameter.T.shape if is_product else parameter.shape)  # GPT-2 keeps [in, out]
+        if entry.shape != expected:
+            raise CheckpointError(
+                f"{source}: {theirs} for {name} has shape {list(entry.shape)}, the config says {list(expected)}."
+            )
+        targets[theirs] = _in_gpt2_layout(name, parameter.data, model.config)
+    return targets
 
 
-def _from_gpt2_layout(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
-    if name.startswith("blocks.") and tensor.ndim == 2:
-        tensor = tensor.T
-    width = config.hidden_size
-    if ".attn.qkv." in name and tensor.shape[0] == 3 * width:
-        rows = tensor.reshape(3, config.num_attention_heads, config.head_dim, *tensor.shape[1:])
-        tensor = rows.transpose(0, 1).reshape(tensor.shape)
-    return tensor
+def _in_gpt2_layout(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
+    if ".attn.qkv." in name:  # (head, q/k/v, channel) -> (q/k/v, head, channel)
+        rows = tensor.view(config.num_attention_heads, 3, config.head_dim, *tensor.shape[1:]).transpose(0, 1)
+        return rows if tensor.ndim == 1 else rows.permute(3, 0, 1, 2)
+    return tensor.T if name.startswith("blocks.") and tensor.ndim == 2 else tensor
 
 
 def check_layers(names: Iterable[str], config: GPTConfig, source: object) -> None:
@@ -260,9 +265,3 @@ def check_layers(names: Iterable[str], config: GPTConfig, source: object) -> Non
         raise CheckpointError(
             f"{source}: its weights have {len(layers)} layers, its config {config.num_hidden_layers}."
         )
-
-
-def parameter_shapes(config: GPTConfig) -> dict[str, nn.Parameter]:
-    """Name -> a parameter without memory, of a model of this shape."""
-    with torch.device("meta"):
-        return dict(GPT(config).named_parameters())

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import orjson
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model.checkpoint import latest_checkpoint, read_tensors
 from headrace.model.gpt import GPT, GPTConfig
 from headrace.model.gpt2_format import (
+    HEAD,
     HF_CONFIG,
     check_layers,
-    from_gpt2,
     gpt2_config,
+    gpt2_targets,
     hf_config,
     to_gpt2,
 )
 from headrace.model.hf_tokenizer import hf_tokenizer_files, load_hf_tokenizer
+from headrace.model.tensor_files import Progress, fill_tensors, read_header, read_headers, tensors_equal
 from headrace.paths import local_path
+from headrace.storage import LocalBlob
 from headrace.tokens import Tokenizer, load_tokenizer
 
 RUN = "run.json"
@@ -36,10 +37,22 @@ _GENERATION = "generation_config.json"
 _HARMLESS = {"README.md", "LICENSE", "LICENSE.txt", ".gitattributes", ".git", ".DS_Store"}
 
 
-def load_model(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> tuple[GPT, Tokenizer]:
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Progress | None = None,
+) -> tuple[GPT, Tokenizer]:
     """Model and tokenizer of a run directory, or of a Hugging Face directory in GPT-2's format.
 
     A run gives its newest whole checkpoint.
+
+    Args:
+        path: the directory.
+        device: where the model's parameters are.
+        dtype: of the parameters.
+        progress: called as progress(bytes done, bytes in all, note) while weights are read.
 
     Raises:
         CheckpointError: a run without a whole checkpoint, or weights that do not fit their config.
@@ -50,7 +63,7 @@ def load_model(path: str | os.PathLike[str], *, device: str | torch.device = "cp
     if (path / RUN).is_file():
         model, tokenizer = load_run(path), load_tokenizer(path / "tokenizer")
     elif (path / HF_CONFIG).is_file():
-        model, tokenizer = from_hf(path), load_hf_tokenizer(path)
+        model, tokenizer = from_hf(path, dtype=dtype, progress=progress), load_hf_tokenizer(path)
     else:
         raise ConfigError(
             f"{path}: neither a run ({RUN}) nor a Hugging Face directory ({HF_CONFIG}) is there. "
@@ -61,7 +74,7 @@ def load_model(path: str | os.PathLike[str], *, device: str | torch.device = "cp
             f"{path}: its tokenizer has {tokenizer.vocab_size} ids, its model {model.config.vocab_size}. "
             f"Ids above would have no embedding; the two do not belong together."
         )
-    return model.to(device).eval(), tokenizer
+    return model.to(device=device, dtype=dtype).eval(), tokenizer
 
 
 def load_run(run: Path) -> GPT:
@@ -102,10 +115,10 @@ def config_from_json(shape: object, path: object) -> GPTConfig:
         ) from error
 
 
-def empty_model(config: GPTConfig) -> GPT:
+def empty_model(config: GPTConfig, *, dtype: torch.dtype = torch.float32) -> GPT:
     """A model whose weights are not set."""
     with torch.device("meta"):
-        model = GPT(config)
+        model = GPT(config).to(dtype)
     return model.to_empty(device="cpu")
 
 
@@ -121,20 +134,26 @@ def load_weights(path: str | os.PathLike[str]) -> GPT:
     Raises:
         CheckpointError: not a safetensors file of ours, or damaged.
     """
+    path = Path(path)
+    blob = LocalBlob(path.parent)
+    entries, metadata = read_header(blob, path.name)
+    if "headrace_config" not in metadata:
+        raise CheckpointError(
+            f"{path}: no model shape in its header. Load the Hugging Face directory instead."
+        )
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            names = list(file.keys())
-        if "headrace_config" not in metadata:
+        shape = orjson.loads(metadata["headrace_config"])
+    except orjson.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: its header's model shape is not JSON ({error}).") from error
+    config = config_from_json(shape, path)
+    check_layers(entries, config, path)
+    model = empty_model(config)
+    for name, parameter in model.named_parameters():
+        if name in entries and entries[name].shape != tuple(parameter.shape):
             raise CheckpointError(
-                f"{path}: no model shape in its header. Load the Hugging Face directory instead."
+                f"{path}: {name} has shape {list(entries[name].shape)}, the config says {list(parameter.shape)}."
             )
-        config = config_from_json(orjson.loads(metadata["headrace_config"]), path)
-        check_layers(names, config, path)
-        model = empty_model(config)
-        _fill(model, load_file(path), path)
-    except (SafetensorError, OSError, orjson.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+    fill_tensors(blob, entries, {name: parameter.data for name, parameter in model.named_parameters()})
     return model
 
 
@@ -187,8 +206,15 @@ def _check_export_directory(out: Path, written: set[str]) -> None:
         )
 
 
-def from_hf(directory: str | os.PathLike[str]) -> GPT:
+def from_hf(
+    directory: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, progress: Progress | None = None
+) -> GPT:
     """The model of a Hugging Face directory in GPT-2's format, logits equal.
+
+    Args:
+        directory: config.json and safetensors.
+        dtype: of the model's parameters; the stored ones are converted while they are read.
+        progress: called as progress(bytes done, bytes in all, note).
 
     Raises:
         ConfigError: not GPT-2's format, or an option of it that this decoder does not have.
@@ -196,20 +222,21 @@ def from_hf(directory: str | os.PathLike[str]) -> GPT:
     """
     directory = Path(directory)
     config = hf_config(directory)
-    tensors: dict[str, Tensor] = {}
-    for path in hf_weight_files(directory):
-        try:
-            content = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
-        for name, tensor in content.items():
-            short = name.removeprefix("transformer.")
-            if short in tensors:
-                raise CheckpointError(f"{path}: {name} is there twice.")
-            tensors[short] = tensor
-    converted = from_gpt2(tensors, config, directory)
-    model = empty_model(config)
-    _fill(model, converted, directory)
+    blob = LocalBlob(directory)
+    entries = {}
+    for name, entry in read_headers(blob, [path.name for path in hf_weight_files(directory)]).items():
+        short = name.removeprefix("transformer.")
+        if short in entries:
+            raise CheckpointError(f"{directory / entry.file}: {name} is there twice.")
+        entries[short] = entry
+    check_layers(entries, config, directory)  # before a model of that shape is built
+    model = empty_model(config, dtype=dtype)
+    fill_tensors(blob, entries, gpt2_targets(model, entries, directory), progress=progress)
+    if HEAD in entries and not tensors_equal(blob, entries[HEAD], model.tok.weight):
+        raise CheckpointError(
+            f"{directory}: {HEAD} differs from wte.weight; this decoder has one matrix for both "
+            f"(tie_word_embeddings). Logits would differ."
+        )
     return model
 
 
@@ -243,15 +270,3 @@ def _names_in_index(index: Path) -> list[str]:
         return sorted({str(name) for name in weight_map.values()})
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: not an index of safetensors files ({error!r}).") from error
-
-
-def _fill(model: GPT, tensors: Mapping[str, Tensor], source: object) -> None:
-    for name, parameter in model.named_parameters():
-        if name not in tensors:
-            raise CheckpointError(f"{source}: no tensor named {name!r} in it.")
-        if tensors[name].shape != parameter.shape:
-            raise CheckpointError(
-                f"{source}: {name} has shape {list(tensors[name].shape)}, "
-                f"the config says {list(parameter.shape)}."
-            )
-        parameter.data.copy_(tensors[name])

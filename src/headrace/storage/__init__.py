@@ -10,11 +10,18 @@ In reading order:
     opener        a URL or path -> its blob
     reader        an object as a file that seeks
     ranges, limiter, threads   many ranges, read by few requests, by daemon threads
+    bulk_read     whole files into memory that is there, by many large requests
     cache         blocks fetched once per machine, bounded and shared by processes
     arrow         Arrow data from outside, checked before it is read
 """
 
 from headrace.storage.arrow import validate_arrow
+from headrace.storage.bulk_read import (
+    REQUEST_BYTES,
+    BulkReader,
+    RangeRead,
+    read_into,
+)
 from headrace.storage.cache import NodeCache
 from headrace.storage.files import (
     disk_errors,
@@ -38,7 +45,9 @@ from headrace.storage.threads import INTERRUPT_S, DaemonPool
 
 __all__ = [
     "INTERRUPT_S",
+    "REQUEST_BYTES",
     "Blob",
+    "BulkReader",
     "Cancelled",
     "ConcurrencyLimit",
     "DaemonPool",
@@ -47,6 +56,7 @@ __all__ = [
     "MemoryBlob",
     "NodeCache",
     "ObjectFile",
+    "RangeRead",
     "RemoteBlob",
     "Retry",
     "RetryingBlob",
@@ -58,6 +68,7 @@ __all__ = [
     "is_file_at",
     "make_directory",
     "open_blob",
+    "read_into",
     "read_verified",
     "split_url",
     "storage_error",

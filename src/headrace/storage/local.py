@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from headrace.platform import read_at
+from headrace.platform import read_at, read_at_into
 from headrace.storage.files import (
     disk_errors,
     fsync_directory,
@@ -62,6 +63,16 @@ class LocalBlob:
                     parts.append(part)
                     start += len(part)
                 return parts[0] if len(parts) == 1 else b"".join(parts)
+            finally:
+                os.close(handle)
+
+    def read_into(self, path: str, start: int, buffers: Sequence[memoryview]) -> int:
+        """Fill buffers with the bytes from `start` on, without a copy; returns how many there were."""
+        target = self.path(path)
+        with disk_errors(target, missing=True):
+            handle = os.open(target, os.O_RDONLY)
+            try:
+                return read_at_into(handle, buffers, start)
             finally:
                 os.close(handle)
 

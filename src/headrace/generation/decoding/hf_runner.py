@@ -9,8 +9,6 @@ is refused.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,8 @@ from headrace.errors import ConfigError
 from headrace.generation.decoding.attention import StepPlan, attend, plan_step
 from headrace.generation.decoding.fingerprint import fingerprint_of
 from headrace.generation.decoding.fused import FusedDecoder
-from headrace.model import KVCache
+from headrace.generation.decoding.hf_weights import load_transformers
+from headrace.model import KVCache, Progress
 
 ATTENTION = "headrace"
 PROBE_TOKENS = 24
@@ -37,16 +36,17 @@ class HFRunner:
 
     name = "native"
 
-    def __init__(self, directory: Path, *, dtype: torch.dtype, device: torch.device) -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM
+    def __init__(
+        self, directory: Path, *, dtype: torch.dtype, device: torch.device, progress: Progress | None = None
+    ) -> None:
+        from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
         text = config.get_text_config()
         kinds = set(getattr(text, "layer_types", None) or ())
         if getattr(text, "attention_chunk_size", None) or not kinds <= KNOWN_LAYERS:
             raise _refused(directory, "it has layers that are not plain or sliding attention")
-        with no_progress_bars():
-            model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+        model = load_transformers(directory, config, dtype=dtype, progress=progress)
         self.model: Any = model.to(device).eval().requires_grad_(requires_grad=False)
         self.dtype, self.device = dtype, device
         self.vocab_size = int(self.model.get_output_embeddings().weight.shape[0])
@@ -164,21 +164,6 @@ class HFRunner:
             step = plan_step(rows, [], device=self.device)
             got.append(self.logits(self.hidden(step, kv))[before:])
         return torch.cat([logits.float() for logits in got])
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Suppress the progress bars of transformers."""
-    import transformers.utils.logging
-
-    bars: Any = transformers.utils.logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
 
 
 def _attention(

@@ -17,7 +17,8 @@ import torch
 
 from headrace.errors import ConfigError, WorkerError
 from headrace.generation.decoding.fingerprint import fingerprint_of
-from headrace.generation.decoding.hf_runner import KNOWN_LAYERS, context_of, no_progress_bars
+from headrace.generation.decoding.hf_runner import KNOWN_LAYERS, context_of
+from headrace.generation.decoding.hf_weights import no_progress_bars
 from headrace.generation.detokenizer import Detokenizer
 from headrace.generation.engines.results import check_supported, make_prediction
 from headrace.generation.options import SamplingOptions
