@@ -48,12 +48,13 @@ def test_every_public_name_can_be_imported_and_is_documented():
 def test_public_names_change_only_on_purpose():
     assert headrace.__all__ == [
         "GPT", "Batch", "BatchOptions", "CheckpointError", "CheckpointOptions", "ConfigError", "DataOptions",
-        "DocumentError", "EngineOptions", "EvaluationOptions", "FieldOptions", "FilterOptions", "GPTConfig",
-        "HeadraceError", "InputError", "JobOptions", "Loader", "ManifestError", "OperatorOptions", "OptimizerOptions",
-        "OrderError", "OutputOptions", "ParallelOptions", "PromptOptions", "ReadOptions", "ResumeError", "RunOptions",
-        "SampleStore", "SamplingOptions", "ShardError", "SinkError", "SourceError", "SpaceError", "StorageError",
-        "Store", "StoreError", "StoreWriter", "TokenizerError", "WorkerError", "generate", "ingest", "load_model",
-        "load_tokenizer", "mix", "read_predictions", "report", "train", "train_tokenizer",
+        "DiagnoseOptions", "Diagnosis", "DocumentError", "EngineOptions", "EvaluationOptions", "FieldOptions",
+        "FilterOptions", "GPTConfig", "HeadraceError", "InputError", "JobOptions", "Loader", "ManifestError",
+        "OperatorOptions", "OptimizerOptions", "OrderError", "OutputOptions", "ParallelOptions", "PromptOptions",
+        "ReadOptions", "ResumeError", "RunOptions", "SampleStore", "SamplingOptions", "ShardError", "SinkError",
+        "SourceError", "SpaceError", "StorageError", "Store", "StoreError", "StoreWriter", "TokenizerError",
+        "WorkerError", "diagnose", "generate", "ingest", "load_model", "load_tokenizer", "mix", "read_predictions",
+        "report", "train", "train_tokenizer",
     ]  # fmt: skip
 
 
@@ -84,11 +85,11 @@ def bound_names(node: ast.stmt) -> list[str]:
 
 
 def test_the_core_imports_no_framework():
-    """Ingest, store, order, load, sink, tokens, profile and the command line start without torch."""
+    """Ingest, store, order, load, sink, tokens, profile, diagnosis and the command line start without torch."""
     done = python(
         "import sys\n"
         "import headrace.cli, headrace.store, headrace.order, headrace.load, headrace.ingestion, headrace.tokens\n"
-        "import headrace.sink, headrace.profile\n"
+        "import headrace.sink, headrace.profile, headrace.diagnosis\n"
         "found = {'torch', 'jax', 'tensorflow', 'transformers', 'ray', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(found)) or 0)"
     )

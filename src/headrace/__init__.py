@@ -19,7 +19,9 @@ The path of the data, and the names that meet it:
                   SamplingOptions, EngineOptions            its options
                   PromptOptions, OutputOptions
                   read_predictions(out)                     what is committed, as Arrow
-    a look        report(run)                               where the time went, as a page
+    a look        diagnose(loader)                          is a loop bound by its data or its model; Diagnosis
+                  DiagnoseOptions                           how precisely, at what cost
+                  report(run)                               where the time went, as a page
     errors        HeadraceError and its tree                what, where, got, wanted, cure
 
 Names are imported when they are first used: `import headrace` costs
@@ -36,6 +38,7 @@ from headrace.version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
+    from headrace.diagnosis import DiagnoseOptions, Diagnosis, diagnose
     from headrace.errors import (
         CheckpointError,
         ConfigError,
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
     )
 
 _EXPORTS = {
+    "headrace.diagnosis": ["DiagnoseOptions", "Diagnosis", "diagnose"],
     "headrace.ingestion": [
         "FieldOptions",
         "FilterOptions",
@@ -133,6 +137,8 @@ __all__ = [
     "CheckpointOptions",
     "ConfigError",
     "DataOptions",
+    "DiagnoseOptions",
+    "Diagnosis",
     "DocumentError",
     "EngineOptions",
     "EvaluationOptions",
@@ -165,6 +171,7 @@ __all__ = [
     "StoreWriter",
     "TokenizerError",
     "WorkerError",
+    "diagnose",
     "generate",
     "ingest",
     "load_model",

@@ -2,11 +2,13 @@
 
 from headrace.profile.comparison import comparison_rows
 from headrace.profile.html_report import report
+from headrace.profile.intervals import ConfidenceInterval, share_interval, t_quantile
 from headrace.profile.machine import describe_machine
 from headrace.profile.run_files import RunFiles, StepMetrics, read_run_files
 from headrace.profile.stage_times import StageTime, describe_stages, run_stage_times
 
 __all__ = [
+    "ConfidenceInterval",
     "RunFiles",
     "StageTime",
     "StepMetrics",
@@ -16,4 +18,6 @@ __all__ = [
     "read_run_files",
     "report",
     "run_stage_times",
+    "share_interval",
+    "t_quantile",
 ]

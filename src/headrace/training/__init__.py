@@ -31,6 +31,7 @@ from headrace.training.summary import RunSummary
 
 if TYPE_CHECKING:
     from headrace.training.launch import train
+    from headrace.training.mfu import peak_flops
     from headrace.training.pretrained import ImportSummary, import_model
 
 __all__ = [
@@ -43,10 +44,11 @@ __all__ = [
     "RunOptions",
     "RunSummary",
     "import_model",
+    "peak_flops",
     "train",
 ]
 
-_LAZY = {"train": "launch", "ImportSummary": "pretrained", "import_model": "pretrained"}
+_LAZY = {"train": "launch", "ImportSummary": "pretrained", "import_model": "pretrained", "peak_flops": "mfu"}
 
 
 def __getattr__(name: str) -> Any:

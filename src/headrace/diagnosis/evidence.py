@@ -1,0 +1,115 @@
+"""Samples and counters of a measured loop -> the evidence for a verdict: shares of the waiting time, bytes, cores."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headrace.diagnosis.kernel import Usage
+from headrace.diagnosis.sampler import Samples
+from headrace.platform import available_cores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What was seen beside the times; every figure is of the measured part of the loop."""
+
+    samples: int = 0
+    """Samples in waits."""
+    main: Mapping[str, float] = field(default_factory=dict)
+    """The loop's own thread in waits: share of samples by activity."""
+    producers: Mapping[str, float] = field(default_factory=dict)
+    """Other threads and worker processes in waits: share of their samples by activity."""
+    work: Mapping[str, float] = field(default_factory=dict)
+    """The loop's own thread outside waits: share of samples by activity."""
+    gil_late: float = 0.0
+    """Share of ticks in waits at which another thread held the GIL."""
+    runnable_threads: float = 0.0
+    """Python threads of this process with work to do in waits, on average."""
+    workers: int = 0
+    """Worker processes."""
+    loader_threads: int = 0
+    """Other threads of this process that worked for the loader, the most at once."""
+    wall_s: float = 0.0
+    main_cpu_s: float = 0.0
+    thread_cpu_s: Mapping[str, float] = field(default_factory=dict)
+    """Processor seconds of each thread of this process that used some."""
+    worker_cpu_s: Mapping[str, float] = field(default_factory=dict)
+    """The same of each worker process."""
+    disk_bytes: int = 0
+    read_bytes: int = 0
+    """Bytes read by system calls, from disk and from the page cache."""
+    network_bytes: int = 0
+    """Bytes that the machine received over networks, loopback included."""
+    idle_cores: float = 0.0
+    """Cores of the machine that were idle, on average."""
+    cores: int = 1
+    pressure: Mapping[str, float] = field(default_factory=dict)
+    """Share of the time in which some task of the machine waited for "cpu", "io", "memory"."""
+    queue_fill: float | None = None
+    """Batches that were ready when the loop asked, on average; None where the loader does not say."""
+
+    @property
+    def page_cache_hits(self) -> float | None:
+        """Share of the bytes read that did not come from disk; None where nothing was read."""
+        if not self.read_bytes:
+            return None
+        return max(0.0, 1 - self.disk_bytes / self.read_bytes)
+
+
+def collect_evidence(
+    samples: Samples,
+    inside: Counter[str],
+    before: Usage,
+    after: Usage,
+    *,
+    wall_s: float,
+    queue_fill: float | None,
+) -> Evidence:
+    """The evidence of the time between two readings of the counters.
+
+    Args:
+        samples: what the sampling thread saw.
+        inside: what sampling threads in worker processes saw; empty without such.
+        before: counters at the beginning.
+        after: counters at the end.
+        wall_s: seconds between.
+        queue_fill: batches that were ready, on average.
+    """
+    threads = {
+        name: seconds - before.threads_s.get(name, 0.0)
+        for name, seconds in after.threads_s.items()
+        if seconds - before.threads_s.get(name, 0.0) >= 0.01
+    }
+    workers = {str(pid): seconds - before.workers_s.get(pid, 0.0) for pid, seconds in after.workers_s.items()}
+    return Evidence(
+        samples=samples.waits,
+        main=_shares(samples.main),
+        producers=_shares(inside or samples.producers),
+        work=_shares(samples.work),
+        gil_late=samples.late_ticks / samples.ticks if samples.ticks else 0.0,
+        runnable_threads=samples.runnable / samples.waits if samples.waits else 0.0,
+        workers=max(samples.workers, len(workers)),
+        loader_threads=samples.loader_threads,
+        wall_s=wall_s,
+        main_cpu_s=next((s for name, s in threads.items() if name.endswith(f"({os.getpid()})")), 0.0),
+        thread_cpu_s=threads,
+        worker_cpu_s=workers,
+        disk_bytes=max(0, after.disk_bytes - before.disk_bytes),
+        read_bytes=max(0, after.read_bytes - before.read_bytes),
+        network_bytes=max(0, after.network_bytes - before.network_bytes),
+        idle_cores=max(0.0, after.idle_s - before.idle_s) / wall_s if wall_s else 0.0,
+        cores=available_cores(),
+        pressure={
+            name: min(1.0, max(0.0, seconds - before.pressure_s.get(name, 0.0)) / wall_s) if wall_s else 0.0
+            for name, seconds in after.pressure_s.items()
+        },
+        queue_fill=queue_fill,
+    )
+
+
+def _shares(counts: Counter[str]) -> dict[str, float]:
+    total = sum(counts.values())
+    return {name: count / total for name, count in counts.most_common()} if total else {}

@@ -1,0 +1,160 @@
+"""The share of waiting and the evidence -> the resource that is at its limit, and why it is that one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, cast
+
+from headrace.diagnosis.evidence import Evidence
+from headrace.formatting import percent
+from headrace.profile import ConfidenceInterval
+
+Limiter = Literal[
+    "model",
+    "unclear",
+    "storage",
+    "network",
+    "decompression",
+    "parsing",
+    "tokenizing",
+    "loader_cpu",
+    "gil",
+    "hand_over",
+    "device_copy",
+    "workers",
+    "latency",
+]
+
+STALL: Final = 0.02
+"""A lower bound of the stall below this is no stall: the model is at its limit."""
+
+PHRASES: Final[dict[str, str]] = {
+    "model": "the model",
+    "unclear": "something that the samples do not name",
+    "storage": "storage: reading from disk",
+    "network": "the network",
+    "decompression": "decompression on the CPU",
+    "parsing": "parsing on the CPU",
+    "tokenizing": "tokenizing on the CPU",
+    "loader_cpu": "the loader's own work on the CPU",
+    "gil": "the GIL: Python threads take turns",
+    "hand_over": "handing batches over from worker processes",
+    "device_copy": "the copy from host to device",
+    "workers": "too few workers: cores are idle while all workers work",
+    "latency": "waiting inside the loader (sleeping or polling)",
+}
+
+_CPU: Final = ("decompression", "parsing", "tokenizing", "cpu")
+_AS_LIMITER: Final = {"cpu": "loader_cpu", "sleep": "latency"}
+"""Activities that are limiters by another name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The limiter, how sure it is, and its share of the waiting time."""
+
+    limiter: Limiter
+    share: ConfidenceInterval
+    """Share of the waiting time that it takes."""
+    reason: str
+    work: str = ""
+    """What the limiting threads or workers do most: an activity."""
+
+
+def find_limiter(stall: ConfidenceInterval, evidence: Evidence) -> Finding:
+    """The resource at its limit.
+
+    The loop's own thread says first: where it works itself in `next`, its activity is the limiter; where it waits
+    for others, theirs is. Threads that work but take turns at the GIL, and workers that all work while cores are
+    idle, are not limited by the resource that they work on.
+    """
+    whole = ConfidenceInterval(value=1.0, low=0.0, high=1.0)
+    if stall.low <= STALL:
+        sure = stall.high < 0.05
+        reason = (
+            f"at most {percent(stall.high)} of a step waits for data"
+            if sure
+            else f"the interval, {percent(stall.low)} to {percent(stall.high)}, includes no wait at all"
+        )
+        copying = evidence.work.get("device_copy", 0.0)
+        if copying > 0.1:
+            return Finding(
+                limiter="device_copy",
+                share=_share(copying, max(evidence.samples, 10)),
+                reason=f"{percent(copying)} of the loop's own time is in copies to the device",
+                work="device_copy",
+            )
+        return Finding(limiter="model", share=whole, reason=reason)
+    if evidence.samples < 5:
+        return Finding(limiter="unclear", share=whole, reason="too few samples fell into waits")
+    waiting = evidence.main.get("idle", 0.0)
+    contended = evidence.gil_late > 0.3 and evidence.runnable_threads > 1.4
+    if contended:
+        return Finding(
+            limiter="gil",
+            share=_share(evidence.gil_late, evidence.samples),
+            reason=f"{evidence.runnable_threads:.1f} Python threads had work to do at once, and the GIL was held "
+            f"at {percent(evidence.gil_late)} of the probes",
+            work=_top(evidence.producers if waiting > 0.5 else evidence.main)[0],
+        )
+    if waiting < 0.5:
+        return _own_thread(evidence)
+    return _others(evidence)
+
+
+def _own_thread(evidence: Evidence) -> Finding:
+    activity, share = _top({k: v for k, v in evidence.main.items() if k != "idle"})
+    return Finding(
+        limiter=cast("Limiter", _AS_LIMITER.get(activity, activity)),
+        share=_share(share, evidence.samples),
+        reason=f"the loop's own thread spent {percent(share)} of its waits so",
+        work=activity,
+    )
+
+
+def _others(evidence: Evidence) -> Finding:
+    working = {name: share for name, share in evidence.producers.items() if name != "idle"}
+    idle = evidence.producers.get("idle", 0.0)
+    passing = evidence.main.get("hand_over", 0.0)
+    if not working or (idle > 0.7 and passing > 0.15):
+        if passing > 0.1:
+            return _own_thread(evidence)
+        return Finding(
+            limiter="unclear",
+            share=ConfidenceInterval(value=1.0, low=0.0, high=1.0),
+            reason="threads and workers were idle while the loop waited",
+        )
+    activity, share = _top(working)
+    share /= sum(working.values())
+    cpu = sum(working.get(name, 0.0) for name in _CPU) / sum(working.values())
+    by = "worker processes" if evidence.workers else "the loader's threads"
+    if cpu > 0.6 and idle < 0.25 and evidence.idle_cores > 0.45 and evidence.cores > 1:
+        return Finding(
+            limiter="workers",
+            share=_share(cpu, evidence.samples),
+            reason=f"{by} worked {percent(1 - idle)} of the waits, and {evidence.idle_cores:.1f} of "
+            f"{evidence.cores} cores were idle",
+            work=activity,
+        )
+    return Finding(
+        limiter=cast("Limiter", _AS_LIMITER.get(activity, activity)),
+        share=_share(share, evidence.samples),
+        reason=f"{by} spent {percent(share)} of their work in waits so",
+        work=activity,
+    )
+
+
+def _top(shares: Mapping[str, float]) -> tuple[str, float]:
+    if not shares:
+        return "cpu", 0.0
+    name = max(shares, key=lambda one: shares[one])
+    return name, shares[name]
+
+
+def _share(share: float, samples: int) -> ConfidenceInterval:
+    """Wilson's interval of a share of samples."""
+    n, z2 = max(samples, 1), 1.96**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = 1.96 / (1 + z2 / n) * ((share * (1 - share) / n + z2 / (4 * n * n)) ** 0.5)
+    return ConfidenceInterval(value=share, low=max(0.0, centre - reach), high=min(1.0, centre + reach))

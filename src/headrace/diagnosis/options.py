@@ -1,0 +1,47 @@
+"""Options of a diagnosis: what is measured, how precisely, and what it may cost; each checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from typing_extensions import Doc
+
+from headrace.errors import ConfigError
+
+Method = Literal["auto", "blocks", "waits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiagnoseOptions:
+    """Measurement."""
+
+    steps: Annotated[int, Doc("Steps to measure at most; it ends earlier when the interval is narrow.")] = (
+        1000
+    )
+    warmup_steps: Annotated[int, Doc("First steps that are left out: compilation, caches, first reads.")] = 5
+    precision: Annotated[
+        float, Doc("Half the width of the 95 % interval at which it ends, as a share of a step.")
+    ] = 0.02
+    block_steps: Annotated[int, Doc("Steps of a block whose batches are held in memory first.")] = 4
+    max_cost: Annotated[float, Doc("Share of the loop's time that measuring may take.")] = 0.02
+    method: Annotated[
+        Method,
+        Doc(
+            'Compare steps that wait for data with steps whose data is in memory ("blocks"), add up the waits only '
+            '("waits"), or choose ("auto"): waits only for loaders that save their position, that accelerate '
+            "prepared, or that use a batch's memory again."
+        ),
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        for name, low in (("steps", 10), ("warmup_steps", 0), ("block_steps", 2)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ConfigError(f"{name}={value!r}: expected an integer of at least {low}")
+        for name in ("precision", "max_cost"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+                raise ConfigError(f"{name}={value!r}: expected a share above 0 and below 1, such as 0.02")
+        if self.method not in ("auto", "blocks", "waits"):
+            raise ConfigError(f'method={self.method!r}: use "auto", "blocks" or "waits"')

@@ -1,0 +1,125 @@
+"""limiter.py, evidence.py, advice.py, result.py: what was seen, what is named, and what is advised."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from headrace.diagnosis.advice import advise
+from headrace.diagnosis.evidence import Evidence, collect_evidence
+from headrace.diagnosis.kernel import Usage
+from headrace.diagnosis.limiter import PHRASES, find_limiter
+from headrace.diagnosis.result import Diagnosis
+from headrace.diagnosis.sampler import Samples
+from headrace.profile import ConfidenceInterval
+
+STALL = ConfidenceInterval(value=0.4, low=0.35, high=0.45)
+
+
+def seen(**given):
+    return Evidence(**{"samples": 100, "main": {"idle": 1.0}, "cores": 8, "wall_s": 10.0, **given})
+
+
+@pytest.mark.parametrize(
+    ("evidence", "limiter"),
+    [
+        (seen(main={"storage": 0.9, "cpu": 0.1}), "storage"),
+        (seen(main={"network": 1.0}), "network"),
+        (seen(main={"decompression": 0.7, "cpu": 0.3}), "decompression"),
+        (seen(main={"hand_over": 0.8, "idle": 0.2}, producers={"idle": 1.0}, workers=4), "hand_over"),
+        (seen(main={"device_copy": 0.9}), "device_copy"),
+        (seen(main={"sleep": 1.0}), "latency"),
+        (seen(producers={"tokenizing": 1.0}, workers=8), "tokenizing"),
+        (seen(producers={"network": 0.9, "cpu": 0.1}, idle_cores=6.0), "network"),
+        (seen(producers={"decompression": 0.9, "idle": 0.1}, workers=1, idle_cores=6.0), "workers"),
+        (seen(producers={"decompression": 1.0}, workers=8, idle_cores=0.2), "decompression"),
+        (seen(producers={"cpu": 1.0}, gil_late=0.9, runnable_threads=2.5), "gil"),
+        (seen(producers={"idle": 1.0}, workers=2), "unclear"),
+        (seen(samples=2), "unclear"),
+    ],
+)
+def test_the_resource_that_the_evidence_shows_is_named(evidence, limiter):
+    finding = find_limiter(STALL, evidence)
+    assert finding.limiter == limiter
+    assert finding.reason
+    assert limiter in PHRASES
+    assert advise(STALL, finding, evidence)
+
+
+def test_no_stall_no_advice():
+    """Whatever was seen: what does not hold the loop up is not worth a change."""
+    stall = ConfidenceInterval(value=0.01, low=0.0, high=0.02)
+    finding = find_limiter(stall, seen(main={"decompression": 1.0}))
+    assert finding.limiter == "model"
+    assert advise(stall, finding, seen()) == ()
+
+
+def test_copies_to_the_device_are_named_where_data_arrives_in_time():
+    stall = ConfidenceInterval(value=0.0, low=0.0, high=0.01)
+    assert find_limiter(stall, seen(work={"device_copy": 0.3, "cpu": 0.7})).limiter == "device_copy"
+
+
+def test_advice_is_ranked_and_gains_no_more_than_the_ceiling():
+    for limiter in PHRASES:
+        if limiter in ("model", "workers", "unclear"):
+            continue
+        activity = {"loader_cpu": "cpu", "latency": "sleep", "gil": "cpu"}.get(limiter, limiter)
+        evidence = seen(main={activity: 1.0}, gil_late=float(limiter == "gil"), runnable_threads=2.0)
+        finding = find_limiter(STALL, evidence)
+        assert finding.limiter == limiter
+        gains = [one.gain for one in advise(STALL, finding, evidence)]
+        assert [gain.value for gain in gains] == sorted((gain.value for gain in gains), reverse=True)
+        assert all(
+            0 <= gain.low <= gain.value <= gain.high <= 1 / (1 - STALL.high) - 1 + 1e-9 for gain in gains
+        )
+
+
+def test_more_workers_gain_by_their_number():
+    evidence = seen(producers={"parsing": 1.0}, workers=2, idle_cores=1.0)
+    first = advise(STALL, find_limiter(STALL, evidence), evidence)
+    more = next(one for one in first if one.lever == "threads")
+    assert more.change == "3 workers instead of 2"
+    assert more.gain.high == pytest.approx(0.5)
+
+
+def test_counters_become_shares_and_rates():
+    samples = Samples(waits=10, ticks=20, late_ticks=5, runnable=15, workers=2)
+    samples.main.update(idle=8, hand_over=2)
+    before = Usage(
+        threads_s={"python (1)": 1.0}, idle_s=5.0, disk_bytes=100, read_bytes=100, pressure_s={"io": 1.0}
+    )
+    after = Usage(
+        threads_s={"python (1)": 1.5, "pool (7)": 2.0},
+        workers_s={9: 3.0},
+        idle_s=9.0,
+        disk_bytes=1100,
+        read_bytes=4100,
+        pressure_s={"io": 2.0},
+    )
+    evidence = collect_evidence(
+        samples, Counter(cpu=3.0, idle=1.0), before, after, wall_s=2.0, queue_fill=0.5
+    )
+    assert evidence.main == {"idle": 0.8, "hand_over": 0.2}
+    assert evidence.producers == {"cpu": 0.75, "idle": 0.25}
+    assert evidence.thread_cpu_s == {"python (1)": 0.5, "pool (7)": 2.0}
+    assert (evidence.gil_late, evidence.runnable_threads, evidence.idle_cores) == (0.25, 1.5, 2.0)
+    assert evidence.page_cache_hits == 0.75
+    assert evidence.pressure["io"] == 0.5
+
+
+def test_a_diagnosis_is_text_and_json():
+    evidence = seen(main={"decompression": 1.0}, disk_bytes=10**9, read_bytes=4 * 10**9, pressure={"io": 0.2})
+    finding = find_limiter(STALL, evidence)
+    result = Diagnosis(
+        stall=STALL, waits=STALL, step_s=0.1, finding=finding, method="blocks", steps=100, free_blocks=5,
+        evidence=evidence, advice=advise(STALL, finding, evidence),
+    )  # fmt: skip
+    assert result.sentence == (
+        "40 % of a step of 100 ms waits for data (95 % interval 35 % to 45 %), because of decompression on the CPU; "
+        "with free data the loop would be 1.67 times as fast (1.54 to 1.82)."
+    )
+    assert "100 MB/s from disk" in result.to_text()
+    assert "io pressure 20 %" in result.to_text()
+    assert json.loads(json.dumps(result.to_json()))["limiter"] == "decompression"
