@@ -60,12 +60,14 @@ def test_flags_change_only_on_purpose():
         "plan check": ["--calibrate", "--json"],
         "train": [
             "--activation-checkpointing", "--banded", "--batch-size", "--betas", "--checkpoint-every",
-            "--checkpoint-seconds", "--compile", "--decay-steps", "--device", "--dp", "--dtype", "--embeddings",
+            "--checkpoint-seconds", "--compile", "--cooldown-steps", "--decay-steps", "--device", "--dp", "--dtype",
+            "--embeddings",
             "--eps", "--eval-every", "--eval-rows", "--eval-stores", "--gradient-accumulation-steps", "--init-from",
-            "--json", "--keep-checkpoints", "--lr", "--max-grad-norm", "--max-seconds", "--microbatches",
+            "--init-state", "--json", "--keep-checkpoints", "--lr", "--lr-schedule", "--max-grad-norm",
+            "--max-seconds", "--microbatches",
             "--min-lr-ratio", "--mirror", "--model", "--out", "--packing", "--pipeline-schedule", "--pp",
             "--rampup-batch-size", "--rampup-steps", "--seed", "--seq-len", "--shard", "--shuffle", "--steps",
-            "--tensorboard", "--tokenizer", "--tp", "--warmup-steps", "--weight-decay",
+            "--tensorboard", "--tokenizer", "--tokens", "--tp", "--warmup-steps", "--weight-decay",
         ],
         "generate": [
             "--add-special-tokens", "--batch-size", "--device", "--distribute", "--dtype", "--engine", "--format",

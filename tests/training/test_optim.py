@@ -38,6 +38,38 @@ def test_the_floor_holds_after_the_cosine() -> None:
     assert plan.lr_at(50) == plan.lr_at(51) == plan.lr_at(100) == pytest.approx(0.1)
 
 
+def test_the_schedules_are_those_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = {
+        "constant": transformers.get_constant_schedule_with_warmup(_sgd(), 5),
+        "linear": transformers.get_linear_schedule_with_warmup(_sgd(), 5, 40),
+        "cosine": transformers.get_cosine_schedule_with_warmup(_sgd(), 5, 40),
+        "wsd": transformers.get_wsd_schedule(
+            _sgd(),
+            num_warmup_steps=5,
+            num_stable_steps=25,
+            num_decay_steps=10,
+            decay_type="linear",
+            min_lr_ratio=0.0,
+        ),
+    }
+    for name, scheduler in theirs.items():
+        plan = TrainingSchedule(
+            steps=40, lr=1.0, warmup_steps=5, lr_schedule=name, cooldown_steps=10, min_lr_ratio=0.0,
+            batch_size=4, micro_batch_size=4,
+        )  # fmt: skip
+        expected = []
+        for _ in range(40):
+            scheduler.optimizer.step()
+            scheduler.step()
+            expected.append(scheduler.get_last_lr()[0])
+        assert [plan.lr_at(step) for step in range(1, 41)] == pytest.approx(expected, abs=1e-12), name
+
+
+def _sgd() -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+
+
 def test_a_batch_ramp_grows_in_whole_units_and_stays() -> None:
     plan = TrainingSchedule(
         steps=9,

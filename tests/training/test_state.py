@@ -69,7 +69,7 @@ def test_a_run_whose_checkpoints_are_gone_is_refused_and_its_metrics_stay(loss, 
         ('{"format": 1, "recipe": {"model": 5}}', "has no recipe with a model"),
         (
             '{"format": 1, "recipe": {"model": {"hidden_size": 16}, "data": {}}}',
-            "batch_size: run has 'nothing'",
+            "its recipe has no '",
         ),
         ('{"format": 9}', "run format 9"),
     ],

@@ -146,10 +146,9 @@ def test_a_signal_saves_and_ends_cleanly_and_the_run_goes_on(
     ("change", "says"),
     [
         ({"seed": 6}, "seed: run has 5, requested 6"),
-        ({"batch_size": 4}, "batch_size: run has 8, requested 4"),
         ({"seq_len": 16}, "seq_len: run has 32, requested 16"),
-        ({"steps": 13}, "steps: run has 12, requested 13"),
-        ({"lr": 1e-3}, "lr: run has 0.003, requested 0.001"),
+        ({"steps": 11}, "has done 12 steps, requested are 11"),
+        ({"dtype": "bfloat16"}, "dtype: run has 'float32', requested 'bfloat16'"),
         (
             {"model": dataclasses.replace(TINY, num_attention_heads=2)},
             "model.num_attention_heads: run has 4, requested 2",

@@ -41,7 +41,15 @@ torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --dp 2 --t
 
 torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --layout auto --steps 1000 --out run
 
-The same command again goes on where a killed run stopped.
+The same command again goes on where a killed run stopped; --out alone keeps its options, and what is given
+changes its later steps:
+
+headrace train store --out run --steps 2000 --lr 1e-4 --batch-size 64
+
+A branch of a run at step 400, with moments and position, whose rate decays to zero over 100 steps:
+
+headrace train store --init-from run@400 --init-state full --lr-schedule wsd --cooldown-steps 100 --min-lr-ratio 0 \
+--steps 500 --out branch
 """
 
 
@@ -54,7 +62,8 @@ class TrainModelOptions:
         Doc("tiny | gpt3-125m | gpt3-350m | ... | gpt3-175b. Default: tiny, or that of --init-from."),
     ] = None
     init_from: Annotated[
-        str | None, Doc("A Hugging Face directory (GPT-2 format) or a run to begin with.")
+        str | None,
+        Doc("A Hugging Face directory (GPT-2 format) or a run (RUN, RUN@STEP, RUN@best) to begin with."),
     ] = None
 
 
@@ -80,7 +89,9 @@ def train(
     checkpoint: CheckpointOptions,
     evaluation: EvaluationOptions,
     run: RunOptions,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps in all; or give --max-seconds.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps in all; or give --tokens or --max-seconds.")
+    ] = None,
     eval_stores: Annotated[
         list[str] | None,
         typer.Option(help="Held-out store, logged as eval_loss; may be repeated.", show_default=False),
@@ -150,6 +161,7 @@ def _print_summary(summary: RunSummary, *, json: bool) -> None:
         rows.insert(2, ("embeddings", f"{100 * summary.hit_rate:.1f} % of the tokens found a vector"))
     if summary.resumed_from:
         rows.append(("went on from", f"step {count(summary.resumed_from)}"))
+    rows += [("note", note) for note in summary.notes]
     if summary.stopped_by:
         rows.append(("stopped by", f"{summary.stopped_by}; the same command goes on"))
     stdout.print(facts("trained", rows))

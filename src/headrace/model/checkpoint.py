@@ -11,6 +11,7 @@ with a file that differs from its entry in the manifest, was damaged afterwards.
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -131,6 +132,52 @@ def latest_checkpoint(
             else:
                 warn(message)
     return None
+
+
+def split_checkpoint_name(name: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """RUN@STEP or RUN@best -> the run's path and the part after "@"; a path that exists is taken whole.
+
+    >>> split_checkpoint_name("run@400")
+    (PosixPath('run'), '400')
+    """
+    path = Path(name)
+    run, at, which = os.fspath(name).rpartition("@")
+    if not at or path.exists() or not (which == "best" or which.isdecimal()):
+        return path, None
+    return Path(run), which
+
+
+def find_checkpoint(
+    run: Path, at: str | None = None, *, warn: Callable[[str], None] | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """A whole checkpoint of a run: (directory, its state.json).
+
+    Args:
+        run: run directory.
+        at: a step; "best": that of the lowest held-out loss; None: the newest.
+        warn: see `latest_checkpoint`.
+
+    Raises:
+        CheckpointError: no such checkpoint, or it is damaged; says which there are.
+    """
+    checkpoints = run / "checkpoints"
+    if at is None or at == "best":
+        latest = latest_checkpoint(checkpoints, warn=warn)
+        if latest is None:
+            raise CheckpointError(
+                f"{run}: no whole checkpoint in it yet. Let the training run reach its first one, or continue it."
+            )
+        if at is None:
+            return latest
+        best = latest[1].get("best")
+        if not best:
+            raise CheckpointError(f"{run}: has no best checkpoint: it was not evaluated. Leave @best out.")
+        at = str(best["step"])
+    directory = step_dir(checkpoints, int(at))
+    if not directory.is_dir():
+        there = ", ".join(str(step) for step, _ in list_checkpoints(checkpoints)) or "none"
+        raise CheckpointError(f"{run}: no checkpoint of step {int(at)}; there are {there}.")
+    return directory, verify_checkpoint(directory)
 
 
 def read_tensors(directory: Path, into: dict[str, Tensor], *, alone: bool = True) -> None:

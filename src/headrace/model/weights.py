@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from headrace.errors import CheckpointError, ConfigError
-from headrace.model.checkpoint import latest_checkpoint, read_tensors
+from headrace.model.checkpoint import find_checkpoint, read_tensors, split_checkpoint_name
 from headrace.model.gpt import GPT, GPTConfig
 from headrace.model.gpt2_format import (
     HEAD,
@@ -46,7 +46,7 @@ def load_model(
 ) -> tuple[GPT, Tokenizer]:
     """Model and tokenizer of a run directory, or of a Hugging Face directory in GPT-2's format.
 
-    A run gives its newest whole checkpoint.
+    A run gives its newest whole checkpoint; RUN@STEP that of a step, RUN@best that of the lowest held-out loss.
 
     Args:
         path: the directory.
@@ -60,8 +60,9 @@ def load_model(
         TokenizerError: no tokenizer beside the weights.
     """
     path = local_path(path, name="model", cure="Copy it to a local directory first.")
+    path, at = split_checkpoint_name(path)
     if (path / RUN).is_file():
-        model, tokenizer = load_run(path), load_tokenizer(path / "tokenizer")
+        model, tokenizer = load_run(path, at), load_tokenizer(path / "tokenizer")
     elif (path / HF_CONFIG).is_file():
         model, tokenizer = from_hf(path, dtype=dtype, progress=progress), load_hf_tokenizer(path)
     else:
@@ -77,8 +78,12 @@ def load_model(
     return model.to(device=device, dtype=dtype).eval(), tokenizer
 
 
-def load_run(run: Path) -> GPT:
-    """Weights of the newest whole checkpoint of a run, on the CPU.
+def load_run(run: Path, at: str | None = None) -> GPT:
+    """Weights of a run's checkpoint, on the CPU.
+
+    Args:
+        run: run directory.
+        at: see `find_checkpoint`; default the newest whole one.
 
     Raises:
         CheckpointError: there is none, or run.json does not describe a model.
@@ -91,13 +96,9 @@ def load_run(run: Path) -> GPT:
             f"{path}: does not describe a model ({error!r}). Damaged? Restore it from a copy of the run."
         ) from error
     config = config_from_json(shape, path)
-    latest = latest_checkpoint(run / "checkpoints")
-    if latest is None:
-        raise CheckpointError(
-            f"{run}: no whole checkpoint in it yet. Let the training run reach its first one, or continue it."
-        )
+    directory, _ = find_checkpoint(run, at)
     model = empty_model(config)
-    read_tensors(latest[0], {f"model.{name}": parameter.data for name, parameter in model.named_parameters()})
+    read_tensors(directory, {f"model.{name}": parameter.data for name, parameter in model.named_parameters()})
     return model
 
 

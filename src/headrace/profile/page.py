@@ -13,6 +13,7 @@ from headrace.formatting import duration, percent
 from headrace.profile.charts import LineChart, run_charts
 from headrace.profile.comparison import comparison_rows
 from headrace.profile.figures import run_facts, run_subtitle, run_tiles, run_title
+from headrace.profile.history import history_rows
 from headrace.profile.run_files import RunFiles
 from headrace.profile.stage_times import (
     StageTime,
@@ -42,6 +43,7 @@ def render_page(run: RunFiles, *, made: str) -> str:
             _plots(run_charts(run.steps)),
             _naive(run.naive),
             _samples(run.predictions),
+            _history(run),
             _what_ran(run),
             f"</main>\n<footer>{escape(made)}. Loss is the mean cross-entropy of a token, in nats.</footer>",
         ]
@@ -158,9 +160,22 @@ def _sample(sample: Mapping[str, Any]) -> str:
     )
 
 
+def _history(run: RunFiles) -> str:
+    rows = history_rows(run)
+    if not rows:
+        return ""
+    body = "".join(
+        f'<tr><th scope="row">{row.step:,}</th><td>{escape(row.when)}</td><td>{escape(row.what)}</td></tr>'
+        for row in rows
+    )
+    head = _head(["step", "when", "what"], numbers_from=3)
+    table = f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
+    return _section("history", "What was changed while it ran", table)
+
+
 def _what_ran(run: RunFiles) -> str:
     body = _definitions(run_facts(run))
-    options = _definitions((name, str(value)) for name, value in flatten(run.run))
+    options = _definitions((name, str(value)) for name, value in flatten(run.run) if name != "segments")
     more = (
         f'<details><summary>All options (run.json)</summary><dl class="facts">{options}</dl></details>'
         if options

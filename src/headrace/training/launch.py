@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
-from headrace.errors import CheckpointError
+from headrace.errors import ConfigError
 from headrace.load import Loader
-from headrace.model import GPTConfig, TokenTable, WordVectors, read_vectors, step_dir
+from headrace.model import GPTConfig, TokenTable, WordVectors, config_from_json, read_vectors
 from headrace.paths import local_path
-from headrace.storage import Unavailable, open_blob
+from headrace.storage import open_blob
+from headrace.training.branch import Branch, check_branch, open_branch
 from headrace.training.data import TrainingData, open_data
 from headrace.training.device import resolve_device
 from headrace.training.evaluation import HeldOutRows, open_held_out
@@ -25,7 +25,7 @@ from headrace.training.layout import check_layout, device_mesh
 from headrace.training.layout_choice import LayoutChoice, choose_layout, earlier_choice
 from headrace.training.loop import LoopFiles, Progress, run_loop
 from headrace.training.memory import freed_memory_kept
-from headrace.training.mirror import Mirror
+from headrace.training.mirror import Mirror, reachable
 from headrace.training.options import (
     CheckpointOptions,
     DataOptions,
@@ -38,22 +38,25 @@ from headrace.training.options import (
 from headrace.training.pretrained import Pretrained, check_tokenizer, is_untrained, resolve_pretrained
 from headrace.training.process_group import ProcessGroup, open_process_group
 from headrace.training.recipe import Recipe, RecipeRequest
-from headrace.training.run_json import read_run, write_run
+from headrace.training.run_json import RUN, read_run
 from headrace.training.run_lock import RunLock
 from headrace.training.run_log import RunLog
+from headrace.training.segments import RunSegment, recipe_at
 from headrace.training.start import (
     Limits,
     begin_run,
+    continue_run,
+    describe_changes,
     describe_machine,
     first_table,
     measure_steps,
     resolve_recipe,
+    resolve_steps,
+    warn_of_surprises,
 )
 from headrace.training.state import SavedState, find_saved_state, restore
 from headrace.training.summary import RunSummary
 from headrace.training.trainable import TrainableModel
-
-T = TypeVar("T")
 
 
 def train(
@@ -77,12 +80,14 @@ def train(
         stores: a store, its path or URL, several of them, {store: weight}, or a mixture.
         out: run directory (see docs/train.md).
         model: a name of SIZES, or a shape; default tiny, or the shape of init_from.
-        init_from: a Hugging Face directory in GPT-2's format, or a run, whose weights the run begins with; its
-            tokenizer must be the stores'. An out that `import_model` made begins with the weights in it.
-        steps: optimizer steps in all; or give run.max_seconds.
+        init_from: a Hugging Face directory in GPT-2's format, or a run (RUN, RUN@STEP, RUN@best), whose weights the
+            run begins with; its tokenizer must be the stores'. With run.init_state="full" its moments and position
+            are kept too. An out that `import_model` made begins with the weights in it.
+        steps: optimizer steps in all; or give run.tokens or run.max_seconds.
         data: rows: their length, number and packing.
-        optimizer: learning rate, AdamW, clipping, gradient accumulation, batch ramp-up.
-        parallel: how processes share the work; this and the next two may change between starts of one run.
+        optimizer: learning rate, AdamW, clipping, gradient accumulation, batch ramp-up; this, steps, batch_size and
+            the next three may change between starts of one run, for the steps that follow (run.json records it).
+        parallel: how processes share the work.
         checkpoint: how often, how many, and where they are copied.
         evaluation: held-out stores.
         run: seed, dtype, device, time.
@@ -118,7 +123,7 @@ def train(
         options = _Options(
             model=model,
             init_from=init_from,
-            limits=Limits(steps=steps, max_seconds=run.max_seconds),
+            limits=Limits(steps=steps, tokens=run.tokens, max_seconds=run.max_seconds),
             data=data,
             optimizer=optimizer,
             parallel=group.on_all_ranks(lambda: _resolved(parallel, group.size)),
@@ -127,13 +132,14 @@ def train(
             run=run,
         )
         _open_directory(setup, options)
-        options = _with_earlier_layout(setup, options)
+        if options.parallel.layout == "auto" and not setup.is_fresh:
+            setup.choice = earlier_choice(setup.existing, parallel, processes=group.size)
         request = _open_inputs(setup, options, stores)
         recipe = _resolve(setup, options, request)
         options, request, recipe = _with_layout(setup, options, request, recipe)
         _open_rows(setup, options, recipe)
-        recipe = _begin(setup, options, request, recipe)
-        return _run(setup, options, recipe, progress)
+        segments = _begin(setup, options, request, recipe)
+        return _run(setup, options, segments, progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +170,12 @@ class _Setup:
     mirror: Mirror | None = None
     existing: dict[str, Any] | None = None
     """run.json of an earlier start."""
+    saved: SavedState | None = None
+    """The checkpoint to go on from."""
+    branch: Branch | None = None
+    """Another run's checkpoint, to be copied: `existing` and `saved` are of that run until then."""
+    notes: list[str] = field(default_factory=list)
+    """What this start begins with or changes: on rank 0."""
     pretrained: Pretrained | None = None
     vectors: WordVectors | None = None
     table: TokenTable | None = None
@@ -180,10 +192,15 @@ class _Setup:
         """Whether no step was trained and no recipe written yet."""
         return is_untrained(self.existing)
 
+    @property
+    def step(self) -> int:
+        """Steps done by earlier starts."""
+        return 0 if self.saved is None else self.saved.step
+
 
 def _open_directory(setup: _Setup, options: _Options) -> None:
     """Lock the run directory, and read what an earlier start left there or on the mirror."""
-    group, out = setup.group, setup.out
+    group, out, run = setup.group, setup.out, options.run
 
     def lock() -> None:
         setup.stack.enter_context(RunLock(out))
@@ -192,9 +209,22 @@ def _open_directory(setup: _Setup, options: _Options) -> None:
     if options.checkpoint.mirror is not None:
         url = options.checkpoint.mirror
         mirror = Mirror(group.on_all_ranks(lambda: open_blob(url)), out, warn=setup.log.add_warning)
-        group.on_rank0(lambda: _reachable(url, mirror.fetch_run))
+        group.on_rank0(lambda: reachable(url, mirror.fetch_run))
         setup.mirror = mirror
-    setup.existing = group.on_rank0(lambda: read_run(out))
+    setup.existing = existing = group.on_rank0(lambda: read_run(out))
+    if existing is None and run.init_state == "full":
+        if options.init_from is None:
+            raise ConfigError("train: init_state full goes on from a run. Give its directory as init_from.")
+        source = options.init_from
+        setup.branch = group.on_rank0(lambda: open_branch(source, warn=setup.log.add_warning))
+        setup.existing, setup.saved = setup.branch.run, setup.branch.saved
+    elif existing is not None:
+        group.on_rank0(lambda: check_branch(out, existing, options.init_from, run.init_state))
+        if not setup.is_fresh:
+            if setup.mirror is not None:
+                fetch = setup.mirror.fetch_checkpoint
+                group.on_rank0(lambda: reachable(options.checkpoint.mirror or "", fetch))
+            setup.saved = group.on_rank0(lambda: find_saved_state(out, existing, warn=setup.log.add_warning))
 
 
 def _open_inputs(setup: _Setup, options: _Options, stores: Any) -> RecipeRequest:
@@ -202,20 +232,27 @@ def _open_inputs(setup: _Setup, options: _Options, stores: Any) -> RecipeRequest
     group, out, existing = setup.group, setup.out, setup.existing
     embeddings = options.run.embeddings
     alone = options.model is None and embeddings is None
-    pretrained = group.on_rank0(lambda: resolve_pretrained(out, existing, options.init_from, alone=alone))
+    init_from = None if options.run.init_state == "full" else options.init_from
+    pretrained = group.on_rank0(lambda: resolve_pretrained(out, existing, init_from, alone=alone))
     if embeddings is not None:
         setup.vectors = group.on_all_ranks(lambda: read_vectors(embeddings))
     snapshots = () if existing is None or setup.is_fresh else existing.get("stores", ())
     data = group.on_all_ranks(lambda: open_data(stores, options=options.data, snapshots=snapshots))
     setup.data = setup.stack.enter_context(data)
     identity = None if setup.vectors is None else setup.vectors.source
-    model = options.model or "tiny"
+    model: str | GPTConfig = options.model or "tiny"
+    name = model if isinstance(model, str) else "custom"
     if pretrained is not None:
-        group.on_rank0(lambda: check_tokenizer(pretrained, out, data.source.tokenizer))
-        identity, model = pretrained.identity, pretrained.config
+        if setup.branch is None:
+            group.on_rank0(lambda: check_tokenizer(pretrained, out, data.source.tokenizer))
+        identity, model, name = pretrained.identity, pretrained.config, "custom"
+    elif options.model is None and existing is not None and not setup.is_fresh:
+        before = existing["recipe"]
+        model, name = config_from_json(before["model"], out / RUN), str(before.get("model_name"))
     setup.pretrained = pretrained
     return RecipeRequest(
         model=model,
+        model_name=name,
         data=options.data,
         optimizer=options.optimizer,
         seed=options.run.seed,
@@ -231,6 +268,7 @@ def _resolve(setup: _Setup, options: _Options, request: RecipeRequest) -> Recipe
             request,
             setup.data,
             setup.existing,
+            setup.saved,
             out=setup.out,
             limits=options.limits,
             dtype=options.run.dtype,
@@ -244,19 +282,6 @@ def _resolved(parallel: ParallelOptions, num_processes: int) -> ParallelOptions:
     return parallel if parallel.layout == "auto" else parallel.resolve(num_processes)
 
 
-def _with_earlier_layout(setup: _Setup, options: _Options) -> _Options:
-    """With the layout that an earlier start chose for as many processes, where layout is auto."""
-    if options.parallel.layout != "auto" or setup.is_fresh:
-        return options
-    setup.choice = earlier_choice(setup.existing, options.parallel, processes=setup.group.size)
-    run, optimizer = setup.existing or {}, options.optimizer
-    if run.get("plan") is not None and optimizer.gradient_accumulation_steps == 1:
-        # The recipe has what was chosen at the first start, whatever the layout is now.
-        steps = run["recipe"].get("gradient_accumulation_steps", 1)
-        optimizer = dataclasses.replace(optimizer, gradient_accumulation_steps=steps)
-    return dataclasses.replace(options, optimizer=optimizer)
-
-
 def _with_layout(
     setup: _Setup, options: _Options, request: RecipeRequest, recipe: Recipe
 ) -> tuple[_Options, RecipeRequest, Recipe]:
@@ -264,7 +289,7 @@ def _with_layout(
     if options.parallel.layout == "auto":
         choice = setup.choice
         if choice is None:
-            is_kept = not setup.is_fresh or options.optimizer.gradient_accumulation_steps > 1
+            is_kept = not setup.is_fresh or options.optimizer.gradient_accumulation_steps is not None
             choice = choose_layout(
                 recipe, options.parallel, group=setup.group, device=setup.device, keep_accumulation=is_kept
             )
@@ -310,67 +335,57 @@ def _open_rows(setup: _Setup, options: _Options, recipe: Recipe) -> None:
         setup.table = group.on_all_ranks(lambda: first_table(recipe, vectors, setup.data))
 
 
-def _begin(setup: _Setup, options: _Options, request: RecipeRequest, recipe: Recipe) -> Recipe:
-    """Of a fresh run: measure its steps and write run.json. Of any run: fetch newer files from the mirror."""
+def _begin(setup: _Setup, options: _Options, request: RecipeRequest, recipe: Recipe) -> list[RunSegment]:
+    """Measure the steps of a fresh run, and write run.json of any; returns the run's segments."""
     group, out, limits = setup.group, setup.out, options.limits
     torch.manual_seed(recipe.seed)
     is_fresh = setup.is_fresh
     if is_fresh and limits.max_seconds is not None:
         measured = measure_steps(_build(setup, options, recipe, initialize=True), limits.max_seconds)
         measured = group.on_rank0(lambda: measured)
-        recipe = request.resolve(
-            vocab_size=setup.data.source.vocab_size,
-            data_identity=setup.data.identity(),
-            steps=measured if limits.steps is None else min(limits.steps, measured),
-            dtype=recipe.dtype,
-        )
+        recipe = resolve_steps(request, setup.data, limits, dtype=recipe.dtype, measured=measured)
     if group.is_rank0:
-        _warn_of_surprises(setup, options, recipe)
+        warmup_given = options.optimizer.warmup_steps is not None
+        warn_of_surprises(setup.log, recipe, num_rows=setup.loader.num_rows, warmup_given=warmup_given)
     machine = describe_machine(options.parallel, setup.device, num_processes=group.size, dtype=recipe.dtype)
     machine["plan"] = None if setup.choice is None else setup.choice.record
 
-    def write() -> None:
+    def write() -> list[RunSegment]:
         if is_fresh:
-            begin_run(
+            segments = begin_run(
                 out, recipe, setup.data, max_seconds=limits.max_seconds, table=setup.table,
                 pretrained=setup.pretrained, machine=machine,
             )  # fmt: skip
         else:
-            write_run(out, {**(setup.existing or {}), **machine})
+            if setup.branch is not None:
+                setup.saved = setup.branch.write(out)
+            segments = continue_run(
+                out, setup.existing or {}, recipe, step=setup.step, limits=limits, machine=machine
+            )
         setup.log.open(out / "train.log")
         if setup.choice is not None:
             setup.log.add_event(setup.choice.note)
+        if setup.branch is not None:
+            setup.notes.append(setup.branch.note)
+        elif is_fresh and setup.pretrained is not None:
+            setup.notes.append(
+                f"begins with the weights of {setup.pretrained.name}; moments, position and step begin anew"
+            )
+        setup.notes += describe_changes(segments, setup.step)
+        for note in setup.notes:
+            setup.log.add_event(note)
+        return segments
 
-    group.on_rank0(write)
+    segments = group.on_rank0(write)
     setup.existing = group.on_rank0(lambda: read_run(out))
-    if setup.mirror is not None:
-        group.on_rank0(lambda: _exchange(setup, options, is_fresh=is_fresh))
-    return recipe
-
-
-def _exchange(setup: _Setup, options: _Options, *, is_fresh: bool) -> None:
-    """Send what a run begins with to the mirror, and fetch a newer checkpoint from there."""
     mirror = setup.mirror
-    assert mirror is not None
-    mirror.send_run()
-    if is_fresh and setup.pretrained is not None:
-        first = step_dir(setup.out / "checkpoints", 0)
-        mirror.send_checkpoint(first, keep=options.checkpoint.keep_checkpoints)
-    _reachable(options.checkpoint.mirror or "", mirror.fetch_checkpoint)
-
-
-def _warn_of_surprises(setup: _Setup, options: _Options, recipe: Recipe) -> None:
-    """Options that are allowed and rarely meant."""
-    if setup.loader.num_rows < recipe.batch_size:
-        setup.log.add_warning(
-            f"train: the stores hold {setup.loader.num_rows} rows of seq_len {recipe.seq_len}, fewer than "
-            f"batch_size {recipe.batch_size}: rows repeat within one step."
-        )
-    if options.optimizer.warmup_steps is not None and recipe.warmup_steps > recipe.steps:
-        setup.log.add_warning(
-            f"train: warmup_steps {recipe.warmup_steps} are more than the run's {recipe.steps} steps: the peak "
-            f"learning rate {recipe.lr} is never reached."
-        )
+    if mirror is not None:
+        keep = options.checkpoint.keep_checkpoints
+        group.on_rank0(lambda: mirror.send_beginning(keep=keep))
+    if is_fresh or setup.branch is not None:
+        run = setup.existing or {}
+        setup.saved = group.on_rank0(lambda: find_saved_state(out, run, warn=setup.log.add_warning))
+    return segments
 
 
 def _build(setup: _Setup, options: _Options, recipe: Recipe, *, initialize: bool) -> TrainableModel:
@@ -384,11 +399,13 @@ def _build(setup: _Setup, options: _Options, recipe: Recipe, *, initialize: bool
     )
 
 
-def _run(setup: _Setup, options: _Options, recipe: Recipe, progress: Progress | None) -> RunSummary:
+def _run(
+    setup: _Setup, options: _Options, segments: list[RunSegment], progress: Progress | None
+) -> RunSummary:
     """Build the model, restore the newest checkpoint, and take the steps that are left."""
-    group, out = setup.group, setup.out
-    run = setup.existing or {}
-    saved: SavedState | None = group.on_rank0(lambda: find_saved_state(out, run, warn=setup.log.add_warning))
+    group, out, saved, run = setup.group, setup.out, setup.saved, setup.existing or {}
+    recipe = recipe_at(segments, setup.step + 1)
+    setup.loader.batch_size = recipe.schedule.micro_batch_size
     model = _build(setup, options, recipe, initialize=saved is None)
     state = restore(model, setup.loader, saved, group=group)
     files = LoopFiles(
@@ -404,21 +421,12 @@ def _run(setup: _Setup, options: _Options, recipe: Recipe, progress: Progress | 
         model,
         setup.loader,
         state,
+        segments=segments,
         files=files,
         group=group,
         held_out=setup.held_out,
-        eval_every=options.evaluation.eval_every or max(1, recipe.steps // 10),
+        eval_every=options.evaluation.eval_every or max(1, segments[-1].recipe.steps // 10),
         progress=progress,
     )
-    return summary if setup.table is None else dataclasses.replace(summary, hit_rate=setup.table.hit_rate)
-
-
-def _reachable(url: str, work: Callable[[], T]) -> T:
-    """Errors of the mirror at a start become one that says what to do."""
-    try:
-        return work()
-    except (Unavailable, OSError) as error:
-        raise CheckpointError(
-            f"{url}: the mirror cannot be read: {error}. Run the same command again when it answers, or leave "
-            f"out --mirror to go on with what is here."
-        ) from error
+    hit_rate = None if setup.table is None else setup.table.hit_rate
+    return dataclasses.replace(summary, hit_rate=hit_rate, notes=tuple(setup.notes))

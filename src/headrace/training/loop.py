@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,10 @@ from headrace.training.mfu import device_peak
 from headrace.training.mirror import Mirror
 from headrace.training.options import CheckpointOptions
 from headrace.training.process_group import ProcessGroup
+from headrace.training.recipe import Recipe
 from headrace.training.run_json import read_run, write_run
 from headrace.training.run_log import RunLog, StepLines, step_note
+from headrace.training.segments import RunSegment, recipe_at
 from headrace.training.state import TrainLoader, TrainState
 from headrace.training.stop import StopSignal
 from headrace.training.summary import RunSummary
@@ -70,6 +72,7 @@ def run_loop(
     loader: TrainLoader,
     state: TrainState,
     *,
+    segments: Sequence[RunSegment],
     files: LoopFiles,
     group: ProcessGroup,
     held_out: HeldOutRows | None,
@@ -83,9 +86,10 @@ def run_loop(
         CheckpointError, SpaceError: a checkpoint or a line of metrics could not be written.
         ConfigError: the loss is no longer a number.
     """
-    recipe, resumed, tokens_before, start = model.recipe, state.step, state.tokens, clock()
+    resumed, tokens_before, start = state.step, state.tokens, clock()
+    recipe = segments[-1].recipe
     with ExitStack() as stack:
-        loop = _Loop(model, loader, state, files=files, group=group, clock=clock, stack=stack)
+        loop = _Loop(model, loader, state, segments, files=files, group=group, clock=clock, stack=stack)
         _log_start(files.log, loop, held_out)
         lines = StepLines(files.log, first=resumed + 1, total=recipe.steps, clock=clock)
         while state.step < recipe.steps and loop.stopped_by is None:
@@ -118,10 +122,10 @@ def run_loop(
 
 def _log_start(log: RunLog, loop: _Loop, held_out: HeldOutRows | None) -> None:
     recipe, state, parallel = loop.model.recipe, loop.state, loop.model.parallel
-    if not loop.group.is_rank0 or state.step == recipe.steps:
+    if not loop.group.is_rank0 or state.step == loop.steps:
         return
     log.add_event(
-        f"{'continues at' if state.step else 'begins at'} step {state.step:,} of {recipe.steps:,}: "
+        f"{'continues at' if state.step else 'begins at'} step {state.step:,} of {loop.steps:,}: "
         f"{recipe.model.num_parameters:,} parameters, {recipe.batch_size} rows of {recipe.seq_len} tokens a step, "
         f"{recipe.dtype} on {loop.model.device}, {loop.group.size} processes (dp {parallel.dp}, tp {parallel.tp}, "
         f"pp {parallel.pp}, shard {parallel.shard})"
@@ -137,6 +141,7 @@ class _Loop:
         model: TrainableModel,
         loader: TrainLoader,
         state: TrainState,
+        segments: Sequence[RunSegment],
         *,
         files: LoopFiles,
         group: ProcessGroup,
@@ -144,6 +149,7 @@ class _Loop:
         stack: ExitStack,
     ) -> None:
         self.model, self.loader, self.state, self.group = model, loader, state, group
+        self._segments, self.steps = segments, segments[-1].recipe.steps
         self.stopped_by: str | None = None
         self.loss: float | None = None
         self.mfu: float | None = None
@@ -173,7 +179,7 @@ class _Loop:
                 warn=files.log.add_warning,
             )
         )
-        if state.step < model.recipe.steps:
+        if state.step < self.steps:
             self._writer.allocate(self._tensors)
         self._batches: Iterator[Any] = iter(loader)
         self._loader_times = LoaderTimes(loader)
@@ -181,8 +187,9 @@ class _Loop:
 
     def step(self, held_out: HeldOutRows | None) -> Mapping[str, Any]:
         """Train one step, evaluate where there are held-out rows, save where it is due; returns its metrics."""
-        clock, state, recipe = self._clock, self.state, self.model.recipe
-        start, is_last = clock(), state.step == recipe.steps
+        clock, state = self._clock, self.state
+        recipe = self._recipe_of_step()
+        start, is_last = clock(), state.step == self.steps
         result = train_step(
             self.model,
             self._batches,
@@ -212,6 +219,15 @@ class _Loop:
             self._writer.write(state.step, state.to_json(recipe, self.loader))
             self._saved_at = clock()
         return line
+
+    def _recipe_of_step(self) -> Recipe:
+        """Give model and loader the recipe of this step, which another segment may have begun with."""
+        recipe = recipe_at(self._segments, self.state.step)
+        if recipe is not self.model.recipe:
+            self.model.use_recipe(recipe)
+        if recipe.schedule.micro_batch_size != self.loader.batch_size:
+            self.loader.batch_size = recipe.schedule.micro_batch_size
+        return recipe
 
     def _is_due(self, result: StepResult) -> bool:
         every = self._options.checkpoint_every

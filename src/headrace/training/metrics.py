@@ -114,6 +114,15 @@ def last_step(path: Path) -> int | None:
     return max(steps, default=None)
 
 
+def lines_up_to(path: Path, step: int) -> bytes:
+    """The whole lines of metrics.jsonl up to a step; empty without a file."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+    return b"".join(line for line in lines if (number := _step_of(line)) is not None and number <= step)
+
+
 def _step_of(line: bytes) -> int | None:
     """The step of a whole line, None of a damaged one."""
     if not line.endswith(b"\n"):

@@ -10,6 +10,7 @@ import mmap
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from headrace.errors import CheckpointError
 from headrace.model import (
@@ -25,6 +26,24 @@ from headrace.training.run_json import RUN
 
 _CHECKPOINTS = "checkpoints"
 _PART_BYTES = 64 << 20
+
+
+T = TypeVar("T")
+
+
+def reachable(url: str, work: Callable[[], T]) -> T:
+    """Do work at a start; the mirror's errors become one that says what to do.
+
+    Raises:
+        CheckpointError: the mirror cannot be read.
+    """
+    try:
+        return work()
+    except (Unavailable, OSError) as error:
+        raise CheckpointError(
+            f"{url}: the mirror cannot be read: {error}. Run the same command again when it answers, or leave "
+            f"out --mirror to go on with what is here."
+        ) from error
 
 
 class Mirror:
@@ -59,6 +78,13 @@ class Mirror:
                 self._warn(f"{self._blob.url}: {error} This copy is passed over for an older one.")
             else:
                 return
+
+    def send_beginning(self, *, keep: int) -> None:
+        """Send what a start wrote: run.json, tokenizer, and the newest checkpoint where the copy has none."""
+        self.send_run()
+        here = list_checkpoints(self._run / _CHECKPOINTS)
+        if here and not self._steps():
+            self.send_checkpoint(here[-1][1], keep=keep)
 
     def send_run(self) -> None:
         """Send the files that do not change in a run."""

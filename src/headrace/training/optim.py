@@ -25,10 +25,14 @@ class TrainingSchedule:
     lr: float
     """The peak."""
     warmup_steps: int
+    lr_schedule: str = "cosine"
+    """cosine | linear | constant | wsd (warm-up, stable, decay)."""
     decay_steps: int | None = None
-    """Step at which the cosine ends; default the last one. The rate stays there afterwards."""
+    """Step at which the decay ends; default the last one. The rate stays there afterwards."""
+    cooldown_steps: int = 0
+    """Steps of wsd's decay, which end at decay_steps."""
     min_lr_ratio: float = 0.1
-    """Share of the peak at which the cosine ends."""
+    """Share of the peak at which the decay ends."""
     batch_size: int
     """Rows of a step after the ramp-up, over all ranks."""
     micro_batch_size: int
@@ -56,13 +60,22 @@ class TrainingSchedule:
             )
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step (the first is 1): linear warm-up, then a cosine."""
+        """Learning rate of a step (the first is 1): linear warm-up, then the schedule.
+
+        Source of wsd: Hu et al. 2024 (MiniCPM), section 4; its decay is linear here, as in Haegele et al. 2024.
+        """
         if step <= self.warmup_steps:
             return self.lr * step / self.warmup_steps
+        if self.lr_schedule == "constant":
+            return self.lr
         end = self.steps if self.decay_steps is None else self.decay_steps
-        done = min(1.0, (step - self.warmup_steps) / max(1, end - self.warmup_steps))
+        begin = self.warmup_steps
+        if self.lr_schedule == "wsd":
+            begin = max(begin, end - self.cooldown_steps)
+        done = min(1.0, max(0, step - begin) / max(1, end - begin))
         low = self.min_lr_ratio
-        return self.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
+        left = 0.5 * (1 + math.cos(math.pi * done)) if self.lr_schedule == "cosine" else 1 - done
+        return self.lr * (low + (1 - low) * left)
 
     def micro_batches_at(self, step: int) -> int:
         """Micro-batches that a step takes (the first step is 1)."""
@@ -85,8 +98,8 @@ def adamw(
     """
     parameters = [parameter for _, parameter in named_parameters]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay, "decays": True},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "decays": False},
     ]
     fused = bool(parameters) and parameters[0].device.type in {"cpu", "cuda"}
     return torch.optim.AdamW(

@@ -19,6 +19,8 @@ Sharding = Literal["none", "zero2", "zero3"]
 PipelineScheduleName = Literal["1f1b", "gpipe", "interleaved"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 LayoutMode = Literal["given", "auto"]
+LearningRateSchedule = Literal["cosine", "linear", "constant", "wsd"]
+InitialState = Literal["weights", "full"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,38 +78,59 @@ class DataOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerOptions:
-    """Optimizer."""
+    """Optimizer, free to change between starts.
+
+    What is not given (None) keeps the value that a run has; a new run takes the default.
+    """
 
     lr: Annotated[float | None, Doc("Peak learning rate. Default: the paper's for the size.")] = None
+    lr_schedule: Annotated[
+        LearningRateSchedule | None,
+        Doc(
+            "After the warm-up: cosine | linear | constant | wsd (constant, then linear over cooldown_steps). "
+            "Default: cosine."
+        ),
+    ] = None
     warmup_steps: Annotated[
         int | None,
         Doc("Steps of linear warm-up. Default: the paper's 375 M tokens, at most a tenth of the steps."),
     ] = None
     decay_steps: Annotated[
         int | None,
-        Doc("Step at which the cosine ends. Default: the paper's 260 G tokens, at most all steps."),
+        Doc(
+            "Step at which the decay ends. Default: the last; of a cosine, the paper's 260 G tokens at most."
+        ),
     ] = None
-    min_lr_ratio: Annotated[float, Doc("Share of lr at which the cosine ends.")] = 0.1
-    weight_decay: Annotated[float, Doc("Of matrices; biases and norms have none.")] = 0.1
-    betas: Annotated[tuple[float, float], Doc("AdamW's averages of gradients and of their squares.")] = (
-        0.9,
-        0.95,
+    cooldown_steps: Annotated[
+        int | None, Doc("Steps of wsd's decay, up to decay_steps. Default: a fifth of the steps.")
+    ] = None
+    min_lr_ratio: Annotated[float | None, Doc("Share of lr at which the decay ends. Default: 0.1.")] = None
+    weight_decay: Annotated[float | None, Doc("Of matrices; biases and norms have none. Default: 0.1.")] = (
+        None
     )
-    eps: Annotated[float, Doc("Added to AdamW's denominator.")] = 1e-8
-    max_grad_norm: Annotated[float, Doc("Gradients are clipped to this norm; 0: no clipping.")] = 1.0
+    betas: Annotated[
+        tuple[float, float] | None,
+        Doc("AdamW's averages of gradients and of their squares. Default: 0.9 0.95."),
+    ] = None
+    eps: Annotated[float | None, Doc("Added to AdamW's denominator. Default: 1e-8.")] = None
+    max_grad_norm: Annotated[
+        float | None, Doc("Gradients are clipped to this norm; 0: no clipping. Default: 1.")
+    ] = None
     gradient_accumulation_steps: Annotated[
-        int, Doc("Parts that the rows of a step are fetched and computed in, one after the other.")
-    ] = 1
+        int | None,
+        Doc("Parts that the rows of a step are fetched and computed in, one after the other. Default: 1."),
+    ] = None
     rampup_batch_size: Annotated[
         int | None, Doc("Rows of the first step; they grow to batch_size over rampup_steps.")
     ] = None
-    rampup_steps: Annotated[int, Doc("Steps over which the batch grows.")] = 0
+    rampup_steps: Annotated[int | None, Doc("Steps over which the batch grows. Default: 0.")] = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range; none of these would fail by itself, or only after hours."""
         _number("lr", self.lr, 0)
         _integer("warmup_steps", self.warmup_steps, 0)
         _integer("decay_steps", self.decay_steps, 1)
+        _integer("cooldown_steps", self.cooldown_steps, 1)
         _number("min_lr_ratio", self.min_lr_ratio, 0, 1)
         _number("weight_decay", self.weight_decay, 0)
         _number("eps", self.eps, 0)
@@ -115,6 +138,10 @@ class OptimizerOptions:
         _integer("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
         _integer("rampup_batch_size", self.rampup_batch_size, 1)
         _integer("rampup_steps", self.rampup_steps, 0)
+        if self.lr_schedule is not None:
+            _choice("lr_schedule", self.lr_schedule, LearningRateSchedule)
+        if self.betas is None:
+            return
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise ConfigError(f"train: betas is {self.betas!r}; expected two numbers, such as (0.9, 0.95).")
         for index, beta in enumerate(self.betas):
@@ -238,7 +265,12 @@ class RunOptions:
             "Instead of steps, or below them: the steps that fit into this time, measured at the first start."
         ),
     ] = None
-    seed: Annotated[int, Doc("Of the weights and of the order of rows.")] = 0
+    tokens: Annotated[
+        int | None, Doc("Instead of steps: tokens to read in all; the last step reads the last of them.")
+    ] = None
+    seed: Annotated[
+        int | None, Doc("Of the weights and of the order of rows. Default: 0, or that of the run.")
+    ] = None
     dtype: Annotated[
         Dtype, Doc("Of matrix products; weights and optimizer are float32. auto: bfloat16 where it is fast.")
     ] = "auto"
@@ -246,6 +278,13 @@ class RunOptions:
     banded: Annotated[
         bool, Doc("For a named size: every second layer attends to the last 256 tokens only, as in GPT-3.")
     ] = False
+    init_state: Annotated[
+        InitialState,
+        Doc(
+            "Of the run that init_from names: weights (moments and position begin anew) | full (moments, position "
+            "and step are kept: a branch of that run)."
+        ),
+    ] = "weights"
     embeddings: Annotated[
         Path | None, Doc("word2vec vectors or a BERT directory that the token embeddings start from.")
     ] = None
@@ -255,8 +294,10 @@ class RunOptions:
         """Refuse values out of range."""
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ConfigError(f"train: max_seconds is {self.max_seconds}; expected more than 0.")
+        _integer("tokens", self.tokens, 1)
         _integer("seed", self.seed, -(2**63), 2**63 - 1)
         _choice("dtype", self.dtype, Dtype)
+        _choice("init_state", self.init_state, InitialState)
 
 
 def check_steps(steps: int | None) -> None:

@@ -16,18 +16,19 @@ from typing import Any
 import orjson
 import xxhash
 
-from headrace.errors import CheckpointError, ConfigError, ResumeError
+from headrace.errors import ConfigError, ResumeError
 from headrace.model import (
     HF_CONFIG,
     MANIFEST,
     GPTConfig,
     config_from_json,
+    find_checkpoint,
     hash_file,
     hf_config,
     hf_weight_files,
-    latest_checkpoint,
     load_hf_tokenizer,
     load_model,
+    split_checkpoint_name,
 )
 from headrace.paths import local_path
 from headrace.storage import fsync_directory, make_directory, write_file
@@ -44,6 +45,8 @@ class Pretrained:
 
     source: Path | None
     """A directory to read; None: they are in the run directory already."""
+    at: str | None = None
+    """Of a run: the checkpoint, see `find_checkpoint`."""
     name: str
     """The source as the user wrote it."""
     config: GPTConfig
@@ -112,11 +115,10 @@ def read_pretrained(source: str | PathLike[str]) -> Pretrained:
         ConfigError, CheckpointError: see `import_model`.
     """
     path = local_path(source, name="model", cure="Copy it to a local directory first.")
+    path, at = split_checkpoint_name(path)
     if (run := read_run(path)) is not None:
-        latest = latest_checkpoint(path / "checkpoints")
-        if latest is None:
-            raise CheckpointError(f"{path}: no whole checkpoint in it yet. Let the run reach its first one.")
-        identity = f"run {hash_file(latest[0] / MANIFEST)}"
+        directory, _ = find_checkpoint(path, at)
+        identity = f"run {hash_file(directory / MANIFEST)}"
         config = config_from_json(run["recipe"]["model"], path / RUN)
     elif (path / HF_CONFIG).is_file():
         config = hf_config(path)
@@ -129,7 +131,7 @@ def read_pretrained(source: str | PathLike[str]) -> Pretrained:
             f"{path}: neither a run ({RUN}) nor a Hugging Face directory ({HF_CONFIG}) is there. "
             f"Give the --out of headrace train, or a directory in GPT-2's format."
         )
-    return Pretrained(source=path, name=fspath(source), config=config, identity=identity)
+    return Pretrained(source=path, at=at, name=fspath(source), config=config, identity=identity)
 
 
 def resolve_pretrained(
@@ -216,7 +218,8 @@ def write_weights(pretrained: Pretrained, out: Path) -> None:
     """
     if pretrained.source is None:
         return
-    model, tokenizer = load_model(pretrained.source)
+    source, at = pretrained.source, pretrained.at
+    model, tokenizer = load_model(source if at is None else f"{source}@{at}")
     make_directory(out)
     save_tokenizer(tokenizer, out / "tokenizer")
     with CheckpointWriter(out / "checkpoints") as writer:

@@ -19,6 +19,24 @@ from headrace.training.options import DataOptions, OptimizerOptions
 WARMUP_TOKENS = 375_000_000
 DECAY_TOKENS = 260_000_000_000
 
+DEFAULTS: Mapping[str, Any] = {
+    "lr_schedule": "cosine",
+    "min_lr_ratio": 0.1,
+    "weight_decay": 0.1,
+    "betas": (0.9, 0.95),
+    "eps": 1e-8,
+    "max_grad_norm": 1.0,
+    "gradient_accumulation_steps": 1,
+    "rampup_batch_size": None,
+    "rampup_steps": 0,
+}
+"""Options of a new run that do not depend on its size."""
+
+CHANGEABLE = (
+    "steps", "batch_size", "lr", "warmup_steps", "decay_steps", "cooldown_steps", *DEFAULTS,
+)  # fmt: skip
+"""Fields that a run may change for its later steps; another value of the others would change its past."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -36,8 +54,10 @@ class Recipe:
     steps: int
     seed: int
     lr: float
+    lr_schedule: str
     warmup_steps: int
     decay_steps: int
+    cooldown_steps: int
     min_lr_ratio: float
     weight_decay: float
     betas: tuple[float, float]
@@ -58,7 +78,9 @@ class Recipe:
             steps=self.steps,
             lr=self.lr,
             warmup_steps=self.warmup_steps,
+            lr_schedule=self.lr_schedule,
             decay_steps=self.decay_steps,
+            cooldown_steps=self.cooldown_steps,
             min_lr_ratio=self.min_lr_ratio,
             batch_size=self.batch_size,
             micro_batch_size=self.batch_size // self.gradient_accumulation_steps,
@@ -71,60 +93,113 @@ class Recipe:
         plain: dict[str, Any] = orjson.loads(orjson.dumps(dataclasses.asdict(self)))
         return plain
 
+    def changeable(self) -> dict[str, Any]:
+        """The part that may change between starts."""
+        plain = self.to_json()
+        return {name: plain[name] for name in CHANGEABLE}
+
+    def with_changes(self, changeable: Mapping[str, Any]) -> Recipe:
+        """The same model and data with other values of what may change."""
+        values = {**changeable, "betas": tuple(changeable["betas"])}
+        return dataclasses.replace(self, **values)
+
+
+def identity_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a recipe, as JSON, that never changes in a run."""
+    return {name: value for name, value in recipe.items() if name not in CHANGEABLE}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeRequest:
-    """What the caller of train() gave that the loss curve depends on; None is the paper's choice."""
+    """What the caller of train() gave that the loss curve depends on; None: what the run has, or the default."""
 
     model: str | GPTConfig
+    model_name: str
     data: DataOptions
     optimizer: OptimizerOptions
-    seed: int
+    seed: int | None
     banded: bool
     init_from: str | None
 
-    def resolve(self, *, vocab_size: int, data_identity: Mapping[str, Any], steps: int, dtype: str) -> Recipe:
-        """Fill in the paper's choices.
+    def resolve(
+        self,
+        *,
+        vocab_size: int,
+        data_identity: Mapping[str, Any],
+        steps: int,
+        dtype: str,
+        before: Mapping[str, Any] | None = None,
+    ) -> Recipe:
+        """Fill in what the run has, and the paper's choices.
+
+        Args:
+            vocab_size: of the stores' tokenizer.
+            data_identity: see `TrainingData.identity`.
+            steps: optimizer steps in all.
+            dtype: float32 or bfloat16.
+            before: the recipe of an earlier start, as JSON.
 
         Raises:
             ConfigError: options that do not fit together, or not the model.
         """
-        size, optimizer = size_of(self.model), self.optimizer
+        size, before = size_of(self.model), before or {}
         of_model = size if isinstance(self.model, str) else self.model
-        seq_len = self.data.seq_len or of_model.max_position_embeddings
-        batch_size = self.data.batch_size or max(1, round(size.batch_tokens / seq_len))
-        if batch_size % optimizer.gradient_accumulation_steps:
+        seq_len = self.data.seq_len or before.get("seq_len") or of_model.max_position_embeddings
+        paper_rows = max(1, round(size.batch_tokens / seq_len))
+        batch_size = self.data.batch_size or before.get("batch_size") or paper_rows
+        values = self._optimizer(before, size, steps, batch_size * seq_len)
+        if batch_size % values["gradient_accumulation_steps"]:
             raise ConfigError(
                 f"train: batch_size {batch_size} is not divisible by gradient_accumulation_steps "
-                f"{optimizer.gradient_accumulation_steps}."
+                f"{values['gradient_accumulation_steps']}."
             )
-        tokens = batch_size * seq_len
-        warmup_steps = min(-(-WARMUP_TOKENS // tokens), max(1, steps // 10))
-        decay_steps = min(-(-DECAY_TOKENS // tokens), steps)
         recipe = Recipe(
             model=self._config(vocab_size, seq_len),
-            model_name=self.model if isinstance(self.model, str) else "custom",
+            model_name=self.model_name,
             data=data_identity,
             seq_len=seq_len,
             batch_size=batch_size,
-            gradient_accumulation_steps=optimizer.gradient_accumulation_steps,
             steps=steps,
-            seed=self.seed,
-            lr=size.lr if optimizer.lr is None else optimizer.lr,
-            warmup_steps=warmup_steps if optimizer.warmup_steps is None else optimizer.warmup_steps,
-            decay_steps=decay_steps if optimizer.decay_steps is None else optimizer.decay_steps,
-            min_lr_ratio=optimizer.min_lr_ratio,
-            weight_decay=optimizer.weight_decay,
-            betas=(optimizer.betas[0], optimizer.betas[1]),
-            eps=optimizer.eps,
-            max_grad_norm=optimizer.max_grad_norm,
-            rampup_batch_size=optimizer.rampup_batch_size,
-            rampup_steps=optimizer.rampup_steps,
+            seed=before.get("seed", 0) if self.seed is None else self.seed,
             dtype=dtype,
             init_from=self.init_from,
+            **values,
         )
         _ = recipe.schedule  # refuses what does not fit together
         return recipe
+
+    def _optimizer(self, before: Mapping[str, Any], size: Size, steps: int, tokens: int) -> dict[str, Any]:
+        """Values of the optimizer's options: given, else the run's, else the defaults; `tokens` are of a step."""
+        given = self.optimizer
+        values = {}
+        for name, default in DEFAULTS.items():
+            value = getattr(given, name)
+            values[name] = before.get(name, default) if value is None else value
+        values["betas"] = tuple(values["betas"])
+        schedule = values["lr_schedule"]
+        if given.cooldown_steps is not None and schedule != "wsd":
+            raise ConfigError(
+                f"train: cooldown_steps is for lr_schedule wsd, not {schedule}. Leave it out, or give wsd."
+            )
+        if given.decay_steps is not None and schedule == "constant":
+            raise ConfigError("train: lr_schedule constant has no decay. Leave decay_steps out.")
+        decay_steps = steps if schedule != "cosine" else min(-(-DECAY_TOKENS // tokens), steps)
+        # A decay that ended with the run ends with it again when the run gets more steps.
+        if before and before["decay_steps"] != before["steps"] and before["lr_schedule"] == schedule:
+            decay_steps = before["decay_steps"]
+        defaults = {
+            "lr": size.lr,
+            "warmup_steps": min(-(-WARMUP_TOKENS // tokens), max(1, steps // 10)),
+            "cooldown_steps": 0,
+        }
+        for name, default in defaults.items():
+            value = getattr(given, name)
+            values[name] = before.get(name, default) if value is None else value
+        values["cooldown_steps"] = (
+            (values["cooldown_steps"] or max(1, steps // 5)) if schedule == "wsd" else 0
+        )
+        values["decay_steps"] = decay_steps if given.decay_steps is None else given.decay_steps
+        return values
 
     def _config(self, vocab_size: int, seq_len: int) -> GPTConfig:
         if isinstance(self.model, str):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,18 @@ from headrace.training.data import TrainingData
 from headrace.training.device import resolve_dtype
 from headrace.training.options import ParallelOptions
 from headrace.training.pretrained import Pretrained, is_untrained, save_tokenizer, write_weights
-from headrace.training.recipe import Recipe, RecipeRequest
+from headrace.training.recipe import Recipe, RecipeRequest, identity_of
 from headrace.training.run_json import RUN, check_same, write_run
+from headrace.training.run_log import RunLog
+from headrace.training.segments import (
+    RunSegment,
+    read_segments,
+    recipe_at,
+    segments_json,
+    start_segments,
+    steps_of_tokens,
+)
+from headrace.training.state import SavedState
 from headrace.training.trainable import TrainableModel
 
 
@@ -29,52 +40,105 @@ class Limits:
     """What ends a run."""
 
     steps: int | None
+    tokens: int | None
     max_seconds: float | None
+
+    def __post_init__(self) -> None:
+        """Refuse two numbers for one thing."""
+        if self.steps is not None and self.tokens is not None:
+            raise ConfigError("train: steps and tokens are both given. Leave one out.")
 
 
 def resolve_recipe(
     request: RecipeRequest,
     data: TrainingData,
     run: Mapping[str, Any] | None,
+    saved: SavedState | None,
     *,
     out: Path,
     limits: Limits,
     dtype: str,
     device: torch.device,
 ) -> Recipe:
-    """The recipe of a fresh run, or that of one that was started before, if the same is requested now.
+    """The recipe of a fresh run, or that of the next steps of one that was started before.
 
     With max_seconds the steps of a fresh run are still to be measured. What the machine decided at the first
     start (steps that fit a time, the dtype of auto) stays decided.
 
     Raises:
-        ConfigError: neither steps nor max_seconds, or options that do not fit together.
-        ResumeError: something else is requested; says what differs.
+        ConfigError: nothing ends the run, or options that do not fit together.
+        ResumeError: another model or other data than the run's, which says what differs; fewer steps than done.
     """
-    steps, max_seconds = limits.steps, limits.max_seconds
-    resolve = functools.partial(
-        request.resolve, vocab_size=data.source.vocab_size, data_identity=data.identity()
-    )
     if run is None or is_untrained(run):
-        if steps is None and max_seconds is None:
+        if limits.steps is None and limits.tokens is None and limits.max_seconds is None:
             raise ConfigError("train: neither steps nor max_seconds is given; one of them must end the run.")
-        return resolve(steps=1 if steps is None else steps, dtype=resolve_dtype(dtype, device))
+        return resolve_steps(request, data, limits, dtype=resolve_dtype(dtype, device))
     before = run["recipe"]
     try:
-        recipe = resolve(
-            steps=before["steps"] if steps is None or max_seconds is not None else steps,
+        kept = limits.max_seconds is not None or (limits.steps is None and limits.tokens is None)
+        resolve = functools.partial(
+            request.resolve,
+            vocab_size=data.source.vocab_size,
+            data_identity=data.identity(),
             dtype=before["dtype"] if dtype == "auto" else resolve_dtype(dtype, device),
+            before=before,
         )
+        recipe = resolve(steps=before["steps"] if kept or limits.steps is None else limits.steps)
+        if limits.tokens is not None and not kept:
+            segments = read_segments(run, recipe)
+            recipe = resolve(steps=_steps_of_tokens(limits.tokens, recipe, segments, saved))
     except KeyError as error:
         raise ResumeError(
             f"{out / RUN}: its recipe has no {error}. Damaged? Give another directory with --out."
         ) from error
+    requested = {"max_seconds": limits.max_seconds} if limits.max_seconds is not None else {}
     check_same(
         out,
-        {**before, "max_seconds": run.get("max_seconds")},
-        {**recipe.to_json(), "max_seconds": max_seconds},
+        {**identity_of(before), **{name: run.get(name) for name in requested}},
+        {**identity_of(recipe.to_json()), **requested},
     )
+    done = 0 if saved is None else saved.step
+    if recipe.steps < done:
+        raise ResumeError(
+            f"{out}: the run has done {done:,} steps, requested are {recipe.steps:,} in all. Ask for more, or begin a "
+            f"branch in another directory: --init-from {out}@{recipe.steps} --init-state full."
+        )
     return recipe
+
+
+def resolve_steps(
+    request: RecipeRequest, data: TrainingData, limits: Limits, *, dtype: str, measured: int | None = None
+) -> Recipe:
+    """The recipe of a fresh run.
+
+    Args:
+        request: what the caller gave.
+        data: the rows.
+        limits: what ends the run.
+        dtype: of matrix products.
+        measured: steps that fit max_seconds; None before they are known.
+    """
+    resolve = functools.partial(
+        request.resolve, vocab_size=data.source.vocab_size, data_identity=data.identity(), dtype=dtype
+    )
+    steps = limits.steps
+    if limits.tokens is not None:
+        steps = _steps_of_tokens(limits.tokens, resolve(steps=1), [], None)
+    ends = [number for number in (steps, measured) if number is not None]
+    return resolve(steps=min(ends, default=1))
+
+
+def _steps_of_tokens(
+    tokens: int, recipe: Recipe, segments: Sequence[RunSegment], saved: SavedState | None
+) -> int:
+    """Steps in all of a run that has a checkpoint, or none, until it has read so many tokens."""
+    step, done = (0, 0) if saved is None else (saved.step, saved.tokens)
+    # Steps that an earlier start took with another recipe, and that are taken again.
+    for again in range(step + 1, max((s.first_step for s in segments), default=0)):
+        schedule = recipe_at(segments, again).schedule
+        done += schedule.micro_batches_at(again) * schedule.micro_batch_size * recipe.seq_len
+        step = again
+    return max(1, steps_of_tokens(tokens, recipe=recipe, step=step, tokens_done=done))
 
 
 def first_table(recipe: Recipe, vectors: WordVectors, data: TrainingData) -> TokenTable:
@@ -93,15 +157,17 @@ def begin_run(
     table: TokenTable | None,
     pretrained: Pretrained | None,
     machine: Mapping[str, Any],
-) -> None:
-    """Fill the run directory: tokenizer, weights to begin with, run.json."""
+) -> list[RunSegment]:
+    """Fill the run directory: tokenizer, weights to begin with, run.json; returns the run's one segment."""
     if pretrained is not None:
         write_weights(pretrained, out)
     save_tokenizer(data.source.tokenizer, out / "tokenizer")
+    segments = start_segments([], step=0, recipe=recipe, machine=machine)
     write_run(
         out,
         {
             "recipe": recipe.to_json(),
+            "segments": segments_json(segments),
             "max_seconds": max_seconds,
             "parameters": recipe.model.num_parameters,
             "flops_per_token": recipe.model.flops_per_token(recipe.seq_len),
@@ -118,6 +184,67 @@ def begin_run(
             **machine,
         },
     )
+    return segments
+
+
+def continue_run(
+    out: Path,
+    run: Mapping[str, Any],
+    recipe: Recipe,
+    *,
+    step: int,
+    limits: Limits,
+    machine: Mapping[str, Any],
+) -> list[RunSegment]:
+    """Write run.json of another start; returns its segments."""
+    before = read_segments(run, recipe)
+    if step >= recipe.steps:  # nothing is left to do
+        write_run(out, {**run, **machine})
+        return before
+    segments = start_segments(before, step=step, recipe=recipe, machine=machine)
+    counts = limits.max_seconds is None and (limits.steps is not None or limits.tokens is not None)
+    write_run(
+        out,
+        {
+            **run,
+            "recipe": recipe.to_json(),
+            "segments": segments_json(segments),
+            "max_seconds": None if counts else run.get("max_seconds"),
+            **machine,
+        },
+    )
+    return segments
+
+
+def describe_changes(segments: Sequence[RunSegment], step: int) -> list[str]:
+    """One line for each segment that begins after a step: what it changes, and the learning rate's jump.
+
+    >>> describe_changes([], 0)
+    []
+    """
+    lines = []
+    for before, segment in itertools.pairwise(segments):
+        first = segment.first_step
+        if first <= step:
+            continue
+        changed = [f"{name} {old} -> {new}" for name, (old, new) in segment.changes(before).items()]
+        rates = f"{before.recipe.schedule.lr_at(first - 1):.3g} -> {segment.recipe.schedule.lr_at(first):.3g}"
+        lines.append(f"from step {first:,} on: {', '.join(changed)} (learning rate {rates})")
+    return lines
+
+
+def warn_of_surprises(log: RunLog, recipe: Recipe, *, num_rows: int, warmup_given: bool) -> None:
+    """Options that are allowed and rarely meant."""
+    if num_rows < recipe.batch_size:
+        log.add_warning(
+            f"train: the stores hold {num_rows} rows of seq_len {recipe.seq_len}, fewer than "
+            f"batch_size {recipe.batch_size}: rows repeat within one step."
+        )
+    if warmup_given and recipe.warmup_steps > recipe.steps:
+        log.add_warning(
+            f"train: warmup_steps {recipe.warmup_steps} are more than the run's {recipe.steps} steps: the peak "
+            f"learning rate {recipe.lr} is never reached."
+        )
 
 
 def describe_machine(

@@ -14,7 +14,7 @@ from headrace.model import latest_checkpoint, read_tensors
 from headrace.stats import StageCount
 from headrace.training.metrics import METRICS, last_step
 from headrace.training.process_group import ProcessGroup
-from headrace.training.recipe import Recipe
+from headrace.training.recipe import Recipe, identity_of
 from headrace.training.run_json import check_same
 from headrace.training.trainable import TrainableModel
 
@@ -25,6 +25,13 @@ class TrainLoader(Protocol):
     @property
     def position(self) -> int:
         """Rows of the global order taken so far."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch over all ranks; it may be set between batches."""
+
+    @batch_size.setter
+    def batch_size(self, rows: int) -> None: ...
 
     def __iter__(self) -> Iterator[Any]:
         """This rank's batches."""
@@ -55,6 +62,11 @@ class SavedState:
     def step(self) -> int:
         """Optimizer steps done."""
         return 0 if self.has_weights_only else int(self.content["step"])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that these steps read, over all ranks."""
+        return 0 if self.has_weights_only else int(self.content["tokens"])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,7 +131,7 @@ def restore(
     if saved.has_weights_only:
         tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
     else:
-        check_same(saved.directory, state["recipe"], model.recipe.to_json())
+        check_same(saved.directory, identity_of(state["recipe"]), identity_of(model.recipe.to_json()))
     # Every rank reads for itself, as fast as its disk is; only then do collectives begin.
     group.on_all_ranks(lambda: read_tensors(saved.directory, tensors))
     if saved.has_weights_only:

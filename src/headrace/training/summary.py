@@ -32,6 +32,8 @@ class RunSummary:
     """Share of the devices' peak that the last step used; None: hardware that the table does not know."""
     stopped_by: str | None
     """Signal that ended it early, after a checkpoint; None when all steps are done."""
+    notes: tuple[str, ...] = ()
+    """What this start began with or changed, one sentence each."""
     hit_rate: float | None = None
     """Share of the vocabulary that found a vector in `embeddings`; None without."""
     native: Target = field(default_factory=native_target)

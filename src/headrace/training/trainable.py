@@ -178,6 +178,14 @@ class TrainableModel:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def use_recipe(self, recipe: Recipe) -> None:
+        """Take the next steps with another recipe of the same model and data."""
+        self.recipe = recipe
+        for group in self.optimizer.param_groups:
+            group |= {"betas": recipe.betas, "eps": recipe.eps}
+            if group["decays"]:
+                group["weight_decay"] = recipe.weight_decay
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything to save, by name: model.*, adam.exp_avg.*, adam.exp_avg_sq.*."""
         named: dict[str, Tensor] = {}
