@@ -7,6 +7,7 @@ units/schedule.py, units/queue.py.
 
 import errno
 import gzip
+import io
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 
 import pytest
@@ -115,6 +117,7 @@ def test_a_job_killed_at_any_write_gives_the_same_bytes_when_run_again(tmp_path,
 
 CHILD = """
 import sys
+import tarfile
 from headrace.ingestion import JobOptions, ingest
 def progress(done, total, note):
     print(done, flush=True)
@@ -573,3 +576,28 @@ def test_a_tokenizer_whose_end_can_be_written_as_text_is_refused(tmp_path):
             tokenizer=Forgeable(),
             fields=FieldOptions(text_mode="block"),
         )
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt", "a.tar"])
+def test_a_kept_field_that_no_document_has_is_named(tmp_path, name):
+    """Tables and CSV refuse it; where records need not have the same fields, a note says it."""
+    if name == "a.tar":
+        with tarfile.open(tmp_path / name, "w") as tar:
+            member = tarfile.TarInfo("x.json")
+            member.size = len(b'{"text": "x"}')
+            tar.addfile(member, io.BytesIO(b'{"text": "x"}'))
+    else:
+        (tmp_path / name).write_text('{"text": "x", "lang": null, "id": 1}')
+    summary = ingest(tmp_path / name, tmp_path / "store", fields=FieldOptions(keep=["lang", "id"]), workers=1)
+    named = [note for note in summary.notes if "kept field" in note]
+    absent = ["lang"] if name.startswith("a.json") else ["lang", "id"]
+    assert [f"'{field}'" in note for field, note in zip(absent, named, strict=True)] == [True] * len(absent)
+
+
+def test_a_half_done_ingest_that_did_nothing_gives_way(tmp_path):
+    """A wrong name of a column is mended by the right command, without --restart."""
+    (tmp_path / "a.csv").write_text("id,body\n1,x\n")
+    with pytest.raises(SourceError, match="no column 'text'"):
+        ingest(tmp_path / "a.csv", tmp_path / "store", workers=1)
+    right = FieldOptions(text_field="body")
+    assert ingest(tmp_path / "a.csv", tmp_path / "store", fields=right, workers=1).documents == 1

@@ -39,13 +39,20 @@ def _as_json(value: Any) -> str:
 
 
 def lookup(record: Any, name: str) -> Any:
-    """A field by name; a dotted name looks inside objects. None where there is none."""
+    """A field by name; a dotted name looks inside objects and, by numbers from 0 on, lists. None where there is none.
+
+    >>> lookup({"a": {"b": ["x", "y"]}}, "a.b.1")
+    'y'
+    """
     if isinstance(record, dict) and name in record:
         return record[name]
     for part in name.split("."):
-        if not isinstance(record, dict):
+        if isinstance(record, dict):
+            record = record.get(part)
+        elif isinstance(record, list) and part.isdecimal():
+            record = record[int(part)] if int(part) < len(record) else None
+        else:
             return None
-        record = record.get(part)
     return record
 
 

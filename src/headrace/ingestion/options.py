@@ -29,7 +29,10 @@ class FieldOptions:
         "auto"
     )
     text_field: Annotated[
-        str, Doc("The column or JSON field with the text; a dotted name (a.b) looks inside objects.")
+        str,
+        Doc(
+            "The column or JSON field with the text; a dotted name (a.b, a.0.b) looks inside objects and lists."
+        ),
     ] = "text"
     text_mode: Annotated[
         TextMode,
@@ -38,6 +41,16 @@ class FieldOptions:
             "1 MiB is one document, a longer one is cut into blocks."
         ),
     ] = "auto"
+    csv_delimiter: Annotated[
+        str | None,
+        Doc(
+            "The character between two fields of CSV (tab is one too). Default: the one of , ; | and tab with which "
+            "the first row has the named columns."
+        ),
+    ] = None
+    csv_header: Annotated[
+        bool, Doc("Does the first row of CSV and TSV name the columns? If not, their names are 1, 2, 3, ...")
+    ] = True
     keep: Annotated[
         tuple[str, ...],
         Doc("Another field to keep as metadata, as a string or JSON; may be given several times."),
@@ -56,6 +69,14 @@ class FieldOptions:
         object.__setattr__(self, "keep", (keep,) if isinstance(keep, str) else tuple(keep))
         check_choice("format", self.format, Format)
         check_choice("text_mode", self.text_mode, TextMode)
+        delimiter = {"tab": "\t", "\\t": "\t"}.get(self.csv_delimiter or "", self.csv_delimiter)
+        object.__setattr__(self, "csv_delimiter", delimiter)
+        if delimiter is not None and (
+            len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0'
+        ):
+            raise ConfigError(
+                f"csv_delimiter is {delimiter!r}; expected one ASCII character other than a quote and a line end"
+            )
         if self.max_document_bytes < 1:
             raise ConfigError(f"max_document_bytes is {self.max_document_bytes}; expected 1 or more")
 
@@ -171,7 +192,7 @@ class JobOptions:
     skip_damaged: Annotated[
         bool,
         Doc(
-            "List a damaged or truncated file and leave out what cannot be read of it (from up to 4 MiB before the "
+            "List a damaged or truncated file and leave out what cannot be read of it (from up to 1 MiB before the "
             "damage on), instead of stopping."
         ),
     ] = False

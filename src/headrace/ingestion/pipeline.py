@@ -19,11 +19,12 @@ from headrace.ingestion.job.job import (
     check_readable,
     check_same_job,
     check_same_store,
+    differences,
     past_jobs,
 )
 from headrace.ingestion.job.progress import ProgressCallback, ProgressMeter
 from headrace.ingestion.job.seen import check_done_chunks, split_new
-from headrace.ingestion.job.summary import IngestSummary, summary_of_job, summary_of_store
+from headrace.ingestion.job.summary import IngestSummary, summary_of_job, summary_of_store, total
 from headrace.ingestion.units import seekpoints
 from headrace.ingestion.units.journal import UnitJournal
 from headrace.ingestion.units.plan import plan_tracks
@@ -89,6 +90,9 @@ class IngestRunner:
         if half_done is None:
             journal.clear()
             journal.start(job.to_json())
+        elif not journal.records() and not journal.sketched() and differences(half_done, job, strictly=True):
+            journal.clear()  # nothing was done, for example since a field's name was wrong
+            journal.start(job.to_json())
         else:
             check_same_job(self.blob, half_done, job)
             check_done_chunks(half_done["sources"], job.sources, journal.records())
@@ -111,6 +115,12 @@ class IngestRunner:
         if resumed:
             self.notes.append(f"continued after {resumed} units of an earlier run")
         check_documents(job, self.blob, records, max_reject_share)
+        found = total(record.kept for record in records)
+        self.notes += [
+            f"no document has a value in the kept field {name!r}: is this its name? The store has nulls there"
+            for name in job.options.fields.keep
+            if not found[name]
+        ]
         snapshot = commit(job, self.destination, records)
         journal.clear()
         return self._summary(job, records, snapshot=snapshot, resumed=resumed, workers=self.execution.workers)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.errors import SourceError
 from headrace.ingestion.read.cuts import (
     CsvRowEnds,
     Lines,
@@ -175,3 +176,30 @@ def test_a_byte_order_mark_is_no_part_of_the_first_record():
 )
 def test_ends_of_records(find, data, ends):
     assert find(bytearray(data), 0, len(data), final=False) == ends
+
+
+@pytest.mark.parametrize("sizes", [[7], [1, 30], [1 << 20]])
+def test_records_before_damage_are_read_before_it_is_raised(sizes):
+    """Of what was decompressed, only the record that the damage cuts is lost."""
+
+    class Damaged(FakeStream):
+        def readinto(self, buffer: memoryview) -> int:
+            count = super().readinto(buffer)
+            if not count:
+                raise SourceError("damaged here")
+            return count
+
+    data = b"".join(b"line %d\n" % i for i in range(100)) + b"half a li"
+    records = Records(
+        lambda start: Damaged(data, start, sizes),
+        Lines(),
+        url="fake",
+        seekable=False,
+        max_record_bytes=1 << 20,
+        block_bytes=64,
+    )
+    found = []
+    blocks = records.read()
+    with pytest.raises(SourceError, match="damaged here"):
+        found.extend(block.data for block in blocks)
+    assert b"".join(found) == data[: data.rindex(b"\n") + 1]

@@ -51,6 +51,8 @@ class UnitCounts:
     totals: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    """Documents with a value, by kept field."""
     first_reject: dict[str, Any] | None = None
     ended: bool = True
 
@@ -189,6 +191,9 @@ class DocumentReader:
             counts.totals["lines"] += parsed.lines
             if parsed.empty:
                 counts.dropped["empty"] += parsed.empty
+            for name in self._options.fields.keep:
+                values = parsed.meta.setdefault(name, [None] * len(parsed.texts))  # text files have no fields
+                counts.kept[name] += sum(value is not None for value in values)
             position = reader.stored_position()
             # Bytes that a new reader decompressed to reach the start of this range belong to other units.
             passed = 0 if before is None and part.start else max(position - (before or 0), 0)

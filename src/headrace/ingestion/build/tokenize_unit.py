@@ -109,6 +109,7 @@ class UnitTokenizer:
             validation=tuple(self._validation.entries) if self._validation is not None else (),
             rejected=dict(sorted(counts.rejected.items())),
             dropped=dict(sorted(counts.dropped.items())),
+            kept=dict(counts.kept),
             first_reject=counts.first_reject,
             ended=counts.ended,
             chunks=self._documents.hash_sources(unit),

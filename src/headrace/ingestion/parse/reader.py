@@ -8,12 +8,12 @@ from typing import Protocol
 from headrace.ingestion.document import Parsed
 from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.parse.delimited import DelimitedRows
+from headrace.ingestion.parse.first_row import read_first_row
 from headrace.ingestion.parse.jsonl import JsonLines
 from headrace.ingestion.parse.objects import JsonObjects
 from headrace.ingestion.parse.plain import PlainText
 from headrace.ingestion.parse.tarfiles import TarSamples
 from headrace.ingestion.read.cuts import (
-    CsvRowEnds,
     Cut,
     Lines,
     Scanned,
@@ -141,11 +141,9 @@ def _cut_and_parser(source: SourceFile, fields: FieldOptions) -> tuple[Cut, _Par
             url, fields, compression=source.compression
         )
     if source.format in ("csv", "tsv"):
-        comma = source.format == "csv"
-        ends = CsvRowEnds(b",", fields.max_record_bytes)
-        cut: Cut = Scanned(ends, resumable=True) if comma else Lines()
-        header = _header(source, cut)
-        return cut, DelimitedRows(url, fields, header=header, delimiter="," if comma else "\t", row_ends=ends)
+        head = read_head(url, source.compression, 1 << 20).removeprefix(b"\xef\xbb\xbf")
+        rows = DelimitedRows(url, fields, read_first_row(url, head, fields, quoted=source.format == "csv"))
+        return rows.cut, rows
     mode = fields.text_mode if fields.text_mode != "auto" else _text_mode(source)
     text_cut: dict[str, Cut] = {
         "line": Lines(),
@@ -161,9 +159,3 @@ def _text_mode(source: SourceFile) -> str:
         if len(read_head(source.url, source.compression, WHOLE_TEXT_BYTES + 1)) <= WHOLE_TEXT_BYTES
         else "block"
     )
-
-
-def _header(source: SourceFile, cut: Cut) -> bytes:
-    head = bytearray(read_head(source.url, source.compression, 1 << 20).removeprefix(b"\xef\xbb\xbf"))
-    end = cut.first_end(head, 0, len(head))
-    return bytes(head[: len(head) if end is None else end])

@@ -14,6 +14,7 @@ from headrace.errors import SourceError
 from headrace.ingestion.document import Parsed, Reject
 from headrace.ingestion.fields import as_metadata, too_long, utf8_fault
 from headrace.ingestion.options import FieldOptions
+from headrace.ingestion.parse.columns import column_of, split_name, type_of
 from headrace.ingestion.read.open import open_seekable
 from headrace.ingestion.read.parquet_footer import refuse_encrypted
 from headrace.stats import Stats
@@ -64,12 +65,14 @@ class ParquetGroups:
     def group_bytes(self) -> list[tuple[int, int]]:
         """Bytes of each row group's text: (unpacked, stored)."""
         meta = self._file.metadata
-        names = {self._fields.text_field.partition(".")[0], *self._fields.keep}
+        names = set(_columns(self._file.schema_arrow, self._fields))
         sizes = []
         for i in range(meta.num_row_groups):
             group = meta.row_group(i)
             columns = [group.column(j) for j in range(group.num_columns)]
-            columns = [c for c in columns if c.path_in_schema.partition(".")[0] in names]
+            columns = [
+                c for c in columns if c.path_in_schema in names or c.path_in_schema.partition(".")[0] in names
+            ]
             sizes.append(
                 (
                     sum(c.total_uncompressed_size for c in columns),
@@ -83,7 +86,7 @@ class ParquetGroups:
         meta = self._file.metadata
         stop = meta.num_row_groups if stop is None else min(stop, meta.num_row_groups)
         row = sum(meta.row_group(i).num_rows for i in range(start))
-        columns = list(dict.fromkeys([self._fields.text_field, *self._fields.keep]))
+        columns = _columns(self._file.schema_arrow, self._fields)
         sizes = self.group_bytes()
         for group in range(start, stop):
             try:
@@ -132,12 +135,12 @@ class ArrowBatches:
             is_local = compression == "none" and "://" not in url
             # A local file is mapped: batches that are passed over are not read.
             self._open: Any = pa.memory_map(url) if is_local else pa.PythonFile(self._raw, mode="r")
-            self._columns = list(dict.fromkeys([fields.text_field, *fields.keep]))
             schema = self._reader(None).schema
         except FAULTS as error:
             self._raw.close()
             raise SourceError(f"{url}: damaged Arrow file: {error}. Fetch it again") from error
         _check_columns(self, url, schema, fields)
+        self._columns = _columns(schema, fields)
         self._included = [schema.get_field_index(name) for name in self._columns]
 
     @property
@@ -167,7 +170,8 @@ class ArrowBatches:
     def batch_bytes(self) -> list[int]:
         """Bytes of each record batch's text."""
         with self._damage():
-            return [batch.column(self._fields.text_field).nbytes for batch in self._batches()]
+            name, _ = split_name(self._columns, self._fields.text_field)
+            return [batch.column(name).nbytes for batch in self._batches()]
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Parsed]:
         """Texts of record batches [start, stop)."""
@@ -218,7 +222,7 @@ def timed_next(items: Iterator[_Item], stats: Stats) -> _Item | None:
 
 def parse_batch(batch: pa.RecordBatch, *, url: str, fields: FieldOptions, first_row: int) -> Parsed:
     """Rows of a table -> texts; rejects name the row as offset (from 0) and line (from 1)."""
-    column = batch.column(batch.schema.get_field_index(fields.text_field))
+    column = column_of(batch, fields.text_field)
     values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
     parsed = Parsed(texts=[], nbytes=sum(len(v) for v in values if v is not None))
     good: list[int] = []
@@ -237,7 +241,7 @@ def parse_batch(batch: pa.RecordBatch, *, url: str, fields: FieldOptions, first_
         else:
             parsed.empty += 1
     for name in fields.keep:
-        kept = batch.column(batch.schema.get_field_index(name)).to_pylist()
+        kept = column_of(batch, name).to_pylist()
         parsed.meta[name] = [as_metadata(kept[i]) for i in good]
     return parsed
 
@@ -246,21 +250,31 @@ def _reject(parsed: Parsed, url: str, row: int, reason: str, detail: str) -> Non
     parsed.rejects.append(Reject(source=url, offset=row, line=row + 1, reason=reason, detail=detail))
 
 
+def _columns(schema: pa.Schema, fields: FieldOptions) -> list[str]:
+    """Top-level columns that hold the text and the kept fields, each once."""
+    return list(
+        dict.fromkeys(split_name(schema.names, name)[0] for name in (fields.text_field, *fields.keep))
+    )
+
+
 def _check_columns(
     reader: ParquetGroups | ArrowBatches, url: str, schema: pa.Schema, fields: FieldOptions
 ) -> None:
     """Close the reader and raise, where a column is missing or the text is no text."""
     for name in (fields.text_field, *fields.keep):
-        if schema.names.count(name) > 1:
+        top, _ = split_name(schema.names, name)
+        if schema.names.count(top) > 1:
             reader.close()
-            raise SourceError(f"{url}: {schema.names.count(name)} columns are named {name!r}; expected one")
-        if name not in schema.names:
+            raise SourceError(f"{url}: {schema.names.count(top)} columns are named {top!r}; expected one")
+        if type_of(schema, name) is None:
             reader.close()
+            inside = f" inside the column {top!r} ({schema.field(top).type})" if top in schema.names else ""
             raise SourceError(
-                f"{url}: no column {name!r}; the columns are: {', '.join(schema.names) or 'none'}. "
-                f"Name the right one with text_field (--text-field)"
+                f"{url}: no column {name!r}{inside}; the columns are: "
+                f"{', '.join(schema.names) or 'none'}. Name the right one with "
+                + ("text_field (--text-field)" if name == fields.text_field else "keep (--keep)")
             )
-    kind = schema.field(fields.text_field).type
+    kind: Any = type_of(schema, fields.text_field)
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()):
         reader.close()

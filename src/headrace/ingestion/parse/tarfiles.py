@@ -1,14 +1,17 @@
-"""A WebDataset tar -> texts: members that share a name up to the first dot are one sample.
+"""A tar -> texts: WebDataset's samples (members that share a name up to the first dot), and lines of .jsonl members.
 
-A sample's text is its member `.{text_field}`, else `.txt`, else the text field of its `.json`. A sample
-belongs to the range of bytes in which its first member's header stands.
+A sample's text is its member `.{text_field}`, else `.txt`, else the text field of its `.json`. A sample, or a member
+of JSON lines, belongs to the range of bytes in which its first header is.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import orjson
@@ -18,14 +21,37 @@ from headrace.ingestion.document import Parsed, Reject
 from headrace.ingestion.fields import as_metadata, lookup, too_long, utf8_fault
 from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.parse.json_text import Fault, text_of_json
-from headrace.ingestion.read.open import Stream
+from headrace.ingestion.parse.jsonl import JsonLines
+from headrace.ingestion.parse.tar_headers import last_member_before
+from headrace.ingestion.read.cuts import Lines
+from headrace.ingestion.read.open import SUFFIXES, Stream, compression_of
+from headrace.ingestion.read.records import Records
 from headrace.stats import Stats
 
 BATCH_BYTES = 2 << 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sample:
+    """Members that share a name."""
+
+    offset: int
+    """Of the first one's header."""
+    key: str
+    members: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LinesMember:
+    """A member whose documents are its lines."""
+
+    offset: int
+    batches: Iterator[Parsed]
+    """To be read before the next member is."""
+
+
 class TarSamples:
-    """Samples of a tar, read from its start on."""
+    """Samples and lines of a tar; a reader that goes forward keeps its place."""
 
     def __init__(self, url: str, compression: str, fields: FieldOptions) -> None:
         self._url = url
@@ -33,8 +59,10 @@ class TarSamples:
         self.stats = Stats()
         self._compression = compression
         self._stream: Stream | None = None
-        self._samples: Iterator[tuple[int, str, dict[str, bytes]]] | None = None
-        self._ahead: tuple[int, str, dict[str, bytes]] | None = None
+        self._items: Iterator[_Sample | _LinesMember] | None = None
+        self._ahead: _Sample | _LinesMember | None = None
+        self._read_to = 0.0
+        """Everything that begins before this byte was passed."""
         self._extensions = {fields.text_field, "txt", "json", *fields.keep}
 
     @property
@@ -54,13 +82,20 @@ class TarSamples:
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Parsed]:
         """Texts of the samples that start in [start, stop)."""
-        if self._stream is None or (self._ahead is not None and self._ahead[0] > start):
-            self._reopen()
+        if self._stream is None or start < self._read_to:
+            self._reopen(start)
+        self._read_to = math.inf if stop is None else stop
         parsed, size = self._empty(), 0
-        while self._ahead is not None and (stop is None or self._ahead[0] < stop):
-            offset, key, members = self._ahead
-            if offset >= start:
-                size += self._add(parsed, offset, key, members)
+        while self._ahead is not None and (stop is None or self._ahead.offset < stop):
+            item = self._ahead
+            if item.offset < start:
+                pass
+            elif isinstance(item, _LinesMember):
+                yield parsed
+                parsed, size = self._empty(), 0
+                yield from item.batches
+            else:
+                size += self._add(parsed, item.offset, item.key, item.members)
                 if size >= BATCH_BYTES:
                     yield parsed
                     parsed, size = self._empty(), 0
@@ -70,19 +105,21 @@ class TarSamples:
     def _empty(self) -> Parsed:
         return Parsed(texts=[], meta={name: [] for name in self._fields.keep})
 
-    def _reopen(self) -> None:
+    def _reopen(self, start: int) -> None:
         self.close()
-        self._stream = Stream(self._url, self._compression)
-        self._samples = self._walk(self._stream)
+        is_local = self._compression == "none" and "://" not in self._url
+        origin = last_member_before(self._url, start) if is_local else 0
+        self._stream = Stream(self._url, self._compression, start=origin)
+        self._items = self._walk(self._stream, origin)
         self._advance()
 
     def _advance(self) -> None:
-        assert self._samples is not None
+        assert self._items is not None
         with self.stats.busy("read"):
-            self._ahead = next(self._samples, None)
+            self._ahead = next(self._items, None)
 
-    def _walk(self, stream: Stream) -> Iterator[tuple[int, str, dict[str, bytes]]]:
-        current: tuple[int, str, dict[str, bytes]] | None = None
+    def _walk(self, stream: Stream, origin: int) -> Iterator[_Sample | _LinesMember]:
+        current: _Sample | None = None
         try:
             readable = _Readable(stream)
             with tarfile.open(fileobj=readable, mode="r|") as tar:
@@ -94,22 +131,66 @@ class TarSamples:
                         continue
                     stem, _, extension = base.partition(".")
                     key = f"{folder}/{stem}" if folder else stem
-                    if current is None or current[1] != key:
+                    if extension not in self._extensions and is_lines(base):
                         if current is not None:
                             yield current
-                        current = (member.offset, key, {})
-                    if extension in current[2]:
+                            current = None
+                        yield _LinesMember(offset=origin + member.offset, batches=self._lines(tar, member))
+                        continue
+                    if current is None or current.key != key:
+                        if current is not None:
+                            yield current
+                        current = _Sample(offset=origin + member.offset, key=key, members={})
+                    if extension in current.members:
                         raise SourceError(
                             f"{self._url}: the sample {key!r} has two members .{extension}: its files do not lie side "
                             f"by side, or it was packed twice. Pack the tar anew"
                         )
                     if extension in self._extensions:
-                        current[2][extension] = self._content(tar, member)
+                        current.members[extension] = self._content(tar, member)
             self._check_end(readable)
         except tarfile.TarError as error:
-            raise SourceError(f"{self._url}: damaged tar: {error}. Fetch it again") from error
+            raise self._damaged(error) from error
         if current is not None:
             yield current
+
+    def _damaged(self, error: tarfile.TarError) -> SourceError:
+        return SourceError(f"{self._url}: damaged tar: {error}. Fetch it again")
+
+    def _lines(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[Parsed]:
+        """Documents of a member of JSON lines, plain or compressed; its rejects name the member and its line."""
+        file: Any = tar.extractfile(member)
+        name = f"{self._url}: {member.name}"
+        try:
+            compression = compression_of(name, file.peek(64)[:64])
+            stream = Stream(name, compression, raw=file)
+            records = Records(
+                lambda _: stream,
+                Lines(),
+                url=name,
+                seekable=False,
+                max_record_bytes=self._fields.max_record_bytes,
+                expected_bytes=member.size if compression == "none" else None,
+            )
+            parser = JsonLines(self._url, self._fields)
+            lines = 0
+            for block in records.read():
+                with self.stats.busy("parse", nbytes=len(block.data)):
+                    parsed = parser.parse(block, lines_before=lines)
+                lines += parsed.lines
+                parsed.lines = 0  # of a member, not of the file
+                parsed.rejects = [
+                    replace(
+                        reject,
+                        offset=member.offset,
+                        line=None,
+                        detail=f"{member.name}, line {reject.line}: {reject.detail}",
+                    )
+                    for reject in parsed.rejects
+                ]
+                yield parsed
+        except tarfile.TarError as error:
+            raise self._damaged(error) from error
 
     def _check_end(self, readable: _Readable) -> None:
         """Refuse what tarfile takes for an end: a file that is cut between members, or goes on behind its end."""
@@ -178,13 +259,19 @@ class TarSamples:
         )
 
 
+def is_lines(name: str) -> bool:
+    """Does a member hold JSON lines, by its name?"""
+    path = PurePosixPath(name.lower())
+    return (path.with_suffix("") if path.suffix in SUFFIXES else path).suffix in (".jsonl", ".ndjson")
+
+
 def _is_system_file(name: str) -> bool:
     """Files that systems and tools leave in archives, and WebDataset's own members: no samples."""
     return name.startswith(("._", "__")) or name in (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 class _Readable(io.RawIOBase):
-    """A Stream as tarfile wants it."""
+    """A Stream as tarfile reads one."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream

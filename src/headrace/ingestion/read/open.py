@@ -122,12 +122,19 @@ class Stream:
     """Decompressed bytes of one file, from the start on (or from `start` where it can be reached)."""
 
     def __init__(
-        self, url: str, compression: str, *, start: int = 0, seek_points: bytes | None = None
+        self,
+        url: str,
+        compression: str,
+        *,
+        start: int = 0,
+        seek_points: bytes | None = None,
+        raw: io.RawIOBase | None = None,
     ) -> None:
+        """Open a file; `raw` is one that is open already, such as a member of an archive."""
         assert start == 0 or compression == "none" or seek_points is not None
         self.url = url
         self._compression = compression
-        self._raw = open_raw(url)
+        self._raw = open_raw(url) if raw is None else raw
         self._out = start
         if start and seek_points is None:
             self._raw.seek(start)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from headrace.errors import SourceError
 from headrace.ingestion.fields import endless_record
 from headrace.ingestion.read.cuts import Cut
 from headrace.ingestion.read.open import Stream
@@ -66,6 +67,7 @@ class Records:
         self._lo = self._hi = 0
         self._offset = 0  # of buffer[lo] in the file
         self._ended = False
+        self._damage: SourceError | None = None  # raised once the records before it were read
         self._aligned = True  # is buffer[lo] the start of a record?
         # Where the last range ended. The record there may start later: the next range goes on with it.
         self._read_to: int | None = None
@@ -74,6 +76,11 @@ class Records:
     def at_end(self) -> bool:
         """Was the last byte read?"""
         return self._ended and self._lo == self._hi
+
+    @property
+    def _stopped(self) -> bool:
+        """Can no more be read?"""
+        return self._ended or self._damage is not None
 
     def stored_position(self) -> int:
         """Stored bytes read so far, in this file."""
@@ -117,6 +124,7 @@ class Records:
         self._stream = self._open_at(self._offset)
         self._lo = self._hi = 0
         self._ended = False
+        self._damage = None
         if self._offset == 0:
             while self._hi < len(_BOM) and not self._ended:
                 self._fill()
@@ -143,28 +151,38 @@ class Records:
     def _fill(self) -> None:
         """Read once, behind what is in the buffer; move what is in it to its start first."""
         assert self._stream is not None
+        if self._damage is not None:
+            raise self._damage
         if self._lo:
             size = self._hi - self._lo
             self._buffer[:size] = self._buffer[self._lo : self._hi]
             self._lo, self._hi = 0, size
         if self._hi == len(self._buffer):
             self._buffer.extend(bytes(len(self._buffer)))
-        with memoryview(self._buffer) as view:
-            n = self._stream.readinto(view[self._hi :])
+        try:
+            with memoryview(self._buffer) as view:
+                n = self._stream.readinto(view[self._hi :])
+        except SourceError as error:
+            if self._hi == self._lo:
+                raise
+            self._damage = error
+            return
         self._hi += n
         self._ended = n == 0
 
     def _next_block(self, stop: int | None) -> RecordBlock:
-        while not self._ended and self._hi - self._lo < self._block_bytes:
+        while not self._stopped and self._hi - self._lo < self._block_bytes:
             self._fill()
         while True:
             end = self._cut.last_end(self._buffer, self._lo, self._hi, final=self._ended)
             if end > self._lo or self._ended:
                 break
+            if self._damage is not None:
+                raise self._damage
             size = self._hi - self._lo
             if size > self._limit:
                 return self._oversized()
-            while not self._ended and self._hi - self._lo < 2 * size:  # one record fills the buffer
+            while not self._stopped and self._hi - self._lo < 2 * size:  # one record fills the buffer
                 self._fill()
         if stop is not None and self._offset + end - self._lo > stop:
             end = self._cut.first_start(self._buffer, self._lo, end, self._lo + stop - self._offset)

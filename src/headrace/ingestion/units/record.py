@@ -32,9 +32,11 @@ class UnitRecord:
     """Bytes of the source files that this unit read."""
     lines: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
-    """RejectFile by reason."""
+    """Rejected documents by reason."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Documents left out on purpose, by reason: empty, or an operator's name."""
+    kept: Mapping[str, int] = field(default_factory=dict)
+    """Documents read that have a value, by kept field."""
     first_reject: Mapping[str, Any] | None = None
     ended: bool = True
     """Was the end of the last source reached? An open track ends here."""
