@@ -4,7 +4,7 @@ Claim     On held-out points of known systems the mean error of step time is at 
           90 % interval; on systems never seen at most 15 %.
 Run       python bench/plan_check.py TABLE.csv [TABLE.csv ...] [--out bench/results]
 Compares  The same rows: a roofline (model FLOPs at the data sheet's peak), and the roofline at the median share of the
-          peak that the other rows of that GPU and precision reach (what public calculators do).
+          peak that the other rows of that GPU reach; the formulae of public calculators (function calculators).
 Ceiling   Repeated measurements of one configuration in the tables differ by 2 to 5 %.
 Reports   Mean and median of |predicted / measured - 1|, share inside the interval; regret of the chosen layout where a
           table has several layouts of one model, batch and number of GPUs.
@@ -23,17 +23,17 @@ from headrace.plan.calibration import calibrate
 from headrace.plan.constants import memory_bytes, step_seconds
 from headrace.plan.memory import SPREAD as MEMORY_SPREAD
 from headrace.plan.points import Points
-from headrace.plan.step_time import SPREAD
+from headrace.plan.step_time import HOST, SPREAD
 from headrace.plan.table import read_table
 
 
-def held_out(p, y, systems, groups, model, spread, *, as_new):
+def held_out(p, y, systems, groups, model, spread, *, host=None):
     """Predictions of each group by the calibration on the others: value, inside."""
     value, inside = np.zeros(len(y)), np.zeros(len(y), dtype=bool)
     for group in np.unique(groups):
         out = groups == group
-        fitted = calibrate(model, p[~out], y[~out], list(systems[~out]), spread=spread)
-        found = fitted.predict(model, p[out], [None if as_new else s for s in systems[out]])
+        fitted = calibrate(model, p[~out], y[~out], list(systems[~out]), spread=spread, host=host)
+        found = fitted.predict(model, p[out], list(systems[out]))
         value[out], inside[out] = found.value, (found.low <= y[out]) & (y[out] <= found.high)
     return value, inside
 
@@ -43,20 +43,72 @@ def errors(value, y):
     return {"mean": float(e.mean()), "median": float(np.median(e))}
 
 
-def regret(p, y, value):
-    """Measured time of the layout with the best prediction over the best measured one, for groups of one job."""
-    names = ("num_layers", "hidden_size", "seq_len", "global_batch", "gpus", "peak")
-    keys = [tuple(getattr(p, name)[i] for name in names) for i in range(len(y))]
+JOB = ("num_layers", "hidden_size", "seq_len", "global_batch", "gpus", "peak")
+LAYOUT = ("micro_batch", "dp", "fsdp", "zero", "tp", "pp", "cp", "interleave", "recompute")
+
+
+def regret(p, y, value, systems):
+    """Measured time of the layout with the best prediction over the best measured one, for groups of one job.
+
+    Repeated measurements of one layout on one system count as one, with their mean: they are no choice.
+    """
+    jobs = {}
+    for i in range(len(y)):
+        job = (systems[i], *(getattr(p, name)[i] for name in JOB))
+        layout = tuple(getattr(p, name)[i] for name in LAYOUT)
+        jobs.setdefault(job, {}).setdefault(layout, []).append(i)
     found = []
-    for key in set(keys):
-        rows = np.array([k == key for k in keys])
-        if rows.sum() >= 3:
-            found.append(float(y[rows][np.argmin(value[rows])] / y[rows].min() - 1))
-    return (
-        {"groups": len(found), "mean": float(np.mean(found)), "worst": float(np.max(found))}
-        if found
-        else {"groups": 0}
+    for layouts in jobs.values():
+        if len(layouts) >= 3:
+            measured = np.array([y[rows].mean() for rows in layouts.values()])
+            predicted = np.array([value[rows].mean() for rows in layouts.values()])
+            found.append(float(measured[predicted.argmin()] / measured.min() - 1))
+    if not found:
+        return {"groups": 0}
+    return {"groups": len(found), "mean": float(np.mean(found)), "worst": float(np.max(found))}
+
+
+def calculators(p):
+    """Step seconds by the public formulae of ANCHORS: fixed shares of the peak, no intervals.
+
+    Narayanan et al. 2021: 96 B s L h^2 (1 + s/6h + V/16Lh) FLOPs with full recomputation (72 without) at 52 % of the
+    peak (their A100s), times 1 + (p - 1) / (v m). llm-analysis: model FLOPs of a layer at flops_efficiency 0.5 (its
+    default), plus ring all-reduces at the links' bandwidth, unhidden. EleutherAI's cookbook: 6 or 8 N D FLOPs at 40 %.
+    """
+    tokens = p.global_batch * p.seq_len
+    again = np.where(p.recompute == 2, 4 / 3, 1.0)
+    bubble = 1 + (p.pp - 1) / (p.interleave * p.num_micro_batches)
+    h, layers, s, v = p.hidden_size, p.num_layers, p.seq_len, p.vocab_size
+    narayanan = 72 * tokens * layers * h**2 * (again * (1 + s / (6 * h)) + v / (12 * layers * h))
+    model = again * p.flops_per_token * tokens / p.gpus
+    inside = p.tp * p.fsdp * p.dp <= p.gpus_per_node
+    link = np.where(inside, p.link_bytes_s, p.network_bytes_s)
+    gradients = 2 * (p.data_ranks - 1) / p.data_ranks * 2 * p.num_parameters / (p.tp * p.pp) / link
+    rows = tokens / (p.data_ranks * p.cp) * p.num_layers / p.pp
+    reduces = np.where(p.tp > 1, 4 * 2 * (p.tp - 1) / p.tp * 2 * rows * h / p.link_bytes_s, 0)
+    return {
+        "Narayanan et al. 2021": narayanan / p.gpus / (0.52 * p.peak) * bubble,
+        "llm-analysis' formula": (model / (0.5 * p.peak) + reduces) * bubble + gradients,
+        "EleutherAI cookbook": again * 6 * p.num_parameters * tokens / p.gpus / (0.4 * p.peak),
+    }
+
+
+def memory_calculators(p):
+    """Bytes by the public formulae: 16 or 18 bytes a weight over ZeRO, and Korthikanti's activations, nothing else."""
+    weights = p.num_parameters / (p.tp * p.pp)
+    ranks = np.maximum(np.where(p.fsdp > 1, p.fsdp, p.dp), 1) * p.cp
+    state = weights * np.select(
+        [p.zero == 0, p.zero == 1, p.zero == 2],
+        [np.full(len(p), 16.0), 4 + 12 / ranks, 2 + 14 / ranks],
+        16 / ranks,
     )
+    tokens = p.micro_batch * p.seq_len / p.cp
+    kept = np.where(p.recompute == 2, 2.0, 34.0 / p.tp)
+    in_flight = np.minimum(p.pp, p.num_micro_batches)
+    return {
+        "memory by Korthikanti et al. 2022 and ZeRO": state
+        + tokens * p.hidden_size * kept * p.num_layers / p.pp * in_flight
+    }
 
 
 def main() -> None:
@@ -72,8 +124,8 @@ def main() -> None:
     timed = ~np.isnan(y)
     p_t, y_t, s_t = p[timed], y[timed], systems[timed]
     folds = np.random.default_rng(3).permutation(len(y_t)) % 5
-    known, inside = held_out(p_t, y_t, s_t, folds, step_seconds, SPREAD, as_new=False)
-    new, new_inside = held_out(p_t, y_t, s_t, s_t, step_seconds, SPREAD, as_new=True)
+    known, inside = held_out(p_t, y_t, s_t, folds, step_seconds, SPREAD, host=HOST)
+    new, new_inside = held_out(p_t, y_t, s_t, s_t, step_seconds, SPREAD, host=HOST)
     flops = p_t.flops_per_token * p_t.global_batch * p_t.seq_len / p_t.gpus
     roofline = flops / p_t.peak
     share = np.array(
@@ -84,10 +136,11 @@ def main() -> None:
             for a, s in zip(p_t.peak, s_t, strict=True)
         ]
     )
+    rivals = calculators(p_t)
     weighed = ~np.isnan(mem)
     each = np.arange(weighed.sum())
     m_value, m_inside = held_out(
-        p[weighed], mem[weighed], systems[weighed], each, memory_bytes, MEMORY_SPREAD, as_new=False
+        p[weighed], mem[weighed], systems[weighed], each, memory_bytes, MEMORY_SPREAD
     )
     big = np.array([s.startswith("vTrain") for s in s_t])
     result = {
@@ -103,12 +156,14 @@ def main() -> None:
         },
         "roofline": errors(roofline, y_t),
         "roofline at the median share of other systems": errors(roofline / share, y_t),
+        **{name: errors(value, y_t) for name, value in rivals.items()},
+        **{name: errors(value, mem[weighed]) for name, value in memory_calculators(p[weighed]).items()},
         "memory, each point left out": {
             **errors(m_value, mem[weighed]),
             "inside": float(m_inside.mean()),
             "points": int(weighed.sum()),
         },
-        "regret, known": regret(p_t, y_t, known),
+        "regret, known": regret(p_t, y_t, known, s_t),
         "by system": {
             s: {
                 "points": int((s_t == s).sum()),
@@ -135,6 +190,8 @@ def main() -> None:
         "memory, each point left out",
         "roofline",
         "roofline at the median share of other systems",
+        *rivals,
+        *memory_calculators(p[weighed]),
     ):
         row = result[name]
         inside_text = f"{100 * row['inside']:.0f} %" if "inside" in row else "-"

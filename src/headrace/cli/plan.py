@@ -104,7 +104,9 @@ class PlanOutputOptions:
 
     top: Annotated[int, Doc("Layouts to show.")] = 8
     why: Annotated[str | None, Doc("Explain one layout, e.g. dp=8,tp=2, line by line.")] = None
-    calibrate: Annotated[Path | None, Doc("CSV of measured runs that the planner learns from.")] = None
+    calibrate: Annotated[
+        Path | None, Doc("CSV of measured runs, or the file of plan calibrate --out, to learn from.")
+    ] = None
     system: Annotated[str | None, Doc("Use the constants of this calibrated system.")] = None
     as_json: Annotated[bool, Doc("Print everything as JSON on stdout."), Flag("--json")] = False
 
@@ -144,11 +146,11 @@ def plan(
 
     device, gpus = _hardware(hardware)
     shape = _shape(model)
+    steps, memories, system = _calibrations(output, device)
     job = planner.TrainingJob(
         shape=shape, hardware=device, gpus=gpus, seq_len=work.seq_len, global_batch=work.batch_size,
-        dtype=planner.resolve_dtype(work.dtype, device), system=output.system,
+        dtype=planner.resolve_dtype(work.dtype, device), system=system,
     )  # fmt: skip
-    steps, memories = _calibrations(output)
     layouts = planner.search(job, steps, memories, fixed=_fixed(layout))
     if output.why:
         lines = planner.why(layouts, job, steps, memories, output.why)
@@ -184,6 +186,71 @@ def plan(
         show_plan(result, job.hardware.memory_bytes / 2**30)
     if not any_fits:
         raise typer.Exit(1)
+
+
+CALIBRATE_EXAMPLES = """[bold]Examples[/bold]
+
+headrace plan calibrate run another-run
+
+headrace plan calibrate run --here --out lab.json
+"""
+
+
+@plan_app.command("calibrate", epilog=CALIBRATE_EXAMPLES)
+def calibrate(
+    *,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Runs of headrace train.", show_default=False)
+    ],
+    hardware: Annotated[
+        Path | None, typer.Option(help="TOML file of the machine that they ran on.", show_default=False)
+    ] = None,
+    here: Annotated[bool, typer.Option("--here", help="They ran on this machine: probe it.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the points and constants; default: the one that every plan of yours reads.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print all runs of the file as JSON.")] = False,
+) -> None:
+    """Add runs of yours as measured points of their system; later plans of that system use them."""
+    import dataclasses
+
+    from headrace.plan import (
+        add_runs,
+        measured_run,
+        own_constants_path,
+        processes_of,
+        read_hardware,
+        step_seconds,
+    )
+
+    if hardware is not None and here:
+        raise ConfigError("--hardware and --here are given; one of them says what the machine is")
+    known = None if hardware is None else read_hardware(hardware)
+    measured = []
+    for path in runs:
+        device = known
+        if here:
+            from headrace.probe import probe_machine
+
+            device = probe_machine(processes=processes_of(path)).hardware
+        measured.append(measured_run(path, hardware=device))
+    file = out or own_constants_path()
+    fitted, everything = add_runs(measured, file)
+    if json:
+        print_json({"file": str(file), "runs": [dataclasses.asdict(run) for run in everything]})
+        return
+    for run in measured:
+        found = fitted.predict(step_seconds, run.points(), [run.system])
+        stdout.print(
+            f"{run.run}: {run.step_s:.4g} s a step (median of {run.steps}); the calibrated plan says "
+            f"{found.value[0]:.4g} ({found.low[0]:.4g} to {found.high[0]:.4g})",
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip
+    stdout.print(f"{len(everything)} runs in {file}", soft_wrap=True, highlight=False)
 
 
 @plan_app.command("check", epilog=CHECK_EXAMPLES)
@@ -261,15 +328,21 @@ def _shape(options: PlanModelOptions) -> Any:
     )  # fmt: skip
 
 
-def _calibrations(options: PlanOutputOptions) -> Any:
-    from headrace.plan import calibration_of, read_table, shipped
+def _calibrations(options: PlanOutputOptions, device: Any) -> tuple[Any, Any, str | None]:
+    """Calibrations of step time and memory, and the system whose constants apply; None: headrace's family."""
+    from headrace.plan import calibration_of, calibrations, read_table, system_of_hardware
 
-    steps, memories = (
-        shipped() if options.calibrate is None else calibration_of(read_table(options.calibrate))
-    )
-    if options.system is not None and options.system not in steps.systems:
-        raise ConfigError(f"--system {options.system!r} has no points. Known: {', '.join(steps.systems)}")
-    return steps, memories
+    path = options.calibrate
+    if path is not None and path.suffix == ".json":
+        steps, memories = calibrations(path)
+    elif path is not None:
+        steps, memories = calibration_of(read_table(path))
+    else:
+        steps, memories = calibrations()
+    system = options.system
+    if system is not None and system not in steps.systems:
+        raise ConfigError(f"--system {system!r} has no points. Known: {', '.join(steps.systems)}")
+    return steps, memories, system or system_of_hardware(device, steps)
 
 
 def _fixed(options: LayoutOptions) -> dict[str, int | str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from headrace.errors import ConfigError
 from headrace.model.gpt import GPTConfig
+from headrace.plan import MODELS
 
 GPT3_CONTEXT = 2048
 
@@ -29,42 +30,32 @@ class Size:
     max_position_embeddings: int = GPT3_CONTEXT
 
 
+def _size(name: str, *, batch_tokens: int, lr: float, max_position_embeddings: int = GPT3_CONTEXT) -> Size:
+    """With the shape that the planner's table of models has for the name."""
+    shape = MODELS[name]
+    return Size(
+        num_hidden_layers=shape.num_layers,
+        hidden_size=shape.hidden_size,
+        num_attention_heads=shape.num_heads,
+        batch_tokens=batch_tokens,
+        lr=lr,
+        max_position_embeddings=max_position_embeddings,
+    )
+
+
 SIZES: dict[str, Size] = {
     # Not in the paper: what falls furthest in two minutes on two CPU cores. At equal CPU time on 31 MB of Python
     # the held-out loss was 5.09 with 6 layers and 4,096 tokens a step, 4.72 with 2,048; 4.37 with 4 layers of
     # 2,048, 3.86 with 2.
-    "tiny": Size(
-        num_hidden_layers=2,
-        hidden_size=256,
-        num_attention_heads=4,
-        batch_tokens=2048,
-        lr=3e-3,
-        max_position_embeddings=256,
-    ),
-    "gpt3-125m": Size(
-        num_hidden_layers=12, hidden_size=768, num_attention_heads=12, batch_tokens=500_000, lr=6e-4
-    ),
-    "gpt3-350m": Size(
-        num_hidden_layers=24, hidden_size=1024, num_attention_heads=16, batch_tokens=500_000, lr=3e-4
-    ),
-    "gpt3-760m": Size(
-        num_hidden_layers=24, hidden_size=1536, num_attention_heads=16, batch_tokens=500_000, lr=2.5e-4
-    ),
-    "gpt3-1.3b": Size(
-        num_hidden_layers=24, hidden_size=2048, num_attention_heads=16, batch_tokens=1_000_000, lr=2e-4
-    ),
-    "gpt3-2.7b": Size(
-        num_hidden_layers=32, hidden_size=2560, num_attention_heads=32, batch_tokens=1_000_000, lr=1.6e-4
-    ),
-    "gpt3-6.7b": Size(
-        num_hidden_layers=32, hidden_size=4096, num_attention_heads=32, batch_tokens=2_000_000, lr=1.2e-4
-    ),
-    "gpt3-13b": Size(
-        num_hidden_layers=40, hidden_size=5120, num_attention_heads=40, batch_tokens=2_000_000, lr=1e-4
-    ),
-    "gpt3-175b": Size(
-        num_hidden_layers=96, hidden_size=12288, num_attention_heads=96, batch_tokens=3_200_000, lr=0.6e-4
-    ),
+    "tiny": _size("tiny", batch_tokens=2048, lr=3e-3, max_position_embeddings=256),
+    "gpt3-125m": _size("gpt3-125m", batch_tokens=500_000, lr=6e-4),
+    "gpt3-350m": _size("gpt3-350m", batch_tokens=500_000, lr=3e-4),
+    "gpt3-760m": _size("gpt3-760m", batch_tokens=500_000, lr=2.5e-4),
+    "gpt3-1.3b": _size("gpt3-1.3b", batch_tokens=1_000_000, lr=2e-4),
+    "gpt3-2.7b": _size("gpt3-2.7b", batch_tokens=1_000_000, lr=1.6e-4),
+    "gpt3-6.7b": _size("gpt3-6.7b", batch_tokens=2_000_000, lr=1.2e-4),
+    "gpt3-13b": _size("gpt3-13b", batch_tokens=2_000_000, lr=1e-4),
+    "gpt3-175b": _size("gpt3-175b", batch_tokens=3_200_000, lr=0.6e-4),
 }
 
 

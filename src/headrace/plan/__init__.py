@@ -6,8 +6,10 @@ In reading order:
     points                  many set-ups as arrays
     step_time, memory       a set-up -> seconds and bytes, by part
     table                   measured runs from a CSV file
+    families                a system's name -> its family of software
     calibration             measured runs -> a system's constants, and intervals from held-out runs
     constants               the calibration that comes with headrace
+    own_runs                your own runs as measured points
     layout_search           all layouts of a job, the best first
     explain                 layouts in words, and the command to type
     job_bytes               reading, checkpoints, ingest, generation
@@ -15,7 +17,7 @@ In reading order:
 """
 
 from headrace.plan.comparison import CheckReport, calibration_of, check
-from headrace.plan.constants import calibrations, shipped, system_of_hardware
+from headrace.plan.constants import shipped, step_seconds, system_of_hardware
 from headrace.plan.explain import command, duration, layout_name, layout_values, sentences, summary_of, why
 from headrace.plan.hardware import (
     GPUS,
@@ -28,6 +30,15 @@ from headrace.plan.hardware import (
 )
 from headrace.plan.job_bytes import Figure, StorageOptions, input_output
 from headrace.plan.layout_search import Layouts, TrainingJob, search
+from headrace.plan.own_runs import (
+    MeasuredRun,
+    add_runs,
+    cache_directory,
+    calibrations,
+    measured_run,
+    own_constants_path,
+    processes_of,
+)
 from headrace.plan.shapes import MODELS, ModelShape, custom_shape, model_shape
 from headrace.plan.table import read_table
 
@@ -38,9 +49,12 @@ __all__ = [
     "Figure",
     "Hardware",
     "Layouts",
+    "MeasuredRun",
     "ModelShape",
     "StorageOptions",
     "TrainingJob",
+    "add_runs",
+    "cache_directory",
     "calibration_of",
     "calibrations",
     "check",
@@ -53,13 +67,17 @@ __all__ = [
     "input_output",
     "layout_name",
     "layout_values",
+    "measured_run",
     "model_shape",
+    "own_constants_path",
+    "processes_of",
     "read_hardware",
     "read_table",
     "resolve_dtype",
     "search",
     "sentences",
     "shipped",
+    "step_seconds",
     "summary_of",
     "system_of_hardware",
     "why",

@@ -1,7 +1,8 @@
 """Measured points -> a system's constants and how far predictions err: a hierarchical fit with held-out intervals.
 
-A system is a source and a GPU. Each has constants of its own, drawn around those of all systems: many points decide
-their system's constants, few pull them a little, and a system without points has the common ones. What the constants
+A system is a source and a GPU. Each has constants of its own, drawn around those of its family of software, which are
+drawn around common ones: many points decide their system's constants, few pull them a little, and a system without
+points has those of its family. What the constants
 leave is smoothed by a Gaussian process over the set-up's logarithms, within a system. Intervals come from residuals of
 points that were held out: of five folds for known systems, of whole systems left out for new ones.
 
@@ -18,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.plan.families import FAMILIES, family_indices, family_of
 from headrace.plan.points import Column, Points
 
 Array = NDArray[np.float64]
@@ -28,9 +30,17 @@ COVERAGE: Final = 0.9
 _NOISE: Final = 0.05
 """Relative spread of repeated measurements."""
 _RESIDUAL_SD: Final = 0.10
-_LENGTHS: Final = np.array([2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0])
-"""Doublings of a quantity over which what the formulae miss changes."""
+_LENGTHS: Final = np.array([3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 1.0, 2.0, 2.0])
+"""Doublings (of the last three: steps) of a quantity over which what the formulae miss changes."""
 _FOLDS: Final = 5
+_FULL_POINTS: Final = 10
+"""Points from which a system counts fully in its family."""
+_FAMILY_PULL: Final = 1.0
+"""Systems that the common constants count for in a family."""
+_HOST_PULL: Final = 10.0
+"""The same for constants that are seconds: latencies are more the host's than the software's."""
+_EARLIER_PULL: Final = 4.0
+"""Systems that an earlier calibration of a family counts for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +62,9 @@ class Calibration:
     counts: tuple[int, ...]
     """Points of each system."""
     common: Array
-    """[K]: logarithms of the constants that systems are drawn around."""
+    """[K]: logarithms of the constants that families are drawn around."""
+    centers: Array
+    """[len(FAMILIES), K]: those that a family's systems are drawn around; a new system begins with them."""
     constants: Array
     """[S, K]."""
     covariance: Array
@@ -77,7 +89,7 @@ class Calibration:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Calibration:
         """What to_json made."""
-        arrays = ("common", "constants", "covariance", "new_covariance", "features", "residuals")
+        arrays = ("common", "centers", "constants", "covariance", "new_covariance", "features", "residuals")
         return cls(
             **{
                 **values,
@@ -88,9 +100,15 @@ class Calibration:
             }
         )
 
-    def constants_of(self, system: str | None) -> Array:
-        """[K] logarithms of a system's constants; the common ones where it has no points."""
-        return self.constants[self.systems.index(system)] if system in self.systems else self.common
+    def constants_of(self, system: str | None, p: Points) -> Array:
+        """[K] logarithms of a system's constants; those of its family where it has no points."""
+        known = system in self.systems
+        found: Array = (
+            self.constants[self.systems.index(str(system))]
+            if known
+            else self.centers[FAMILIES.index(family_of(system, p))]
+        )
+        return found
 
     def predict(self, model: Model, p: Points, systems: Sequence[str | None]) -> Interval:
         """Predictions with intervals.
@@ -98,11 +116,11 @@ class Calibration:
         Args:
             model: the formula that was calibrated.
             p: N set-ups.
-            systems: N names; None, or one that has no points, is a new system.
+            systems: N names; None is headrace without runs of its own, a name without points a new system.
         """
         index = np.array([self.systems.index(s) if s in self.systems else -1 for s in systems])
         known = index >= 0
-        logs = np.where(known[:, None], self.constants[index], self.common)
+        logs = np.where(known[:, None], self.constants[index], self.centers[family_indices(systems, p)])
         covariance = np.where(known[:, None, None], self.covariance[index], self.new_covariance)
         value = np.log(model(p, logs))
         slopes = _slopes(model, p, logs, value)
@@ -132,12 +150,13 @@ class Calibration:
 
 
 def features(p: Points) -> Array:
-    """[N, F]: logarithms to base 2 of what a set-up's time depends on."""
+    """[N, F]: logarithms to base 2 of what a set-up's time depends on; then sharding, recomputation and dtype."""
     columns = (
         p.micro_batch * p.seq_len / p.cp, p.hidden_size, p.tp, p.pp, p.data_ranks, p.num_micro_batches, p.num_layers,
-        p.seq_len,
+        p.seq_len, p.gpus,
     )  # fmt: skip
-    return np.stack([np.log2(column) for column in columns], axis=1)
+    logs = [np.log2(column) for column in columns]
+    return np.stack([*logs, np.where(p.fsdp > 1, 1.0, 0.0), p.recompute, p.dtype], axis=1)
 
 
 def calibrate(
@@ -147,6 +166,7 @@ def calibrate(
     systems: Sequence[str],
     *,
     spread: Array,
+    host: NDArray[np.bool_] | None = None,
     prior: Calibration | None = None,
 ) -> Calibration:
     """Fit constants to measured points, and measure on held-out points how far predictions err.
@@ -157,6 +177,7 @@ def calibrate(
         measured: N values of the quantity, above 0.
         systems: N names.
         spread: [K] standard deviations of the constants' logarithms between systems.
+        host: [K] whether a constant is the host's more than the software family's; default: none is.
         prior: what other systems taught before; it pulls the common constants, and its systems stay known.
     """
     names = sorted(set(systems))
@@ -164,38 +185,57 @@ def calibrate(
     target = np.log(measured)
     start = np.zeros(len(spread)) if prior is None else prior.common
 
-    def fit(chosen: NDArray[np.bool_]) -> Calibration:
-        return _fit(model, p[chosen], target[chosen], index[chosen], names, spread, start)
+    families = np.array([FAMILIES.index(family_of(name, p[index == i])) for i, name in enumerate(names)])
+    centers = None if prior is None else prior.centers
 
-    folds = np.random.default_rng(0).permutation(len(target)) % _FOLDS
-    known = _scores(model, p, target, systems, [(fit(folds != f), folds == f) for f in range(_FOLDS)])
+    pull = _pull(spread, host, is_first=prior is None)
+
+    def fit(chosen: NDArray[np.bool_]) -> Calibration:
+        data = (p[chosen], target[chosen], index[chosen])
+        return _fit(model, data, names, families, spread=spread, start=start, centers=centers, pull=pull)
+
+    if len(target) >= 2 * _FOLDS or prior is None:
+        folds = np.random.default_rng(0).permutation(len(target)) % _FOLDS
+        known = _scores(model, p, target, systems, [(fit(folds != f), folds == f) for f in range(_FOLDS)])
+        known_scale = _quantile(known, np.ones(len(target)))
+    else:  # too few to hold some out
+        known_scale = prior.known_scale
     fitted = fit(np.ones(len(target), dtype=bool))
-    if len(names) > 1:
+    if len(names) > 1 and (prior is None or len(names) > 3):
         held = [(fit(index != s), index == s) for s in range(len(names))]
-        new = _scores(model, p, target, [None] * len(target), held)
+        new = _scores(model, p, target, systems, held)
         weight = 1 / np.bincount(index)[index]
         new_scale = _quantile(new, weight)
     else:
         new_scale = prior.new_scale if prior is not None else 1.645
-    one = np.ones(len(target))
-    result = _replace(fitted, known_scale=_quantile(known, one), new_scale=new_scale)
+    result = _replace(fitted, known_scale=known_scale, new_scale=new_scale)
     return result if prior is None else _joined(result, prior)
 
 
 def _fit(
     model: Model,
-    p: Points,
-    target: Column,
-    index: NDArray[np.int64],
+    data: tuple[Points, Column, NDArray[np.int64]],
     names: list[str],
+    families: NDArray[np.int64],
+    *,
     spread: Array,
     start: Array,
+    pull: Array,
+    centers: Array | None = None,
 ) -> Calibration:
-    """Maximum a posteriori by Gauss-Newton steps with Huber weights."""
+    """Maximum a posteriori by Gauss-Newton steps with Huber weights.
+
+    Systems are drawn around their family, families around the common constants.
+    """
+    p, target, index = data
     size, num = len(spread), len(names)
-    logs, common = np.tile(start, (num, 1)), start.copy()
+    common = start.copy()
+    is_first = centers is None
+    old = np.tile(start, (len(FAMILIES), 1)) if centers is None else centers
+    centers, logs = old.copy(), old[families]
     hessians = np.tile(np.diag(1 / spread**2), (num, 1, 1))
     present = np.unique(index)
+    weights = np.minimum(np.bincount(index, minlength=num), _FULL_POINTS) / _FULL_POINTS
     for _ in range(18):
         value = np.log(model(p, logs[index]))
         error = value - target
@@ -205,11 +245,16 @@ def _fit(
             mine = index == system
             a, w = slopes[mine], weight[mine]
             hessians[system] = a.T @ (a * w[:, None]) + np.diag(1 / spread**2)
-            gradient = a.T @ (w * error[mine]) + (logs[system] - common) / spread**2
+            gradient = a.T @ (w * error[mine]) + (logs[system] - centers[families[system]]) / spread**2
             logs[system] -= np.clip(np.linalg.solve(hessians[system], gradient), -0.7, 0.7)
         common = (logs[present].sum(axis=0) + 0.5 * start) / (len(present) + 0.5)
+        # A table that is added to earlier ones moves its families; the others stay.
+        base = np.tile(common, (len(FAMILIES), 1)) if is_first else old
+        for family in range(len(FAMILIES)):
+            w = (weights * (families == family))[:, None]
+            centers[family] = ((w * logs).sum(axis=0) + pull * base[family]) / (w.sum() + pull)
         absent = np.setdiff1d(np.arange(num), present)
-        logs[absent] = common
+        logs[absent] = centers[families[absent]]
     covariance: Array = np.asarray(np.linalg.inv(hessians), dtype=np.float64)
     new = np.diag(spread**2 * (1 + 1 / max(len(present), 1)))
     covariance[np.setdiff1d(np.arange(num), present)] = new
@@ -217,6 +262,7 @@ def _fit(
         systems=tuple(names[s] for s in present),
         counts=tuple(int((index == s).sum()) for s in present),
         common=common,
+        centers=centers,
         constants=logs[present].reshape(len(present), size),
         covariance=covariance[present],
         new_covariance=new,
@@ -226,6 +272,13 @@ def _fit(
         known_scale=1.0,
         new_scale=1.0,
     )
+
+
+def _pull(spread: Array, host: NDArray[np.bool_] | None, *, is_first: bool) -> Array:
+    """[K]: systems that the common constants, or those of an earlier calibration, count for in a family."""
+    if not is_first:
+        return np.full(len(spread), _EARLIER_PULL)
+    return np.where(np.zeros(len(spread), dtype=bool) if host is None else host, _HOST_PULL, _FAMILY_PULL)
 
 
 def _scores(

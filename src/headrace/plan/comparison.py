@@ -53,6 +53,7 @@ def calibration_of(table: MeasuredTable) -> tuple[Calibration, Calibration]:
         table.step_s[timed],
         list(systems[timed]),
         spread=time_model.SPREAD,
+        host=time_model.HOST,
         prior=steps,
     )
     weighed = ~np.isnan(table.memory_bytes)

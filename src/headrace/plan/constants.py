@@ -18,11 +18,6 @@ def shipped() -> tuple[Calibration, Calibration]:
     return Calibration.from_json(values["step"]), Calibration.from_json(values["memory"])
 
 
-def calibrations() -> tuple[Calibration, Calibration]:
-    """The shipped calibrations of step time and memory, with the user's own measured runs where there are some."""
-    return shipped()
-
-
 def system_of_hardware(hardware: Hardware, steps: Calibration) -> str | None:
     """The calibrated system of runs of headrace on this hardware; None where there is none.
 

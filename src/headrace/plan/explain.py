@@ -107,7 +107,7 @@ def why(
     """
     i = find(layouts, text)
     parts = _parts(layouts.points, steps, job, i)
-    bytes_ = memory(layouts.points[i : i + 1], memories.constants_of(job.system))
+    bytes_ = memory(layouts.points[i : i + 1], memories.constants_of(job.system, layouts.points[i : i + 1]))
     expected = layouts.step.value[i] / parts.total[0]
     lines = [("layout", layout_name(layouts, i)), ("", "")]
     for field in fields(StepTime):
@@ -240,7 +240,8 @@ def duration(job: TrainingJob, layouts: Layouts, i: int, tokens: float) -> dict[
 
 
 def _parts(p: Points, steps: Calibration, job: TrainingJob, i: int) -> StepTime:
-    return step_time(p[i : i + 1], steps.constants_of(job.system))
+    one = p[i : i + 1]
+    return step_time(one, steps.constants_of(job.system, one))
 
 
 def _verdict(layouts: Layouts, job: TrainingJob, i: int) -> str:

@@ -85,6 +85,7 @@ MODELS: dict[str, ModelShape] = {
     shape.name: shape
     for shape in (
         # Brown et al. 2020, Table 2.1, with the two rows corrected that contradict themselves (1.3B, 13B).
+        _gpt3("tiny", 2, 256, 4),  # not in the paper: for one CPU
         _gpt3("gpt3-125m", 12, 768, 12),
         _gpt3("gpt3-350m", 24, 1024, 16),
         _gpt3("gpt3-760m", 24, 1536, 16),
@@ -156,7 +157,8 @@ def _from_config(path: Path) -> ModelShape:
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON: {error}") from error
     if isinstance(config, dict) and path.name == "run.json":
-        config = config.get("model", config)
+        recipe = config.get("recipe", config)
+        config = recipe.get("model", recipe) if isinstance(recipe, dict) else recipe
     if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
         config = config["text_config"]
     if not isinstance(config, dict):

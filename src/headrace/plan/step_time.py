@@ -38,6 +38,8 @@ CONSTANTS: Final = (
 NAMES: Final = tuple(name for name, _, _ in CONSTANTS)
 START: Final = np.array([start for _, start, _ in CONSTANTS])
 SPREAD: Final = np.array([spread for _, _, spread in CONSTANTS])
+HOST: Final = np.array([name.endswith("_s") for name in NAMES])
+"""Latencies: constants of the host more than of the software."""
 
 _MEMORY_SHARE = 0.8  # of the data sheet's bandwidth, which long streams reach
 # Share of matmul_share that products in this dtype reach, by generation: lower precision leaves less time to hide
@@ -213,7 +215,8 @@ def _ring(p: Points, ranks: Column, inside: Column, share: Column) -> Column:
 def _exposed_shards(p: Points, compute: Column, share: Column, hidden: Column) -> Column:
     """Seconds of a micro-batch's gathers and scatters of sharded weights that compute does not hide."""
     traffic = 2 * _local_parameters(p) * (p.fsdp - 1) / p.fsdp
-    once = np.where(p.zero >= 3, 3.0, 2.0 / p.num_micro_batches)  # ZeRO-2: once a step
+    # ZeRO-3 gathers for each pass of a micro-batch. ZeRO-2, and a pipeline, which keeps what it gathered: once a step.
+    once = np.where((p.zero >= 3) & (p.pp == 1), 3.0, 2.0 / p.num_micro_batches)
     seconds = np.where(p.fsdp > 1, once * traffic / _ring(p, p.fsdp, p.tp, share), 0.0)
     return np.maximum(seconds - hidden * compute, 0) + (1 - hidden) * 0.3 * np.minimum(seconds, compute)
 

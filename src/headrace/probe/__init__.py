@@ -10,10 +10,9 @@ In reading order:
 
 from headrace.probe.machine import (
     ProbedMachine,
-    cache_directory,
     describe_hardware,
     probe_group,
     probe_machine,
 )
 
-__all__ = ["ProbedMachine", "cache_directory", "describe_hardware", "probe_group", "probe_machine"]
+__all__ = ["ProbedMachine", "describe_hardware", "probe_group", "probe_machine"]

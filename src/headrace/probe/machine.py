@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import ConfigError
-from headrace.plan import Hardware, find_gpu, hardware_toml, read_hardware
+from headrace.plan import Hardware, cache_directory, find_gpu, hardware_toml, read_hardware
 from headrace.platform import available_cores, cpu_model, total_memory_nbytes
 from headrace.probe.collective import all_reduce_rate
 from headrace.probe.rates import PROBE_S, copy_bytes_s, decode_tokens_s, disk_bytes_s, matmul_flops
@@ -39,12 +39,6 @@ class ProbedMachine:
     """The TOML file; None where it could not be written."""
     is_cached: bool
     """The figures are of an earlier probe."""
-
-
-def cache_directory() -> Path:
-    """The user's directory for measured figures: XDG_CACHE_HOME or ~/.cache, then headrace/plan."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base or Path.home() / ".cache") / "headrace" / "plan"
 
 
 def probe_machine(

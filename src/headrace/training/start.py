@@ -261,6 +261,7 @@ def describe_machine(
             "pp": parallel.pp,
             "shard": parallel.shard,
             "pipeline_schedule": parallel.pipeline_schedule if parallel.pp > 1 else None,
+            "microbatches": parallel.microbatches if parallel.pp > 1 else None,
             "activation_checkpointing": parallel.activation_checkpointing,
             "compile": parallel.compile,
         },
