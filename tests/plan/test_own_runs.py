@@ -18,7 +18,7 @@ CPU = Hardware(
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
-    """No plan of these tests reads the points of whoever runs them."""
+    """No plan of these tests reads the points of the user who runs them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

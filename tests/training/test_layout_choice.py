@@ -97,13 +97,14 @@ def test_trials_leave_the_loss_curve_as_it_is(store: Path, tmp_path: Path, losse
 
 
 def test_two_processes_choose_one_layout_together(store: Path, tmp_path: Path, start_run: Any) -> None:
-    options = {**OPTIONS, "model": dataclasses.asdict(SHAPE), "layout": "auto"}
+    # dp is given, and stays: without FSDP the trials take a third of the time.
+    options = {**OPTIONS, "model": dataclasses.asdict(SHAPE), "layout": "auto", "dp": 1}
     run = start_run(world=2, out=tmp_path / "run", stores=store, **options)
     assert [code for code, _ in run.wait_all()] == [0, 0]
     plan, layout = run_json(tmp_path / "run")["plan"], run_json(tmp_path / "run")["layout"]
-    assert layout["dp"] * layout["tp"] * layout["pp"] == 2
+    assert (layout["dp"], layout["tp"] * layout["pp"]) == (1, 2)
     kinds = {trial["layout"].partition(", shard")[0] for trial in plan["measured"]}
-    assert {"dp 2, tp 1, pp 1", "dp 1, tp 2, pp 1", "dp 1, tp 1, pp 2"} <= kinds
+    assert {"dp 1, tp 2, pp 1", "dp 1, tp 1, pp 2"} == kinds
     assert plan["hardware"]["link_bytes_s"] > 0
 
 
