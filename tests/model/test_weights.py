@@ -125,7 +125,7 @@ def test_a_banded_model_is_not_exported_as_something_else(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "llama"}, "'llama' model"),
+        ({"model_type": "falcon"}, "'falcon' model"),
         ({"activation_function": "relu"}, "activation_function is 'relu'"),
         ({"n_inner": 7}, "n_inner is 7"),
     ],

@@ -81,7 +81,7 @@ def other_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SERVER = """
 import json, os, signal, sys, traceback
 import torch
-from headrace.model import GPTConfig
+from headrace.model import config_from_json
 from flat_options import train
 
 def child(asked, said, stop_at):
@@ -89,7 +89,7 @@ def child(asked, said, stop_at):
     try:
         torch.set_num_threads(1)
         if asked["model"] is not None:
-            asked["model"] = GPTConfig(**asked["model"])
+            asked["model"] = config_from_json(asked["model"], "request")
         def told(done, total, note):
             print(done, flush=True)
             if done == stop_at:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from headrace import training
+from headrace.load import BatchOptions
 
 GROUPS = {
     "data": training.DataOptions,
@@ -20,6 +21,9 @@ GROUPS = {
 def grouped(**flat: Any) -> dict[str, Any]:
     """`lr=1e-3, steps=2` as `optimizer=OptimizerOptions(lr=1e-3), steps=2`."""
     groups = {}
+    rows = {field.name for field in dataclasses.fields(BatchOptions)} & flat.keys()
+    if rows:
+        flat["output"] = BatchOptions(**{field: flat.pop(field) for field in rows})
     for name, kind in GROUPS.items():
         fields = {field.name for field in dataclasses.fields(kind)} & flat.keys()
         groups[name] = kind(**{field: flat.pop(field) for field in fields})

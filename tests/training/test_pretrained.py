@@ -17,7 +17,7 @@ import torch
 from flat_options import train
 
 from headrace.errors import CheckpointError, ConfigError, ResumeError, TokenizerError
-from headrace.model import GPT, GPTConfig, load_model, to_hf
+from headrace.model import GPT, DecoderConfig, GPTConfig, build_model, load_model, pretrained_files, to_hf
 from headrace.store import Store
 from headrace.tokens import load_tokenizer, train_tokenizer
 from headrace.tokens.byte import ByteTokenizer
@@ -25,6 +25,17 @@ from headrace.training import import_model
 
 SHAPE = GPTConfig(
     num_hidden_layers=2, hidden_size=32, num_attention_heads=4, vocab_size=257, max_position_embeddings=32
+)
+LLAMA = DecoderConfig(
+    model_type="llama",
+    num_hidden_layers=2,
+    hidden_size=32,
+    intermediate_size=48,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    vocab_size=257,
+    max_position_embeddings=32,
 )
 OPTIONS: dict[str, Any] = {
     "batch_size": 8, "steps": 6, "lr": 3e-3, "seed": 5, "device": "cpu", "dtype": "float32",
@@ -224,7 +235,7 @@ def damaged() -> dict[str, tuple[str, str]]:
         "tokenizer.json": ("", "tokenizer"),
         "model-00001": ("", "model-00001-of-.* no such file, model.safetensors.index.json names it"),
         "index": ("[]", "not an index of safetensors files"),
-        "llama": ('{"model_type": "llama"}', "a 'llama' model"),
+        "falcon": ('{"model_type": "falcon"}', "a 'falcon' model"),
         "heads": (
             '{"model_type": "gpt2", "n_embd": 10, "n_head": 3}',
             "hidden_size 10 is not divisible by num_attention_heads 3"),
@@ -238,7 +249,7 @@ def test_a_directory_that_does_not_fit_is_refused_and_nothing_is_left(
 ) -> None:
     content, says = damaged()[name]
     shutil.copytree(hf, tmp_path / "hf")
-    pattern = {"llama": "config.json", "heads": "config.json", "layers": "config.json", "index": "*index*"}
+    pattern = {"falcon": "config.json", "heads": "config.json", "layers": "config.json", "index": "*index*"}
     (path,) = (tmp_path / "hf").glob(pattern.get(name, f"{name}*"))
     if content:
         path.write_text(content)
@@ -262,3 +273,52 @@ def test_a_run_that_was_imported_says_where_from(hf: Path, imported: Path) -> No
     run = orjson.loads((imported / "run.json").read_bytes())
     assert run["imported"]["from"] == str(hf)
     assert run["imported"]["weights"].startswith("hf ")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama directory with the byte tokenizer, two ends of text and a chat template."""
+    folder = tmp_path_factory.mktemp("llama") / "hf"
+    model = build_model(LLAMA, seed=3)
+    to_hf(model, ByteTokenizer(), folder)
+    (folder / "headrace-tokenizer.json").unlink()
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [256, 10], "bos_token_id": 256})
+    )
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    return folder
+
+
+def test_a_llama_directory_is_trained_and_exported_with_its_own_files(llama: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    summary = import_model(llama, tmp_path / "run")
+    assert summary.config == LLAMA
+    model, _ = load_model(tmp_path / "run")
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)(input_ids=ids).logits
+        torch.testing.assert_close(model(ids), theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+    files = pretrained_files(tmp_path / "run")
+    assert files is not None
+    to_hf(model, ByteTokenizer(), tmp_path / "out", files_of=files)
+    for name in ("generation_config.json", "chat_template.jinja", "tokenizer.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (llama / name).read_bytes()
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(again(input_ids=ids).logits, theirs)
+
+
+def test_a_run_begins_with_a_llama_directory_and_resumes_exactly(
+    llama: Path, store: Path, tmp_path: Path, losses: Any
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    train(store, out=whole, init_from=llama, **OPTIONS)
+    run = orjson.loads((whole / "run.json").read_bytes())
+    assert run["recipe"]["model"]["model_type"] == "llama"
+    assert run["parameters"] == LLAMA.num_parameters
+    import_model(llama, out)
+    train(store, out=out, **OPTIONS)
+    assert losses(out) == losses(whole)
+    train(store, out=tmp_path / "next", init_from=whole, **{**OPTIONS, "steps": 1})
+    assert pretrained_files(tmp_path / "next") is not None

@@ -22,13 +22,13 @@ def export(
     out: Annotated[Path, typer.Option(help="The Hugging Face directory to write.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Export a run's model and tokenizer as a Hugging Face directory (GPT-2 format)."""
-    from headrace.model import load_model, to_hf
+    """Export a run's model and tokenizer as a Hugging Face directory, in the format of its architecture."""
+    from headrace.model import load_model, pretrained_files, to_hf
 
     # Before the model is read: that may take minutes.
     out = local_path(out, name="export: out", cure="Export into a local directory, and copy it.")
     model, tokenizer = load_model(run)
-    to_hf(model, tokenizer, out)
+    to_hf(model, tokenizer, out, files_of=pretrained_files(run))
     if json:
         print_json({"model": out, "parameters": model.config.num_parameters})
     else:

@@ -23,14 +23,15 @@ def import_(
         Path,
         typer.Argument(
             metavar="HF_DIR",
-            help="A Hugging Face directory in GPT-2's format: config, safetensors, tokenizer.",
+            help="A Hugging Face directory: config, safetensors, tokenizer. Architectures: gpt2, llama, mistral, "
+            "qwen2, qwen3, gemma, gemma2, gemma3_text, olmo2.",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run directory to make.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Import a Hugging Face model (GPT-2 format) as a run: to generate, serve, export, or train further."""
+    """Import a Hugging Face model as a run: to generate, serve, export, or train further."""
     from headrace.training import import_model
 
     summary = import_model(source, out)

@@ -63,7 +63,9 @@ class TrainModelOptions:
     ] = None
     init_from: Annotated[
         str | None,
-        Doc("A Hugging Face directory (GPT-2 format) or a run (RUN, RUN@STEP, RUN@best) to begin with."),
+        Doc(
+            "A Hugging Face directory (gpt2, llama, qwen3, ...) or a run (RUN, RUN@STEP, RUN@best) to begin with."
+        ),
     ] = None
 
 
@@ -98,7 +100,7 @@ def train(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
-    """Train a GPT-3 on stores. Killed? The same command goes on, with the same loss curve."""
+    """Train a GPT-3 or a Llama-like model on stores. Killed? The same command goes on, with the same loss curve."""
     from headrace.training import train as run_training
 
     is_rank0 = os.environ.get("RANK", "0") == "0"

@@ -20,6 +20,7 @@ from headrace.generation.job import BatchEngine, Progress
 from headrace.generation.model_directory import read_config, special_ids_of
 from headrace.generation.options import SamplingOptions
 from headrace.generation.prompts.tokenizer import PromptTokenizer
+from headrace.model import Decoder, load_model
 from headrace.paths import local_path
 from headrace.platform import cpu_quota
 from headrace.stats import Stats
@@ -164,16 +165,16 @@ def _load_runner(
     if about is None and not (path / "run.json").is_file():
         raise _no_model(path)
     if about is None or about.get("model_type") == "gpt2":
-        from headrace.model import load_model
-
         kind = pick_dtype(dtype, stored=torch.float32, device=device)
-        gpt, tokenizer = load_model(path, device=device, dtype=kind, progress=progress)
-        return GPTRunner(gpt), tokenizer
+        model, tokenizer = load_model(path, device=device, dtype=kind, progress=progress)
+        if isinstance(model, Decoder):  # a run of Llama's family
+            return HFRunner.of_decoder(model, path), tokenizer
+        return GPTRunner(model), tokenizer
     from headrace.tokens import load_tokenizer
 
     stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)
     kind = pick_dtype(dtype, stored=stored, device=device)
-    return HFRunner(path, dtype=kind, device=device, progress=progress), load_tokenizer(path)
+    return HFRunner.of_directory(path, dtype=kind, device=device, progress=progress), load_tokenizer(path)
 
 
 def _no_model(path: Path) -> ConfigError:

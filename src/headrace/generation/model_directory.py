@@ -32,7 +32,7 @@ def special_ids_of(path: Path, tokenizer: Tokenizer) -> SpecialIds:
     A tokenizer without an end-of-text token has got an id above its vocabulary from `load_tokenizer`. A run was
     trained with that id; other models do not have it, or have padding there.
     """
-    end = tokenizer.eos_id
+    path, end = prompt_directory(path), tokenizer.eos_id
     config = read_config(path)
     if config is None:
         return SpecialIds(start=end, eos=(end,))
@@ -46,6 +46,15 @@ def special_ids_of(path: Path, tokenizer: Tokenizer) -> SpecialIds:
         return SpecialIds(start=start, eos=(*own, *named))
     prefix, suffix = ((), ()) if definition is None else _added_around(definition)
     return SpecialIds(prefix=prefix, suffix=suffix, start=start, eos=named or own)
+
+
+def prompt_directory(path: Path) -> Path:
+    """Where the tokenizer's settings, the chat template and the generation defaults of a model are.
+
+    A run that began with a Hugging Face directory keeps a copy of its files.
+    """
+    kept = path / "pretrained"  # headrace.model.PRETRAINED; this module is read without torch
+    return kept if (path / "run.json").is_file() and (kept / "config.json").is_file() else path
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

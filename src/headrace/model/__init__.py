@@ -1,6 +1,9 @@
-"""Token ids -> logits: GPT-3's decoder, its sizes by name, its weights in and out.
+"""Token ids -> logits: GPT-3's decoder and Llama's family, sizes by name, weights in and out.
 
-gpt           the decoder
+gpt           GPT-3's decoder
+decoder       the decoder of Llama, Mistral, Qwen, Gemma, OLMo 2, SmolLM; its shape is in decoder_config
+rope          positions -> rotary angles, with their scalings
+families      a shape of either family -> its model
 initialize    name, shape and seed -> a parameter's first values
 sizes         names of the GPT-3 paper -> shapes
 loss          hidden states and labels -> cross-entropy
@@ -8,7 +11,9 @@ products      matrix products, by oneDNN where that is faster
 kv            keys and values of earlier tokens
 weights       run, Hugging Face directory or file <-> model
 tensor_files  safetensors files -> tensors that exist, by large reads in flight
+hf_directory  Hugging Face directory -> shape and tensors
 gpt2_format   GPT-2's names, layouts and config keys
+architectures, decoder_format, decoder_tensors   those of Llama's family
 hf_tokenizer  tokenizer <-> files of transformers
 embed         word vectors -> a first token table
 checkpoint    a run's checkpoint directories -> state and tensors
@@ -29,7 +34,10 @@ from headrace.model.checkpoint import (
     step_dir,
     verify_checkpoint,
 )
+from headrace.model.decoder import Decoder
+from headrace.model.decoder_config import DecoderConfig
 from headrace.model.embed import TokenTable, WordVectors, read_vectors, token_table
+from headrace.model.families import Model, ModelConfig, build_model, config_from_json, meta_model
 from headrace.model.gpt import (
     GPT,
     Attention,
@@ -37,41 +45,52 @@ from headrace.model.gpt import (
     TransformerBlock,
     attention_masks,
 )
-from headrace.model.gpt2_format import HF_CONFIG, hf_config
+from headrace.model.hf_directory import HF_CONFIG, hf_config, hf_weight_files
 from headrace.model.hf_tokenizer import load_hf_tokenizer
 from headrace.model.initialize import fresh_weight, init_weights, sharded_like
 from headrace.model.kv import KVCache
 from headrace.model.loss import IGNORED, linear_cross_entropy
-from headrace.model.sizes import SIZES, Size, gpt_config
+from headrace.model.rope import RopeParameters
+from headrace.model.sizes import GPT3_CONTEXT, SIZES, Size, gpt_config
 from headrace.model.tensor_files import Progress, TensorEntry, fill_tensors, read_headers
 from headrace.model.weights import (
-    config_from_json,
+    PRETRAINED,
     from_hf,
-    hf_weight_files,
     load_model,
     load_weights,
+    pretrained_files,
+    read_side_files,
     save_weights,
     to_hf,
+    to_transformers,
 )
 
 __all__ = [
     "CHECKPOINT_FORMAT",
     "GPT",
+    "GPT3_CONTEXT",
     "HF_CONFIG",
     "IGNORED",
     "MANIFEST",
+    "PRETRAINED",
     "SIZES",
     "STATE",
     "Attention",
+    "Decoder",
+    "DecoderConfig",
     "GPTConfig",
     "KVCache",
+    "Model",
+    "ModelConfig",
     "Progress",
+    "RopeParameters",
     "Size",
     "TensorEntry",
     "TokenTable",
     "TransformerBlock",
     "WordVectors",
     "attention_masks",
+    "build_model",
     "config_from_json",
     "encode_manifest",
     "fill_tensors",
@@ -90,7 +109,10 @@ __all__ = [
     "load_model",
     "load_weights",
     "manifest_files",
+    "meta_model",
+    "pretrained_files",
     "read_headers",
+    "read_side_files",
     "read_tensors",
     "read_vectors",
     "save_weights",
@@ -98,6 +120,7 @@ __all__ = [
     "split_checkpoint_name",
     "step_dir",
     "to_hf",
+    "to_transformers",
     "token_table",
     "verify_checkpoint",
 ]

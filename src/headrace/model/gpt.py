@@ -61,6 +61,16 @@ class GPTConfig:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def num_key_value_heads(self) -> int:
+        """As many as query heads."""
+        return self.num_attention_heads
+
+    @property
+    def tie_word_embeddings(self) -> bool:
+        """The head is the token table."""
+        return True
+
+    @property
     def num_parameters(self) -> int:
         """Weights and biases, the tied head counted once."""
         width = self.hidden_size

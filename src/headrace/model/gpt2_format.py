@@ -7,15 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
 from torch import Tensor
 
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model.gpt import GPT, GPTConfig
 from headrace.model.tensor_files import TensorEntry
-
-HF_CONFIG = "config.json"
 
 FIXED = {
     "activation_function": "gelu_new",
@@ -46,7 +43,7 @@ _SHAPE = {
 }
 # Keys that do not change logits: dropout and initialisation, ids of special tokens, classification heads,
 # generation, and notes about the file.
-_NO_EFFECT = {
+NO_EFFECT = {
     "architectures", "model_type", "n_ctx", "n_inner", "transformers_version", "torch_dtype", "dtype",
     "use_cache", "initializer_range", "attn_pdrop", "embd_pdrop", "resid_pdrop",
     "reorder_and_upcast_attn", "gradient_checkpointing", "chunk_size_feed_forward", "bos_token_id",
@@ -82,22 +79,20 @@ _TOP = {
 HEAD = "lm_head.weight"
 """The output matrix, where a file has one of its own."""
 _MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # causal masks that older files hold
-_FLOATS = {torch.float32, torch.float16, torch.bfloat16, torch.float64}
+FLOATS = {torch.float32, torch.float16, torch.bfloat16, torch.float64}
 
 
-def hf_config(directory: Path) -> GPTConfig:
+def gpt2_shape(config: Mapping[str, Any], path: Path) -> GPTConfig:
     """The shape that a config.json in GPT-2's format describes.
 
+    Args:
+        config: its content.
+        path: the file, for messages.
+
     Raises:
-        ConfigError: none there, not JSON, not GPT-2's format, or a key that this decoder does not know or have.
+        ConfigError: a key that this decoder does not know or have.
     """
-    path = directory / HF_CONFIG
-    config = _read_config(path)
-    if config.get("model_type") != "gpt2":
-        raise ConfigError(
-            f"{directory}: a {config.get('model_type')!r} model; this decoder reads GPT-2's format. "
-            f"To generate from others, choose the transformers engine."
-        )
+    directory = path.parent
     for key, expected in FIXED.items():
         value = config.get(key, expected)
         if isinstance(value, str):
@@ -107,7 +102,7 @@ def hf_config(directory: Path) -> GPTConfig:
     for key, harmless in _ABSENT.items():
         if key in config and config[key] not in harmless:
             raise ConfigError(f"{directory}: {key} is {config[key]!r}; this decoder does not have that.")
-    known = {*FIXED, *_ABSENT, *_NO_EFFECT, *_SHAPE, *(common for common, _ in _SHAPE.values())}
+    known = {*FIXED, *_ABSENT, *NO_EFFECT, *_SHAPE, *(common for common, _ in _SHAPE.values())}
     if unknown := sorted(key for key in config if key not in known and not key.startswith("_")):
         raise ConfigError(
             f"{path}: keys that this decoder does not know: {', '.join(unknown)}. They may change the model; "
@@ -125,20 +120,6 @@ def hf_config(directory: Path) -> GPTConfig:
         vocab_size=shape["vocab_size"],
         max_position_embeddings=shape["n_positions"],
     )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config: Any = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file. A Hugging Face directory in GPT-2's format has one."
-        ) from None
-    except orjson.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path}: a JSON {type(config).__name__}, expected an object.")
-    return config
 
 
 def _shape_value(config: Mapping[str, Any], name: str, path: Path) -> int:
@@ -217,7 +198,7 @@ def gpt2_targets(model: GPT, entries: Mapping[str, TensorEntry], source: object)
     Raises:
         CheckpointError: a tensor is missing, of another type or shape, or unknown: every one of the files is used.
     """
-    check_layers(entries, model.config, source)
+    check_layers(entries, model.config.num_hidden_layers, source)
     own = {name: gpt2_name(name) for name, _ in model.named_parameters()}
     unknown = sorted(
         name for name in entries.keys() - set(own.values()) - {HEAD} if not _MASK.fullmatch(name)
@@ -232,7 +213,7 @@ def gpt2_targets(model: GPT, entries: Mapping[str, TensorEntry], source: object)
         entry = entries.get(theirs := own[name])
         if entry is None:
             raise CheckpointError(f"{source}: no tensor named {theirs!r} in its weights.")
-        if entry.dtype not in _FLOATS:
+        if entry.dtype not in FLOATS:
             raise CheckpointError(
                 f"{source}: {theirs} is {str(entry.dtype).removeprefix('torch.')}, expected floating point: "
                 f"quantized weights are not read. Export them unquantized."
@@ -254,14 +235,12 @@ def _in_gpt2_layout(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
     return tensor.T if name.startswith("blocks.") and tensor.ndim == 2 else tensor
 
 
-def check_layers(names: Iterable[str], config: GPTConfig, source: object) -> None:
+def check_layers(names: Iterable[str], num_layers: int, source: object) -> None:
     """Refuse a shape of other layers than the tensors have, before a model of that shape is built.
 
     Raises:
         CheckpointError: see above.
     """
-    layers = {match[1] for name in names if (match := re.match(r"(?:h|blocks)\.(\d+)\.", name))}
-    if len(layers) != config.num_hidden_layers:
-        raise CheckpointError(
-            f"{source}: its weights have {len(layers)} layers, its config {config.num_hidden_layers}."
-        )
+    layers = {match[1] for name in names if (match := re.match(r"(?:h|blocks|model\.layers)\.(\d+)\.", name))}
+    if len(layers) != num_layers:
+        raise CheckpointError(f"{source}: its weights have {len(layers)} layers, its config {num_layers}.")

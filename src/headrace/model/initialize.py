@@ -22,16 +22,21 @@ _PART_ELEMENTS = 1 << 22
 def init_weights(model: nn.Module, *, num_layers: int, seed: int) -> None:
     """Set the first weights of a model, or of a part of one; parameters without memory are skipped.
 
-    Each value depends on (seed, name) and its place alone, so a stage or a shard of a model starts with the
-    values that the whole model has there. Of a sharded parameter the rank's part alone is kept, and several
-    parameters are drawn at once.
+    A module with an attribute `first_value` starts with that weight. Each value depends on (seed, name) and its
+    place alone, so a stage or a shard of a model starts with the values that the whole model has there. Of a sharded
+    parameter the rank's part alone is kept, and several parameters are drawn at once.
     """
 
     def fill(item: tuple[str, nn.Parameter]) -> None:
         name, parameter = item
         with torch.no_grad():  # a thread has a switch of its own
-            _fill(parameter, name, num_layers=num_layers, seed=seed)
+            _fill(parameter, name, constants.get(name), num_layers=num_layers, seed=seed)
 
+    constants = {
+        f"{prefix}.weight" if prefix else "weight": float(module.first_value)
+        for prefix, module in model.named_modules()
+        if isinstance(getattr(module, "first_value", None), float)
+    }
     items = [item for item in model.named_parameters() if not item[1].is_meta]
     threads = torch.get_num_threads()
     if threads == 1 or sum(parameter.numel() for _, parameter in items) < _PART_ELEMENTS:
@@ -76,8 +81,8 @@ def _normal(name: str, *, num_layers: int, seed: int) -> Callable[[Tensor], Tens
     return lambda tensor: tensor.normal_(0.0, std, generator=generator)
 
 
-def _fill(parameter: Tensor, name: str, *, num_layers: int, seed: int) -> None:
-    constant = _constant(name)
+def _fill(parameter: Tensor, name: str, constant: float | None, *, num_layers: int, seed: int) -> None:
+    constant = _constant(name) if constant is None else constant
     if constant is not None:
         (parameter.to_local() if isinstance(parameter, DTensor) else parameter).fill_(constant)
         return

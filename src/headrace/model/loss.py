@@ -22,8 +22,12 @@ _LOGITS_AT_ONCE = {"cpu": 1 << 26, "cuda": 1 << 27}
 _LOGITS_IN_CACHE = {"cpu": 1 << 20}
 
 
-def linear_cross_entropy(x_BTW: Tensor, table_VW: Tensor, labels_BT: Tensor) -> Tensor:
+def linear_cross_entropy(
+    x_BTW: Tensor, table_VW: Tensor, labels_BT: Tensor, *, softcap: float | None = None
+) -> Tensor:
     """Sum over the counted labels of -log softmax(x @ table.T)[label], in nats, float32 scalar.
+
+    With a softcap the logits are softcap * tanh(logits / softcap).
 
     Rows are taken a chunk at a time, and each chunk's gradient is written over its logits: a vocabulary
     of 50,000 would otherwise need 400 MB of logits per row of 2,048 tokens, twice.
@@ -34,19 +38,24 @@ def linear_cross_entropy(x_BTW: Tensor, table_VW: Tensor, labels_BT: Tensor) -> 
     """
     labels_N = labels_BT.flatten()
     if not isinstance(table_VW, DTensor):
-        return _chunked(x_BTW.flatten(0, 1), table_VW, labels_N, 0, None)
+        return _chunked(x_BTW.flatten(0, 1), table_VW, labels_N, 0, None, softcap)
     mesh = table_VW.device_mesh
     part = x_BTW if isinstance(x_BTW, DTensor) else DTensor.from_local(x_BTW, mesh, [Shard(1)])
     # Each rank's gradient is of its part of the vocabulary: a partial sum.
     whole = part.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
     first = mesh.get_local_rank() * -(-table_VW.shape[0] // mesh.size())
-    return _chunked(whole.flatten(0, 1), table_VW.to_local(), labels_N, first, mesh.get_group())
+    return _chunked(whole.flatten(0, 1), table_VW.to_local(), labels_N, first, mesh.get_group(), softcap)
 
 
 def _chunked(
-    x_NW: Tensor, table_VW: Tensor, labels_N: Tensor, first: int, group: dist.ProcessGroup | None
+    x_NW: Tensor,
+    table_VW: Tensor,
+    labels_N: Tensor,
+    first: int,
+    group: dist.ProcessGroup | None,
+    softcap: float | None,
 ) -> Tensor:
-    loss: Tensor = _ChunkedCrossEntropy.apply(x_NW, table_VW, labels_N, first, group)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedCrossEntropy.apply(x_NW, table_VW, labels_N, first, group, softcap)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -59,6 +68,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         labels_N: Tensor,
         first: int,
         group: dist.ProcessGroup | None,
+        softcap: float | None,
     ) -> Tensor:
         needs_gradients = x_NW.requires_grad or table_VW.requires_grad
         device = x_NW.device.type
@@ -80,7 +90,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             for logits, labels in zip(
                 torch.split(logits_CV, block), torch.split(labels_N[part, None], block), strict=True
             ):
-                loss += _score(logits, labels, first, group, gradient=needs_gradients)
+                loss += _score(logits, labels, first, group, softcap, gradient=needs_gradients)
             if grad_x is not None and grad_table is not None:
                 grad_x[part] = product(logits_CV, typed_VW)
                 # Transposed twice on a CPU: oneDNN's bfloat16 product is 1.8 times faster in this order.
@@ -91,13 +101,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         grad_x, grad_table = ctx.saved_tensors  # torch refuses a second backward: they are changed in place
-        return grad_x.mul_(grads[0]), grad_table.mul_(grads[0]), None, None, None
+        return grad_x.mul_(grads[0]), grad_table.mul_(grads[0]), None, None, None, None
 
 
 def _score(
-    logits_CV: Tensor, label_C1: Tensor, first: int, group: dist.ProcessGroup | None, *, gradient: bool
+    logits_CV: Tensor,
+    label_C1: Tensor,
+    first: int,
+    group: dist.ProcessGroup | None,
+    softcap: float | None,
+    *,
+    gradient: bool,
 ) -> Tensor:
     """Summed loss of some rows; their logits are overwritten, with the gradient of the loss where needed."""
     counted_C1 = label_C1 != IGNORED
@@ -105,6 +121,11 @@ def _score(
     ours_C1 = counted_C1 & (label_C1 >= 0) & (label_C1 < logits_CV.shape[1])
     label_C1 = label_C1.where(ours_C1, 0)
     wide_CV = logits_CV.float()
+    slope_CV = None
+    if softcap is not None:
+        tanh_CV = torch.tanh(wide_CV / softcap)
+        wide_CV = tanh_CV * softcap
+        slope_CV = 1 - tanh_CV.square_() if gradient else None
     wide_CV -= _over(group, wide_CV.amax(1, keepdim=True), dist.ReduceOp.MAX)
     at_label_C1 = _over(group, wide_CV.gather(1, label_C1) * ours_C1)
     # The only pass of exp, for loss and gradient.
@@ -112,6 +133,8 @@ def _score(
     if gradient:
         wide_CV *= counted_C1 / sum_C1
         wide_CV.scatter_add_(1, label_C1, -ours_C1.float())
+        if slope_CV is not None:
+            wide_CV *= slope_CV
         logits_CV.copy_(wide_CV)
     return ((sum_C1.log() - at_label_C1) * counted_C1).sum()
 

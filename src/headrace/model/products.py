@@ -53,17 +53,19 @@ class Linear(nn.Linear):
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor) -> Tensor:
+    def forward(ctx: Any, x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_MK, weight_NK)
+        ctx.has_bias = bias_N is not None
         return _onednn(x_MK, weight_NK, bias_N)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x_MK, weight_NK = ctx.saved_tensors
-        return product(grads[0], weight_NK), product(grads[0].T, x_MK), grads[0].sum(0)
+        bias_N = grads[0].sum(0) if ctx.has_bias else None
+        return product(grads[0], weight_NK), product(grads[0].T, x_MK), bias_N
 
 
-_linear: Callable[[Tensor, Tensor, Tensor], Tensor] = _Linear.apply
+_linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _Linear.apply
 
 
 def _onednn(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model.checkpoint import find_checkpoint, read_tensors, split_checkpoint_name
-from headrace.model.gpt import GPT, GPTConfig
-from headrace.model.gpt2_format import (
-    HEAD,
-    HF_CONFIG,
-    check_layers,
-    gpt2_config,
-    gpt2_targets,
-    hf_config,
-    to_gpt2,
-)
+from headrace.model.decoder import Decoder
+from headrace.model.decoder_format import decoder_config_json
+from headrace.model.decoder_tensors import decoder_targets, to_hf_tensors
+from headrace.model.families import Model, config_from_json, empty_model
+from headrace.model.gpt import GPTConfig
+from headrace.model.gpt2_format import HEAD, check_layers, gpt2_config, gpt2_targets, to_gpt2
+from headrace.model.hf_directory import HF_CONFIG, WEIGHTS, hf_config, hf_entries
 from headrace.model.hf_tokenizer import hf_tokenizer_files, load_hf_tokenizer
-from headrace.model.tensor_files import Progress, fill_tensors, read_header, read_headers, tensors_equal
+from headrace.model.tensor_files import Progress, fill_tensors, read_header, tensors_equal
 from headrace.paths import local_path
 from headrace.storage import LocalBlob
 from headrace.tokens import Tokenizer, load_tokenizer
 
 RUN = "run.json"
-_WEIGHTS = "model.safetensors"
-_SHARD_INDEX = "model.safetensors.index.json"
 _GENERATION = "generation_config.json"
+PRETRAINED = "pretrained"
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+SIDE_FILES = (
+    HF_CONFIG, _GENERATION, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "tokenizer.model", "vocab.json", "merges.txt",
+)  # fmt: skip
+"""Files of a Hugging Face directory beside the weights that a run keeps, for chat, generation and export."""
 # Files that a model directory may have beside the exported ones: loaders do not read them.
 _HARMLESS = {"README.md", "LICENSE", "LICENSE.txt", ".gitattributes", ".git", ".DS_Store"}
 
@@ -43,8 +46,8 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
-) -> tuple[GPT, Tokenizer]:
-    """Model and tokenizer of a run directory, or of a Hugging Face directory in GPT-2's format.
+) -> tuple[Model, Tokenizer]:
+    """Model and tokenizer of a run directory, or of a Hugging Face directory.
 
     A run gives its newest whole checkpoint; RUN@STEP that of a step, RUN@best that of the lowest held-out loss.
 
@@ -56,7 +59,7 @@ def load_model(
 
     Raises:
         CheckpointError: a run without a whole checkpoint, or weights that do not fit their config.
-        ConfigError: neither a run nor a Hugging Face directory, or a model that is not GPT-2's.
+        ConfigError: neither a run nor a Hugging Face directory, or a model of another architecture.
         TokenizerError: no tokenizer beside the weights.
     """
     path = local_path(path, name="model", cure="Copy it to a local directory first.")
@@ -68,7 +71,7 @@ def load_model(
     else:
         raise ConfigError(
             f"{path}: neither a run ({RUN}) nor a Hugging Face directory ({HF_CONFIG}) is there. "
-            f"Give the --out of headrace train, or a directory in GPT-2's format."
+            f"Give the --out of headrace train, or a Hugging Face directory."
         )
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ConfigError(
@@ -78,7 +81,7 @@ def load_model(
     return model.to(device=device, dtype=dtype).eval(), tokenizer
 
 
-def load_run(run: Path, at: str | None = None) -> GPT:
+def load_run(run: Path, at: str | None = None) -> Model:
     """Weights of a run's checkpoint, on the CPU.
 
     Args:
@@ -102,34 +105,13 @@ def load_run(run: Path, at: str | None = None) -> GPT:
     return model
 
 
-def config_from_json(shape: object, path: object) -> GPTConfig:
-    """The shape that a JSON object describes.
-
-    Raises:
-        CheckpointError: a key is missing, unknown, or not a number; names the file.
-    """
-    try:
-        return GPTConfig(**cast("dict[str, Any]", shape))
-    except (TypeError, ConfigError) as error:
-        raise CheckpointError(
-            f"{path}: does not describe a model's shape ({error}). Damaged, or of another version of headrace?"
-        ) from error
-
-
-def empty_model(config: GPTConfig, *, dtype: torch.dtype = torch.float32) -> GPT:
-    """A model whose weights are not set."""
-    with torch.device("meta"):
-        model = GPT(config).to(dtype)
-    return model.to_empty(device="cpu")
-
-
-def save_weights(model: GPT, path: str | os.PathLike[str]) -> None:
+def save_weights(model: Model, path: str | os.PathLike[str]) -> None:
     """Write a model into one safetensors file, its shape in the header."""
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
     save_file(tensors, path, metadata={"headrace_config": orjson.dumps(model.config).decode()})
 
 
-def load_weights(path: str | os.PathLike[str]) -> GPT:
+def load_weights(path: str | os.PathLike[str]) -> Model:
     """The model that `save_weights` wrote.
 
     Raises:
@@ -147,7 +129,7 @@ def load_weights(path: str | os.PathLike[str]) -> GPT:
     except orjson.JSONDecodeError as error:
         raise CheckpointError(f"{path}: its header's model shape is not JSON ({error}).") from error
     config = config_from_json(shape, path)
-    check_layers(entries, config, path)
+    check_layers(entries, config.num_hidden_layers, path)
     model = empty_model(config)
     for name, parameter in model.named_parameters():
         if name in entries and entries[name].shape != tuple(parameter.shape):
@@ -158,39 +140,79 @@ def load_weights(path: str | os.PathLike[str]) -> GPT:
     return model
 
 
-def to_hf(model: GPT, tokenizer: Tokenizer, out: str | os.PathLike[str]) -> Path:
-    """Write a Hugging Face directory in GPT-2's format: AutoModelForCausalLM and AutoTokenizer open it.
+def to_hf(
+    model: Model,
+    tokenizer: Tokenizer,
+    out: str | os.PathLike[str],
+    *,
+    files_of: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Write a Hugging Face directory: AutoModelForCausalLM and AutoTokenizer open it.
 
-    While it is written it has no config.json, so that no reader takes half of it.
+    A GPT is written in GPT-2's format, a decoder in that of its model_type, both in float32. While it is written the
+    directory has no config.json, so that no reader takes half of it.
+
+    Args:
+        model: see above.
+        tokenizer: its tokenizer.
+        out: the directory.
+        files_of: a Hugging Face directory whose tokenizer, chat template and generation defaults are copied, such as
+            `pretrained_files` of the run; default: made from the tokenizer.
 
     Raises:
         ConfigError: a banded model (GPT-2's format has no banded layers), or out has other files.
     """
     config = model.config
-    if config.banded:
+    if isinstance(config, GPTConfig) and config.banded:
         raise ConfigError(
             "export: GPT-2's format has no banded layers; its logits would differ. Train with banded=False."
         )
     out = local_path(out, name="export: out", cure="Export into a local directory, and copy it.")
-    files = hf_tokenizer_files(tokenizer, max_length=config.max_position_embeddings)
-    ends = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
-    files[_GENERATION] = orjson.dumps(ends, option=orjson.OPT_INDENT_2)
-    _check_export_directory(out, {*files, _WEIGHTS, HF_CONFIG})
+    ends: dict[str, Any] = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
+    if files_of is None:
+        files = hf_tokenizer_files(tokenizer, max_length=config.max_position_embeddings)
+        files[_GENERATION] = orjson.dumps(ends, option=orjson.OPT_INDENT_2)
+    else:
+        files = read_side_files(Path(files_of))
+        before = orjson.loads(files.pop(HF_CONFIG))
+        ends = {name: before[name] for name in SPECIAL_IDS if name in before}
+    if isinstance(model, Decoder):
+        content = decoder_config_json(model.config, special_ids=ends)
+        tensors = to_hf_tensors(model, dtype=torch.float32)
+    else:
+        content = gpt2_config(model.config, eos_id=tokenizer.eos_id)
+        tensors = to_gpt2(model)
+    _check_export_directory(out, {*files, WEIGHTS, HF_CONFIG})
     out.mkdir(parents=True, exist_ok=True)
     (out / HF_CONFIG).unlink(missing_ok=True)
-    for name, content in files.items():
-        (out / name).write_bytes(content)
-    temporary = out / f".{_WEIGHTS}.tmp"
+    for name, data in files.items():
+        (out / name).write_bytes(data)
+    temporary = out / f".{WEIGHTS}.tmp"
     try:
-        save_file(to_gpt2(model), temporary, metadata={"format": "pt"})
-        temporary.replace(out / _WEIGHTS)
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        temporary.replace(out / WEIGHTS)
     except SafetensorError as error:
-        raise CheckpointError(f"{out / _WEIGHTS}: could not be written: {error}") from error
+        raise CheckpointError(f"{out / WEIGHTS}: could not be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    content = orjson.dumps(gpt2_config(config, eos_id=tokenizer.eos_id), option=orjson.OPT_INDENT_2)
-    (out / HF_CONFIG).write_bytes(content)
+    (out / HF_CONFIG).write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
     return out
+
+
+def to_transformers(model: Decoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config.json and the tensors from which transformers makes the same model."""
+    return decoder_config_json(model.config, special_ids={}), to_hf_tensors(model)
+
+
+def read_side_files(directory: Path) -> dict[str, bytes]:
+    """Name -> content of a Hugging Face directory's files beside the weights: config, tokenizer, chat template."""
+    return {name: (directory / name).read_bytes() for name in SIDE_FILES if (directory / name).is_file()}
+
+
+def pretrained_files(run: str | os.PathLike[str]) -> Path | None:
+    """Where a run keeps the side files of the Hugging Face directory that its weights came from; None without."""
+    directory = Path(run) / PRETRAINED
+    return directory if (directory / HF_CONFIG).is_file() else None
 
 
 def _check_export_directory(out: Path, written: set[str]) -> None:
@@ -199,7 +221,7 @@ def _check_export_directory(out: Path, written: set[str]) -> None:
         return
     if not out.is_dir():
         raise ConfigError(f"{out}: --out is a file; expected a directory, or a name that is free.")
-    others = sorted({path.name for path in out.iterdir()} - written - _HARMLESS - {f".{_WEIGHTS}.tmp"})
+    others = sorted({path.name for path in out.iterdir()} - written - _HARMLESS - {f".{WEIGHTS}.tmp"})
     if others:
         raise ConfigError(
             f"{out}: holds files that would be read with the exported model: {', '.join(others[:5])}"
@@ -209,8 +231,8 @@ def _check_export_directory(out: Path, written: set[str]) -> None:
 
 def from_hf(
     directory: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, progress: Progress | None = None
-) -> GPT:
-    """The model of a Hugging Face directory in GPT-2's format, logits equal.
+) -> Model:
+    """The model of a Hugging Face directory, logits equal.
 
     Args:
         directory: config.json and safetensors.
@@ -218,56 +240,23 @@ def from_hf(
         progress: called as progress(bytes done, bytes in all, note).
 
     Raises:
-        ConfigError: not GPT-2's format, or an option of it that this decoder does not have.
+        ConfigError: another architecture, or an option of it that the decoder does not have.
         CheckpointError: weights are missing, unknown, quantized or of other shapes.
     """
     directory = Path(directory)
-    config = hf_config(directory)
-    blob = LocalBlob(directory)
-    entries = {}
-    for name, entry in read_headers(blob, [path.name for path in hf_weight_files(directory)]).items():
-        short = name.removeprefix("transformer.")
-        if short in entries:
-            raise CheckpointError(f"{directory / entry.file}: {name} is there twice.")
-        entries[short] = entry
-    check_layers(entries, config, directory)  # before a model of that shape is built
+    config, blob = hf_config(directory), LocalBlob(directory)
+    entries = hf_entries(directory, config)
+    check_layers(entries, config.num_hidden_layers, directory)  # before a model of that shape is built
     model = empty_model(config, dtype=dtype)
-    fill_tensors(blob, entries, gpt2_targets(model, entries, directory), progress=progress)
-    if HEAD in entries and not tensors_equal(blob, entries[HEAD], model.tok.weight):
+    if isinstance(model, Decoder):
+        targets, table = decoder_targets(model, entries, directory), "model.embed_tokens.weight"
+    else:
+        targets, table = gpt2_targets(model, entries, directory), "wte.weight"
+    fill_tensors(blob, entries, targets, progress=progress)
+    tied = config.tie_word_embeddings
+    if tied and HEAD in entries and not tensors_equal(blob, entries[HEAD], model.tok.weight):
         raise CheckpointError(
-            f"{directory}: {HEAD} differs from wte.weight; this decoder has one matrix for both "
+            f"{directory}: {HEAD} differs from {table}, but the model has one matrix for both "
             f"(tie_word_embeddings). Logits would differ."
         )
     return model
-
-
-def hf_weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a Hugging Face directory, one or as its index names them.
-
-    Raises:
-        CheckpointError: there are none, or the index names one that is not there.
-    """
-    index = directory / _SHARD_INDEX
-    names = _names_in_index(index) if index.is_file() else [_WEIGHTS]
-    for name in names:
-        if Path(name).name != name:
-            raise CheckpointError(f"{index}: names {name!r}; expected a file beside it.")
-        if not (directory / name).is_file():
-            reason = f"{_SHARD_INDEX} names it" if index.is_file() else f"and no {_SHARD_INDEX}"
-            pickles = sorted(path.name for path in directory.glob("*.bin"))
-            cure = (
-                f" There is {pickles[0]}, a pickle, which is not opened: load it with transformers and "
-                f"call save_pretrained."
-                if pickles
-                else " Copied only in part?"
-            )
-            raise CheckpointError(f"{directory / name}: no such file, {reason}.{cure}")
-    return [directory / name for name in names]
-
-
-def _names_in_index(index: Path) -> list[str]:
-    try:
-        weight_map: Any = orjson.loads(index.read_bytes())["weight_map"]
-        return sorted({str(name) for name in weight_map.values()})
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not an index of safetensors files ({error!r}).") from error

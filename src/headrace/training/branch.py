@@ -13,8 +13,10 @@ from typing import Any
 from headrace.errors import ConfigError, ResumeError
 from headrace.model import (
     MANIFEST,
+    PRETRAINED,
     find_checkpoint,
     hash_file,
+    pretrained_files,
     split_checkpoint_name,
     step_dir,
     verify_checkpoint,
@@ -54,6 +56,8 @@ class Branch:
         staging.rename(final)
         fsync_directory(checkpoints)
         _copy_files(self.source / "tokenizer", out / "tokenizer")
+        if (files := pretrained_files(self.source)) is not None:
+            _copy_files(files, out / PRETRAINED)
         (out / METRICS).write_bytes(lines_up_to(self.source / METRICS, self.saved.step))
         return SavedState(directory=final, content=self.saved.content)
 

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from headrace.errors import ConfigError
 from headrace.load import Loader
-from headrace.model import GPTConfig, TokenTable, WordVectors, config_from_json, read_vectors
+from headrace.model import ModelConfig, TokenTable, WordVectors, config_from_json, read_vectors
 from headrace.paths import local_path
 from headrace.storage import open_blob
 from headrace.training.branch import Branch, check_branch, open_branch
@@ -63,7 +63,7 @@ def train(
     stores: Any,
     *,
     out: str | PathLike[str],
-    model: str | GPTConfig | None = None,
+    model: str | ModelConfig | None = None,
     init_from: str | PathLike[str] | None = None,
     steps: int | None = None,
     data: DataOptions = DataOptions(),
@@ -80,9 +80,8 @@ def train(
         stores: a store, its path or URL, several of them, {store: weight}, or a mixture.
         out: run directory (see docs/train.md).
         model: a name of SIZES, or a shape; default tiny, or the shape of init_from.
-        init_from: a Hugging Face directory in GPT-2's format, or a run (RUN, RUN@STEP, RUN@best), whose weights the
-            run begins with; its tokenizer must be the stores'. With run.init_state="full" its moments and position
-            are kept too. An out that `import_model` made begins with the weights in it.
+        init_from: a Hugging Face directory, or a run (RUN, RUN@STEP, RUN@best), to begin with; its tokenizer must
+            be the stores'. With run.init_state="full" moments and position are kept too.
         steps: optimizer steps in all; or give run.tokens or run.max_seconds.
         data: rows: their length, number and packing.
         optimizer: learning rate, AdamW, clipping, gradient accumulation, batch ramp-up; this, steps, batch_size and
@@ -146,7 +145,7 @@ def train(
 class _Options:
     """The arguments of `train`, as one value."""
 
-    model: str | GPTConfig | None
+    model: str | ModelConfig | None
     init_from: str | PathLike[str] | None
     limits: Limits
     data: DataOptions
@@ -240,7 +239,7 @@ def _open_inputs(setup: _Setup, options: _Options, stores: Any) -> RecipeRequest
     data = group.on_all_ranks(lambda: open_data(stores, options=options.data, snapshots=snapshots))
     setup.data = setup.stack.enter_context(data)
     identity = None if setup.vectors is None else setup.vectors.source
-    model: str | GPTConfig = options.model or "tiny"
+    model: str | ModelConfig = options.model or "tiny"
     name = model if isinstance(model, str) else "custom"
     if pretrained is not None:
         if setup.branch is None:

@@ -26,6 +26,7 @@ def check_layout(parallel: ParallelOptions, recipe: Recipe) -> None:
         "Change batch_size.",
     )  # fmt: skip
     _divides(tp, "tp", model.num_attention_heads, "the model's num_attention_heads", "Heads stay whole.")
+    _divides(tp, "tp", model.num_key_value_heads, "the model's num_key_value_heads", "Heads stay whole.")
     _divides(tp, "tp", recipe.seq_len, "seq_len", "Sequence parallelism cuts rows evenly.")
     layers, stages = model.num_hidden_layers, parallel.num_stages
     if stages > layers:

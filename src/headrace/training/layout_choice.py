@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from headrace.errors import ConfigError
+from headrace.model import DecoderConfig
 from headrace.plan import (
     Hardware,
     Layouts,
@@ -166,9 +167,11 @@ def _candidates(
             num_layers=config.num_hidden_layers,
             hidden_size=config.hidden_size,
             num_heads=config.num_attention_heads,
-            num_kv_heads=getattr(config, "num_key_value_heads", None) or 0,
-            ffn_size=getattr(config, "intermediate_size", None) or 0,
+            num_kv_heads=config.num_key_value_heads,
+            ffn_size=getattr(config, "intermediate_size", 0),
             vocab_size=config.vocab_size,
+            gated=isinstance(config, DecoderConfig),
+            tied=config.tie_word_embeddings,
         ),
         hardware=hardware,
         gpus=processes,

@@ -15,6 +15,7 @@ from typing import TypeVar
 from headrace.errors import CheckpointError
 from headrace.model import (
     MANIFEST,
+    PRETRAINED,
     latest_checkpoint,
     list_checkpoints,
     manifest_files,
@@ -88,8 +89,11 @@ class Mirror:
 
     def send_run(self) -> None:
         """Send the files that do not change in a run."""
-        tokenizer = sorted((self._run / "tokenizer").iterdir())
-        self._send([*tokenizer, self._run / RUN])
+        directories = [self._run / "tokenizer", self._run / PRETRAINED]
+        files = [
+            path for directory in directories if directory.is_dir() for path in sorted(directory.iterdir())
+        ]
+        self._send([*files, self._run / RUN])
 
     def send_checkpoint(self, directory: Path, *, keep: int) -> None:
         """Send a finished checkpoint and the metrics up to it; then delete all but the newest copies."""

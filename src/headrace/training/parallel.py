@@ -10,7 +10,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import (
+    DTensor,
+    Placement,
+    Replicate,
+    Shard,
+    distribute_module,
+    distribute_tensor,
+)
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -43,7 +50,7 @@ def parallelize(
     weight depend on (seed, name) alone, so all layouts start with the same model.
 
     Args:
-        part: GPT or GPTStage, on the meta device; changed in place.
+        part: a model or a stage of one, on the meta device; changed in place.
         recipe: for the seed and the shape.
         parallel: resolved: dp is known.
         mesh: of these degrees; None for one process.
@@ -87,20 +94,51 @@ def tensor_parallel(part: nn.Module, mesh: DeviceMesh) -> None:
     # Tables are cut by vocabulary (and by position); their output is cut by token.
     by_row = RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1))
     gathered = PrepareModuleInput(input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),))
-    plan: dict[str, ParallelStyle] = {"tok": by_row, "pos": by_row, "norm": SequenceParallel()}
-    for layer in blocks_of(part):
-        plan |= {
-            f"blocks.{layer}.norm1": SequenceParallel(),
-            f"blocks.{layer}.attn": gathered,
-            f"blocks.{layer}.attn.qkv": ColwiseParallel(),  # rows are ordered by head: whole heads each
-            f"blocks.{layer}.attn.out": RowwiseParallel(output_layouts=Shard(1)),
-            f"blocks.{layer}.norm2": SequenceParallel(),
-            f"blocks.{layer}.mlp": gathered,
-            f"blocks.{layer}.mlp.up": ColwiseParallel(),
-            f"blocks.{layer}.mlp.down": RowwiseParallel(output_layouts=Shard(1)),
+    # An untied head is cut by vocabulary; the loss reads its weight.
+    plan: dict[str, ParallelStyle] = {
+        "tok": by_row, "pos": by_row, "norm": SequenceParallel(), "head": ColwiseParallel(),
+    }  # fmt: skip
+    for layer, block in blocks_of(part).items():
+        in_block: dict[str, ParallelStyle] = {
+            "norm1": SequenceParallel(),
+            "attn": gathered,
+            **{f"attn.{name}": ColwiseParallel() for name in ("q", "k", "v")},
+            "attn.qkv": ColwiseParallel(),  # rows are ordered by head: whole heads each
+            **{f"attn.{name}": _norm_of_heads(block) for name in ("q_norm", "k_norm")},
+            "attn.out": RowwiseParallel(output_layouts=Shard(1)),
+            "post_norm1": SequenceParallel(use_local_output=True),
+            "norm2": SequenceParallel(),
+            "mlp": gathered,
+            "mlp.gate": ColwiseParallel(),
+            "mlp.up": ColwiseParallel(),
+            "mlp.down": RowwiseParallel(output_layouts=Shard(1)),
+            "post_norm2": SequenceParallel(use_local_output=True),
         }
+        plan |= {f"blocks.{layer}.{name}": style for name, style in in_block.items()}
     here = {name for name, _ in part.named_modules()}  # a pipeline stage has some of them
     parallelize_module(part, mesh, {name: style for name, style in plan.items() if name in here})
+
+
+class NormOfHeads(ParallelStyle):
+    """The weight of a norm of queries or keys, which each rank has some heads of: cut like them, or shared."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        def distribute(_: str, part: nn.Module, mesh: DeviceMesh) -> None:
+            for name, parameter in part.named_parameters(recurse=False):
+                part.register_parameter(
+                    name, nn.Parameter(distribute_tensor(parameter, mesh, [self._placement]))
+                )
+
+        return distribute_module(module, device_mesh, distribute)
+
+
+def _norm_of_heads(block: nn.Module) -> NormOfHeads:
+    """Norms over all heads together are cut; those of each head are whole on every rank."""
+    over_all_heads = getattr(block.get_submodule("attn"), "qk_norm", None) == "projection"
+    return NormOfHeads(Shard(0) if over_all_heads else Replicate())
 
 
 def checkpoint_activations(part: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
-from headrace.model import GPT, attention_masks, linear_cross_entropy
+from headrace.model import GPT, Decoder, Model, attention_masks, linear_cross_entropy
 from headrace.training.options import ParallelOptions
 from headrace.training.parallel import local
 
@@ -69,6 +69,8 @@ class PipelineParallel:
         parallel: ParallelOptions,
         mesh: DeviceMesh,
         device: torch.device,
+        *,
+        tied: bool,
     ) -> None:
         self._parallel = parallel
         self._mesh = mesh["pp"]
@@ -77,7 +79,7 @@ class PipelineParallel:
         self.has_first = 0 in parts
         self.has_last = parallel.num_stages - 1 in parts
         self._schedules: dict[int, Any] = {}
-        self._ends = _ends_group(mesh)
+        self._ends = _ends_group(mesh) if tied else None
 
     def run(self, ids_BT: Tensor, labels_BT: Tensor, *, train: bool, **kwargs: Tensor | None) -> Tensor:
         """Summed loss of the rows (zero on ranks without the last stage); gradients are added when training."""
@@ -120,12 +122,23 @@ class PipelineParallel:
         return self._schedules[rows]
 
 
-def stages_of(model: GPT, parallel: ParallelOptions, pipe_rank: int) -> dict[int, GPTStage]:
-    """GPTStage number -> stage, of one pipeline rank: every pp-th one."""
-    return {
-        index: GPTStage(model, index=index, of=parallel.num_stages)
-        for index in range(pipe_rank, parallel.num_stages, parallel.pp)
-    }
+def stages_of(model: Model, parallel: ParallelOptions, pipe_rank: int) -> dict[int, nn.Module]:
+    """Number -> stage, of one pipeline rank: every pp-th one.
+
+    Args:
+        model: without memory; a GPT's blocks become those of its stages.
+        parallel: the number of stages.
+        pipe_rank: this rank's place in the pipeline.
+    """
+    numbers = range(pipe_rank, parallel.num_stages, parallel.pp)
+    if isinstance(model, GPT):
+        return {index: GPTStage(model, index=index, of=parallel.num_stages) for index in numbers}
+    per_stage = model.config.num_hidden_layers // parallel.num_stages
+    with torch.device("meta"):
+        return {
+            index: Decoder(model.config, layers=range(index * per_stage, (index + 1) * per_stage))
+            for index in numbers
+        }
 
 
 def _ends_group(mesh: DeviceMesh) -> dist.ProcessGroup | None:

@@ -20,7 +20,9 @@ from headrace.errors import ConfigError, ResumeError
 from headrace.model import (
     HF_CONFIG,
     MANIFEST,
-    GPTConfig,
+    PRETRAINED,
+    Decoder,
+    ModelConfig,
     config_from_json,
     find_checkpoint,
     hash_file,
@@ -28,6 +30,8 @@ from headrace.model import (
     hf_weight_files,
     load_hf_tokenizer,
     load_model,
+    pretrained_files,
+    read_side_files,
     split_checkpoint_name,
 )
 from headrace.paths import local_path
@@ -49,7 +53,7 @@ class Pretrained:
     """Of a run: the checkpoint, see `find_checkpoint`."""
     name: str
     """The source as the user wrote it."""
-    config: GPTConfig
+    config: ModelConfig
     identity: str
     """"hf" or "run", and a hash of the weights: the recipe keeps it as init_from."""
 
@@ -65,19 +69,19 @@ class ImportSummary:
     out: Path
     source: str
     parameters: int
-    config: GPTConfig
+    config: ModelConfig
     vocab_size: int
     """Of the tokenizer; the model's may be padded."""
 
 
 def import_model(source: str | PathLike[str], out: str | PathLike[str]) -> ImportSummary:
-    """Make a run directory of a Hugging Face directory in GPT-2's format, or of a run's newest checkpoint.
+    """Make a run directory of a Hugging Face directory, or of a run's newest checkpoint.
 
     `load_model`, `train`, `headrace generate`, `serve` and `export` take it; logits are equal. The same call
     again changes nothing.
 
     Raises:
-        ConfigError: not GPT-2's format, an option that this decoder does not have, or out has another run.
+        ConfigError: an architecture or an option that there is no decoder for, or out has another run.
         CheckpointError: weights are missing, damaged or of other shapes.
         TokenizerError: no tokenizer beside the weights.
     """
@@ -129,7 +133,7 @@ def read_pretrained(source: str | PathLike[str]) -> Pretrained:
     else:
         raise ConfigError(
             f"{path}: neither a run ({RUN}) nor a Hugging Face directory ({HF_CONFIG}) is there. "
-            f"Give the --out of headrace train, or a directory in GPT-2's format."
+            f"Give the --out of headrace train, or a Hugging Face directory."
         )
     return Pretrained(source=path, at=at, name=fspath(source), config=config, identity=identity)
 
@@ -222,9 +226,22 @@ def write_weights(pretrained: Pretrained, out: Path) -> None:
     model, tokenizer = load_model(source if at is None else f"{source}@{at}")
     make_directory(out)
     save_tokenizer(tokenizer, out / "tokenizer")
+    if isinstance(model, Decoder):
+        _save_side_files(pretrained.source, out)
     with CheckpointWriter(out / "checkpoints") as writer:
         tensors = {f"model.{name}": tensor.detach() for name, tensor in model.named_parameters()}
         writer.save(0, tensors, {"step": 0, "imported": pretrained.to_json()})
+
+
+def _save_side_files(source: Path, out: Path) -> None:
+    """Copy what a run needs to chat, generate and export as the directory that its weights came from does."""
+    directory = pretrained_files(source) if (source / RUN).is_file() else source
+    if directory is None:
+        return
+    make_directory(out / PRETRAINED)
+    for name, content in read_side_files(directory).items():
+        write_file(out / PRETRAINED / name, content)
+    fsync_directory(out / PRETRAINED)
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from headrace.errors import ConfigError
-from headrace.model import SIZES, GPTConfig, Size, gpt_config
+from headrace.model import GPT3_CONTEXT, SIZES, ModelConfig, Size, gpt_config
 from headrace.training.optim import TrainingSchedule
 from headrace.training.options import DataOptions, OptimizerOptions
 
@@ -42,7 +42,7 @@ CHANGEABLE = (
 class Recipe:
     """Everything that the loss curve depends on, except the layout that the run has."""
 
-    model: GPTConfig
+    model: ModelConfig
     model_name: str
     data: Mapping[str, Any]
     """What the rows are made of: fingerprints of stores and tokenizer, weights, loader options."""
@@ -113,7 +113,7 @@ def identity_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
 class RecipeRequest:
     """What the caller of train() gave that the loss curve depends on; None: what the run has, or the default."""
 
-    model: str | GPTConfig
+    model: str | ModelConfig
     model_name: str
     data: DataOptions
     optimizer: OptimizerOptions
@@ -144,7 +144,9 @@ class RecipeRequest:
         """
         size, before = size_of(self.model), before or {}
         of_model = size if isinstance(self.model, str) else self.model
-        seq_len = self.data.seq_len or before.get("seq_len") or of_model.max_position_embeddings
+        seq_len = (
+            self.data.seq_len or before.get("seq_len") or min(of_model.max_position_embeddings, GPT3_CONTEXT)
+        )
         paper_rows = max(1, round(size.batch_tokens / seq_len))
         batch_size = self.data.batch_size or before.get("batch_size") or paper_rows
         values = self._optimizer(before, size, steps, batch_size * seq_len)
@@ -201,7 +203,7 @@ class RecipeRequest:
         values["decay_steps"] = decay_steps if given.decay_steps is None else given.decay_steps
         return values
 
-    def _config(self, vocab_size: int, seq_len: int) -> GPTConfig:
+    def _config(self, vocab_size: int, seq_len: int) -> ModelConfig:
         if isinstance(self.model, str):
             return gpt_config(
                 self.model, vocab_size=vocab_size, max_position_embeddings=seq_len, banded=self.banded
@@ -223,7 +225,7 @@ class RecipeRequest:
         return self.model
 
 
-def size_of(model: str | GPTConfig) -> Size:
+def size_of(model: str | ModelConfig) -> Size:
     """Batch and learning rate of a named size; a shape of your own trains like the nearest named one.
 
     Raises:

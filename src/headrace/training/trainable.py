@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from headrace.model import GPT, GPTConfig, sharded_like
+from headrace.model import meta_model, sharded_like
 from headrace.training.device import autocast
 from headrace.training.optim import adamw, clip_factor, scale_gradients
 from headrace.training.options import ParallelOptions
@@ -50,14 +50,16 @@ class TrainableModel:
         self.parallel = parallel if parallel is not None else ParallelOptions(dp=1)
         self._replicas: dist.ProcessGroup | None = None
         self._pipeline: PipelineParallel | None = None
-        whole = _model_without_memory(recipe.model)
+        whole = meta_model(recipe.model)
         if mesh is not None and self.parallel.pp > 1:
             stages = stages_of(whole, self.parallel, mesh.get_local_rank("pp"))
             for stage in stages.values():
                 parallelize(stage, recipe, self.parallel, mesh, device, initialize=initialize)
             self._parts: list[nn.Module] = list(stages.values())
             self._call: nn.Module | None = None
-            self._pipeline = PipelineParallel(stages, self.parallel, mesh, device)
+            self._pipeline = PipelineParallel(
+                stages, self.parallel, mesh, device, tied=recipe.model.tie_word_embeddings
+            )
         else:
             self._call = parallelize(whole, recipe, self.parallel, mesh, device, initialize=initialize)
             self._parts = [whole]
@@ -155,7 +157,8 @@ class TrainableModel:
             for axis, placement in enumerate(parameter.placements):
                 # Not is_shard(): it is False for the strided cuts of FSDP over tensor parallel.
                 ranks //= 1 if placement.is_replicate() else mesh.size(axis)
-        return ranks * (2 if self._pipeline is not None and name == "tok.weight" else 1)
+        tied = self._pipeline is not None and self.recipe.model.tie_word_embeddings
+        return ranks * (2 if tied and name == "tok.weight" else 1)
 
     def update(self, *, lr: float, counted: float, square: float) -> float:
         """Scale gradients to the mean over counted labels, clip, step.
@@ -199,8 +202,3 @@ class TrainableModel:
         """Set the number of updates that the optimizer's moments have seen (for its bias correction)."""
         for _, parameter in self.named:
             self.optimizer.state[parameter]["step"].fill_(step)
-
-
-def _model_without_memory(config: GPTConfig) -> GPT:
-    with torch.device("meta"):
-        return GPT(config)

@@ -12,6 +12,8 @@ from headrace.errors import ConfigError
 from headrace.generation import NativeEngine
 from headrace.generation.decoding import fused
 from headrace.generation.decoding.hf_runner import HFRunner
+from headrace.model import DecoderConfig, build_model, to_hf
+from headrace.tokens import load_tokenizer
 
 SHAPE = {
     "vocab_size": 128,
@@ -108,7 +110,7 @@ def test_greedy_tokens_equal_transformers_generate(directory, make_requests, bat
     from transformers import AutoModelForCausalLM
 
     reference = AutoModelForCausalLM.from_pretrained(directory).eval()
-    runner = HFRunner(directory, dtype=torch.float32, device=torch.device("cpu"))
+    runner = HFRunner.of_directory(directory, dtype=torch.float32, device=torch.device("cpu"))
     assert (runner._fused is not None) == (reference.config.model_type in fused.FAMILIES)
     if runner._fused is not None:
         assert runner.one_row == runner._fused.one_row
@@ -167,7 +169,7 @@ def test_a_model_that_attends_another_way_is_refused_and_never_run_wrongly(tmp_p
     }[family]
     kind(config).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=rf"{tmp_path}: .*({why}).*Choose engine vllm"):
-        HFRunner(tmp_path, dtype=torch.float32, device=torch.device("cpu"))
+        HFRunner.of_directory(tmp_path, dtype=torch.float32, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
@@ -188,7 +190,7 @@ def test_rotary_positions_that_change_with_the_length_end_where_they_begin_to(tm
             t.Phi3Config(**SHAPE, pad_token_id=0, original_max_position_embeddings=40, rope_parameters=rope)
         )
     model.eval().save_pretrained(tmp_path)
-    runner = HFRunner(tmp_path, dtype=torch.float32, device=torch.device("cpu"))
+    runner = HFRunner.of_directory(tmp_path, dtype=torch.float32, device=torch.device("cpu"))
     assert runner.context == 40
     requests = [
         replace(request, token_ids=tuple(i % 128 for i in request.token_ids))
@@ -214,6 +216,34 @@ def test_a_model_in_several_files_is_one_model(tmp_path):
     model.save_pretrained(tmp_path / "many", max_shard_size="20kB")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
     one, many = (
-        HFRunner(tmp_path / name, dtype=torch.float32, device=torch.device("cpu")) for name in ("one", "many")
+        HFRunner.of_directory(tmp_path / name, dtype=torch.float32, device=torch.device("cpu"))
+        for name in ("one", "many")
     )
     assert one.fingerprint == many.fingerprint
+
+
+def test_a_decoder_that_was_trained_here_runs_as_its_export_does(tmp_path, make_requests):
+    shape = DecoderConfig(
+        model_type="gemma2", num_hidden_layers=2, hidden_size=32, intermediate_size=48, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, vocab_size=257, max_position_embeddings=64, norm_placement="both",
+        norm_unit_offset=True, scale_embeddings=True, tie_word_embeddings=True, hidden_act="gelu_pytorch_tanh",
+        sliding_window=5, layer_types=("sliding_attention", "full_attention"), attn_logit_softcapping=5.0,
+        final_logit_softcapping=3.0, query_pre_attn_scalar=16,
+    )  # fmt: skip
+    model = build_model(shape, seed=2)
+    to_hf(model, load_tokenizer("byte"), tmp_path / "hf")
+    cpu = torch.device("cpu")
+    runners = [
+        HFRunner.of_decoder(model, tmp_path),
+        HFRunner.of_directory(tmp_path / "hf", dtype=torch.float32, device=cpu),
+    ]
+    assert runners[0].fingerprint == runners[1].fingerprint
+    requests = make_requests(3, own=lambda _: {"max_new_tokens": 8})
+    first, second = (
+        {
+            row.prompt_id: row.token_ids
+            for row in NativeEngine(runner, [b"x"] * 257, batch_size=2).run(requests)
+        }
+        for runner in runners
+    )
+    assert first == second

@@ -55,7 +55,7 @@ def batching(directory):
 @pytest.fixture
 def native(directory):
     return NativeEngine(
-        HFRunner(directory, dtype=torch.float32, device=CPU), TABLE, eos_ids=(EOS,), batch_size=4
+        HFRunner.of_directory(directory, dtype=torch.float32, device=CPU), TABLE, eos_ids=(EOS,), batch_size=4
     )
 
 
@@ -222,7 +222,9 @@ def vllm(directory, native, monkeypatch):
 
 def test_the_vllm_adapter_turns_vllms_outputs_into_our_rows(directory, vllm, make_requests):
     engine, _ = vllm
-    reference = NativeEngine(HFRunner(directory, dtype=torch.float32, device=CPU), TABLE, eos_ids=(EOS,))
+    reference = NativeEngine(
+        HFRunner.of_directory(directory, dtype=torch.float32, device=CPU), TABLE, eos_ids=(EOS,)
+    )
     requests = small(make_requests(11, own=lambda i: {"logprobs": i % 2 == 0, "prompt_logprobs": i % 3 == 0}))
     ours, theirs = by_key(reference.run(requests)), by_key(engine.run(requests))
     same(

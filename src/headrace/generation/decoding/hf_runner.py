@@ -19,8 +19,8 @@ from headrace.errors import ConfigError
 from headrace.generation.decoding.attention import StepPlan, attend, plan_step
 from headrace.generation.decoding.fingerprint import fingerprint_of
 from headrace.generation.decoding.fused import FusedDecoder
-from headrace.generation.decoding.hf_weights import load_transformers
-from headrace.model import KVCache, Progress
+from headrace.generation.decoding.hf_weights import load_transformers, transformers_of_decoder
+from headrace.model import Decoder, KVCache, Progress
 
 ATTENTION = "headrace"
 PROBE_TOKENS = 24
@@ -36,17 +36,16 @@ class HFRunner:
 
     name = "native"
 
-    def __init__(
-        self, directory: Path, *, dtype: torch.dtype, device: torch.device, progress: Progress | None = None
-    ) -> None:
-        from transformers import AutoConfig
+    def __init__(self, model: Any, directory: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+        """Prepare a model for decoding.
 
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        text = config.get_text_config()
-        kinds = set(getattr(text, "layer_types", None) or ())
-        if getattr(text, "attention_chunk_size", None) or not kinds <= KNOWN_LAYERS:
-            raise _refused(directory, "it has layers that are not plain or sliding attention")
-        model = load_transformers(directory, config, dtype=dtype, progress=progress)
+        Args:
+            model: of transformers, with its head.
+            directory: where it came from, for messages.
+            dtype: its type.
+            device: where to run it.
+        """
+        text = _checked_config(model.config, directory)
         self.model: Any = model.to(device).eval().requires_grad_(requires_grad=False)
         self.dtype, self.device = dtype, device
         self.vocab_size = int(self.model.get_output_embeddings().weight.shape[0])
@@ -62,6 +61,29 @@ class HFRunner:
         self.one_row = "torch"
         """What decodes where one row is alone: "native" and its instruction set, or "torch" and why."""
         self._replace_attention(directory)
+
+    @classmethod
+    def of_directory(
+        cls, directory: Path, *, dtype: torch.dtype, device: torch.device, progress: Progress | None = None
+    ) -> HFRunner:
+        """The runner of a Hugging Face directory."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        _checked_config(config, directory)
+        model = load_transformers(directory, config, dtype=dtype, progress=progress)
+        return cls(model, directory, dtype=dtype, device=device)
+
+    @classmethod
+    def of_decoder(cls, decoder: Decoder, directory: Path) -> HFRunner:
+        """The runner of a decoder that was trained here: transformers' class, with the decoder's own memory.
+
+        Raises:
+            ConfigError: transformers is not installed.
+        """
+        weight = decoder.norm.weight
+        model = transformers_of_decoder(decoder, directory)
+        return cls(model, directory, dtype=weight.dtype, device=weight.device)
 
     def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
         """An empty cache that fits this model."""
@@ -164,6 +186,19 @@ class HFRunner:
             step = plan_step(rows, [], device=self.device)
             got.append(self.logits(self.hidden(step, kv))[before:])
         return torch.cat([logits.float() for logits in got])
+
+
+def _checked_config(config: Any, directory: Path) -> Any:
+    """The part of a config that describes the text model, if its layers can be run here.
+
+    Raises:
+        ConfigError: a kind of attention that `attend` does not have.
+    """
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if getattr(text, "attention_chunk_size", None) or not kinds <= KNOWN_LAYERS:
+        raise _refused(directory, "it has layers that are not plain or sliding attention")
+    return text
 
 
 def _attention(

@@ -16,8 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headrace.errors import CheckpointError
-from headrace.model import Progress, TensorEntry, fill_tensors, hf_weight_files, read_headers
+from headrace.errors import CheckpointError, ConfigError
+from headrace.model import (
+    Decoder,
+    Progress,
+    TensorEntry,
+    fill_tensors,
+    hf_weight_files,
+    read_headers,
+    to_transformers,
+)
 from headrace.storage import LocalBlob
 
 logger = logging.getLogger("headrace.load")
@@ -54,6 +62,27 @@ def load_transformers(
     logger.info("%s: read by transformers, by memory map: %s", directory, reason)
     with no_progress_bars():
         return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+
+
+def transformers_of_decoder(decoder: Decoder, directory: Path) -> Any:
+    """Transformers' model of a decoder that was trained here, with the decoder's tensors.
+
+    Raises:
+        ConfigError: transformers is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError(
+            f"{directory}: generating from a {decoder.config.model_type} model needs transformers. "
+            f"Install headrace[hf]."
+        ) from error
+    content, tensors = to_transformers(decoder)
+    config: Any = transformers.AutoConfig.for_model(**content)
+    kind: Any = getattr(transformers, content["architectures"][0])
+    dtype = next(iter(tensors.values())).dtype
+    with no_progress_bars():
+        return kind.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
 
 
 def _uninitialised(config: Any, dtype: torch.dtype) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from headrace.errors import ConfigError
+from headrace.generation.model_directory import prompt_directory
 from headrace.paths import local_path
 
 DEFAULT_TOKENS = 1024
@@ -174,6 +175,7 @@ def load_chat_template(path: Path) -> ChatTemplate | None:
     Raises:
         ConfigError: there is one, but transformers cannot read the tokenizer.
     """
+    path = prompt_directory(path)
     config = path / "tokenizer_config.json"
     has_file = (path / "chat_template.jinja").is_file() or (path / "chat_template.json").is_file()
     if not has_file and not (config.is_file() and b'"chat_template"' in config.read_bytes()):
