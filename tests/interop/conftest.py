@@ -10,6 +10,7 @@ class CountingStore:
         self.tokens = rng.integers(0, 256, num_tokens).astype(np.uint16)
         self.tokens[rng.integers(0, num_tokens, num_tokens // 30)] = 256
         self.num_tokens, self.dtype, self.vocab_size, self.eos_id = num_tokens, np.dtype(np.uint16), 257, 256
+        self.has_spans = False
         self.url, self.codec, self.block_tokens = "counting", "none", 64
         self.fingerprint, self.tokenizer_fingerprint, self.tokenizer = "1" * 32, "0" * 32, None
         self.rows_read = 0

@@ -34,6 +34,7 @@ class FakeStore:
         self.dtype = self.tokens.dtype
         self.vocab_size = kinds.get("vocab_size", 257)
         self.eos_id = self.vocab_size - 1
+        self.has_spans = False
         self.url = f"fake://{name}" if remote else name
         self.num_tokens, self.num_documents, self.num_shards = num_tokens, len(self.ends), 1
         self.codec, self.block_tokens, self.nbytes = codec, 64, self.tokens.nbytes

@@ -1,4 +1,4 @@
-"""Stores of format version 1, written once: read by every later version, and written today to the same bytes.
+"""Stores of format versions 1 and 2, written once: read by every later version, and written today to the same bytes.
 
 Never write these files anew to make a test pass: somebody's stores are like them. `make_golden` says how they came
 to be. The compressed bytes are zstandard 0.25's (zstd 1.5.7) and lz4 4.4's (LZ4 1.9.4); another release of those may
@@ -21,6 +21,8 @@ from headrace.storage import open_blob
 from headrace.store import Store, commit_store, verify_store, write_shard
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "store-v1"
+SPANS = GOLDEN.parent / "store-v2"
+"""One shard with learned spans, and one without, appended."""
 CASES = [(codec, dtype) for codec in ("none", "lz4", "zstd") for dtype in ("uint16", "uint32")]
 FIRST_ZSTD = "zstd-uint16-matches-of-6"
 """Written while zstd looked for matches of 3 tokens, and not of 2."""
@@ -83,3 +85,29 @@ def test_a_golden_store_is_written_today_to_the_same_bytes(tmp_path, codec, dtyp
 def test_the_same_tokens_have_one_fingerprint_whatever_the_codec():
     prints = {Store.open(GOLDEN / f"{codec}-uint16").fingerprint for codec in ("none", "lz4", "zstd")}
     assert len(prints) == 1
+
+
+def make_spans(path):
+    """A shard with learned spans, then one without: two snapshots."""
+    tokens, ends = golden_tokens("uint16")
+    tokens[60] = 256  # an end-of-document id inside a document
+    learned = (np.arange(300) % 37 > 20) & (np.arange(300) > 49)
+    inside, after = ends[ends <= 300], ends[ends > 300] - 300
+    first = write_shard(path, "part-0", tokens[:300], inside, codec="none", block_tokens=64, learned=learned)
+    second = write_shard(path, "part-1", tokens[300:], after, codec="none", block_tokens=64)
+    commit_store(path, [first], tokenizer=BYTE, extra={"made by": "headrace"})
+    commit_store(path, [second], tokenizer=BYTE, append=True)
+    return tokens, ends, np.append(learned, np.ones(100, np.bool_))
+
+
+def test_a_golden_store_with_spans_is_read_and_written_today_to_the_same_bytes(tmp_path):
+    tokens, ends, learned = make_spans(tmp_path)
+    with Store.open(SPANS) as store:
+        assert np.array_equal(store.read(0, 400), tokens)
+        assert store.document_ends(0, 400).tolist() == ends.tolist()
+        assert np.array_equal(store.learned([0], 400), learned)
+        assert verify_store(store) == store.nbytes
+    golden, today = open_blob(SPANS), open_blob(tmp_path)
+    assert today.list() == golden.list()
+    for name in golden.list():
+        assert bytes(today.get(name)) == bytes(golden.get(name)), name

@@ -227,7 +227,7 @@ def test_a_wrong_number_of_documents_is_refused(small):
     ("members", "message"),
     [
         ({"format": "other"}, "not a headrace store's manifest"),
-        ({"format_version": 2}, "format version 2, this headrace reads up to 1. Upgrade"),
+        ({"format_version": 3}, "format version 3, this headrace reads up to 2. Upgrade"),
         ({"format_version": "1"}, "format_version"),
         ({"dtype": "float64"}, "dtype is 'float64'"),
         ({"vocab_size": 1 << 40}, "vocab_size"),

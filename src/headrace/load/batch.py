@@ -30,7 +30,8 @@ class Batch(MutableMapping[str, Array], Generic[Array]):
     As a mapping it holds what Hugging Face models take, so that `model(**batch)` returns the loss of these labels:
 
         input_ids      int64 [B, T]
-        labels         int64 [B, T]: the next token at each place, -100 where there is no loss
+        labels         int64 [B, T]: the next token at each place, -100 where there is no loss, as at places whose
+                       next token the store holds as given, not learned
         shift_labels   the same tensor, for models that take it: labels are already shifted (torch only)
         position_ids   int64 [B, T], where BatchOptions.position_ids asks for them
         cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k

@@ -50,7 +50,9 @@ class BatchBuilder:
         self._options = options
         self._stats = stats
         self._packed = rows[0].packing != "none"
-        self._plain = not self._packed and not options.needs_documents and options.label_mask is None
+        self._has_spans = any(one.has_spans for one in rows)
+        self._needs_boundaries = self._packed or options.needs_documents
+        self._plain = not self._needs_boundaries and not self._has_spans and options.label_mask is None
 
     def build(self, index: BatchIndex) -> tuple[Batch[Any], Any]:
         """The batch of these rows, and the event after which it is on its device (None: it is there)."""
@@ -103,12 +105,18 @@ class BatchBuilder:
 
     def _masked_batch(self, index: BatchIndex, tokens: NDArray[Any]) -> tuple[Batch[Any], Any]:
         options = self._options
-        boundaries = self._boundaries(index, tokens)
-        masked = boundaries.padding[:, 1:]
-        if self._packed or options.mask_document_starts:
-            masked = boundaries.without_target
+        masked = np.zeros((len(tokens), self._width - 1), np.bool_)
+        if self._has_spans and len(index.rows):
+            masked = ~self._learned(index)[:, 1:]
         if options.label_mask is not None:
             masked = masked | self._label_mask(tokens)
+        if not self._needs_boundaries and len(index.rows):
+            return self._batch(index, tokens, masked=masked if masked.any() else None)
+        boundaries = self._boundaries(index, tokens)
+        if self._packed or options.mask_document_starts:
+            masked = masked | boundaries.without_target
+        else:
+            masked = masked | boundaries.padding[:, 1:]
         if options.padding_free:
             return self._padding_free_batch(index, tokens, boundaries, masked)
         batch, ready = self._batch(index, tokens, masked=masked if masked.any() else None)
@@ -119,6 +127,17 @@ class BatchBuilder:
         if options.cu_seqlens:
             batch.cu_seqlens = self._placement.array(boundaries.cu_seqlens())
         return batch, ready
+
+    def _learned(self, index: BatchIndex) -> NDArray[np.bool_]:
+        """Which tokens are learned, [B, T + 1]."""
+        if index.sources is None:
+            return self._rows[0].learned(index.rows)
+        learned = np.ones((len(index.rows), self._width), np.bool_)
+        for number in np.unique(index.sources):
+            if self._rows[number].has_spans:
+                of_source = index.sources == number
+                learned[of_source] = self._rows[number].learned(index.rows[of_source])
+        return learned
 
     def _label_mask(self, tokens: NDArray[Any]) -> NDArray[np.bool_]:
         assert self._options.label_mask is not None

@@ -28,6 +28,7 @@ class ConcatenatedRows:
     def __init__(self, store: Store, *, seq_len: int) -> None:
         self.store = store
         self.seq_len = seq_len
+        self.has_spans = store.has_spans
         self.num_rows = store.num_rows(seq_len)
         if self.num_rows < 1:
             raise ConfigError(
@@ -60,6 +61,10 @@ class ConcatenatedRows:
         """Rows that a block shuffle keeps together: neighbours, which share blocks of the store."""
         return max(1, GROUP_BLOCKS * self.store.block_tokens // self.seq_len)
 
+    def learned(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which tokens of rows are learned: bool [B, T + 1]; the others' labels are -100."""
+        return self.store.learned(rows * self.seq_len, self.seq_len + 1).reshape(len(rows), -1)
+
     def boundaries(self, rows: NDArray[np.int64], tokens: NDArray[Any]) -> DocumentBoundaries:
         """Where documents begin in rows.
 
@@ -68,8 +73,9 @@ class ConcatenatedRows:
             tokens: [B, T + 1], as `read` returned them.
         """
         width = self.seq_len + 1
-        if self.store.eos_id is not None and self.store.eos_id >= 0:
-            # The end-of-document id occurs only at the end of documents: no text is tokenized to it.
+        if self.store.eos_id >= 0 and not self.has_spans:
+            # The end-of-document id occurs only at the end of documents: no text is tokenized to it. With learned
+            # spans it may end a turn of a conversation as well.
             starts = starts_after(tokens, self.store.eos_id)
         else:
             firsts = rows * self.seq_len

@@ -70,12 +70,7 @@ def commit_store(
     _check_entries(everything, token_type, size, where=where)
 
     table = encode_table(everything)
-    files = dict(sorted(tokenizer.files().items()))
-    for name in files:
-        if not is_name(name):
-            raise ConfigError(
-                f"{where}: tokenizer file name {name!r}: expected letters, digits, '.', '_', '-'"
-            )
+    files = _tokenizer_files(tokenizer, where=where)
     manifest = Manifest(
         snapshot=1 if current is None else current.snapshot + 1,
         fingerprint=fingerprint_of(
@@ -96,11 +91,22 @@ def commit_store(
         tokenizer_fingerprint=tokenizer.fingerprint,
         tokenizer_files=tuple(FileSum.of(name, data) for name, data in files.items()),
         extra=json_values(extra or {}, where=where),
+        has_spans=any(entry.has_spans for entry in everything),
     )
     if current is not None and manifest == replace(current, snapshot=manifest.snapshot):
         return current.snapshot
     _write_snapshot(blob, manifest, table, files)
     return manifest.snapshot
+
+
+def _tokenizer_files(tokenizer: Tokenizer, *, where: str) -> dict[str, bytes]:
+    files = dict(sorted(tokenizer.files().items()))
+    for name in files:
+        if not is_name(name):
+            raise ConfigError(
+                f"{where}: tokenizer file name {name!r}: expected letters, digits, '.', '_', '-'"
+            )
+    return files
 
 
 def _shards_to_append_to(blob: Blob, current: Manifest | None, tokenizer: Tokenizer) -> list[ShardEntry]:
@@ -185,7 +191,13 @@ def read_table(blob: Blob, manifest: Manifest) -> ShardTable:
         raise ManifestError(
             f"{where}: missing, and the manifest names it. Restore it, or ingest again."
         ) from error
-    table = ShardTable(data, block_tokens=manifest.block_tokens, dtype=manifest.dtype, where=where)
+    table = ShardTable(
+        data,
+        block_tokens=manifest.block_tokens,
+        dtype=manifest.dtype,
+        where=where,
+        has_spans=manifest.has_spans,
+    )
     actual = (len(table), int(table.token_starts[-1]), table.total("documents"))
     expected = (manifest.num_shards, manifest.tokens, manifest.documents)
     if actual != expected:

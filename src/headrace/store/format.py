@@ -13,8 +13,10 @@ from headrace.errors import ConfigError, ManifestError, ShardError
 from headrace.store.arrow.writer import Field
 
 FORMAT: Final = "headrace-store"
-FORMAT_VERSION: Final = 1
-"""Raised when an older reader would misread a newer store; independent of the package's version."""
+FORMAT_VERSION: Final = 2
+"""The greatest version that is read; raised when an older reader would misread a newer store."""
+PLAIN_VERSION: Final = 1
+"""Version of a store in which all tokens are learned; one with learned spans is of version 2."""
 
 SAMPLES_VERSION: Final = 2
 """Of stores of samples: headrace before them reads up to 1, and says so."""
@@ -25,6 +27,8 @@ BLOCK_TOKENS: Final = 65_536
 MAX_BLOCK_TOKENS: Final = 1 << 24
 MAX_SHARD_TOKENS: Final = 1 << 40
 MAX_TOKENS: Final = 1 << 62
+MAX_SPAN_TOKENS: Final = (1 << 32) - 1
+"""Most tokens of a shard with learned spans, whose positions are uint32."""
 CODECS: Final = ("none", "lz4", "zstd")
 """A shard's codec by its number in the shard table."""
 
@@ -41,6 +45,8 @@ TABLE_FIELDS: Final = (
     Field("docs_xxh3", "uint64"),
     Field("content", "binary16"),
 )
+SPAN_TABLE_FIELDS: Final = (*TABLE_FIELDS, Field("spans_nbytes", "uint64"), Field("spans_xxh3", "uint64"))
+"""Columns of the shard table of a store with learned spans."""
 INDEX_FIELDS: Final = (
     Field("offset", "uint64"),
     Field("nbytes", "uint32"),
@@ -49,6 +55,7 @@ INDEX_FIELDS: Final = (
     Field("xxh3", "uint64"),
 )
 END_FIELDS: Final = (Field("end", "uint64"),)
+SPAN_FIELDS: Final = (Field("begin", "uint32"), Field("end", "uint32"))
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -87,6 +94,11 @@ def docs_path(shard: str) -> str:
     return f"data/{shard}.docs.arrow"
 
 
+def spans_path(shard: str) -> str:
+    """Path of a shard's learned spans inside the store."""
+    return f"data/{shard}.spans.arrow"
+
+
 def tokenizer_path(name: str) -> str:
     """Path of one of the tokenizer's files inside the store."""
     return f"tokenizer/{name}"
@@ -119,12 +131,20 @@ class ShardEntry:
     docs_nbytes: int
     docs_xxh3: int
     content: str
-    """32 hex digits, XXH3-128 of the tokens and document ends: the same for every codec."""
+    """32 hex digits, XXH3-128 of the tokens, document ends and learned spans: the same for every codec."""
+    spans_nbytes: int = 0
+    """0: the shard has no learned spans, and all its tokens are learned."""
+    spans_xxh3: int = 0
 
     @property
     def nbytes(self) -> int:
-        """Stored bytes of the shard's three files."""
-        return self.data_nbytes + self.index_nbytes + self.docs_nbytes
+        """Stored bytes of the shard's files."""
+        return self.data_nbytes + self.index_nbytes + self.docs_nbytes + self.spans_nbytes
+
+    @property
+    def has_spans(self) -> bool:
+        """Whether some tokens may be given, not learned; then `eos_id` may also occur inside a document."""
+        return self.spans_nbytes > 0
 
     @property
     def num_blocks(self) -> int:
@@ -133,7 +153,10 @@ class ShardEntry:
 
     def to_json(self) -> dict[str, Any]:
         """The values for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.has_spans:
+            del values["spans_nbytes"], values["spans_xxh3"]
+        return values
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ShardEntry:
@@ -142,14 +165,15 @@ class ShardEntry:
         Raises:
             ManifestError: a field is missing or of another type.
         """
+        values = {"spans_nbytes": 0, "spans_xxh3": 0, **value}
         for field in fields(cls):
             expected = int if field.type == "int" else str
-            if not isinstance(value.get(field.name), expected):
+            if not isinstance(values.get(field.name), expected):
                 raise ManifestError(
-                    f"shard entry {value.get('name')!r}: field {field.name} is {value.get(field.name)!r}, "
+                    f"shard entry {value.get('name')!r}: field {field.name} is {values.get(field.name)!r}, "
                     f"expected {expected.__name__}. Written by another version? Write the shard again."
                 )
-        return cls(**{field.name: value[field.name] for field in fields(cls)})
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
 def check_shard_name(name: str, *, where: str) -> str:
@@ -158,9 +182,9 @@ def check_shard_name(name: str, *, where: str) -> str:
     Raises:
         ShardError: it is not valid.
     """
-    if not is_name(name) or ".index" in name or ".docs" in name:
+    if not is_name(name) or any(part in name for part in (".index", ".docs", ".spans")):
         raise ShardError(
             f"{where}: shard name {name[:160]!r}: expected up to 128 letters, digits, '.', '_' or '-', beginning "
-            "with a letter or digit, without '.index' and '.docs'. The table is forged or of another program."
+            "with a letter or digit, without '.index', '.docs' and '.spans'. The table is forged or of another program."
         )
     return name

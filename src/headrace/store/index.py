@@ -12,7 +12,7 @@ from headrace.errors import ShardError
 from headrace.storage import Blob, read_verified
 from headrace.store.arrow.reader import ArrowFileError, read_numbers
 from headrace.store.codec import max_stored_nbytes
-from headrace.store.format import INDEX_FIELDS, ShardEntry, data_path, docs_path, index_path
+from headrace.store.format import INDEX_FIELDS, ShardEntry, data_path, docs_path, index_path, spans_path
 from headrace.types import Bytes
 
 # Upper bound on magic, schema, batch, footer and padding of a file of these columns.
@@ -102,6 +102,15 @@ def load_docs(blob: Blob, entry: ShardEntry) -> Bytes:
         ShardError: missing or damaged.
     """
     return read_checked(blob, docs_path(entry.name), entry.docs_nbytes, entry.docs_xxh3)
+
+
+def load_spans(blob: Blob, entry: ShardEntry) -> Bytes:
+    """Read a shard's file of learned spans and check its checksum.
+
+    Raises:
+        ShardError: missing or damaged.
+    """
+    return read_checked(blob, spans_path(entry.name), entry.spans_nbytes, entry.spans_xxh3)
 
 
 def read_checked(blob: Blob, path: str, nbytes: int, xxh3: int) -> Bytes:

@@ -16,7 +16,14 @@ import numpy as np
 import xxhash
 
 from headrace.errors import ManifestError
-from headrace.store.format import FORMAT, FORMAT_VERSION, MAX_BLOCK_TOKENS, SAMPLES_VERSION, is_name
+from headrace.store.format import (
+    FORMAT,
+    FORMAT_VERSION,
+    MAX_BLOCK_TOKENS,
+    PLAIN_VERSION,
+    SAMPLES_VERSION,
+    is_name,
+)
 from headrace.types import Bytes
 
 StoreKind: TypeAlias = Literal["tokens", "samples"]
@@ -81,10 +88,14 @@ class Manifest:
     tokenizer_files: tuple[FileSum, ...]
     extra: Mapping[str, Any] = field(default_factory=dict)
     """JSON values of the writer, such as its sources."""
+    has_spans: bool = False
+    """Whether some shard has learned spans: a store of format version 2."""
 
     def to_bytes(self) -> bytes:
         """The file's bytes; the same for the same values."""
-        value = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        values = asdict(self)
+        version = FORMAT_VERSION if values.pop("has_spans") else PLAIN_VERSION
+        value = {"format": FORMAT, "format_version": version, **values}
         value["extra"] = dict(sorted(self.extra.items()))
         return seal_manifest(value)
 
@@ -167,8 +178,7 @@ def _manifest(value: dict[str, Any]) -> Manifest:
             raise ValueError(f"{name} is {got!r}, expected {pattern}")
         return got
 
-    if value["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format_version is {value['format_version']!r}, expected {FORMAT_VERSION}")
+    version = number("format_version", PLAIN_VERSION, FORMAT_VERSION)
     dtype = text("dtype", "uint16|uint32")
     ids = 1 << 8 * np.dtype(dtype).itemsize
     vocab_size = number("vocab_size", 1, ids)
@@ -191,6 +201,7 @@ def _manifest(value: dict[str, Any]) -> Manifest:
         tokenizer_fingerprint=text("tokenizer_fingerprint", "[0-9a-f]{1,128}"),
         tokenizer_files=tuple(file_sum_of(one) for one in value["tokenizer_files"]),
         extra=dict(value["extra"]),
+        has_spans=version > PLAIN_VERSION,
     )
 
 

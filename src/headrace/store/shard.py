@@ -23,11 +23,13 @@ from headrace.store.format import (
     END_FIELDS,
     INDEX_FIELDS,
     MAX_BLOCK_TOKENS,
+    MAX_SPAN_TOKENS,
     ShardEntry,
     check_shard_name,
     data_path,
     docs_path,
     index_path,
+    spans_path,
 )
 from headrace.types import Bytes
 
@@ -44,6 +46,7 @@ def write_shard(
     codec: str = "zstd",
     block_tokens: int = BLOCK_TOKENS,
     metadata: pa.Table | None = None,
+    learned: NDArray[np.bool_] | None = None,
 ) -> ShardEntry:
     """Write a shard's files; `commit_store` makes them part of a store.
 
@@ -57,6 +60,8 @@ def write_shard(
         codec: none (one contiguous body that maps as one array) | lz4 | zstd.
         block_tokens: tokens in each block but the last; the same in all shards of a store.
         metadata: d rows of further columns, stored beside the document ends; none named "end".
+        learned: bool [n]: tokens that are learned; the others are given, and a loader's labels are -100 for them.
+            Given, the end-of-document id may also occur inside documents. None: all are learned.
 
     Returns:
         The entry to pass to `commit_store`.
@@ -77,6 +82,8 @@ def write_shard(
     blob = open_blob(store_url) if isinstance(store_url, str | os.PathLike) else store_url
     parts, index = _data_file(tokens, codec, block_tokens)
     docs = _docs_file(ends, metadata, where=where)
+    spans = None if learned is None else spans_of(_checked_learned(learned, len(tokens), where=where))
+    spans_file = b"" if spans is None else _spans_file(*spans)
     entry = ShardEntry(
         name=name,
         tokens=len(tokens),
@@ -90,21 +97,41 @@ def write_shard(
         index_xxh3=xxhash.xxh3_64_intdigest(index),
         docs_nbytes=len(docs),
         docs_xxh3=xxhash.xxh3_64_intdigest(docs),
-        content=content_hash([tokens], ends),
+        content=content_hash([tokens], ends, spans),
+        spans_nbytes=len(spans_file),
+        spans_xxh3=xxhash.xxh3_64_intdigest(spans_file) if spans_file else 0,
     )
     blob.put(data_path(name), parts)
     blob.put(docs_path(name), docs)
+    if spans_file:
+        blob.put(spans_path(name), spans_file)
     blob.put(index_path(name), index)
     return entry
 
 
-def content_hash(tokens: Sequence[NDArray[Any]] | Iterator[NDArray[Any]], ends: NDArray[np.uint64]) -> str:
-    """32 hex digits that depend on the content and not on the codec: XXH3-128 of the tokens, then the ends."""
+def content_hash(
+    tokens: Sequence[NDArray[Any]] | Iterator[NDArray[Any]],
+    ends: NDArray[np.uint64],
+    spans: tuple[NDArray[np.uint32], NDArray[np.uint32]] | None = None,
+) -> str:
+    """32 hex digits that depend on the content and not on the codec: XXH3-128 of the tokens, ends and spans."""
     digest = xxhash.xxh3_128()
     for part in tokens:
         digest.update(part.data.cast("B"))
     digest.update(np.ascontiguousarray(ends, "<u8").data.cast("B"))
+    for column in spans or ():
+        digest.update(np.ascontiguousarray(column, "<u4").data.cast("B"))
     return str(digest.hexdigest())
+
+
+def spans_of(learned: NDArray[np.bool_]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """The learned spans of a mask: first token, and one past the last, of each run of learned tokens.
+
+    >>> [column.tolist() for column in spans_of(np.array([False, True, True, False, True]))]
+    [[1, 4], [3, 5]]
+    """
+    edges = np.flatnonzero(np.diff(learned.view(np.int8), prepend=0, append=0)).astype("<u4")
+    return edges[::2], edges[1::2]
 
 
 def token_fields(dtype: np.dtype[Any]) -> tuple[Field, ...]:
@@ -130,6 +157,23 @@ def _checked_ends(
             f"{where}: document ends must ascend within 1 to {tokens}, one past each document's last token"
         )
     return ends.astype("<u8")
+
+
+def _checked_learned(learned: NDArray[np.bool_], tokens: int, *, where: str) -> NDArray[np.bool_]:
+    learned = np.asarray(learned)
+    if learned.dtype != np.bool_ or learned.shape != (tokens,):
+        raise ConfigError(
+            f"{where}: learned is {learned.dtype} {list(learned.shape)}, expected bool [{tokens}], one for each token"
+        )
+    if tokens > MAX_SPAN_TOKENS:
+        raise ConfigError(
+            f"{where}: {tokens} tokens, a shard with learned spans has fewer than 2**32. Write several shards"
+        )
+    return np.ascontiguousarray(learned)
+
+
+def _spans_file(begins: NDArray[np.uint32], ends: NDArray[np.uint32]) -> bytes:
+    return writer.table_bytes({"begin": ("uint32", begins), "end": ("uint32", ends)})
 
 
 def _data_file(tokens: NDArray[Any], codec: str, block_tokens: int) -> tuple[list[Bytes], bytes]:

@@ -21,6 +21,7 @@ from headrace.store.format import CODECS, MANIFEST, ShardEntry, snapshot_path
 from headrace.store.manifest import Manifest
 from headrace.store.megatron.source import MegatronSource, find_pairs, megatron_manifest
 from headrace.store.read.gather import Gather
+from headrace.store.read.learned import learned_mask
 from headrace.store.read.lookup import RowLookup
 from headrace.store.read.source import ShardSource, StoreShardSource, ends_between
 
@@ -304,6 +305,11 @@ class Store:
         """
         return read_tokenizer_files(self._blob, self._manifest)
 
+    @property
+    def has_spans(self) -> bool:
+        """Whether some tokens are given, not learned; else every token is learned. See `learned`."""
+        return self._manifest.has_spans
+
     def num_rows(self, seq_len: int) -> int:
         """Rows of seq_len inputs and one token of lookahead: (num_tokens - 1) // seq_len.
 
@@ -391,6 +397,33 @@ class Store:
         if not 0 <= start <= stop <= self.num_tokens:
             raise OrderError(f"{self.url}: ends in ({start}, {stop}], the store has {self.num_tokens} tokens")
         return ends_between(self._source, start, stop)
+
+    def learned(
+        self, starts: NDArray[np.int64] | Sequence[int], lengths: NDArray[np.int64] | int
+    ) -> NDArray[np.bool_]:
+        """Which tokens are learned, in pieces of the stream.
+
+        Args:
+            starts: int64 [N], first token of each piece.
+            lengths: tokens of each piece, int64 [N], or one length for all.
+
+        Returns:
+            bool [sum of the lengths], piece after piece. All True in a store without spans.
+
+        Raises:
+            OrderError: a piece leaves the stream.
+            ShardError: a file of spans is damaged or missing.
+        """
+        self._reader()
+        starts = np.asarray(starts, np.int64)
+        lengths = np.broadcast_to(np.asarray(lengths, np.int64), starts.shape)
+        if len(starts) and (
+            int(starts.min()) < 0 or int(lengths.min()) < 0 or int((starts + lengths).max()) > self.num_tokens
+        ):
+            raise OrderError(f"{self.url}: a piece leaves the stream of {self.num_tokens} tokens")
+        if not self.has_spans:
+            return np.ones(int(lengths.sum()), np.bool_)
+        return learned_mask(self._source.spans, self.token_starts, starts, lengths)
 
     # --- closing and copying ---
 

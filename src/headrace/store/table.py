@@ -14,7 +14,9 @@ from headrace.store.arrow.writer import table_bytes
 from headrace.store.format import (
     CODECS,
     MAX_SHARD_TOKENS,
+    MAX_SPAN_TOKENS,
     MAX_TOKENS,
+    SPAN_TABLE_FIELDS,
     TABLE_FIELDS,
     ShardEntry,
     check_shard_name,
@@ -28,12 +30,16 @@ class ShardTable(Sequence[ShardEntry]):
     Holds the table's columns as they are in the file, 97 bytes and a name for each shard, and makes entries on access.
     """
 
-    def __init__(self, data: Bytes, *, block_tokens: int, dtype: str, where: str) -> None:
+    def __init__(
+        self, data: Bytes, *, block_tokens: int, dtype: str, where: str, has_spans: bool = False
+    ) -> None:
         self.where = where
         self.block_tokens = block_tokens
         self.dtype = dtype
         try:
-            self._columns: dict[str, NDArray[Any]] = read_columns(data, TABLE_FIELDS)
+            self._columns: dict[str, NDArray[Any]] = read_columns(
+                data, SPAN_TABLE_FIELDS if has_spans else TABLE_FIELDS
+            )
         except ArrowFileError as error:
             raise ManifestError(f"{where}: not a shard table: {error}") from error
         counts: NDArray[Any] = self._columns["tokens"]
@@ -46,6 +52,13 @@ class ShardTable(Sequence[ShardEntry]):
             raise ManifestError(f"{where}: codec number {codecs.max()}, expected 0 to {len(CODECS) - 1}")
         if float(counts.sum(dtype=np.float64)) > MAX_TOKENS:
             raise ManifestError(f"{where}: more than 2**62 tokens")
+        if has_spans:
+            nbytes: NDArray[Any] = self._columns["spans_nbytes"]
+            with_spans = counts[nbytes > 0]
+            if len(with_spans) and int(with_spans.max()) > MAX_SPAN_TOKENS:
+                raise ManifestError(
+                    f"{where}: a shard of {with_spans.max()} tokens with learned spans, expected fewer than 2**32"
+                )
         self.codecs: NDArray[np.uint8] = codecs
         self.token_starts: NDArray[np.int64] = _starts(counts.astype(np.int64))
         """int64 [shards + 1]: tokens before each shard."""
@@ -99,7 +112,7 @@ class ShardTable(Sequence[ShardEntry]):
 def encode_table(entries: Sequence[ShardEntry]) -> bytes:
     """The table's file for these shards."""
     columns: dict[str, tuple[str, Any]] = {}
-    for field in TABLE_FIELDS:
+    for field in SPAN_TABLE_FIELDS if any(entry.has_spans for entry in entries) else TABLE_FIELDS:
         if field.name == "codec":
             columns["codec"] = ("uint8", np.array([CODECS.index(entry.codec) for entry in entries], np.uint8))
         elif field.name == "content":

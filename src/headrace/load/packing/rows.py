@@ -31,6 +31,7 @@ class PackedRows:
     def __init__(self, store: Store, *, seq_len: int, plan_dir: str | os.PathLike[str] | None) -> None:
         self.store = store
         self.seq_len = seq_len
+        self.has_spans = store.has_spans
         path = _plan_dir(store, plan_dir) / plan_name(store, seq_len)
         if not path.exists():
             write_plan(store, seq_len, path)
@@ -83,6 +84,14 @@ class PackedRows:
     def block_rows(self) -> int:
         """Rows that a block shuffle keeps together: those that were packed together."""
         return region_rows(self.seq_len)
+
+    def learned(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which tokens of rows are learned: bool [B, T + 1], False for padding."""
+        starts, lengths, counts = self.plan.pieces(rows)
+        learned = np.zeros((len(rows), self.seq_len + 1), np.bool_)
+        places = np.arange(self.seq_len + 1) < _sums(lengths, counts)[:, None]
+        learned[places] = self.store.learned(starts, lengths)
+        return learned
 
     def boundaries(self, rows: NDArray[np.int64], tokens: NDArray[Any]) -> DocumentBoundaries:
         """Where pieces of documents begin in rows.

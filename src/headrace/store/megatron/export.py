@@ -36,7 +36,7 @@ def export_megatron(
         The paths of .bin and .idx.
 
     Raises:
-        ConfigError: ids or a document do not fit Megatron's types.
+        ConfigError: ids or a document do not fit Megatron's types, or some tokens are not learned.
         SpaceError: the device is full.
     """
     target = local_path(prefix, name="export to Megatron: prefix")
@@ -46,6 +46,7 @@ def export_megatron(
         raise ConfigError(
             f"{store.url}: ids up to {store.vocab_size - 1}, Megatron's int32 holds up to 2**31 - 1"
         )
+    _check_all_learned(store)
     bin_path, idx_path = folder / f"{name}.bin", folder / f"{name}.idx"
     with disk_errors(bin_path):
         make_directory(folder)
@@ -64,6 +65,15 @@ def export_megatron(
         index.replace(idx_path)
         fsync_directory(folder)
     return bin_path, idx_path
+
+
+def _check_all_learned(store: Store) -> None:
+    for start in range(0, store.num_tokens, _CHUNK_TOKENS) if store.has_spans else ():
+        if not store.learned([start], min(_CHUNK_TOKENS, store.num_tokens - start)).all():
+            raise ConfigError(
+                f"{store.url}: some tokens are given, not learned, and Megatron's files cannot say which. Ingest "
+                "with --learn all for a store in which every token is learned"
+            )
 
 
 def _write_index(store: Store, path: Path, code: int, itemsize: int) -> None:

@@ -164,6 +164,9 @@ class MegatronSource:
         """See `ShardSource.ends`."""
         return self._ends.get(shard)
 
+    def spans(self, shard: int) -> None:
+        """None: Megatron's files have no learned spans."""
+
     def fingerprint(self) -> str:
         """32 hex digits: a hash of samples of the indexes and ids, as reading all of them would take too long."""
         digest = hashlib.blake2b(digest_size=16)

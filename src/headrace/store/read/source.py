@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from headrace.errors import ShardError
 from headrace.storage import Blob
 from headrace.store.arrow.reader import ArrowFileError, read_columns
-from headrace.store.format import END_FIELDS, ShardEntry, data_path, docs_path
-from headrace.store.index import BlockIndex, load_docs, load_index
+from headrace.store.format import END_FIELDS, SPAN_FIELDS, ShardEntry, data_path, docs_path, spans_path
+from headrace.store.index import BlockIndex, load_docs, load_index, load_spans
+from headrace.store.read.learned import Spans
 from headrace.store.read.lru import LruCache
 from headrace.store.table import ShardTable
 
@@ -20,6 +21,8 @@ MAX_INDEXES: Final = 1024
 """Block indexes held in memory, 7 kB each for a shard of 16 M tokens; others are read again when used."""
 MAX_ENDS: Final = 64
 """Shards' document ends held in memory, 8 bytes for each document."""
+MAX_SPANS: Final = 256
+"""Shards' learned spans held in memory, 8 bytes for each span."""
 
 
 class ShardSource(Protocol):
@@ -60,6 +63,9 @@ class ShardSource(Protocol):
     def ends(self, shard: int) -> NDArray[np.int64]:
         """Ends of the documents in a shard, ascending, counted from its first token. Raises: ShardError."""
 
+    def spans(self, shard: int) -> Spans | None:
+        """Learned spans of a shard; None where all its tokens are learned. Raises: ShardError."""
+
 
 class StoreShardSource:
     """The shards of a store; see `ShardSource`."""
@@ -77,6 +83,8 @@ class StoreShardSource:
         self.documents = table.total("documents")
         self._indexes = LruCache[BlockIndex](MAX_INDEXES, lambda shard: load_index(blob, table[shard]))
         self._ends = LruCache[NDArray[np.int64]](MAX_ENDS, self._load_ends)
+        self._spans = LruCache[Spans](MAX_SPANS, self._load_spans)
+        self._spans_nbytes = table.columns().get("spans_nbytes")
 
     def path(self, shard: int) -> str:
         """See `ShardSource.path`."""
@@ -93,6 +101,30 @@ class StoreShardSource:
     def ends(self, shard: int) -> NDArray[np.int64]:
         """See `ShardSource.ends`."""
         return self._ends.get(shard)
+
+    def spans(self, shard: int) -> Spans | None:
+        """See `ShardSource.spans`."""
+        if self._spans_nbytes is None or not self._spans_nbytes[shard]:
+            return None
+        return self._spans.get(shard)
+
+    def _load_spans(self, shard: int) -> Spans:
+        entry = self.table[shard]
+        where = f"{self.blob.url}/{spans_path(entry.name)}"
+        try:
+            columns = read_columns(load_spans(self.blob, entry), SPAN_FIELDS)
+        except ArrowFileError as error:
+            raise ShardError(f"{where}: not a file of learned spans: {error}") from error
+        begins, ends = columns["begin"].astype(np.uint32), columns["end"].astype(np.uint32)
+        if len(begins) and (
+            int(ends[-1]) > entry.tokens
+            or bool((begins >= ends).any())
+            or bool((ends[:-1] >= begins[1:]).any())
+        ):
+            raise ShardError(
+                f"{where}: spans do not ascend within 0 to {entry.tokens}, apart from each other. Forged?"
+            )
+        return Spans(begins=begins, ends=ends)
 
     def _load_ends(self, shard: int) -> NDArray[np.int64]:
         entry = self.table[shard]
