@@ -568,6 +568,9 @@ def test_a_tokenizer_whose_end_can_be_written_as_text_is_refused(tmp_path):
         def added_tokens(self):
             return []
 
+        def files(self):
+            return {}
+
     (tmp_path / "x.txt").write_text("fine\n\nAn A")
     with pytest.raises(TokenizerError, match=r"'An A' encodes to the end-of-document id 65"):
         ingest(

@@ -126,6 +126,11 @@ def _rows(summary: IngestSummary) -> list[tuple[str, str]]:
     if busy:
         shares = ", ".join(f"{name} {seconds / busy:.0%}" for name, seconds in summary.stages.items())
         rows.append(("time", f"{shares}; {summary.limiting_stage} limits"))
+    if summary.given_tokens:
+        learned = summary.tokens - summary.given_tokens
+        rows.append(
+            ("learned", f"{count(learned)} tokens, {learned / summary.tokens:.1%}; the others are given")
+        )
     if summary.units_resumed:
         rows.append(
             ("continued", f"{count(summary.units_resumed)} of {count(summary.units)} units were done before")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from headrace.tokens import FlatTexts
+from headrace.tokens import FlatTexts, PartMarks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +19,7 @@ class Reject:
     line: int | None
     """Line in the file, counting from 1, for formats of lines; row in a table, counting from 1; else None."""
     reason: str
-    """invalid_utf8, broken_json, no_text, too_long, broken_row, end_token_in_text, or damaged_file."""
+    """invalid_utf8, broken_json, no_text, too_long, broken_row, bad_conversation, or damaged_file."""
     detail: str
     """What was got and wanted, in words."""
 
@@ -31,6 +32,8 @@ class Parsed:
     """Documents of valid UTF-8, in the file's order."""
     meta: dict[str, list[str | None]] = field(default_factory=dict)
     """Columns that were asked for, one value a text."""
+    marks: list[PartMarks | None] = field(default_factory=list)
+    """Which part of each text is learned; None: all of it. An empty list stands for None for each."""
     rejects: list[Reject] = field(default_factory=list)
     """Lines are counted from the start of what is read as one unit; the job adds what stands before."""
     empty: int = 0
@@ -40,7 +43,35 @@ class Parsed:
     lines: int = 0
     """Lines among them."""
 
-    def add(self, *texts: bytes) -> None:
-        """Append texts, where each is an object of its own."""
+    def add(self, text: bytes, *, marks: PartMarks | None = None) -> None:
+        """Append a text, where each is an object of its own."""
         assert isinstance(self.texts, list)
-        self.texts += texts
+        if marks is not None or self.marks:
+            self.marks = self._all_marks([marks])
+        self.texts.append(text)
+
+    def extend(self, other: Parsed) -> None:
+        """Append the texts of another one, their marks and metadata."""
+        assert isinstance(self.texts, list)
+        if other.has_marks or self.marks:
+            self.marks = self._all_marks(other.marks or [None] * len(other.texts))
+        self.texts += other.texts
+        for name, values in other.meta.items():
+            self.meta[name] += values
+
+    def select(self, keep: Sequence[int]) -> None:
+        """Keep these texts only."""
+        texts = list(self.texts)
+        self.texts = [texts[i] for i in keep]
+        self.marks = [self.marks[i] for i in keep] if self.marks else []
+        self.meta = {name: [values[i] for i in keep] for name, values in self.meta.items()}
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether a part of some text is given."""
+        return any(self.marks)
+
+    def _all_marks(self, more: list[PartMarks | None]) -> list[PartMarks | None]:
+        marks = self.marks or [None] * len(self.texts)
+        marks += more  # in place: texts are appended one by one
+        return marks

@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from typing_extensions import Doc
 
 from headrace.errors import ConfigError
+from headrace.types import Flag
 
 Codec: TypeAlias = Literal["none", "lz4", "zstd"]
 Distribute: TypeAlias = Literal["local", "ray"]
 TextMode: TypeAlias = Literal["auto", "file", "line", "block"]
 Format: TypeAlias = Literal["auto", "jsonl", "json", "text", "csv", "tsv", "parquet", "arrow", "tar"]
 Dedup: TypeAlias = Literal["none", "exact", "minhash"]
+RecordKind: TypeAlias = Literal["auto", "text", "messages", "prompt", "source", "question"]
+Learn: TypeAlias = Literal["answers", "last", "all"]
+
+RECORD_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "prompt": ("prompt", "completion"),
+    "source": ("source", "target"),
+    "question": ("question", "answers"),
+}
+"""Fields that make a record one of a kind that is not text."""
+OTHER_FIELDS = ("tools", "context")
+"""Fields that such a record may have as well."""
 
 SHARD_TEXT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """How conversations become text: found by `ingest` before it starts."""
+
+    template: str
+    """The Jinja2 template itself."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Names of tokens and the tokens: bos_token, eos_token."""
+    special_tokens: tuple[str, ...] = ()
+    """Of the tokenizer: they are special in a template's text, and a message that holds one is rejected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +78,29 @@ class FieldOptions:
     csv_header: Annotated[
         bool, Doc("Does the first row of CSV and TSV name the columns? If not, their names are 1, 2, 3, ...")
     ] = True
+    record: Annotated[
+        RecordKind,
+        Doc(
+            "What a record is: text; messages of a conversation; prompt and completion; source and target; question, "
+            "answers and context. auto: text where there is the text field, else by the names of its fields."
+        ),
+    ] = "auto"
+    names: Annotated[
+        tuple[str, ...],
+        Flag("--field"),
+        Doc("Another name of such a field, as messages=conversations; may be given several times."),
+    ] = ()
+    template: Annotated[
+        str | None,
+        Doc(
+            "File with the chat template (Jinja2), also for records without messages; chat: the tokenizer's own for "
+            "them too. Default: the tokenizer's own for messages."
+        ),
+    ] = None
+    learn: Annotated[
+        Learn,
+        Doc("What is learned of a conversation: its answers, the last one only, or all. The rest is given."),
+    ] = "answers"
     keep: Annotated[
         tuple[str, ...],
         Doc("Another field to keep as metadata, as a string or JSON; may be given several times."),
@@ -58,6 +108,8 @@ class FieldOptions:
     max_document_bytes: Annotated[
         int, Doc("Longer documents are rejected. One of this size takes about 8 times as much memory.")
     ] = 16 << 20
+    chat: ChatOptions | None = None
+    """Found by `ingest`: the template that `template` names, or the tokenizer's own."""
 
     def __post_init__(self) -> None:
         """Validate each field.
@@ -67,7 +119,15 @@ class FieldOptions:
         """
         keep: Any = self.keep  # callers without a type checker give a string or a list
         object.__setattr__(self, "keep", (keep,) if isinstance(keep, str) else tuple(keep))
+        names: Any = self.names
+        object.__setattr__(self, "names", (names,) if isinstance(names, str) else tuple(names))
+        known = [*(name for fields in RECORD_FIELDS.values() for name in fields), *OTHER_FIELDS]
+        for one in self.names:
+            if one.partition("=")[0] not in known or not one.partition("=")[2]:
+                raise ConfigError(f"names is {one!r}; expected FIELD=NAME, FIELD one of {', '.join(known)}")
         check_choice("format", self.format, Format)
+        check_choice("record", self.record, RecordKind)
+        check_choice("learn", self.learn, Learn)
         check_choice("text_mode", self.text_mode, TextMode)
         delimiter = {"tab": "\t", "\\t": "\t"}.get(self.csv_delimiter or "", self.csv_delimiter)
         object.__setattr__(self, "csv_delimiter", delimiter)
@@ -79,6 +139,10 @@ class FieldOptions:
             )
         if self.max_document_bytes < 1:
             raise ConfigError(f"max_document_bytes is {self.max_document_bytes}; expected 1 or more")
+
+    def names_of(self, name: str) -> tuple[str, ...]:
+        """Other names that a field may have."""
+        return tuple(one.partition("=")[2] for one in self.names if one.partition("=")[0] == name)
 
     @property
     def max_record_bytes(self) -> int:
@@ -248,6 +312,16 @@ class ContentOptions:
         """All fields as plain values; the name of the validation store changes no bytes."""
         values = asdict(self)
         del values["operators"]["validation_out"]
+        # Left out where they are the default: jobs of stores that were made before they existed have none of them.
+        default = FieldOptions()
+        for name in ("record", "names", "template", "learn", "chat"):
+            if getattr(self.fields, name) == getattr(default, name):
+                del values["fields"][name]
+        if self.fields.chat is not None:
+            parts = repr(
+                (self.fields.chat.template, self.fields.chat.variables, self.fields.chat.special_tokens)
+            )
+            values["fields"]["chat"] = hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
         return values
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headrace.errors import ConfigError
@@ -130,10 +131,11 @@ def _plan_job(
     from headrace.ingestion.operators.map import fingerprint
     from headrace.ingestion.operators.minhash import algorithm_version
     from headrace.ingestion.options import ContentOptions
+    from headrace.ingestion.records import chat_options
     from headrace.ingestion.units.plan import shard_bytes_for
 
     options = ContentOptions(
-        fields=fields,
+        fields=replace(fields, chat=chat_options(fields, tokenizer)),
         operators=operators,
         codec=codec,
         block_tokens=job.block_tokens or block_tokens_for(blob, tokenizer),

@@ -24,11 +24,12 @@ from headrace.ingestion.options import (
     FieldOptions,
     JobOptions,
 )
+from headrace.ingestion.records import Fault, RecordRenderer, chat_options
 from headrace.ingestion.units.plan import unit_key
 from headrace.ingestion.units.record import UnitRecord
 from headrace.stats import Stats
 from headrace.store import current_manifest
-from headrace.tokens import Tokenizer, load_tokenizer
+from headrace.tokens import PartEncoder, PartMarks, Tokenizer, load_tokenizer
 
 BATCH_BYTES = 1 << 20
 """Texts are tokenized in batches of this size."""
@@ -72,7 +73,10 @@ class StoreWriter:
         restart: bool = False,
     ) -> None:
         self._tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
+        fields = replace(fields, chat=chat_options(fields, self._tokenizer))
         self._fields = fields
+        self._renderer = RecordRenderer(fields)
+        self._parts = PartEncoder(self._tokenizer)
         self._stack = ExitStack()
         self._destination = self._stack.enter_context(open_destination(out, None, restart=restart))
         try:
@@ -91,12 +95,13 @@ class StoreWriter:
         self._shards = ShardWriter(blob, options, self._tokenizer)
         self._shards.start(f"{self._job.generation:03d}-{unit_key(0, 0)}")
         self._texts: list[bytes] = []
+        self._marks: list[PartMarks | None] = []
         self._meta: dict[str, list[str | None]] = {name: [] for name in fields.keep}
         self._pending_bytes = 0
         self._stats = Stats()
         self.num_documents = 0
         self.num_tokens = 0
-        self._text_bytes = 0
+        self._text_bytes = self._given_tokens = 0
         self.snapshot: int | None = None
         """The store's version that was written; None until the block has ended."""
 
@@ -124,10 +129,13 @@ class StoreWriter:
         """
         if self.snapshot is not None:
             raise ConfigError("this StoreWriter is closed; make another one with append=True")
-        data = self._checked(text)
+        self._write(self._checked(text), None, meta)
+
+    def _write(self, data: bytes, marks: PartMarks | None, meta: Mapping[str, Any] | None) -> None:
         if not data:
             return
         self._texts.append(data)
+        self._marks.append(marks)
         for name, values in self._meta.items():
             values.append(as_metadata(lookup(meta, name)) if meta is not None else None)
         self._pending_bytes += len(data)
@@ -135,20 +143,23 @@ class StoreWriter:
             self._encode()
 
     def extend(self, documents: Iterable[str | bytes | Mapping[str, Any]]) -> None:
-        """Append documents: texts, or records such as the rows of a `datasets.Dataset`.
+        """Append documents: texts, or records such as the rows of a `datasets.Dataset`: with text, or conversations.
 
         Raises:
             DocumentError: see `write`; or a record has no text.
         """
         for document in documents:
             if isinstance(document, Mapping):
-                text = lookup(dict(document), self._fields.text_field)
-                if not isinstance(text, str | bytes):
-                    raise DocumentError(
-                        f"document {self.num_documents + len(self._texts)}: no text field "
-                        f"{self._fields.text_field!r}; the fields are: {', '.join(map(str, document))}"
-                    )
-                self.write(text, dict(document))
+                record = dict(document)
+                text = lookup(record, self._fields.text_field)
+                if isinstance(text, bytes) and self._fields.record in ("auto", "text"):
+                    self.write(text, record)
+                    continue
+                rendered = self._renderer.render(record)
+                if isinstance(rendered, Fault):
+                    number = self.num_documents + len(self._texts)
+                    raise DocumentError(f"document {number}: {rendered.detail}")
+                self._write(self._checked(rendered[0]), rendered[1], record)
             else:
                 self.write(document)
 
@@ -171,6 +182,7 @@ class StoreWriter:
                 shards=tuple(self._shards.entries),
                 documents=self.num_documents,
                 tokens=self.num_tokens,
+                given_tokens=self._given_tokens,
                 text_bytes=self._text_bytes,
             )
             self.snapshot = commit(self._job, self._destination, [record])
@@ -205,17 +217,22 @@ class StoreWriter:
     def _encode(self) -> None:
         if not self._texts:
             return
-        ids, offsets = self._tokenizer.encode_batch(self._texts)
-        if (ids == self._tokenizer.eos_id).any():
+        parts = self._parts.encode(self._texts, self._marks) if any(self._marks) else None
+        ids, offsets = (
+            self._tokenizer.encode_batch(self._texts) if parts is None else (parts.ids, parts.offsets)
+        )
+        if parts is None and (ids == self._tokenizer.eos_id).any():
             raise TokenizerError(
                 f"tokenizer {self._tokenizer.name}: a text encodes to the end-of-document id "
                 f"{self._tokenizer.eos_id}. Choose another eos_token"
             )
         lengths = np.array([len(text) for text in self._texts], dtype=np.int64)
-        self._shards.add(ids, offsets, lengths, self._meta, self._stats)
+        self._shards.add(ids, offsets, lengths, self._meta, self._stats, parts)
         self.num_documents += len(lengths)
         self.num_tokens += len(ids) + len(lengths)
         self._text_bytes += int(lengths.sum())
-        self._texts = []
+        if parts is not None:
+            self._given_tokens += int((~parts.learned).sum() + (~parts.learned_ends).sum())
+        self._texts, self._marks = [], []
         self._meta = {name: [] for name in self._meta}
         self._pending_bytes = 0

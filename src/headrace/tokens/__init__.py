@@ -11,28 +11,33 @@
     gigatoken   the fast engine, bounded in memory
     normalization  characters that engines compose by different Unicode tables
     flat        many texts in one buffer
+    parts       texts with a given and a learned part -> ids and which are learned
     probe       is the fast engine exact? text that tells engines apart
     load        a name, a path or a store's files -> a tokenizer
     train       text -> tokenizer.json
 
 Special tokens in text are never recognised: a document that contains "<|endoftext|>" is encoded as those
-characters, so that no text can forge a document's end.
+characters, so that no text can forge a document's end. They are in the text that a chat template writes (`parts`).
 """
 
 from headrace.tokens.bytelevel import char_of_byte
 from headrace.tokens.flat import SEPARATOR, FlatTexts, lengths_of
 from headrace.tokens.gigatoken import slim_results
 from headrace.tokens.load import load_tokenizer, tokenizer_from_files
+from headrace.tokens.parts import EncodedParts, PartEncoder, PartMarks
 from headrace.tokens.probe import Mismatch, first_mismatch, tricky_texts
 from headrace.tokens.protocol import Ids, Offsets, Tokenizer
 from headrace.tokens.train import train_tokenizer
 
 __all__ = [
     "SEPARATOR",
+    "EncodedParts",
     "FlatTexts",
     "Ids",
     "Mismatch",
     "Offsets",
+    "PartEncoder",
+    "PartMarks",
     "Tokenizer",
     "char_of_byte",
     "first_mismatch",

@@ -49,6 +49,10 @@ class ByteTokenizer:
         """None."""
         return []
 
+    def special_tokens(self) -> dict[str, int]:
+        """None."""
+        return {}
+
     def files(self) -> dict[str, bytes]:
         """One file that says: bytes."""
         return {DESCRIPTION: orjson.dumps({"kind": "byte", "name": "byte", "eos_id": EOS_ID})}

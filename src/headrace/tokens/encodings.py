@@ -218,6 +218,10 @@ class EncodingTokenizer:
         """The special ones, up to 64."""
         return list(self._specials)[:64]
 
+    def special_tokens(self) -> dict[str, int]:
+        """Those of the encoding, such as <|endoftext|>."""
+        return dict(self._specials)
+
     def files(self) -> dict[str, bytes]:
         """Ranks in tiktoken's format, and what that format does not say."""
         about = {

@@ -31,7 +31,8 @@ from headrace.tokens.probe import first_mismatch, tricky_texts
 from headrace.tokens.protocol import DESCRIPTION, Ids, Offsets, bytes_to_text, fingerprint_of, join_ids
 
 DEFINITION = "tokenizer.json"
-SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+NAMED_TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+SIDE_FILES = (*NAMED_TOKEN_FILES, "chat_template.jinja")
 END_TOKENS = (
     "<|endoftext|>",
     "<|end_of_text|>",
@@ -179,6 +180,41 @@ class HFTokenizer:
         """Those of tokenizer.json, up to 64."""
         return [added["content"] for added in self._added[:64]]
 
+    def special_tokens(self) -> dict[str, int]:
+        """The added tokens that are special."""
+        return {added["content"]: int(added["id"]) for added in self._added if added.get("special")}
+
+    @property
+    def encodes_pieces_alike(self) -> bool:
+        """Has a text between two special tokens the same ids when it is encoded by itself?"""
+        flags = ("lstrip", "rstrip", "single_word", "normalized")
+        special = [added for added in self._added if added.get("special")]
+        return self._is_byte_level and not any(added.get(flag) for added in special for flag in flags)
+
+    @functools.cached_property
+    def _template_reference(self) -> Any:
+        """The library's tokenizer, by which special tokens in text are special."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(self._bytes.decode())
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    def encode_with_places(
+        self, text: str, *, special: bool
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """Ids of one text, and first character and one past the last of each, int64 [ids, 2].
+
+        Args:
+            text: to encode.
+            special: recognise special tokens in it, as transformers does with a chat template's text.
+        """
+        tokenizer = self._template_reference if special else self._reference
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        places = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        return np.array(encoding.ids, np.uint32), places
+
     def files(self) -> dict[str, bytes]:
         """tokenizer.json as it was, the files beside it that name tokens, and the end of document."""
         about = {"kind": "huggingface", "name": self.name, "eos_id": self.eos_id}
@@ -235,7 +271,7 @@ def _choose_eos(
     size: int,
     side_files: Mapping[str, bytes],
 ) -> int:
-    for file in SIDE_FILES:
+    for file in NAMED_TOKEN_FILES:
         named = orjson.loads(side_files[file]).get("eos_token") if file in side_files else None
         content = named.get("content") if isinstance(named, dict) else named
         if content is not None:

@@ -97,6 +97,10 @@ class PieceTokenizer:
         sp = self._reference
         return [sp.id_to_piece(i) for i in range(min(sp.get_piece_size(), 512)) if sp.is_control(i)]
 
+    def special_tokens(self) -> dict[str, int]:
+        """None: pieces are recognised in text, and control symbols by no name."""
+        return {}
+
     def files(self) -> dict[str, bytes]:
         """The model file, and what it is."""
         about = {"kind": "sentencepiece", "name": self.name, "eos_id": self.eos_id}

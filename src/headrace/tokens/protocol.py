@@ -66,6 +66,9 @@ class Tokenizer(Protocol):
     def added_tokens(self) -> list[str]:
         """Contents of tokens that stand beside the vocabulary, special or not: text that tells engines apart."""
 
+    def special_tokens(self) -> dict[str, int]:
+        """Ids of tokens that only a chat template writes; no text encodes to them."""
+
     def files(self) -> dict[str, bytes]:
         """File names and contents from which `tokenizer_from_files` builds the same tokenizer."""
 

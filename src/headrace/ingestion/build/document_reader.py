@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import orjson
 
-from headrace.errors import DocumentError, SourceError
+from headrace.errors import ConfigError, DocumentError, SourceError
 from headrace.ingestion.document import Parsed, Reject
 from headrace.ingestion.operators.filters import filtered
 from headrace.ingestion.operators.map import load_function, map_text
@@ -137,9 +137,7 @@ class DocumentReader:
                     pending, size = self._empty(), 0
                 yield parsed, UnitProgress(stored_bytes=stored)
                 continue
-            pending.add(*parsed.texts)
-            for name, values in parsed.meta.items():
-                pending.meta[name] += values
+            pending.extend(parsed)
             size += parsed.nbytes
             if size >= BATCH_BYTES:
                 yield pending, UnitProgress(stored_bytes=stored)
@@ -232,6 +230,11 @@ class DocumentReader:
     def _prepare(self, parsed: Parsed, counts: UnitCounts) -> None:
         """Map, normalise, filter and sample a batch in place."""
         options = self._options.operators
+        if parsed.has_marks and (options.map is not None or options.normalise):
+            raise ConfigError(
+                "map and normalise change texts, and here are conversations, whose parts they would move. Change the "
+                "records before ingest, or leave the options out"
+            )
         texts: list[bytes | None] = list(parsed.texts)
         if self._function is not None and options.map is not None:
             texts = [map_text(self._function, options.map, text) for text in parsed.texts]
@@ -244,8 +247,8 @@ class DocumentReader:
                 keep.append(i)
             else:
                 counts.dropped[reason] += 1
+        parsed.select(keep)
         parsed.texts = [text for i in keep if (text := texts[i]) is not None]
-        parsed.meta = {name: [values[i] for i in keep] for name, values in parsed.meta.items()}
 
     def _drop_reason(self, text: bytes | None) -> str | None:
         """Why a document is left out; None keeps it."""

@@ -30,6 +30,9 @@ class TokenPacker:
         self._mask = np.empty(capacity, dtype=np.bool_)
         self._size = 0
         self._ends: list[npt.NDArray[np.int64]] = []
+        self._learned: list[npt.NDArray[np.bool_] | int] = []
+        """Masks of the texts that were added, or how many tokens of texts that are learned whole."""
+        self._has_given = False
 
     @property
     def tokens(self) -> npt.NDArray[np.unsignedinteger[Any]]:
@@ -41,12 +44,25 @@ class TokenPacker:
         """One past each end-of-document, int64 [documents]."""
         return np.concatenate(self._ends) if self._ends else np.empty(0, dtype=np.int64)
 
-    def add(self, ids: Ids, offsets: Offsets) -> None:
+    @property
+    def learned(self) -> npt.NDArray[np.bool_] | None:
+        """Which tokens are learned, bool [tokens]; None where no text was added with a mask."""
+        if not self._has_given:
+            return None
+        return np.concatenate([np.ones(part, np.bool_) if isinstance(part, int) else part for part in self._learned])
+
+    def add(
+        self,
+        ids: Ids,
+        offsets: Offsets,
+        learned: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]] | None = None,
+    ) -> None:
         """Append texts.
 
         Args:
             ids: uint32 [total], none of them the end of document, all below the vocabulary's size.
             offsets: int64 [documents + 1].
+            learned: which ids are learned, [total], and which ends of documents, [documents]; None: all.
         """
         documents = len(offsets) - 1
         size = len(ids) + documents
@@ -58,6 +74,13 @@ class TokenPacker:
         mask[ends - 1] = False
         out[mask] = ids
         out[ends - 1] = self._eos_id
+        if learned is None:
+            self._learned.append(size)
+        else:
+            self._has_given = True
+            both = np.empty(size, np.bool_)
+            both[mask], both[ends - 1] = learned
+            self._learned.append(both)
         self._ends.append(ends + self._size)
         self._size += size
 
@@ -65,6 +88,8 @@ class TokenPacker:
         """Begin the next shard."""
         self._size = 0
         self._ends.clear()
+        self._learned.clear()
+        self._has_given = False
 
     def _reserve(self, size: int) -> None:
         if len(self._mask) < size:

@@ -12,8 +12,7 @@ from headrace.ingestion.build.packer import TokenPacker
 from headrace.stats import Stats
 from headrace.storage import Blob
 from headrace.store import ShardEntry, token_dtype, write_shard
-from headrace.tokens import Tokenizer
-from headrace.tokens import Ids, Offsets
+from headrace.tokens import EncodedParts, Ids, Offsets, Tokenizer
 
 
 class ShardWriter:
@@ -46,6 +45,7 @@ class ShardWriter:
         lengths: Offsets,
         meta: Mapping[str, list[str | None]],
         stats: Stats,
+        parts: EncodedParts | None = None,
     ) -> None:
         """Append documents, and write each shard that is full.
 
@@ -55,6 +55,7 @@ class ShardWriter:
             lengths: bytes of each text, int64 [documents].
             meta: columns to keep, one value a document.
             stats: takes the seconds of packing and writing.
+            parts: which ids are learned, where not all are.
         """
         filled = self._text_bytes + np.cumsum(lengths)
         start = 0
@@ -64,7 +65,10 @@ class ShardWriter:
             stop = min(stop, len(lengths))
             first, last = offsets[start], offsets[stop]
             with stats.busy("pack"):
-                self._packer.add(ids[first:last], offsets[start : stop + 1] - first)
+                learned = None
+                if parts is not None:
+                    learned = parts.learned[first:last], parts.learned_ends[start:stop]
+                self._packer.add(ids[first:last], offsets[start : stop + 1] - first, learned)
             for name, values in meta.items():
                 self._meta[name] += values[start:stop]
             self._text_bytes = int(filled[stop - 1])
@@ -86,6 +90,7 @@ class ShardWriter:
                 codec=self._options.codec,
                 block_tokens=self._options.block_tokens,
                 metadata=_table(self._meta),
+                learned=self._packer.learned,
             )
         self.entries.append(entry)
         self._clear()

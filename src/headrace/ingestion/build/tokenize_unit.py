@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,7 @@ from headrace.ingestion.units.plan import Unit
 from headrace.ingestion.units.record import UnitRecord
 from headrace.ingestion.units.sealed import hash_of, read_hashed, seal
 from headrace.storage import Blob
-from headrace.tokens import Tokenizer
-from headrace.tokens import lengths_of
+from headrace.tokens import Ids, Offsets, PartEncoder, Tokenizer, lengths_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,10 @@ class UnitTokenizer:
                 engine_mismatch(self.tokenizer, self._sources, self._options) or self.tokenizer.engine
             )
         return self._write_shards(task, notify)
+
+    @functools.cached_property
+    def _parts(self) -> PartEncoder:
+        return PartEncoder(self.tokenizer)
 
     def close(self) -> None:
         """Close the open file."""
@@ -140,7 +144,7 @@ class UnitTokenizer:
         keep = np.flatnonzero(~duplicate[first : first + len(batch.texts)]).tolist()
         if len(keep) < len(batch.texts):
             counts.dropped["repeated"] += len(batch.texts) - len(keep)
-            _select(batch, keep)
+            batch.select(keep)
 
     def _split(self, batch: Parsed) -> list[Parsed]:
         """Training documents, validation documents."""
@@ -148,17 +152,37 @@ class UnitTokenizer:
         if self._validation is None or not batch.texts:
             return [batch]
         chosen = [is_validation(text, share, seed) for text in batch.texts]
-        other = Parsed(texts=list(batch.texts), meta=dict(batch.meta))
-        _select(other, [i for i, validation in enumerate(chosen) if validation])
-        _select(batch, [i for i, validation in enumerate(chosen) if not validation])
+        other = Parsed(texts=list(batch.texts), meta=dict(batch.meta), marks=list(batch.marks))
+        other.select([i for i, validation in enumerate(chosen) if validation])
+        batch.select([i for i, validation in enumerate(chosen) if not validation])
         return [batch, other]
 
     def _encode(self, batch: Parsed, writer: ShardWriter, counts: UnitCounts) -> UnitProgress:
         if not batch.texts:
             return UnitProgress()
         stats = self._documents.stats
+        lengths = lengths_of(batch.texts)
+        given = 0
         with stats.busy("tokenize", items=len(batch.texts)):
-            ids, offsets = self.tokenizer.encode_batch(batch.texts)
+            if batch.has_marks:
+                encoded = self._parts.encode(batch.texts, batch.marks)
+                ids, offsets = encoded.ids, encoded.offsets
+                given = int((~encoded.learned).sum() + (~encoded.learned_ends).sum())
+            else:
+                encoded = None
+                ids, offsets = self.tokenizer.encode_batch(batch.texts)
+                self._check_no_end(ids, offsets, batch)
+        writer.add(ids, offsets, lengths, batch.meta, stats, encoded)
+        done = UnitProgress(text_bytes=int(lengths.sum()), documents=len(lengths), tokens=len(ids) + len(lengths))
+        prefix = "" if writer is self._training else "validation_"
+        counts.totals[f"{prefix}text_bytes"] += done.text_bytes
+        counts.totals[f"{prefix}documents"] += done.documents
+        counts.totals[f"{prefix}tokens"] += done.tokens
+        counts.totals[f"{prefix}given_tokens"] += given
+        return done
+
+    def _check_no_end(self, ids: Ids, offsets: Offsets, batch: Parsed) -> None:
+        """Refuse a tokenizer by which a text holds the end of a document."""
         eos_at = np.flatnonzero(ids == self.tokenizer.eos_id)
         if len(eos_at):
             text = batch.texts[int(np.searchsorted(offsets, eos_at[0], side="right")) - 1]
@@ -166,19 +190,12 @@ class UnitTokenizer:
                 f"tokenizer {self.tokenizer.name}: the text {text[:80]!r} encodes to the end-of-document id "
                 f"{self.tokenizer.eos_id}: a document could forge another's end. Choose another eos_token"
             )
-        lengths = lengths_of(batch.texts)
-        writer.add(ids, offsets, lengths, batch.meta, stats)
-        done = UnitProgress(text_bytes=int(lengths.sum()), documents=len(lengths), tokens=len(ids) + len(lengths))
-        prefix = "" if writer is self._training else "validation_"
-        counts.totals[f"{prefix}text_bytes"] += done.text_bytes
-        counts.totals[f"{prefix}documents"] += done.documents
-        counts.totals[f"{prefix}tokens"] += done.tokens
-        return done
 
 
 _COUNTS = (
     "documents",
     "tokens",
+    "given_tokens",
     "text_bytes",
     "validation_documents",
     "validation_tokens",
@@ -187,9 +204,3 @@ _COUNTS = (
     "stored_bytes",
     "lines",
 )
-
-
-def _select(batch: Parsed, keep: Sequence[int]) -> None:
-    texts = list(batch.texts)
-    batch.texts = [texts[i] for i in keep]
-    batch.meta = {name: [values[i] for i in keep] for name, values in batch.meta.items()}

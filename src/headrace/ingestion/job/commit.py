@@ -118,6 +118,7 @@ def _entry(job: IngestJob, records: Sequence[UnitRecord], entries: Sequence[Shar
         "job": job_path(job.generation),
         "documents": sum(record.documents for record in records),
         "tokens": sum(record.tokens for record in records),
+        **({"given_tokens": given} if (given := sum(record.given_tokens for record in records)) else {}),
         "text_bytes": sum(record.text_bytes for record in records),
         "source_bytes": sum(source.nbytes for source in job.sources),
         "sources": len(job.sources),

@@ -35,6 +35,8 @@ class IngestSummary:
     validation_documents: int = 0
     """Documents in the validation store from this job."""
     validation_tokens: int = 0
+    given_tokens: int = 0
+    """Tokens that are not learned: a loader's labels are -100 for them."""
     rejects: Mapping[str, int] = field(default_factory=dict)
     """Bad documents by reason; listed in rejects.jsonl."""
     dropped: Mapping[str, int] = field(default_factory=dict)
@@ -117,6 +119,7 @@ def summary_of_job(
         num_shards=len(entries),
         validation_documents=sum(record.validation_documents for record in records),
         validation_tokens=sum(record.validation_tokens for record in records),
+        given_tokens=sum(record.given_tokens for record in records),
         rejects=dict(total(record.rejected for record in records)),
         dropped=dict(total(record.dropped for record in records)),
         tokenizer=job.tokenizer.name,
@@ -150,6 +153,7 @@ def summary_of_store(
         store_bytes=sum(one["shard_bytes"] for one in past),
         num_sources=sum(one["sources"] for one in past),
         num_shards=sum(one["shards"] for one in past),
+        given_tokens=sum(one.get("given_tokens", 0) for one in past),
         rejects=dict(total(one["rejected"] for one in past)),
         dropped=dict(total(one["dropped"] for one in past)),
         tokenizer=job.tokenizer.name,

@@ -12,6 +12,7 @@ from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.parse.first_row import FirstRow
 from headrace.ingestion.read.cuts import CsvRowEnds, Cut, Lines, Scanned
 from headrace.ingestion.read.records import RecordBlock
+from headrace.ingestion.records import Fault, RecordRenderer
 
 _BOM_BYTES = 3
 
@@ -28,7 +29,9 @@ class DelimitedRows:
         self._fields = fields
         self._first_row = first_row
         self._row_ends = CsvRowEnds(first_row.delimiter.encode(), fields.max_record_bytes)
-        self._text_at = first_row.names.index(fields.text_field)
+        self._renderer = RecordRenderer(fields)
+        self._kind = self._renderer.kind_of_columns(first_row.names, where=url)
+        self._text_at = first_row.names.index(fields.text_field) if self._kind is None else 0
         self._keep_at = {name: first_row.names.index(name) for name in fields.keep}
 
     @property
@@ -96,11 +99,19 @@ class DelimitedRows:
             detail = f"broken row: {got} fields, the {which} has {len(self._first_row.names)}"
             self._reject(parsed, at, line, "broken_row", detail)
             return
-        text = rows[0][self._text_at].encode()
+        marks = None
+        if self._kind is None:
+            text = rows[0][self._text_at].encode()
+        else:
+            rendered = self._renderer.render(dict(zip(self._first_row.names, rows[0], strict=True)))
+            if isinstance(rendered, Fault):
+                self._reject(parsed, at, line, rendered.reason, rendered.detail)
+                return
+            text, marks = rendered
         if len(text) > self._fields.max_document_bytes:
             self._reject(parsed, at, line, "too_long", too_long(len(text), self._fields))
         elif text:
-            parsed.add(text)
+            parsed.add(text, marks=marks)
             for name, i in self._keep_at.items():
                 parsed.meta[name].append(rows[0][i])
         else:

@@ -10,6 +10,7 @@ from typing import Any
 from headrace.errors import SourceError
 from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.read.cuts import CsvRowEnds, Lines, Scanned
+from headrace.ingestion.records import RecordRenderer
 
 DELIMITERS = (",", ";", "|", "\t")
 """Those that are recognised."""
@@ -58,8 +59,8 @@ def _recognise(url: str, head: bytes, fields: FieldOptions) -> str:
         except SourceError:
             if delimiter == ",":
                 raise
-    needed = {fields.text_field, *fields.keep}
-    fitting = [delimiter for delimiter, row in rows.items() if needed <= set(_names(row, fields))]
+    renderer = RecordRenderer(fields)
+    fitting = [delimiter for delimiter, row in rows.items() if renderer.has_columns(_names(row, fields))]
     cut = [delimiter for delimiter in fitting if len(rows[delimiter]) > 1]
     if len(cut) > 1:
         names = " and ".join(repr(delimiter) for delimiter in cut)
@@ -96,7 +97,10 @@ def _names(row: list[str], fields: FieldOptions) -> list[str]:
 
 
 def _check_names(url: str, names: list[str], fields: FieldOptions) -> None:
-    needed = (fields.text_field, *fields.keep)
+    renderer = RecordRenderer(fields)
+    kind = renderer.kind_of_columns(names, where=url)
+    columns = (fields.text_field,) if kind is None else tuple(n for n in renderer.columns(kind) if n in names)
+    needed = (*columns, *fields.keep)
     twice = [name for name in needed if names.count(name) > 1]
     if twice:
         raise SourceError(f"{url}: {names.count(twice[0])} columns are named {twice[0]!r}; expected one")

@@ -11,8 +11,9 @@ from headrace.ingestion.document import Parsed, Reject
 from headrace.ingestion.fields import as_metadata, lookup, too_long_record
 from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.parse.flat_lines import FlatLines, is_plain
-from headrace.ingestion.parse.json_text import Fault, text_of_json
+from headrace.ingestion.parse.json_text import text_of_json
 from headrace.ingestion.read.records import RecordBlock
+from headrace.ingestion.records import Fault, RecordRenderer
 from headrace.native import kernels
 
 # Whatever simdjson refuses, the careful way looks at again; whatever it accepts is accepted there as well.
@@ -28,8 +29,10 @@ class JsonLines:
         self._url = url
         self._fields = fields
         self._parser = simdjson.Parser()
+        self._renderer = RecordRenderer(fields)
         # The extension reads one field; fields to keep need a parser that makes objects.
-        plain = not fields.keep and is_plain(fields.text_field)
+        self._reads_text = not fields.keep and fields.record in ("auto", "text")
+        plain = self._reads_text and is_plain(fields.text_field)
         self._flat = FlatLines(fields.text_field, max_line_bytes=fields.max_document_bytes) if plain else None
 
     def parse(self, block: RecordBlock, *, lines_before: int) -> Parsed:
@@ -47,7 +50,7 @@ class JsonLines:
             return self._flat_texts(native, self._flat, block, lines_before)
         lines = block.data.split(b"\n")
         texts = None
-        if not self._fields.keep and len(block.data) <= self._fields.max_document_bytes:
+        if self._reads_text and len(block.data) <= self._fields.max_document_bytes:
             texts = self._all_good(lines)
         parsed = Parsed(texts=texts or [], nbytes=len(block.data), lines=len(lines) - 1)
         if texts is None:
@@ -60,6 +63,7 @@ class JsonLines:
         parsed = Parsed(texts=[], nbytes=len(data))
         flat.start(data)
         at = refused = newline = 0
+        marked = False
         while (at := flat.read(native, at)) < len(data) and refused < _MAX_REFUSED:
             refused += 1
             newline = data.find(b"\n", at)
@@ -67,13 +71,24 @@ class JsonLines:
             texts = self._one_by_one(
                 block.offset + at, [data[at:stop]], lines_before + flat.lines_read, parsed
             )
+            if any(parsed.marks):
+                marked = True
+                break
             flat.add(texts)
             at = min(stop + 1, len(data))
+        if marked:
+            # The block has records of which a part is given: read by itself, from its begin on.
+            parsed = Parsed(texts=[], nbytes=len(data), lines=data.count(b"\n"))
+            parsed.texts = self._one_by_one(block.offset, data.split(b"\n"), lines_before, parsed)
+            return parsed
+        parsed.marks = []
         parsed.texts = flat.texts()
         parsed.lines = flat.lines_read - (refused > 0 and newline < 0)
         if at < len(data):
             rest = data[at:].split(b"\n")
             texts = self._one_by_one(block.offset + at, rest, lines_before + flat.lines_read, parsed)
+            if any(parsed.marks):
+                parsed.marks = [*[None] * len(parsed.texts), *parsed.marks]
             parsed.texts = [*parsed.texts, *texts]
             parsed.lines += len(rest) - 1
         return parsed
@@ -103,11 +118,12 @@ class JsonLines:
         parsed.meta = {name: [] for name in keep}
         for index, line in enumerate(lines, lines_before):
             if line and not line.isspace():
-                got = text_of_json(line, self._fields)
+                got = text_of_json(line, self._fields, self._renderer)
                 if isinstance(got, Fault):
                     parsed.rejects.append(self._reject(offset + got.at, index, got.reason, got.detail))
                 elif got[1]:
                     texts.append(got[1])
+                    parsed.marks.append(got[2])
                     for name in keep:
                         parsed.meta[name].append(as_metadata(lookup(got[0], name)))
                 else:

@@ -6,10 +6,11 @@ from headrace.errors import SourceError
 from headrace.ingestion.document import Parsed, Reject
 from headrace.ingestion.fields import as_metadata, endless_record, lookup
 from headrace.ingestion.options import FieldOptions
-from headrace.ingestion.parse.json_text import Fault, text_of_json
+from headrace.ingestion.parse.json_text import text_of_json
 from headrace.ingestion.read.cuts import json_object_ends
 from headrace.ingestion.read.open import read_head
 from headrace.ingestion.read.records import RecordBlock
+from headrace.ingestion.records import Fault, RecordRenderer
 
 _BETWEEN = b"[], \t\r\n"
 
@@ -21,6 +22,7 @@ class JsonObjects:
         self._url = url
         self._compression = compression
         self._fields = fields
+        self._renderer = RecordRenderer(fields)
 
     def parse(self, block: RecordBlock, *, lines_before: int) -> Parsed:
         """Parse whole objects; see `JsonLines.parse`."""
@@ -39,7 +41,7 @@ class JsonObjects:
                 at = block.data.index(piece[:1], start)
                 if len(piece) > self._fields.max_record_bytes:
                     raise endless_record(self._url, block.offset + start, self._fields.max_record_bytes)
-                got = text_of_json(piece, self._fields)
+                got = text_of_json(piece, self._fields, self._renderer)
                 if isinstance(got, Fault):
                     line = lines_before + 1 + block.data.count(b"\n", 0, at + got.at)
                     parsed.rejects.append(
@@ -52,7 +54,7 @@ class JsonObjects:
                         )
                     )
                 elif got[1]:
-                    parsed.add(got[1])
+                    parsed.add(got[1], marks=got[2])
                     for name in keep:
                         parsed.meta[name].append(as_metadata(lookup(got[0], name)))
                 else:

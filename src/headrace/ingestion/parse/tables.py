@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.parse.columns import column_of, split_name, type_of
 from headrace.ingestion.read.open import open_seekable
 from headrace.ingestion.read.parquet_footer import refuse_encrypted
+from headrace.ingestion.records import Fault, RecordRenderer
 from headrace.stats import Stats
 from headrace.storage import validate_arrow
 
@@ -53,7 +54,7 @@ class ParquetGroups:
         except FAULTS as error:
             self._raw.close()
             raise SourceError(f"{url}: damaged Parquet file: {error}. Fetch it again") from error
-        _check_columns(self, url, self._file.schema_arrow, fields)
+        self._rows = TableRows(self, url, self._file.schema_arrow, fields)
         self._stored = 0
         self._ended = False
 
@@ -65,7 +66,7 @@ class ParquetGroups:
     def group_bytes(self) -> list[tuple[int, int]]:
         """Bytes of each row group's text: (unpacked, stored)."""
         meta = self._file.metadata
-        names = set(_columns(self._file.schema_arrow, self._fields))
+        names = set(self._rows.columns)
         sizes = []
         for i in range(meta.num_row_groups):
             group = meta.row_group(i)
@@ -86,16 +87,15 @@ class ParquetGroups:
         meta = self._file.metadata
         stop = meta.num_row_groups if stop is None else min(stop, meta.num_row_groups)
         row = sum(meta.row_group(i).num_rows for i in range(start))
-        columns = _columns(self._file.schema_arrow, self._fields)
         sizes = self.group_bytes()
         for group in range(start, stop):
             try:
                 batches = self._file.iter_batches(
-                    batch_size=ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False
+                    batch_size=ROWS_AT_ONCE, row_groups=[group], columns=self._rows.columns, use_threads=False
                 )
                 while (batch := timed_next(batches, self.stats)) is not None:
                     with self.stats.busy("parse"):
-                        parsed = parse_batch(batch, url=self._url, fields=self._fields, first_row=row)
+                        parsed = self._rows.parse(batch, first_row=row)
                     row += batch.num_rows
                     yield parsed
             except FAULTS as error:
@@ -139,9 +139,8 @@ class ArrowBatches:
         except FAULTS as error:
             self._raw.close()
             raise SourceError(f"{url}: damaged Arrow file: {error}. Fetch it again") from error
-        _check_columns(self, url, schema, fields)
-        self._columns = _columns(schema, fields)
-        self._included = [schema.get_field_index(name) for name in self._columns]
+        self._rows = TableRows(self, url, schema, fields)
+        self._included = [schema.get_field_index(name) for name in self._rows.columns]
 
     @property
     def at_end(self) -> bool:
@@ -170,8 +169,7 @@ class ArrowBatches:
     def batch_bytes(self) -> list[int]:
         """Bytes of each record batch's text."""
         with self._damage():
-            name, _ = split_name(self._columns, self._fields.text_field)
-            return [batch.column(name).nbytes for batch in self._batches()]
+            return [batch.select(self._rows.text_columns).nbytes for batch in self._batches()]
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Parsed]:
         """Texts of record batches [start, stop)."""
@@ -185,11 +183,11 @@ class ArrowBatches:
                 if stop is not None and i >= stop:
                     return
                 if i >= start:
-                    chosen = batch.select(self._columns)
+                    chosen = batch.select(self._rows.columns)
                     for at in range(0, batch.num_rows, ROWS_AT_ONCE):
                         part = chosen.slice(at, ROWS_AT_ONCE)
                         with self.stats.busy("parse"):
-                            parsed = parse_batch(part, url=self._url, fields=self._fields, first_row=row + at)
+                            parsed = self._rows.parse(part, first_row=row + at)
                         yield parsed
                     self._stored += chosen.nbytes
                 row += batch.num_rows
@@ -246,22 +244,65 @@ def parse_batch(batch: pa.RecordBatch, *, url: str, fields: FieldOptions, first_
     return parsed
 
 
+class TableRows:
+    """Rows of one table -> texts: of its text column, or of the columns of a conversation or a pair."""
+
+    def __init__(
+        self, reader: ParquetGroups | ArrowBatches, url: str, schema: pa.Schema, fields: FieldOptions
+    ) -> None:
+        self._url, self._fields = url, fields
+        self._renderer = RecordRenderer(fields)
+        has_text = type_of(schema, fields.text_field) is not None
+        names = [*schema.names, fields.text_field] if has_text else schema.names
+        self._kind = self._renderer.kind_of_columns(names, where=url)
+        self.text_columns = [split_name(schema.names, fields.text_field)[0]]
+        """Columns that a text is made of."""
+        if self._kind is not None:
+            self.text_columns = [name for name in self._renderer.columns(self._kind) if name in schema.names]
+            if fields.template is not None:
+                self.text_columns = list(schema.names)  # a template may name any of them
+        kept = [split_name(schema.names, name)[0] for name in fields.keep]
+        self.columns = list(dict.fromkeys([*self.text_columns, *kept]))
+        """Top-level columns that are read, each once."""
+        needed = [fields.text_field] if self._kind is None else self.text_columns
+        _check_columns(reader, url, schema, fields, [*needed, *fields.keep], is_text=self._kind is None)
+
+    def parse(self, batch: pa.RecordBatch, *, first_row: int) -> Parsed:
+        """Rows -> texts; rejects name the row as offset (from 0) and line (from 1)."""
+        if self._kind is None:
+            return parse_batch(batch, url=self._url, fields=self._fields, first_row=first_row)
+        parsed = Parsed(texts=[], nbytes=batch.nbytes)
+        good: list[int] = []
+        for i, record in enumerate(batch.to_pylist()):
+            rendered = self._renderer.render(record)
+            if isinstance(rendered, Fault):
+                _reject(parsed, self._url, first_row + i, rendered.reason, rendered.detail)
+            elif not rendered[0]:
+                parsed.empty += 1
+            else:
+                parsed.add(rendered[0], marks=rendered[1])
+                good.append(i)
+        for name in self._fields.keep:
+            kept = column_of(batch, name).to_pylist()
+            parsed.meta[name] = [as_metadata(kept[i]) for i in good]
+        return parsed
+
+
 def _reject(parsed: Parsed, url: str, row: int, reason: str, detail: str) -> None:
     parsed.rejects.append(Reject(source=url, offset=row, line=row + 1, reason=reason, detail=detail))
 
 
-def _columns(schema: pa.Schema, fields: FieldOptions) -> list[str]:
-    """Top-level columns that hold the text and the kept fields, each once."""
-    return list(
-        dict.fromkeys(split_name(schema.names, name)[0] for name in (fields.text_field, *fields.keep))
-    )
-
-
 def _check_columns(
-    reader: ParquetGroups | ArrowBatches, url: str, schema: pa.Schema, fields: FieldOptions
+    reader: ParquetGroups | ArrowBatches,
+    url: str,
+    schema: pa.Schema,
+    fields: FieldOptions,
+    columns: Sequence[str],
+    *,
+    is_text: bool,
 ) -> None:
     """Close the reader and raise, where a column is missing or the text is no text."""
-    for name in (fields.text_field, *fields.keep):
+    for name in columns:
         top, _ = split_name(schema.names, name)
         if schema.names.count(top) > 1:
             reader.close()
@@ -274,6 +315,8 @@ def _check_columns(
                 f"{', '.join(schema.names) or 'none'}. Name the right one with "
                 + ("text_field (--text-field)" if name == fields.text_field else "keep (--keep)")
             )
+    if not is_text:
+        return
     kind: Any = type_of(schema, fields.text_field)
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if kind not in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()):

@@ -20,12 +20,13 @@ from headrace.errors import SourceError
 from headrace.ingestion.document import Parsed, Reject
 from headrace.ingestion.fields import as_metadata, lookup, too_long, utf8_fault
 from headrace.ingestion.options import FieldOptions
-from headrace.ingestion.parse.json_text import Fault, text_of_json
+from headrace.ingestion.parse.json_text import text_of_json
 from headrace.ingestion.parse.jsonl import JsonLines
 from headrace.ingestion.parse.tar_headers import last_member_before
 from headrace.ingestion.read.cuts import Lines
 from headrace.ingestion.read.open import SUFFIXES, Stream, compression_of
 from headrace.ingestion.read.records import Records
+from headrace.ingestion.records import Fault, RecordRenderer
 from headrace.stats import Stats
 
 BATCH_BYTES = 2 << 20
@@ -56,6 +57,7 @@ class TarSamples:
     def __init__(self, url: str, compression: str, fields: FieldOptions) -> None:
         self._url = url
         self._fields = fields
+        self._renderer = RecordRenderer(fields)
         self.stats = Stats()
         self._compression = compression
         self._stream: Stream | None = None
@@ -213,16 +215,18 @@ class TarSamples:
 
     def _add(self, parsed: Parsed, offset: int, key: str, members: dict[str, bytes]) -> int:
         record: Any = None
-        if self._fields.text_field in members:
+        marks = None
+        reads_text = self._fields.record in ("auto", "text")
+        if reads_text and self._fields.text_field in members:
             text = members[self._fields.text_field]
-        elif "txt" in members:
+        elif reads_text and "txt" in members:
             text = members["txt"]
         elif "json" in members:
-            got = text_of_json(members["json"], self._fields)
+            got = text_of_json(members["json"], self._fields, self._renderer)
             if isinstance(got, Fault):
                 self._reject(parsed, offset, key, got.reason, got.detail)
                 return 0
-            record, text = got
+            record, text, marks = got
         else:
             names = f".{self._fields.text_field}, .txt or .json"
             self._reject(parsed, offset, key, "no_text", f"no member {names} in this sample")
@@ -236,7 +240,7 @@ class TarSamples:
         elif not text:
             parsed.empty += 1
         else:
-            parsed.add(text)
+            parsed.add(text, marks=marks)
             self._keep(parsed, record, members)
         parsed.nbytes += sum(map(len, members.values()))
         return len(text)

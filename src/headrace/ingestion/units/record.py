@@ -19,6 +19,8 @@ class UnitRecord:
     shards: tuple[ShardEntry, ...]
     documents: int = 0
     tokens: int = 0
+    given_tokens: int = 0
+    """Tokens that are not learned."""
     text_bytes: int = 0
     """UTF-8 bytes of the documents in the shards."""
     validation: tuple[ShardEntry, ...] = ()

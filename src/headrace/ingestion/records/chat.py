@@ -1,0 +1,227 @@
+"""A chat template and messages -> text, and the bytes of it that are learned.
+
+Templates are rendered as transformers renders them: Jinja2, immutable and sandboxed, blocks trimmed, with `tojson`,
+`raise_exception`, `break`, `continue` and `{% generation %}`. What would give another text on another day or at
+another try is left out: `strftime_now` and the filter `random`.
+
+Which bytes are learned:
+
+1. what the template writes inside `{% generation %}`, where it has that;
+2. else what an answer adds to the text of the turns before it with the generation prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import orjson
+
+from headrace.errors import ConfigError
+from headrace.ingestion.options import ChatOptions, FieldOptions, Learn
+from headrace.ingestion.records.messages import MessagesError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from headrace.tokens import Tokenizer
+
+OWN_TEMPLATE = "chat"
+"""The value of `template` that takes the tokenizer's own for records without messages too."""
+# No input contains a lone surrogate: it is neither in UTF-8 nor in JSON. So these mark places in a rendered text.
+_BEGIN, _END = "\udc80", "\udc81"
+_MARK = re.compile(f"[{_BEGIN}{_END}]")
+_HAS_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+Edges = tuple[int, ...]
+"""First byte of a learned run, one past its last byte, first byte of the next run, and so on."""
+
+
+def chat_options(fields: FieldOptions, tokenizer: Tokenizer) -> ChatOptions | None:
+    """The template that `fields.template` names, or the tokenizer's own, and the tokens that it can name.
+
+    Returns:
+        None where there is no template; records of messages are then refused.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no template.
+    """
+    files = tokenizer.files()
+    config = {
+        key: value
+        for name in ("special_tokens_map.json", "tokenizer_config.json")
+        for key, value in (orjson.loads(files[name]) if name in files else {}).items()
+    }
+    if fields.template is None or fields.template == OWN_TEMPLATE:
+        text = _own_template(files, config)
+        if text is None and fields.template is not None:
+            raise ConfigError(
+                f"template {OWN_TEMPLATE!r}: the tokenizer {tokenizer.name} has no chat template; name a file"
+            )
+    else:
+        try:
+            text = Path(fields.template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"template {fields.template!r} cannot be read: {error}") from error
+    if text is None:
+        return None
+    named = {name: config.get(name) for name in _NAMED_TOKENS}
+    tokens = {k: v["content"] if isinstance(v, dict) else v for k, v in named.items() if v is not None}
+    _compile(text)
+    return ChatOptions(
+        template=text,
+        variables=tuple(sorted(tokens.items())),
+        special_tokens=tuple(sorted(tokenizer.special_tokens())),
+    )
+
+
+def _own_template(files: Mapping[str, bytes], config: Mapping[str, Any]) -> str | None:
+    if "chat_template.jinja" in files:
+        return files["chat_template.jinja"].decode()
+    templates = config.get("chat_template")
+    if isinstance(templates, list):
+        templates = {one["name"]: one["template"] for one in templates}.get("default")
+    return templates if isinstance(templates, str) else None
+
+
+class ConversationTemplate:
+    """A compiled template."""
+
+    def __init__(self, options: ChatOptions) -> None:
+        self._template = _compile(options.template)
+        self._variables = dict(options.variables)
+        self._has_generation = _HAS_GENERATION.search(options.template) is not None
+
+    def text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        learn: Learn,
+        given: int | None = None,
+        values: Mapping[str, Any],
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text of a conversation, and its learned runs of characters.
+
+        Args:
+            messages: from `messages_of`.
+            learn: all, the answers, or the last one.
+            given: messages that are given; those after them are learned, of any role. None: answers are learned.
+            values: further variables of the template, such as tools.
+
+        Raises:
+            MessagesError: the template refuses the messages, or there is no answer.
+        """
+        marked = self._render(messages, values)
+        whole = _MARK.sub("", marked) if self._has_generation else marked
+        if learn == "all":
+            return whole, [(0, len(whole))]
+        if given is not None:
+            return whole, [(self._prefix(messages[:given], whole, values, prompt=True), len(whole))]
+        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if not answers:
+            raise MessagesError("no message is of role 'assistant', so there is nothing to learn")
+        if learn == "last":
+            answers = answers[-1:]
+        if self._has_generation:
+            runs = _runs(marked)
+            if learn == "last":
+                runs = runs[len(_runs(self._render(messages[: answers[0]], values))) :]
+            return whole, runs
+        runs = []
+        for i in answers:
+            begin = self._prefix(messages[:i], whole, values, prompt=True)
+            is_last = i == len(messages) - 1
+            end = len(whole) if is_last else self._prefix(messages[: i + 1], whole, values, prompt=False)
+            runs.append((begin, end))
+        return whole, runs
+
+    def _prefix(
+        self, messages: Sequence[Mapping[str, Any]], whole: str, values: Mapping[str, Any], *, prompt: bool
+    ) -> int:
+        """Characters of the first messages, which the whole text begins with."""
+        text = _MARK.sub("", self._render(messages, values, prompt=prompt)) if messages or prompt else ""
+        if not whole.startswith(text):
+            raise MessagesError(
+                "the chat template writes the first turns otherwise once later ones follow, so the answer cannot be "
+                "found in the text. Mark the answers in the template with {% generation %} ... {% endgeneration %}"
+            )
+        return len(text)
+
+    def _render(
+        self, messages: Sequence[Mapping[str, Any]], values: Mapping[str, Any], *, prompt: bool = False
+    ) -> str:
+        variables = {**self._variables, "tools": None, "documents": None, **values}
+        try:
+            return str(self._template.render(variables, messages=messages, add_generation_prompt=prompt))
+        except Exception as error:  # a template raises whatever its author chose
+            raise MessagesError(f"the chat template refuses it: {error}") from error
+
+
+def _runs(marked: str) -> list[tuple[int, int]]:
+    """Learned runs of a text with marks, counted without the marks."""
+    at, runs = 0, []
+    for number, part in enumerate(_MARK.split(marked)):
+        if number % 2:
+            runs.append((at, at + len(part)))
+        at += len(part)
+    return runs
+
+
+@lru_cache(maxsize=16)
+def _compile(text: str) -> Template:
+    """Compile a template.
+
+    Raises:
+        ConfigError: it is no Jinja2 template.
+    """
+    import jinja2
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.nodes import CallBlock, Node
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}`: marks what is inside."""
+
+        tags = {"generation"}  # noqa: RUF012  # jinja2's own protocol
+
+        def parse(self, parser: Any) -> Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
+
+        def _mark(self, caller: Any) -> str:
+            return f"{_BEGIN}{caller()}{_END}"
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    del environment.filters["random"]
+    environment.globals["raise_exception"] = _raise
+    del environment.globals["lipsum"]
+    try:
+        return environment.from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigError(f"chat template: line {error.lineno}: {error.message}") from error
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,  # as in transformers
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As in transformers: without the escapes of HTML that Jinja2's own filter writes."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise(message: str) -> NoReturn:
+    raise MessagesError(message)
