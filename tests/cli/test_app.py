@@ -82,6 +82,10 @@ def test_flags_change_only_on_purpose():
             "--json", "--max-body-bytes", "--max-connections", "--max-queue", "--max-upload-bytes", "--model", "--name",
             "--port", "--predictions", "--state",
         ],
+        "diagnose": [
+            "--batch-size", "--cache-dir", "--gpu", "--json", "--model", "--out", "--seconds", "--seq-len", "--shuffle",
+            "--threads", "--try",
+        ],
         "report": ["--json"],
         "export": ["--json", "--out"],
         "import": ["--json", "--out"],

@@ -170,7 +170,7 @@ def test_plots_are_pictures_of_their_own(made):
     """Each is well-formed SVG with a size, its own colours, and no reference to anything else."""
     report(made.path)
     names = sorted(path.name for path in (made.path / "plots").iterdir())
-    assert names == ["loss.svg", "stages.svg", "tokens_per_s.svg"]
+    assert names == ["loss.svg", "stages.svg", "step.svg", "tokens_per_s.svg"]
     for name in names:
         root = ET.parse(made.path / "plots" / name).getroot()
         assert root.tag == "{http://www.w3.org/2000/svg}svg"

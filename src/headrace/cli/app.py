@@ -14,6 +14,7 @@ import typer
 
 from headrace.cli import (
     demo,
+    diagnose,
     export,
     generate,
     import_,
@@ -47,6 +48,7 @@ app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.add_typer(plan.plan_app, name="plan")
+app.command("diagnose", epilog=diagnose.EXAMPLES)(diagnose.diagnose)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("import", epilog=import_.EXAMPLES)(import_.import_)

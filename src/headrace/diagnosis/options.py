@@ -45,3 +45,30 @@ class DiagnoseOptions:
                 raise ConfigError(f"{name}={value!r}: expected a share above 0 and below 1, such as 0.02")
         if self.method not in ("auto", "blocks", "waits"):
             raise ConfigError(f'method={self.method!r}: use "auto", "blocks" or "waits"')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """Loader (of a store)."""
+
+    model: Annotated[
+        str | None, Doc("What reads the store: a run, or a name such as gpt3-125m. Does the loader keep up?")
+    ] = None
+    gpu: Annotated[str, Doc("GPU that a model given by name trains on; see `headrace plan --list-gpus`.")] = (
+        "h100-80gb"
+    )
+    seq_len: Annotated[int, Doc("Tokens of a row.")] = 2048
+    batch_size: Annotated[int, Doc("Rows of a batch.")] = 32
+    shuffle: Annotated[Literal["auto", "global", "blocks", "none"], Doc("Order of the rows.")] = "auto"
+    threads: Annotated[int | None, Doc("Threads that make batches; default: as the loader chooses.")] = None
+    cache_dir: Annotated[str | None, Doc("For remote stores: a local directory for their blocks.")] = None
+    seconds: Annotated[float, Doc("Seconds to read.")] = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("seq_len", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
+        if self.threads is not None and self.threads < 0:
+            raise ConfigError(f"threads={self.threads}: expected at least 0")
+        if not self.seconds > 0:
+            raise ConfigError(f"seconds={self.seconds}: expected more than 0")

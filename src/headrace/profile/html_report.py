@@ -10,6 +10,7 @@ from headrace.profile.charts import run_charts
 from headrace.profile.page import render_page
 from headrace.profile.run_files import read_run_files
 from headrace.profile.stage_times import run_stage_times
+from headrace.profile.step_bar import draw_step_bar, run_step_balance
 from headrace.profile.svg import draw_bar_chart, draw_line_chart, standalone
 
 
@@ -17,7 +18,7 @@ def report(run_dir: str | PathLike[str]) -> Path:
     """Write a page about a run, and its charts as pictures.
 
     The page is one file: it makes no request, follows the reader's light or dark theme, and prints. The pictures
-    are loss.svg, tokens_per_s.svg and stages.svg in plots/, on a white ground.
+    are loss.svg, tokens_per_s.svg, step.svg and stages.svg in plots/, on a white ground.
 
     Args:
         run_dir: a directory that `headrace train --out` wrote; ingest.json, naive.json, predictions.json and
@@ -40,6 +41,9 @@ def report(run_dir: str | PathLike[str]) -> Path:
     for chart in run_charts(run.steps):
         _write(folder / f"{chart.name}.svg", standalone(draw_line_chart(chart)))
     stages = run_stage_times(run)
+    balance = run_step_balance(run)
+    if balance is not None:
+        _write(folder / "step.svg", standalone(draw_step_bar(balance.parts)))
     if stages:
         _write(folder / "stages.svg", standalone(draw_bar_chart(stages)))
     return page

@@ -125,3 +125,14 @@ def share_interval(part_s: Sequence[float], whole_s: Sequence[float]) -> Confide
     if not math.isfinite(reach):
         return ConfidenceInterval(value=value, low=0.0, high=1.0)
     return ConfidenceInterval(value=value, low=value - reach, high=value + reach).clamp(0.0, 1.0)
+
+
+def rate_interval(amounts: Sequence[float], seconds: Sequence[float]) -> ConfidenceInterval:
+    """Amount a second over slices of time, such as tokens of each tenth of a second."""
+    columns = np.column_stack([np.asarray(amounts, dtype=float), np.asarray(seconds, dtype=float)])
+    if not len(columns) or columns[:, 1].sum() <= 0:
+        return ConfidenceInterval(value=0.0, low=0.0, high=math.inf)
+    value = float(columns[:, 0].sum() / columns[:, 1].sum())
+    error, degrees = block_bootstrap(columns, lambda means: means[:, 0] / means[:, 1])
+    reach = t_quantile(degrees) * error
+    return ConfidenceInterval(value=value, low=max(0.0, value - reach), high=value + reach)

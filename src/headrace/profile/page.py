@@ -22,6 +22,7 @@ from headrace.profile.stage_times import (
     slowest_stage,
     wall_seconds,
 )
+from headrace.profile.step_bar import StepBalance, run_step_balance, step_bar_section
 from headrace.profile.svg import draw_legend, draw_line_chart
 
 MAX_COLUMNS = 4
@@ -39,6 +40,7 @@ def render_page(run: RunFiles, *, made: str) -> str:
         [
             _header(run),
             "<main>\n",
+            _step(run_step_balance(run)),
             _where(run_stage_times(run)),
             _plots(run_charts(run.steps)),
             _naive(run.naive),
@@ -48,8 +50,18 @@ def render_page(run: RunFiles, *, made: str) -> str:
             f"</main>\n<footer>{escape(made)}. Loss is the mean cross-entropy of a token, in nats.</footer>",
         ]
     )
+    return render_document(run_title(run), body)
+
+
+def render_document(title: str, body: str) -> str:
+    """A self-contained page in light and dark: it makes no request.
+
+    Args:
+        title: plain text.
+        body: HTML.
+    """
     template = package_files("headrace.profile").joinpath("report.html").read_text(encoding="utf-8")
-    return Template(template).substitute(title=escape(run_title(run)), body=body)
+    return Template(template).substitute(title=escape(title), body=body)
 
 
 def _header(run: RunFiles) -> str:
@@ -67,6 +79,12 @@ def _header(run: RunFiles) -> str:
         + (f'<dl class="tiles" style="--columns:{columns}">{cards}</dl>' if cards else "")
         + "</header>\n"
     )
+
+
+def _step(balance: StepBalance | None) -> str:
+    if balance is None:
+        return ""
+    return _section("step", "Is it I/O or the model?", step_bar_section(balance.sentence, balance.parts))
 
 
 def _where(stages: Sequence[StageTime]) -> str:

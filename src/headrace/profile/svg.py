@@ -195,6 +195,8 @@ text { font: 11.5px sans-serif; fill: #59636e; } .value { fill: #0b5cd6; font-we
 path { fill: none; } .grid { stroke: #e6eaef; } .axis { stroke: #59636e; } .faint { stroke: #a9c8f5; }
 .main { stroke: #0b5cd6; stroke-width: 2; } .marked { stroke: #b8500a; stroke-width: 1.4; }
 .mark { fill: #b8500a; } .dot { fill: #0b5cd6; } .hover { opacity: 0; }
+.part-compute { fill: #0b5cd6; } .part-wait { fill: #b8500a; } .part-communication { fill: #16703a; }
+.part-checkpoint { fill: #a9c8f5; } .part-other { fill: #8c96a1; } .in-part { fill: #ffffff; font-weight: 650; }
 .bar { fill: #8c96a1; } .slowest { fill: #0b5cd6; } .overlaps { fill: none; stroke: #8c96a1; stroke-dasharray: 3 2; }
 </style>
 <rect width="100%" height="100%" fill="#ffffff"/>"""
