@@ -37,4 +37,4 @@ def test_the_report_shows_the_history_and_leaves_segments_out_of_the_options(mad
 def test_a_run_that_was_never_changed_has_no_history(made):
     made.write("run.json", {"segments": RUN["segments"][:1]})
     assert history_rows(read_run_files(made.path)) == []
-    assert "What was changed" not in report(made.path).read_text()
+    assert "What happened" not in report(made.path).read_text()

@@ -1,4 +1,7 @@
-"""A run's recipe is resolved once: choices of the machine at its first start stay. Covers recipe.py, device.py."""
+"""A run's recipe is resolved once: choices of the machine at its first start stay.
+
+Covers recipe.py, prepare.py and device.py.
+"""
 
 from __future__ import annotations
 

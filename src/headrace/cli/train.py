@@ -142,8 +142,9 @@ def _print_summary(summary: RunSummary, *, json: bool) -> None:
         print_json(summary)
         return
     if summary.resumed_from == summary.steps:
+        state = "has used up its patience" if summary.stopped_early else "is done"
         stdout.print(
-            f"{summary.out}: all {count(summary.steps)} steps are done; nothing was left to do",
+            f"{summary.out}: {state} at step {count(summary.steps)}; nothing was left to do",
             soft_wrap=True,
         )
         return
@@ -159,6 +160,12 @@ def _print_summary(summary: RunSummary, *, json: bool) -> None:
     ]
     if summary.eval_loss is not None:
         rows.insert(4, ("eval loss", f"{summary.eval_loss:.4f}"))
+    if summary.best_step is not None:
+        rows.append(("best", f"step {count(summary.best_step)}: {summary.out}@best"))
+    if summary.stopped_early:
+        rows.append(
+            ("stopped early", "the held-out loss was not lower for as many evaluations as --patience")
+        )
     if summary.hit_rate is not None:
         rows.insert(2, ("embeddings", f"{100 * summary.hit_rate:.1f} % of the tokens found a vector"))
     if summary.resumed_from:

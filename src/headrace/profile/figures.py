@@ -53,6 +53,10 @@ def run_tiles(run: RunFiles) -> list[Tile]:
                 unit="nats (median)" if smoothed else "nats",
             )
         )
+    best = _mapping(run.run, "best")
+    if best.get("eval_loss") is not None:
+        unit = f"nats, at step {count(best['step'])}"
+        tiles.append(Tile(name="best held-out loss", value=f"{best['eval_loss']:.2f}", unit=unit))
     speed = overall_tokens_per_s(run.steps)
     if speed is not None:
         tiles.append(Tile(name="training speed", value=count(speed), unit="tokens/s, over the whole run"))

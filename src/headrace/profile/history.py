@@ -1,4 +1,4 @@
-"""run.json of a run -> its history as rows of a table: starts that changed something, and what they changed."""
+"""run.json of a run -> its history as rows of a table: changes at a start, steps that diverged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HistoryRow:
 
 
 def history_rows(run: RunFiles) -> list[HistoryRow]:
-    """The branch that a run began as, and its segments, by step; empty for a run that was never changed."""
+    """The branch that a run began as, its segments and divergences, by step; empty for a run that was never changed."""
     rows = []
     origin = run.run.get("branched_from")
     if isinstance(origin, Mapping):
@@ -31,6 +31,16 @@ def history_rows(run: RunFiles) -> list[HistoryRow]:
         changed = segment.get("changed") or {}
         what = ", ".join(f"{name} {_value(old)} → {_value(new)}" for name, (old, new) in changed.items())
         rows.append(HistoryRow(step=segment["first_step"], when=str(segment.get("began", "")), what=what))
+    for entry in run.run.get("divergences", ()):
+        first, end = entry["rows"]
+        if entry["action"] == "skip":
+            what = f"diverged, its update was left out: {entry['reason']}"
+        else:
+            what = (
+                f"diverged, went back to step {entry['after_step']:,} and around rows {first:,} to {end - 1:,}: "
+                f"{entry['reason']}"
+            )
+        rows.append(HistoryRow(step=entry["step"], when=str(entry.get("when", "")), what=what))
     return sorted(rows, key=lambda row: row.step)
 
 

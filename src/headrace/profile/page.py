@@ -188,12 +188,15 @@ def _history(run: RunFiles) -> str:
     )
     head = _head(["step", "when", "what"], numbers_from=3)
     table = f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
-    return _section("history", "What was changed while it ran", table)
+    return _section("history", "What happened while it ran", table)
 
 
 def _what_ran(run: RunFiles) -> str:
     body = _definitions(run_facts(run))
-    options = _definitions((name, str(value)) for name, value in flatten(run.run) if name != "segments")
+    shown = [
+        (name, str(value)) for name, value in flatten(run.run) if name not in ("segments", "divergences")
+    ]
+    options = _definitions(shown)
     more = (
         f'<details><summary>All options (run.json)</summary><dl class="facts">{options}</dl></details>'
         if options

@@ -55,7 +55,9 @@ class Branch:
         shutil.rmtree(final, ignore_errors=True)  # of an earlier try that was killed
         staging.rename(final)
         fsync_directory(checkpoints)
-        _copy_files(self.source / "tokenizer", out / "tokenizer")
+        for name in ("tokenizer", PRETRAINED):
+            if (self.source / name).is_dir():
+                _copy_files(self.source / name, out / name)
         if (files := pretrained_files(self.source)) is not None:
             _copy_files(files, out / PRETRAINED)
         (out / METRICS).write_bytes(lines_up_to(self.source / METRICS, self.saved.step))
@@ -93,6 +95,12 @@ def open_branch(name: str | PathLike[str], *, warn: Callable[[str], None]) -> Br
             "segments": segments,
             "first_checkpoint": saved.step,
             "max_seconds": None,
+            "divergences": [
+                entry
+                for entry in run.get("divergences", ())
+                if entry.get("after_step", entry["step"]) <= saved.step
+            ],
+            "best": state["best"],
             "branched_from": origin,
         },
     )

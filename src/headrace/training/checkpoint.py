@@ -48,6 +48,7 @@ class CheckpointWriter:
         *,
         keep: int = 3,
         resumed_step: int | None = None,
+        best_step: int | None = None,
         group: ProcessGroup | None = None,
         before_commit: Callable[[], None] | None = None,
         after_commit: Callable[[Path], None] | None = None,
@@ -59,6 +60,7 @@ class CheckpointWriter:
             checkpoints: RUN/checkpoints.
             keep: checkpoints to keep.
             resumed_step: newest whole checkpoint; what is older than the newest `keep` is deleted.
+            best_step: a checkpoint that is kept beside them; a state that is written may name another as "best".
             group: the processes; default a single one.
             before_commit: called on rank 0 before a checkpoint gets its name.
             after_commit: called on rank 0 with the directory of a committed checkpoint.
@@ -81,7 +83,7 @@ class CheckpointWriter:
                 for stale in checkpoints.glob(f"{_STAGING}*"):  # of a process that was killed
                     self._delete(stale)
                 if resumed_step is not None:
-                    self._delete_old(resumed_step)
+                    self._delete_old(resumed_step, best_step)
 
     def allocate(self, tensors: Mapping[str, Tensor]) -> None:
         """Touch the memory of the copy, so that the first save takes no longer than the others."""
@@ -191,14 +193,16 @@ class CheckpointWriter:
             self._delete(final)
         staging.rename(final)
         fsync_directory(self._checkpoints)
-        self._delete_old(step)
+        best = state.get("best")
+        self._delete_old(step, best["step"] if isinstance(best, Mapping) else None)
         return final
 
-    def _delete_old(self, newest: int) -> None:
+    def _delete_old(self, newest: int, best: int | None) -> None:
         # Later ones are damaged (the run resumed before them) and do not count.
-        older = [path for step, path in list_checkpoints(self._checkpoints) if step <= newest]
-        for path in older[: -self._keep]:
-            self._delete(path)
+        older = [(step, path) for step, path in list_checkpoints(self._checkpoints) if step <= newest]
+        for step, path in older[: -self._keep]:
+            if step != best:
+                self._delete(path)
 
     def _delete(self, path: Path) -> None:
         """Delete a directory, never leaving half a checkpoint under a finished one's name."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor
 
 from headrace.errors import ConfigError
@@ -32,6 +33,13 @@ class HeldOutRows:
     rank: int
     world_size: int
     """Data-parallel."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the rows: losses over other rows cannot be compared."""
+        digest = xxhash.xxh3_128(self.ids_NT.numpy().tobytes())
+        digest.update(self.labels_NT.numpy().tobytes())
+        return digest.hexdigest()
 
     def batches(self, rows: int) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor | None]]]:
         """This rank's part of batches of so many rows: ids, labels, and the masks of `TrainableModel.loss`."""

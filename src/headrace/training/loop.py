@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+from headrace.model import STATE
 from headrace.stats import StageCount
 from headrace.training.checkpoint import CheckpointWriter
+from headrace.training.divergence import MAX_IN_A_ROW, divergence_error, record_divergence
 from headrace.training.evaluation import HeldOutRows, evaluate
 from headrace.training.metrics import METRICS, MetricsLog
 from headrace.training.mfu import device_peak
 from headrace.training.mirror import Mirror
-from headrace.training.options import CheckpointOptions
+from headrace.training.options import CheckpointOptions, EvaluationOptions
 from headrace.training.process_group import ProcessGroup
 from headrace.training.recipe import Recipe
-from headrace.training.run_json import read_run, write_run
+from headrace.training.run_json import update_run
 from headrace.training.run_log import RunLog, StepLines, step_note
 from headrace.training.segments import RunSegment, recipe_at
-from headrace.training.state import TrainLoader, TrainState
+from headrace.training.state import SavedState, TrainLoader, TrainState, find_saved_state, restore
 from headrace.training.stop import StopSignal
 from headrace.training.summary import RunSummary
 from headrace.training.tensorboard import TensorBoardLog
@@ -43,6 +48,8 @@ class LoopFiles:
     log: RunLog = field(default_factory=RunLog)
     first_checkpoint: int | None = None
     """Step of the run's first checkpoint; None before there was one."""
+    positions: Mapping[int, int] = field(default_factory=dict)
+    """See `positions_after`."""
     resumed: int | None = None
     """Step of the checkpoint that the loop starts from; None without one."""
 
@@ -76,6 +83,7 @@ def run_loop(
     files: LoopFiles,
     group: ProcessGroup,
     held_out: HeldOutRows | None,
+    evaluation: EvaluationOptions,
     eval_every: int,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -84,25 +92,30 @@ def run_loop(
 
     Raises:
         CheckpointError, SpaceError: a checkpoint or a line of metrics could not be written.
-        ConfigError: the loss is no longer a number.
+        ConfigError: training has diverged, and the recipe says to stop, or nothing else helped.
     """
     resumed, tokens_before, start = state.step, state.tokens, clock()
     recipe = segments[-1].recipe
     with ExitStack() as stack:
-        loop = _Loop(model, loader, state, segments, files=files, group=group, clock=clock, stack=stack)
+        loop = _Loop(
+            model, loader, state, segments,
+            files=files, evaluation=evaluation, group=group, clock=clock, stack=stack,
+        )  # fmt: skip
         _log_start(files.log, loop, held_out)
         lines = StepLines(files.log, first=resumed + 1, total=recipe.steps, clock=clock)
-        while state.step < recipe.steps and loop.stopped_by is None:
+        while state.step < recipe.steps and loop.stopped_by is None and not loop.patience_is_over:
             state.step += 1
             evaluates = held_out is not None and (state.step % eval_every == 0 or state.step == recipe.steps)
             line = loop.step(held_out if evaluates else None)
-            if group.is_rank0:
+            if group.is_rank0 and line is not None:
                 lines.add(line)
                 if progress is not None:
                     progress(state.step, recipe.steps, step_note(line))
     wall_s = clock() - start
     if group.is_rank0 and state.step > resumed:
         reason = "all steps are done" if loop.stopped_by is None else f"stopped by {loop.stopped_by}"
+        if loop.patience_is_over:
+            reason = f"no lower held-out loss in {state.evaluations_since_best} evaluations"
         files.log.add_event(f"step {state.step:,} of {recipe.steps:,}: {reason}; checkpoint committed")
     return RunSummary(
         out=files.out,
@@ -117,6 +130,8 @@ def run_loop(
         resumed_from=resumed,
         mfu=loop.mfu,
         stopped_by=loop.stopped_by,
+        best_step=None if state.best is None else state.best["step"],
+        stopped_early=loop.patience_is_over and state.step < recipe.steps,
     )
 
 
@@ -144,12 +159,15 @@ class _Loop:
         segments: Sequence[RunSegment],
         *,
         files: LoopFiles,
+        evaluation: EvaluationOptions,
         group: ProcessGroup,
         clock: Callable[[], float],
         stack: ExitStack,
     ) -> None:
         self.model, self.loader, self.state, self.group = model, loader, state, group
         self._segments, self.steps = segments, segments[-1].recipe.steps
+        self._positions = dict(files.positions)
+        self._returns: dict[int, int] = {}
         self.stopped_by: str | None = None
         self.loss: float | None = None
         self.mfu: float | None = None
@@ -158,7 +176,7 @@ class _Loop:
         self._peak = device_peak(model.device, model.recipe.dtype)
         self._flops_per_token = model.recipe.model.flops_per_token(model.recipe.seq_len)
         self._tensors = model.tensors()
-        self._options = files.checkpoint
+        self._files, self._options, self._evaluation = files, files.checkpoint, evaluation
         self._logs: list[MetricsLog | TensorBoardLog] = []
         metrics = None
         if group.is_rank0:
@@ -173,6 +191,7 @@ class _Loop:
                 files.out / "checkpoints",
                 keep=files.checkpoint.keep_checkpoints,
                 resumed_step=files.resumed,
+                best_step=None if state.best is None else state.best["step"],
                 group=group,
                 before_commit=None if metrics is None else metrics.sync,
                 after_commit=_AfterCommit(files),
@@ -181,44 +200,126 @@ class _Loop:
         )
         if state.step < self.steps:
             self._writer.allocate(self._tensors)
+        self._step_around()
         self._batches: Iterator[Any] = iter(loader)
         self._loader_times = LoaderTimes(loader)
         self._saved_at = clock()
 
-    def step(self, held_out: HeldOutRows | None) -> Mapping[str, Any]:
-        """Train one step, evaluate where there are held-out rows, save where it is due; returns its metrics."""
+    @property
+    def patience_is_over(self) -> bool:
+        """Whether the held-out loss was not lower for as many evaluations as allowed."""
+        patience = self._evaluation.patience
+        return patience is not None and self.state.evaluations_since_best >= patience
+
+    def step(self, held_out: HeldOutRows | None) -> Mapping[str, Any] | None:
+        """Train one step, evaluate where there are held-out rows, save where it is due; returns its metrics.
+
+        None: the run went back to its last checkpoint.
+        """
         clock, state = self._clock, self.state
-        recipe = self._recipe_of_step()
+        recipe, position = self._recipe_of_step(), self.loader.position
         start, is_last = clock(), state.step == self.steps
         result = train_step(
             self.model,
             self._batches,
             step=state.step,
+            recent=state.recent,
             group=self.group,
             save_due=clock() - self._saved_at >= self._options.checkpoint_seconds,
             stop_signal=self._stop.number,
             clock=clock,
         )
         trained = clock()
-        self.loss = result.loss
+        more: dict[str, Any] = {}
+        if result.diverged is None:
+            self.loss = result.loss
+            state.add_good_step(
+                result.loss, result.grad_norm, recipe.spike_window if recipe.spike_sigma else 0
+            )
+        elif recipe.on_divergence == "rollback":
+            self._roll_back(result.diverged, end=self.loader.position)
+            return None
+        else:
+            self._leave_out(result.diverged, [position, self.loader.position])
+            more["skipped"] = result.diverged
         state.tokens += result.tokens
-        evaluation: dict[str, float] = {}
+        is_best = False
         if held_out is not None:
-            state.eval_loss = evaluation["eval_loss"] = evaluate(self.model, held_out, group=self.group)
-            evaluation["eval_s"] = clock() - trained
+            more["eval_loss"] = evaluate(self.model, held_out, group=self.group)
+            is_best = state.add_evaluation(more["eval_loss"], held_out.fingerprint)
+            more["eval_s"] = clock() - trained
         if result.stop_signal and not is_last:
             self.stopped_by = signal.Signals(result.stop_signal).name
         stall_s, state.elapsed_s = 0.0, clock() - self._begun
-        saves = is_last or self._is_due(result)
+        saves = (
+            is_last
+            or self._is_due(result)
+            or (is_best and self._evaluation.keep_best)
+            or (held_out is not None and self.patience_is_over)
+        )
         if saves:
             stall_s = self._writer.copy(self._tensors)
-        line = self._line(result, start=start, trained=trained, stall_s=stall_s) | evaluation
+        line = self._line(result, start=start, trained=trained, stall_s=stall_s) | more
         for log in self._logs:  # before the checkpoint that relies on the line
             log.append(line)
         if saves:
             self._writer.write(state.step, state.to_json(recipe, self.loader))
             self._saved_at = clock()
+        self._step_around()
         return line
+
+    def _leave_out(self, reason: str, rows: list[int]) -> None:
+        """Record a step whose update is left out; every rank decides the same."""
+        state, recipe = self.state, self.model.recipe
+        if recipe.on_divergence == "stop":
+            raise divergence_error(state.step, reason, recipe)
+        state.left_out += 1
+        if state.left_out > MAX_IN_A_ROW:
+            tried = f" The {MAX_IN_A_ROW} updates before were left out too."
+            raise divergence_error(state.step, reason, recipe, tried=tried)
+        self._record({"step": state.step, "action": "skip", "reason": reason, "rows": rows})
+
+    def _roll_back(self, reason: str, *, end: int) -> None:
+        """Restore the last checkpoint, and go on behind the rows that were read since."""
+        state, files, group, step = self.state, self._files, self.group, self.state.step
+        self._writer.wait()
+        saved: SavedState | None = group.on_rank0(
+            lambda: find_saved_state(files.out, {}, warn=files.log.add_warning)
+        )
+        recipe = self.model.recipe
+        if saved is None or saved.has_weights_only:
+            tried = " There is no checkpoint to go back to yet: give a lower --checkpoint-every."
+            raise divergence_error(step, reason, recipe, tried=tried)
+        self._returns[saved.step] = self._returns.get(saved.step, 0) + 1
+        if self._returns[saved.step] > MAX_IN_A_ROW:
+            tried = f" The run went back to step {saved.step} {MAX_IN_A_ROW} times."
+            raise divergence_error(step, reason, recipe, tried=tried)
+        entry = {"step": step, "action": "rollback", "reason": reason, "after_step": saved.step}
+        # Recorded before anything else: a start after a kill steps around the same rows.
+        self._record({**entry, "rows": [int(saved.content["loader"]["position"]), end]})
+        self._positions[saved.step] = end
+        before = restore(self.model, self.loader, saved, group=group)
+        for name in (entry.name for entry in fields(TrainState)):
+            setattr(state, name, getattr(before, name))
+        for log in self._logs:
+            log.rewind(state.step)
+        self._step_around()
+        self._batches = iter(self.loader)
+
+    def _record(self, entry: Mapping[str, Any]) -> None:
+        files = self._files
+        if self.group.is_rank0:
+            files.log.add_warning(
+                f"train: step {entry['step']} diverged, {entry['action']}: {entry['reason']}"
+            )
+        when = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        self.group.on_rank0(lambda: record_divergence(files.out, {**entry, "when": when}))
+
+    def _step_around(self) -> None:
+        """Go on behind the rows that an earlier return to this step's checkpoint left out."""
+        position = self._positions.get(self.state.step, 0)
+        if position > self.loader.position:
+            self.loader.seek(position)
 
     def _recipe_of_step(self) -> Recipe:
         """Give model and loader the recipe of this step, which another segment may have begun with."""
@@ -267,14 +368,15 @@ class _AfterCommit:
     def __init__(self, files: LoopFiles) -> None:
         self._files = files
         self._is_recorded = files.first_checkpoint is not None
+        self._best: object = None
 
     def __call__(self, directory: Path) -> None:
         files = self._files
-        if not self._is_recorded:
-            run = read_run(files.out)
-            if run is not None:
-                step = int(directory.name.removeprefix("step-"))
-                write_run(files.out, {**run, "first_checkpoint": step})
-            self._is_recorded = True
+        step = int(directory.name.removeprefix("step-"))
+        best = orjson.loads((directory / STATE).read_bytes())["best"]
+        if not self._is_recorded or best != self._best:
+            first = {} if self._is_recorded else {"first_checkpoint": step}
+            update_run(files.out, lambda run: {**run, **first, "best": best})
+            self._is_recorded, self._best = True, best
         if files.mirror is not None:
             files.mirror.send_checkpoint(directory, keep=files.checkpoint.keep_checkpoints)

@@ -61,6 +61,13 @@ class MetricsLog:
             ) from error
         self._end += len(content)
 
+    def rewind(self, step: int) -> None:
+        """Drop the lines of later steps: they are taken again."""
+        self._end = self._end_of_step(step, None)
+        os.ftruncate(self._file, self._end)
+        os.lseek(self._file, self._end, os.SEEK_SET)
+        os.fsync(self._file)
+
     def sync(self) -> None:
         """Wait until the lines are on disk: before a checkpoint of their steps is committed."""
         os.fsync(self._file)

@@ -12,10 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import orjson
+
 from headrace.errors import CheckpointError
 from headrace.model import (
     MANIFEST,
     PRETRAINED,
+    STATE,
     latest_checkpoint,
     list_checkpoints,
     manifest_files,
@@ -96,12 +99,14 @@ class Mirror:
         self._send([*files, self._run / RUN])
 
     def send_checkpoint(self, directory: Path, *, keep: int) -> None:
-        """Send a finished checkpoint and the metrics up to it; then delete all but the newest copies."""
+        """Send a finished checkpoint and the metrics up to it; then delete all but the newest copies and the best."""
         files = sorted(directory.iterdir(), key=lambda path: path.name == MANIFEST)
         metrics = self._run / METRICS  # an imported model has none yet
         if self._send([self._run / RUN, *([metrics] if metrics.exists() else []), *files]):
-            for _, name in self._steps()[:-keep]:
-                self._delete(name)
+            best = orjson.loads((directory / STATE).read_bytes()).get("best") or {}
+            for step, name in self._steps()[:-keep]:
+                if step != best.get("step"):
+                    self._delete(name)
 
     def _steps(self) -> list[tuple[int, str]]:
         finished = [name for name in self._blob.list(f"{_CHECKPOINTS}/") if name.endswith(f"/{MANIFEST}")]

@@ -20,6 +20,7 @@ PipelineScheduleName = Literal["1f1b", "gpipe", "interleaved"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 LayoutMode = Literal["given", "auto"]
 LearningRateSchedule = Literal["cosine", "linear", "constant", "wsd"]
+DivergenceAction = Literal["stop", "skip", "rollback"]
 InitialState = Literal["weights", "full"]
 
 
@@ -124,6 +125,23 @@ class OptimizerOptions:
         int | None, Doc("Rows of the first step; they grow to batch_size over rampup_steps.")
     ] = None
     rampup_steps: Annotated[int | None, Doc("Steps over which the batch grows. Default: 0.")] = None
+    on_divergence: Annotated[
+        DivergenceAction | None,
+        Doc(
+            "At a loss or gradient that is no number, or a spike: stop | skip the step's update | rollback to the "
+            "last checkpoint, around the rows since. Default: stop."
+        ),
+    ] = None
+    spike_sigma: Annotated[
+        float | None,
+        Doc(
+            "A loss or gradient norm so many standard deviations above the last steps' mean is a spike; 0: none is. "
+            "Default: 0."
+        ),
+    ] = None
+    spike_window: Annotated[
+        int | None, Doc("Good steps whose mean and deviation a spike is measured by. Default: 128.")
+    ] = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range; none of these would fail by itself, or only after hours."""
@@ -138,6 +156,10 @@ class OptimizerOptions:
         _integer("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
         _integer("rampup_batch_size", self.rampup_batch_size, 1)
         _integer("rampup_steps", self.rampup_steps, 0)
+        _number("spike_sigma", self.spike_sigma, 0)
+        _integer("spike_window", self.spike_window, 2)
+        if self.on_divergence is not None:
+            _choice("on_divergence", self.on_divergence, DivergenceAction)
         if self.lr_schedule is not None:
             _choice("lr_schedule", self.lr_schedule, LearningRateSchedule)
         if self.betas is None:
@@ -249,10 +271,22 @@ class EvaluationOptions:
     eval_rows: Annotated[int, Doc("Rows of the held-out stores, evenly spaced, the same every time.")] = 64
     eval_every: Annotated[int | None, Doc("Steps between evaluations. Default: a tenth of the run.")] = None
 
+    keep_best: Annotated[
+        bool,
+        Doc("Save where the held-out loss is lowest, and keep that checkpoint beside the newest (RUN@best)."),
+    ] = True
+    patience: Annotated[
+        int | None,
+        Doc("End the run after so many evaluations without a lower held-out loss. Default: never."),
+    ] = None
+
     def __post_init__(self) -> None:
         """Refuse counts below 1."""
         _integer("eval_rows", self.eval_rows, 1)
         _integer("eval_every", self.eval_every, 1)
+        _integer("patience", self.patience, 1)
+        if self.patience is not None and self.eval_stores is None:
+            raise ConfigError("train: patience counts evaluations. Give eval_stores, or leave it out.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

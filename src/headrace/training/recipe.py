@@ -29,6 +29,9 @@ DEFAULTS: Mapping[str, Any] = {
     "gradient_accumulation_steps": 1,
     "rampup_batch_size": None,
     "rampup_steps": 0,
+    "on_divergence": "stop",
+    "spike_sigma": 0.0,
+    "spike_window": 128,
 }
 """Options of a new run that do not depend on its size."""
 
@@ -66,6 +69,11 @@ class Recipe:
     """0: gradients are not clipped."""
     rampup_batch_size: int | None
     rampup_steps: int
+    on_divergence: str
+    """stop | skip | rollback."""
+    spike_sigma: float
+    """0: only a loss or gradient that is no number has diverged."""
+    spike_window: int
     dtype: str
     """float32 or bfloat16, of matrix products; weights and optimizer are float32."""
     init_from: str | None = None

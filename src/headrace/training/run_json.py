@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from headrace.storage import write_file
 
 RUN = "run.json"
 FORMAT = 1
+_LOCK = threading.Lock()
 
 
 def read_run(out: Path) -> dict[str, Any] | None:
@@ -45,6 +47,14 @@ def read_run(out: Path) -> dict[str, Any] | None:
 def write_run(out: Path, run: Mapping[str, Any]) -> None:
     """Write run.json, whole or not at all."""
     write_file(out / RUN, orjson.dumps({"format": FORMAT, **run}, option=orjson.OPT_INDENT_2))
+
+
+def update_run(out: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Rewrite run.json by a function of its content; threads of this process take turns."""
+    with _LOCK:
+        run = read_run(out)
+        if run is not None and (changed := change(run)) != run:
+            write_run(out, changed)
 
 
 def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

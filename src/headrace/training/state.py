@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,8 +44,11 @@ class TrainLoader(Protocol):
     def stages(self) -> Mapping[str, StageCount]:
         """Time of the loader's threads by stage."""
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def seek(self, position: int) -> None:
         """Continue at a position."""
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Continue at a saved position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +82,33 @@ class TrainState:
     tokens: int = 0
     elapsed_s: float = 0.0
     eval_loss: float | None = None
+    updates: int = 0
+    """Steps whose update was not left out."""
+    left_out: int = 0
+    """Updates left out, one after the other, up to the last step."""
+    recent: list[list[float]] = field(default_factory=list)
+    """(loss, gradient norm) of the last good steps, where spikes are looked for."""
+    best: dict[str, Any] | None = None
+    """Step, eval_loss and held-out rows of the lowest held-out loss."""
+    evaluations_since_best: int = 0
+
+    def add_evaluation(self, loss: float, held_out: str) -> bool:
+        """Compare a held-out loss with the best one over the same rows; returns whether it is lower."""
+        self.eval_loss = loss
+        if self.best is None or self.best["held_out"] != held_out or loss < self.best["eval_loss"]:
+            if not math.isfinite(loss):
+                return False
+            self.best = {"step": self.step, "eval_loss": loss, "held_out": held_out}
+            self.evaluations_since_best = 0
+            return True
+        self.evaluations_since_best += 1
+        return False
+
+    def add_good_step(self, loss: float, norm: float, window: int) -> None:
+        """Count an update; keep its numbers where a window is given."""
+        self.updates += 1
+        self.left_out = 0
+        self.recent = [*self.recent, [loss, norm]][-window:] if window else []
 
     def to_json(self, recipe: Recipe, loader: TrainLoader) -> dict[str, object]:
         """The content of state.json."""
@@ -86,6 +118,11 @@ class TrainState:
             "tokens": self.tokens,
             "elapsed_s": self.elapsed_s,
             "eval_loss": self.eval_loss,
+            "updates": self.updates,
+            "left_out": self.left_out,
+            "recent": self.recent,
+            "best": self.best,
+            "evaluations_since_best": self.evaluations_since_best,
             "loader": dict(loader.state_dict()),
             "rng": bytes(torch.get_rng_state().tolist()).hex(),
         }
@@ -136,7 +173,8 @@ def restore(
     group.on_all_ranks(lambda: read_tensors(saved.directory, tensors))
     if saved.has_weights_only:
         return TrainState()
-    model.set_step(state["step"])
+    model.set_step(state["updates"])
     group.on_all_ranks(lambda: loader.load_state_dict(state["loader"]))
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
-    return TrainState(**{key: state[key] for key in ("step", "tokens", "elapsed_s", "eval_loss")})
+    names = [entry.name for entry in fields(TrainState)]
+    return TrainState(**copy.deepcopy({name: state[name] for name in names}))

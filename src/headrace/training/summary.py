@@ -32,6 +32,10 @@ class RunSummary:
     """Share of the devices' peak that the last step used; None: hardware that the table does not know."""
     stopped_by: str | None
     """Signal that ended it early, after a checkpoint; None when all steps are done."""
+    best_step: int | None = None
+    """Step of the lowest held-out loss."""
+    stopped_early: bool = False
+    """Whether `patience` ended the run."""
     notes: tuple[str, ...] = ()
     """What this start began with or changed, one sentence each."""
     hit_rate: float | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-_NOT_CURVES = {"step", "elapsed_s", "position", "tokens"}
+_NOT_CURVES = {"step", "elapsed_s", "position", "tokens", "skipped"}
 
 
 class TensorBoardLog:
@@ -20,7 +20,14 @@ class TensorBoardLog:
         # Imported here: it takes a second, and most runs do not need it.
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(directory), purge_step=step + 1)
+        self._open = SummaryWriter
+        self._directory = str(directory)
+        self._writer: Any = self._open(self._directory, purge_step=step + 1)
+
+    def rewind(self, step: int) -> None:
+        """Hide the later steps: they are taken again."""
+        self._writer.close()
+        self._writer = self._open(self._directory, purge_step=step + 1)
 
     def append(self, line: Mapping[str, Any]) -> None:
         """One step's numbers."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from headrace.errors import ConfigError
 from headrace.model import IGNORED
+from headrace.training.divergence import divergence_of
 from headrace.training.process_group import ProcessGroup
 from headrace.training.trainable import TrainableModel
 
@@ -29,6 +29,8 @@ class StepResult:
     """It is time to save by some rank's clock."""
     stop_signal: int
     """A signal that some rank got; 0: none."""
+    diverged: str | None
+    """Why this step changed no weights; None where it did."""
 
 
 def train_step(
@@ -36,6 +38,7 @@ def train_step(
     batches: Iterator[Any],
     *,
     step: int,
+    recent: Sequence[Sequence[float]],
     group: ProcessGroup,
     save_due: bool,
     stop_signal: int,
@@ -43,8 +46,7 @@ def train_step(
 ) -> StepResult:
     """Take a step's micro-batches from the loader one by one, add up their gradients, update.
 
-    Raises:
-        ConfigError: the loss is no longer a number; nothing was changed by this step.
+    A step that diverged changes nothing, and says so (see `divergence_of`).
     """
     recipe = model.recipe
     micro_batches = recipe.schedule.micro_batches_at(step)
@@ -70,13 +72,18 @@ def train_step(
         table.amax(0).tolist(),
     )
     loss = loss_sum / max(1.0, total)
-    if not math.isfinite(loss) or not math.isfinite(square_sum):
-        raise ConfigError(
-            f"train: the loss of step {step} is {loss} and the squared gradient norm {square_sum}: training "
-            f"has diverged. The checkpoints before are whole; start another run with a lower lr "
-            f"(now {recipe.lr}) or a longer warm-up (now {recipe.warmup_steps} steps)."
-        )
-    norm = model.update(lr=recipe.schedule.lr_at(step), counted=total, square=square_sum)
+    norm = model.grad_norm(counted=total, square=square_sum) if math.isfinite(square_sum) else math.nan
+    diverged = divergence_of(loss, norm, recent, recipe)
+    if diverged is None:
+        model.update(lr=recipe.schedule.lr_at(step), counted=total, square=square_sum)
+    else:
+        model.drop_gradients()
     return StepResult(
-        loss=loss, grad_norm=norm, tokens=tokens, wait_s=wait_s, save_due=bool(due), stop_signal=int(stop)
+        loss=loss,
+        grad_norm=norm,
+        tokens=tokens,
+        wait_s=wait_s,
+        save_due=bool(due),
+        stop_signal=int(stop),
+        diverged=diverged,
     )

@@ -160,6 +160,14 @@ class TrainableModel:
         tied = self._pipeline is not None and self.recipe.model.tie_word_embeddings
         return ranks * (2 if tied and name == "tok.weight" else 1)
 
+    def grad_norm(self, *, counted: float, square: float) -> float:
+        """Norm of the mean gradient over counted labels; `square` is the sum of all ranks' finish_gradients()."""
+        return math.sqrt(square) * self._mean_over / max(1.0, counted)
+
+    def drop_gradients(self) -> None:
+        """Leave the weights and moments as they are."""
+        self.optimizer.zero_grad(set_to_none=True)
+
     def update(self, *, lr: float, counted: float, square: float) -> float:
         """Scale gradients to the mean over counted labels, clip, step.
 
@@ -172,7 +180,7 @@ class TrainableModel:
             Norm of the mean gradient, before clipping.
         """
         scale = self._mean_over / max(1.0, counted)
-        norm = math.sqrt(square) * scale
+        norm = self.grad_norm(counted=counted, square=square)
         gradients = [local(parameter.grad) for _, parameter in self.named if parameter.grad is not None]
         scale_gradients(gradients, scale * clip_factor(norm, self.recipe.max_grad_norm))
         for group in self.optimizer.param_groups:
