@@ -22,7 +22,7 @@ The path of the data, and the names that meet it:
     a look        diagnose(loader)                          is a loop bound by its data or its model; Diagnosis
                   DiagnoseOptions                           how precisely, at what cost
                   report(run)                               where the time went, as a page
-    errors        HeadraceError and its tree                what, where, got, wanted, cure
+    errors        HeadraceError and its tree                what, where, got, expected, cure
 
 Names are imported when they are first used: `import headrace` costs
 milliseconds and never imports torch.

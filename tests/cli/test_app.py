@@ -50,7 +50,8 @@ def test_flags_change_only_on_purpose():
         "": ["--install-completion", "--log-file", "--log-level", "--show-completion", "--version"],
         "demo": ["--json", "--out", "--restart", "--seconds", "--seed", "--text-field"],
         "ingest": [
-            "--append", "--codec", "--dedup", "--dedup-threshold", "--distribute", "--field", "--filter", "--format",
+            "--append", "--codec", "--csv-delimiter", "--csv-header", "--dedup", "--dedup-threshold", "--distribute",
+            "--field", "--filter", "--format",
             "--json", "--keep", "--learn", "--map", "--max-document-bytes", "--max-reject-share", "--normalise",
             "--out", "--record", "--restart", "--sample", "--seed", "--skip-damaged", "--strict", "--template",
             "--text-field", "--text-mode", "--tokenizer", "--validation-out", "--validation-share", "--workers",
@@ -58,6 +59,7 @@ def test_flags_change_only_on_purpose():
         "tokenizer train": ["--json", "--out", "--text-field", "--vocab-size"],
         "inspect": ["--json", "--samples", "--tokenizer", "--verify"],
         "plan check": ["--calibrate", "--json"],
+        "plan calibrate": ["--hardware", "--here", "--json", "--out"],
         "train": [
             "--activation-checkpointing", "--banded", "--batch-size", "--betas", "--checkpoint-every",
             "--checkpoint-seconds", "--compile", "--cooldown-steps", "--decay-steps", "--device", "--dp", "--dtype",
@@ -65,8 +67,8 @@ def test_flags_change_only_on_purpose():
             "--gradient-accumulation-steps", "--init-from", "--init-state", "--json", "--keep-best",
             "--keep-checkpoints", "--layout", "--lr", "--lr-schedule", "--max-grad-norm", "--max-seconds",
             "--microbatches", "--min-lr-ratio", "--mirror", "--model", "--on-divergence", "--out", "--packing",
-            "--patience", "--pipeline-schedule", "--pp", "--rampup-batch-size", "--rampup-steps", "--seed",
-            "--seq-len", "--shard", "--shuffle", "--spike-sigma", "--spike-window", "--steps", "--tensorboard",
+            "--patience", "--pipeline-schedule", "--pp", "--rampup-batch-size", "--rampup-steps", "--restart",
+            "--seed", "--seq-len", "--shard", "--shuffle", "--spike-sigma", "--spike-window", "--steps", "--tensorboard",
             "--tokenizer", "--tokens", "--tp", "--warmup-steps", "--weight-decay",
         ],
         "generate": [

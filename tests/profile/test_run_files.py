@@ -19,9 +19,18 @@ def test_a_step_done_again_after_a_kill_counts_once_and_its_last_line_counts(mad
     assert [(s.step, s.loss) for s in read_run_files(made.path).steps] == [(1, 5.0), (2, 3.0)]
 
 
-def test_a_broken_line_in_the_middle_is_refused_by_its_number(made):
-    (made.path / "metrics.jsonl").write_text('{"step": 1}\nnot json\n{"step": 3}\n')
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl: line 2"):
+@pytest.mark.parametrize(
+    "damage", ["not json", '{"step": 2, "lo{"step": 2}', "[2]", '{"loss": 1}', "\ufffd", '{"step": "a"}']
+)
+def test_a_damaged_line_in_the_middle_is_left_out_and_named(made, damage):
+    (made.path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{damage}\n{{"step": 3}}\n')
+    with pytest.warns(RuntimeWarning, match=r"metrics\.jsonl: 1 damaged lines are left out.*: line 2 \("):
+        assert [step.step for step in read_run_files(made.path).steps] == [1, 3]
+
+
+def test_metrics_without_one_whole_line_are_refused(made):
+    (made.path / "metrics.jsonl").write_text("a\nb\nc\n")
+    with pytest.raises(ConfigError, match="none of its lines is a step of a run: line 1"):
         read_run_files(made.path)
 
 

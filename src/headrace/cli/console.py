@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,3 +134,20 @@ size = nbytes
 __all__ = [
     "count", "facts", "plain", "print_json", "progress_bar", "size", "stderr", "stdout", "warn",
 ]  # fmt: skip
+
+
+@contextmanager
+def warnings_logged() -> Iterator[None]:
+    """Python's RuntimeWarnings, such as a damaged checkpoint that is passed over, as log lines."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        show = warnings.showwarning
+
+        def log(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, RuntimeWarning):
+                warn(str(message))
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = log
+        yield

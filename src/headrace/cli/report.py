@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.console import print_json, stdout
+from headrace.cli.console import print_json, stdout, warnings_logged
 
 EXAMPLES = """[bold]Example[/bold]
 
@@ -23,7 +23,8 @@ def report(
     """Write report.html and plots: loss, tokens/s, and where the time went."""
     from headrace.profile import report as write
 
-    page = write(run)
+    with warnings_logged():
+        page = write(run)
     if json:
         print_json({"report": page, "plots": sorted((run / "plots").glob("*.svg"))})
     else:

@@ -6,17 +6,15 @@ import dataclasses
 import os
 import signal
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typing_extensions import Doc
 
-from headrace.cli.console import count, facts, print_json, progress_bar, stderr, stdout, warn
+from headrace.cli.console import count, facts, print_json, progress_bar, stderr, stdout, warnings_logged
 from headrace.cli.options import with_options
 from headrace.errors import HeadraceError
 from headrace.training import (
@@ -108,7 +106,7 @@ def train(
     shows_bar = stderr.is_terminal and is_rank0 and not json
     try:
         with (
-            _warnings_logged(),
+            warnings_logged(),
             progress_bar("train", unit="steps") if shows_bar else nullcontext() as progress,
         ):
             summary = run_training(
@@ -174,20 +172,3 @@ def _print_summary(summary: RunSummary, *, json: bool) -> None:
     if summary.stopped_by:
         rows.append(("stopped by", f"{summary.stopped_by}; the same command goes on"))
     stdout.print(facts("trained", rows))
-
-
-@contextmanager
-def _warnings_logged() -> Iterator[None]:
-    """Python's RuntimeWarnings, such as a damaged checkpoint that is passed over, as log lines."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", RuntimeWarning)
-        show = warnings.showwarning
-
-        def log(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-            if issubclass(category, RuntimeWarning):
-                warn(str(message))
-            else:
-                show(message, category, *place, **more)
-
-        warnings.showwarning = log
-        yield

@@ -21,7 +21,7 @@ class Reject:
     reason: str
     """invalid_utf8, broken_json, no_text, too_long, broken_row, bad_conversation, or damaged_file."""
     detail: str
-    """What was got and wanted, in words."""
+    """What was got and expected, in words."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,12 +9,13 @@
     RUN/about.json         title, command, machine, start time                                optional
 
 A run that was killed leaves a torn last line, which is left out, and steps that were done again after the last
-checkpoint, of which the last line counts.
+checkpoint, of which the last line counts. A damaged line before it is left out with a warning.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -27,6 +28,7 @@ from headrace.errors import ConfigError
 from headrace.paths import local_path
 
 Json = Mapping[str, Any]
+_MAX_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +116,22 @@ def _object(path: Path) -> Json:
 
 
 def _steps(path: Path) -> tuple[StepMetrics, ...]:
-    by_step = {step.step: step for step in _lines(path)}
+    damaged: list[str] = []
+    by_step = {step.step: step for step in _lines(path, damaged)}
+    if damaged:
+        named = "; ".join(damaged[:_MAX_NAMED]) + ("; ..." if len(damaged) > _MAX_NAMED else "")
+        if not by_step:
+            raise ConfigError(f"{path}: none of its lines is a step of a run: {named}.")
+        warnings.warn(
+            f"{path}: {len(damaged):,} damaged lines are left out, and so are their steps: {named}.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return tuple(by_step[number] for number in sorted(by_step))
 
 
-def _lines(path: Path) -> Iterator[StepMetrics]:
+def _lines(path: Path, damaged: list[str]) -> Iterator[StepMetrics]:
+    """Steps of whole lines; the others are named in `damaged`."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -132,7 +145,7 @@ def _lines(path: Path) -> Iterator[StepMetrics]:
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
             if number == len(lines):
                 return  # a kill cut it
-            raise ConfigError(f"{path}: line {number}: not a step of a run ({error}).") from None
+            damaged.append(f"line {number} ({error})")
 
 
 def _step(row: Json) -> StepMetrics:

@@ -167,7 +167,7 @@ class EncodingTokenizer:
 
     @functools.cached_property
     def _fast(self) -> Gigatoken | None:
-        """The fast engine, or None where it is not wanted, not able, or not exact."""
+        """The fast engine, or None where it is not asked for, not able, or not exact."""
         if self._requested_engine == "tiktoken" or self._scheme is None:
             return None
         try:

@@ -106,7 +106,7 @@ class HFTokenizer:
 
     @functools.cached_property
     def _fast(self) -> Gigatoken | None:
-        """The fast engine, or None where it is not wanted, not able, or not exact."""
+        """The fast engine, or None where it is not asked for, not able, or not exact."""
         if self._requested_engine == "tokenizers":
             return None
         try:

@@ -47,7 +47,7 @@ class PieceTokenizer:
 
     @functools.cached_property
     def _fast(self) -> Gigatoken | None:
-        """The fast engine, or None where it is not wanted, not able, or not exact."""
+        """The fast engine, or None where it is not asked for, not able, or not exact."""
         if self._requested_engine == "sentencepiece":
             return None
         try:

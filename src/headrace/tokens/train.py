@@ -24,7 +24,7 @@ def train_tokenizer(
 
     Args:
         texts: documents; read once, never all in memory.
-        vocab_size: ids wanted, 257 (all bytes and the end of document) or more; small texts may give fewer.
+        vocab_size: number of ids, 257 (all bytes and the end of document) or more; small texts may give fewer.
         out: path of the tokenizer.json to write; replaced in one step.
         progress: called now and then with (bytes read, None, what is going on).
 

@@ -104,7 +104,7 @@ class MetricsLog:
         if warn is not None and damaged_before:
             warn(
                 f"{self.path}: damaged in line {', '.join(map(str, damaged_before))}; the line is kept, and its "
-                f"step's numbers are lost. Delete the line to have the file read by `headrace report`."
+                f"step's numbers are lost."
             )
         elif warn is not None and len(steps) < step:
             warn(f"{self.path}: has lines of {len(steps):,} of the {step:,} steps before this start.")

@@ -323,6 +323,12 @@ class RunOptions:
         Path | None, Doc("word2vec vectors or a BERT directory that the token embeddings start from.")
     ] = None
     tensorboard: Annotated[bool, Doc("Write RUN/tensorboard too.")] = False
+    restart: Annotated[
+        bool,
+        Doc(
+            "Delete the run that is at --out, and start over; not when torchrun or Slurm starts the process again."
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

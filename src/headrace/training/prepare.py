@@ -33,6 +33,7 @@ from headrace.training.options import (
 from headrace.training.pretrained import Pretrained, check_tokenizer, is_untrained, resolve_pretrained
 from headrace.training.process_group import ProcessGroup
 from headrace.training.recipe import Recipe, RecipeRequest
+from headrace.training.restart import delete_run, is_first_attempt
 from headrace.training.run_json import RUN, read_run
 from headrace.training.run_lock import RunLock
 from headrace.training.run_log import RunLog
@@ -108,6 +109,13 @@ def open_directory(setup: RunSetup, options: TrainArguments) -> None:
         setup.stack.enter_context(RunLock(out))
 
     group.on_rank0(lock)
+    if run.restart and options.checkpoint.mirror is not None:
+        raise ConfigError(
+            "train: restart does not delete the run's copy on the mirror, which would be continued. Delete both, or "
+            "give another --out and --mirror."
+        )
+    if run.restart and is_first_attempt():
+        group.on_rank0(lambda: delete_run(out, options.init_from))
     if options.checkpoint.mirror is not None:
         url = options.checkpoint.mirror
         mirror = Mirror(group.on_all_ranks(lambda: open_blob(url)), out, warn=setup.log.add_warning)

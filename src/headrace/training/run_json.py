@@ -72,7 +72,7 @@ def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
     if differ:
         raise ResumeError(
             f"{out}: holds another run: {'; '.join(differ)}. "
-            f"Give the same options to continue it, or another directory with --out."
+            f"Give the same options to continue it, --restart to start over, or another directory with --out."
         )
 
 

@@ -151,7 +151,7 @@ def _cut_stream():
         ("x.csv", lambda: b"id,text\r1,old\r2,mac\r", "lone carriage returns"),
         ("x.tsv", lambda: b'"id"\t"text"\n"1"\t"a"\n', "in quotes, which TSV does not know"),
         ("x.csv", lambda: b"text,text\na,b\n", "2 columns are named 'text'"),
-        ("x.txt", lambda: "text".encode("utf-16"), "its text is UTF-16; wanted UTF-8.*iconv"),
+        ("x.txt", lambda: "text".encode("utf-16"), "its text is UTF-16; expected UTF-8.*iconv"),
         ("x.csv", lambda: "id,text\n1,a\n".encode("utf-16-le"), "its text is UTF-16LE"),
         ("x.jsonl", lambda: b'{"text": "a"}\n'.decode().encode("utf-16-be"), "its text is UTF-16BE"),
         ("x.txt", lambda: "text".encode("utf-32"), "its text is UTF-32"),

@@ -165,7 +165,7 @@ def describe(url: str, *, format: str = "auto") -> SourceFile:
     named = format_of(url, head) if format == "auto" else format
     if named in _TEXTUAL and (encoding := _wide_encoding(head)) is not None:
         raise SourceError(
-            f"{url}: its text is {encoding}; wanted UTF-8. Convert it: iconv -f {encoding} -t UTF-8 IN > OUT"
+            f"{url}: its text is {encoding}; expected UTF-8. Convert it: iconv -f {encoding} -t UTF-8 IN > OUT"
         )
     status = None if "://" in url else stat_source(url)
     return SourceFile(
