@@ -68,7 +68,8 @@ def test_flags_change_only_on_purpose():
             "--keep-checkpoints", "--layout", "--lr", "--lr-schedule", "--max-grad-norm", "--max-seconds",
             "--microbatches", "--min-lr-ratio", "--mirror", "--model", "--on-divergence", "--out", "--packing",
             "--patience", "--pipeline-schedule", "--pp", "--rampup-batch-size", "--rampup-steps", "--restart",
-            "--seed", "--seq-len", "--shard", "--shuffle", "--spike-sigma", "--spike-window", "--steps", "--tensorboard",
+            "--seed", "--seq-len", "--shard", "--shuffle", "--spike-sigma", "--spike-window", "--steps",
+            "--tensorboard",
             "--tokenizer", "--tokens", "--tp", "--warmup-steps", "--weight-decay",
         ],
         "generate": [
