@@ -49,12 +49,12 @@ def test_public_names_change_only_on_purpose():
     assert headrace.__all__ == [
         "GPT", "Batch", "BatchOptions", "CheckpointError", "CheckpointOptions", "ConfigError", "DataOptions",
         "DiagnoseOptions", "Diagnosis", "DocumentError", "EngineOptions", "EvaluationOptions", "FieldOptions",
-        "FilterOptions", "GPTConfig", "HeadraceError", "InputError", "JobOptions", "Loader", "ManifestError",
-        "OperatorOptions", "OptimizerOptions", "OrderError", "OutputOptions", "ParallelOptions", "PromptOptions",
-        "ReadOptions", "ResumeError", "RunOptions", "SampleStore", "SamplingOptions", "ShardError", "SinkError",
-        "SourceError", "SpaceError", "StorageError", "Store", "StoreError", "StoreWriter", "TokenizerError",
-        "WorkerError", "diagnose", "generate", "ingest", "load_model", "load_tokenizer", "mix", "read_predictions",
-        "report", "train", "train_tokenizer",
+        "FilterOptions", "GPTConfig", "HeadraceError", "ImageTransform", "InputError", "JobOptions", "Loader",
+        "ManifestError", "OperatorOptions", "OptimizerOptions", "OrderError", "OutputOptions", "ParallelOptions",
+        "PromptOptions", "ReadOptions", "ResumeError", "RunOptions", "SampleStore", "SamplingOptions", "ShardError",
+        "SinkError", "SourceError", "SpaceError", "StorageError", "Store", "StoreError", "StoreWriter",
+        "TokenizerError", "WorkerError", "diagnose", "generate", "ingest", "load_model", "load_tokenizer", "mix",
+        "read_predictions", "report", "train", "train_tokenizer",
     ]  # fmt: skip
 
 

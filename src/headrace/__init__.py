@@ -10,6 +10,7 @@ The path of the data, and the names that meet it:
                   mix({store: weight})                      several stores, read as one
                   SampleStore.open(url)                     rows with typed columns: images, labels, boxes
     batches       Loader(store, seq_len=..., batch_size=...)  this rank's rows of each global batch
+                  Loader(SampleStore, batch_size=..., image=ImageTransform(size=224))  the same for images
                   Batch                                     input_ids, labels, tokens; a mapping that models take
                   BatchOptions, ReadOptions                 what a batch carries, how it is read
     a model       train(stores, model=..., out=...)         -> a run; RunSummary
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from headrace.generation import EngineOptions, OutputOptions, PromptOptions, SamplingOptions, generate
+    from headrace.images import ImageTransform
     from headrace.ingestion import (
         FieldOptions,
         FilterOptions,
@@ -92,6 +94,7 @@ _EXPORTS = {
         "StoreWriter",
         "ingest",
     ],
+    "headrace.images": ["ImageTransform"],
     "headrace.tokens": ["load_tokenizer", "train_tokenizer"],
     "headrace.store": ["SampleStore", "Store"],
     "headrace.load": ["Batch", "BatchOptions", "Loader", "ReadOptions", "mix"],
@@ -146,6 +149,7 @@ __all__ = [
     "FilterOptions",
     "GPTConfig",
     "HeadraceError",
+    "ImageTransform",
     "InputError",
     "JobOptions",
     "Loader",

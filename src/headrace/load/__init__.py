@@ -13,6 +13,7 @@ In reading order:
     read_ahead           rows announced to remote stores
     thread_pool, prefetch  batches made ahead
     loader               all of it: `Loader`
+    sample_rows, sample_loader   the same for stores of samples: images decoded into the batch
     pytree               batches as pytrees of torch and JAX
 """
 
@@ -22,6 +23,7 @@ from headrace.load.distributed import data_rank
 from headrace.load.loader import Loader
 from headrace.load.mixture import Mixture, mix
 from headrace.load.options import BatchOptions, ReadOptions
+from headrace.load.sample_loader import SampleLoader
 
 __all__ = [
     "Batch",
@@ -29,6 +31,7 @@ __all__ = [
     "Loader",
     "Mixture",
     "ReadOptions",
+    "SampleLoader",
     "called_by_lightning",
     "data_rank",
     "mix",

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from headrace.errors import ConfigError
-from headrace.order import RowOrder
+from headrace.order import RowOrder, Shuffle
 from headrace.platform import available_cores
 
 if TYPE_CHECKING:
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from headrace.load.options import ShuffleOption
     from headrace.load.packing.rows import PackedRows
     from headrace.load.rows import ConcatenatedRows
-    from headrace.store import Store
+    from headrace.store import SampleStore, Store
 
 WINDOW_BYTES = 64 << 20
 """Decoded bytes of a default window: 32 Mi tokens of uint16, 16 Mi of uint32. A store's cache of 256 MiB holds
 the window that is read and the one that is fetched meanwhile, with the blocks at their edges."""
 
 
-def is_remote(store: Store) -> bool:
+def is_remote(store: Store | SampleStore) -> bool:
     """Whether blocks come over a network (or from memory://, which is treated alike)."""
     url = os.fspath(store.url)
     return "://" in url and not url.startswith("file://")
 
 
-def is_mapped(store: Store) -> bool:
+def is_mapped(store: Store | SampleStore) -> bool:
     """Whether rows are gathered from mapped files, with nothing to decode or fetch."""
     return store.codec == "none" and not is_remote(store)
 
@@ -46,18 +46,7 @@ def row_order(
     Raises:
         ConfigError: an unknown shuffle, or a window for a shuffle that has none.
     """
-    if shuffle is True:
-        shuffle = "auto"
-    if shuffle is False:
-        shuffle = "none"
-    if shuffle == "auto":
-        shuffle = "global" if is_mapped(rows.store) else "blocks"
-    if shuffle not in ("none", "global", "blocks"):
-        raise ConfigError(f'shuffle={shuffle!r}: use "auto", "global", "blocks", "none", True or False')
-    if window is not None and shuffle != "blocks":
-        raise ConfigError(
-            f'window={window} with shuffle="{shuffle}": only shuffle="blocks" has a window. Leave one of them out'
-        )
+    shuffle = choose_shuffle(shuffle, rows.store, window)
     if shuffle != "blocks":
         return RowOrder(rows=rows.num_rows, seed=seed, source=source, shuffle=shuffle)
     block_rows = rows.block_rows
@@ -69,6 +58,27 @@ def row_order(
         block_rows=block_rows,
         window=window or max(1, WINDOW_BYTES // (block_rows * rows.seq_len * rows.store.dtype.itemsize)),
     )
+
+
+def choose_shuffle(shuffle: ShuffleOption, store: Store | SampleStore, window: int | None) -> Shuffle:
+    """What a shuffle option means for a store.
+
+    Raises:
+        ConfigError: an unknown shuffle, or a window for a shuffle that has none.
+    """
+    if shuffle is True:
+        shuffle = "auto"
+    if shuffle is False:
+        shuffle = "none"
+    if shuffle == "auto":
+        shuffle = "global" if is_mapped(store) else "blocks"
+    if shuffle not in ("none", "global", "blocks"):
+        raise ConfigError(f'shuffle={shuffle!r}: use "auto", "global", "blocks", "none", True or False')
+    if window is not None and shuffle != "blocks":
+        raise ConfigError(
+            f'window={window} with shuffle="{shuffle}": only shuffle="blocks" has a window. Leave one of them out'
+        )
+    return shuffle
 
 
 def windows_ahead(order: RowOrder, store: Store, *, seq_len: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, overload
 
 from headrace.errors import ConfigError, OrderError, ResumeError, WorkerError
 from headrace.load.batch import Array, Batch
@@ -38,14 +38,15 @@ from headrace.order import OrderSpec, position_from_state, rank_slice, state_fro
 from headrace.stats import StageCount, Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from headrace.images import ImageTransform
     from headrace.order import QuotaTable, RowOrder
-    from headrace.store import RowLookup, Store
+    from headrace.store import RowLookup, SampleStore, Store
 
 _ENDLESS_BATCHES = 1 << 40
 """Length that Lightning sees of an endless loader."""
@@ -60,6 +61,9 @@ class Loader(Generic[Array]):
     the position lies in. With epochs=None a loop never ends, and a new one goes on at the position.
 
     `next(loader)` takes one batch and raises StopIteration at the pass's end, until a loop or `seek` begins another.
+    Of a `SampleStore` the loader takes `image=ImageTransform(...)` and `columns=` in the place of seq_len and packing;
+    its batches are mappings from a column's name to its values.
+
     The state is one position, which moves when a batch is taken. Several threads may take from one loader: each
     batch is delivered once.
 
@@ -86,6 +90,15 @@ class Loader(Generic[Array]):
         ConfigError: options of a wrong type or that make no sense together, or a store without a row of this length.
         OrderError: a rank out of range.
     """
+
+    _kinds: ClassVar[dict[type, type[Loader[Any]]]] = {}
+    """Class of a source -> the loader for it."""
+
+    def __new__(cls, source: Any = None, *_: Any, **__: Any) -> Self:
+        """A loader of the source's kind. Unpickling gives no source."""
+        kind: Any = Loader._kinds.get(type(source), cls) if cls is Loader else cls
+        made: Self = object.__new__(kind)
+        return made
 
     # Tensors first: type checkers take the first that fits options which do not name a framework.
     @overload
@@ -122,7 +135,25 @@ class Loader(Generic[Array]):
         reading: ReadOptions | None = ...,
     ) -> None: ...
 
+    # A store of samples: the object made is a SampleLoader, which checks its own options.
+    @overload
     def __init__(
+        self: Loader[Any],
+        source: SampleStore,
+        *,
+        batch_size: int,
+        seed: int = ...,
+        epochs: int | None = ...,
+        rank: int | None = ...,
+        world_size: int | None = ...,
+        shuffle: ShuffleOption = ...,
+        image: ImageTransform | None = ...,
+        columns: Sequence[str] | None = ...,
+        output: BatchOptions[Any] | None = ...,
+        reading: ReadOptions | None = ...,
+    ) -> None: ...
+
+    def __init__(  # type: ignore[misc]  # the implementation of SampleStore's overload is SampleLoader
         self,
         source: Store | Mixture,
         *,
@@ -139,16 +170,42 @@ class Loader(Generic[Array]):
     ) -> None:
         self.source = source
         self.seq_len = checked_int("seq_len", seq_len, low=1, high=MAX_SEQ_LEN)
+        self.packing = check_packing(packing)
+        self._set_options(
+            seed=seed,
+            epochs=epochs,
+            rank=rank,
+            world_size=world_size,
+            shuffle=shuffle,
+            output=output,
+            reading=reading,
+        )
+        self._rows, self._orders, self._table = self._order_rows()
+        self._prepare(batch_size)
+
+    def _set_options(
+        self,
+        *,
+        seed: int,
+        epochs: int | None,
+        rank: int | None,
+        world_size: int | None,
+        shuffle: ShuffleOption,
+        output: BatchOptions[Any] | None,
+        reading: ReadOptions | None,
+    ) -> None:
+        """Check and keep the options that loaders of both kinds have."""
         self.seed = checked_int("seed", seed)
         self.epochs = optional_int("epochs", epochs, low=1)
         self.shuffle = shuffle
-        self.packing = check_packing(packing)
         self.output: BatchOptions[Any] = _checked_options("output", output, BatchOptions)
         self.reading: ReadOptions = _checked_options("reading", reading, ReadOptions)
         self.rank, self.world_size = data_rank(rank, world_size)
         self._rank_given = rank is not None
         self.stats = Stats()
-        self._rows, self._orders, self._table = self._order_rows()
+
+    def _prepare(self, batch_size: int) -> None:
+        """Begin at position 0, once the orders are known."""
         self._torch = use_torch("torch" if self.output.device is not None else self.output.framework)
         self._progress = Progress(None if self.epochs is None else self.epochs * self.num_rows)
         self._lock = threading.RLock()
@@ -371,12 +428,7 @@ class Loader(Generic[Array]):
         self._began = fork_count()
 
     def _set_batch_size(self, batch_size: int) -> None:
-        batch_size = checked_int("batch_size", batch_size, low=1, high=MAX_SEQ_LEN)
-        if batch_size < self.world_size:
-            raise ConfigError(
-                f"batch_size={batch_size} rows for {self.world_size} ranks: batch_size is global, and every "
-                f"rank needs a row. Use at least {self.world_size}"
-            )
+        batch_size = self._checked_batch_size(batch_size)
         self._batch_size = batch_size
         begin, end = rank_slice(batch_size, rank=self.rank, world_size=self.world_size)
         width, dtype = self.seq_len + 1, self.source.dtype
@@ -396,6 +448,15 @@ class Loader(Generic[Array]):
             stats=self.stats,
         )
         self._start()
+
+    def _checked_batch_size(self, batch_size: int) -> int:
+        batch_size = checked_int("batch_size", batch_size, low=1, high=MAX_SEQ_LEN)
+        if batch_size < self.world_size:
+            raise ConfigError(
+                f"batch_size={batch_size} rows for {self.world_size} ranks: batch_size is global, and every "
+                f"rank needs a row. Use at least {self.world_size}"
+            )
+        return batch_size
 
     def _restart(self) -> None:
         """Drop what was made ahead; the next batch is made for the position."""
@@ -466,7 +527,7 @@ class Loader(Generic[Array]):
         return {"source": self.source, "options": options, "position": self._progress.position}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["source"], **state["options"])  # type: ignore[misc]  # a loader is its options and position
+        type(self).__init__(self, state["source"], **state["options"])
         self.seek(state["position"])
 
     def __repr__(self) -> str:

@@ -148,9 +148,9 @@ def checked_int(name: str, value: object, *, low: int | None = None, high: int |
     return number
 
 
-def optional_int(name: str, value: object, *, low: int | None = None) -> int | None:
+def optional_int(name: str, value: object, *, low: int | None = None, high: int | None = None) -> int | None:
     """`checked_int`, or None."""
-    return None if value is None else checked_int(name, value, low=low)
+    return None if value is None else checked_int(name, value, low=low, high=high)
 
 
 def check_packing(packing: object) -> Packing:

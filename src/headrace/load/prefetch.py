@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from headrace.load.thread_pool import OrderedThreadPool
 
 if TYPE_CHECKING:
     from headrace.load.batch import Batch
-    from headrace.load.batch_builder import BatchBuilder
     from headrace.load.indices import BatchIndex, IndexStream
     from headrace.load.read_ahead import ReadAhead
     from headrace.stats import Stats
+
+
+class MakesBatches(Protocol):
+    """Makes the batch of an index; safe for threads."""
+
+    def build(self, index: BatchIndex) -> tuple[Batch[Any], Any]:
+        """The batch, and the event after which it is on its device (None: it is there)."""
+
 
 LONG_STEP_S: Final = 1e-3
 """Time between two batches: ten times what handing a batch from thread to thread takes with cold caches."""
@@ -37,7 +44,7 @@ class Prefetcher:
 
     def __init__(
         self,
-        builder: BatchBuilder,
+        builder: MakesBatches,
         index: IndexStream,
         *,
         read_ahead: ReadAhead | None,

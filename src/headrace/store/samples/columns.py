@@ -255,12 +255,11 @@ def slice_columns(columns: Columns, start: int, stop: int) -> dict[str, Column]:
 def concatenate_columns(parts: Iterable[Columns]) -> dict[str, Column]:
     """The rows of all parts, in order."""
     every = list(parts)
-    return {
-        name: Ragged.concatenate([part[name] for part in every])  # type: ignore[misc]  # one type a column
-        if isinstance(every[0][name], Ragged)
-        else np.concatenate([part[name] for part in every])
-        for name in every[0]
-    }
+    return {name: _concatenate([part[name] for part in every]) for name in every[0]}
+
+
+def _concatenate(columns: Sequence[Any]) -> Column:
+    return Ragged.concatenate(columns) if isinstance(columns[0], Ragged) else np.concatenate(columns)
 
 
 def value_at(column: Column, row: int, feature: Feature) -> Any:

@@ -1,0 +1,37 @@
+"""Encoded images -> pixels of a batch: decoded once, cropped and resized straight into their place.
+
+In reading order:
+
+    decode       an image's bytes -> its size, and its pixels
+    random       (seed, position) -> uniform numbers: no state, so that a resumed run sees the same pixels
+    transform    `ImageTransform`, and which part of an image goes where
+    resize       a part of an image -> its place in a batch
+    boxes        boxes, points and masks -> where their pixels went
+    encode       pixels -> PNG; run lengths -> masks
+"""
+
+from headrace.images.boxes import move_boxes, move_mask, move_points
+from headrace.images.decode import ImageHeader, check_image, decode_mask, decode_rgb, decodes, read_header
+from headrace.images.encode import encode_png, mask_of_rle
+from headrace.images.random import PositionRandom
+from headrace.images.transform import Geometry, ImageTransform, geometry_of, paste, render
+
+__all__ = [
+    "Geometry",
+    "ImageHeader",
+    "ImageTransform",
+    "PositionRandom",
+    "check_image",
+    "decode_mask",
+    "decode_rgb",
+    "decodes",
+    "encode_png",
+    "geometry_of",
+    "mask_of_rle",
+    "move_boxes",
+    "move_mask",
+    "move_points",
+    "paste",
+    "read_header",
+    "render",
+]

@@ -1,0 +1,263 @@
+"""A store of samples and row numbers -> the columns of a batch: images decoded into it, boxes and masks moved along."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headrace.errors import ConfigError, DocumentError, ShardError
+from headrace.images import (
+    ImageHeader,
+    PositionRandom,
+    decode_mask,
+    geometry_of,
+    move_boxes,
+    move_mask,
+    move_points,
+    paste,
+    read_header,
+    render,
+)
+from headrace.load.batch import Batch
+from headrace.load.buffers import BufferPool
+from headrace.order import rank_slice
+from headrace.store import Array, Image, List, Ragged, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from headrace.images import Geometry, ImageTransform
+    from headrace.load.indices import BatchIndex
+    from headrace.stats import Stats
+    from headrace.store import Feature, SampleStore
+
+_TORCH_TYPES = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
+"""Types that torch has only in part -> the next larger one."""
+_WITH_BOXES = ("classes", "iscrowd", "area")
+MASK_PADDING = 255
+"""What a mask has where there is no image: the class that losses ignore by convention."""
+
+
+class SampleColumns:
+    """Which columns a batch has, and what is done to each.
+
+    Raises:
+        ConfigError: no such column, or an `image` transform for a store without images.
+    """
+
+    def __init__(
+        self, store: SampleStore, columns: Sequence[str] | None, transform: ImageTransform | None
+    ) -> None:
+        features = store.features
+        names = list(features) if columns is None else list(columns)
+        for name in names:
+            if name not in features:
+                raise ConfigError(f"columns: no column {name!r}; {store.url} has: {', '.join(features)}")
+        self.features = {name: features[name] for name in names}
+        self.image = next((name for name in names if _is_image(name, features[name])), None)
+        if transform is not None and self.image is None:
+            raise ConfigError(f"image={transform}: {store.url} has no column of images: {', '.join(names)}")
+        moved = transform is not None
+        self.masks = [
+            name for name in names if moved and _is_named(name, "mask") and features[name] == Image()
+        ]
+        self.boxes = [
+            name for name in names if moved and _is_named(name, "boxes") and _is_list(features[name], 4)
+        ]
+        self.points = [
+            name for name in names if moved and _is_named(name, "keypoints") and _is_list(features[name], 2)
+        ]
+        self.with_boxes = [
+            name
+            for name in names
+            if self.boxes
+            and isinstance(features[name], List)
+            and (name in _WITH_BOXES or name.startswith("box_"))
+        ]
+        done = {*self.masks, self.image} if moved else set()
+        self.gathered = [name for name in names if name not in done or isinstance(features[name], Array)]
+
+
+def _is_named(name: str, what: str) -> bool:
+    return name == what or name.endswith(f"_{what}")
+
+
+def _is_image(name: str, feature: Feature) -> bool:
+    if isinstance(feature, Array):
+        return name == "image" and feature.dtype == "uint8" and len(feature.shape) in (2, 3)
+    return feature == Image() and not _is_named(name, "mask")
+
+
+def _is_list(feature: Feature, size: int) -> bool:
+    return (
+        isinstance(feature, List) and isinstance(feature.feature, Array) and feature.feature.shape == (size,)
+    )
+
+
+class SampleBatchBuilder:
+    """Makes batches of rows; holds no position, so that threads can share it."""
+
+    def __init__(
+        self,
+        store: SampleStore,
+        columns: SampleColumns,
+        transform: ImageTransform | None,
+        *,
+        seed: int,
+        batch_size: int,
+        ranks: tuple[int, int],
+        torch: bool,
+        stats: Stats,
+    ) -> None:
+        self._store = store
+        self._columns = columns
+        self._transform = transform
+        self._seed = seed
+        self._batch_size = batch_size
+        self._rank, self._world_size = ranks
+        self._torch = torch
+        self._stats = stats
+        begin, end = rank_slice(batch_size, rank=self._rank, world_size=self._world_size)
+        self._pool: BufferPool | None = None
+        if transform is not None:
+            self._pool = BufferPool((end - begin, *transform.shape, 3), np.uint8, keep=8)
+        self._full = end - begin
+
+    def build(self, index: BatchIndex) -> tuple[Batch[Any], None]:
+        """The batch of these rows; nothing is waited for.
+
+        Raises:
+            ShardError: a block, or an image, is damaged.
+        """
+        start = time.perf_counter()
+        found = self._store.gather(index.rows, self._columns.gathered)
+        self._stats.add("gather", items=len(index.rows), busy_s=time.perf_counter() - start)
+        arrays: dict[str, Any] = dict(found)
+        if self._transform is not None:
+            start = time.perf_counter()
+            self._place_images(index, arrays)
+            self._stats.add("image", items=len(index.rows), busy_s=time.perf_counter() - start)
+        batch: Batch[Any] = Batch(
+            {name: self._output(arrays[name], feature) for name, feature in self._columns.features.items()}
+        )
+        batch.position, batch.global_rows, batch.epoch = index.position, index.global_rows, index.epoch
+        batch.rows, batch.sources, batch.num_rows = index.rows, None, len(index.rows)
+        batch.step, batch.masked = index.position // self._batch_size, None
+        return batch, None
+
+    # --- images ---
+
+    def _place_images(self, index: BatchIndex, arrays: dict[str, Any]) -> None:
+        columns, transform = self._columns, self._transform
+        assert transform is not None
+        assert self._pool is not None
+        assert columns.image is not None
+        rows = index.rows
+        out = (
+            self._pool.take()
+            if len(rows) == self._full
+            else np.empty((len(rows), *transform.shape, 3), np.uint8)
+        )
+        begin, _ = rank_slice(index.global_rows, rank=self._rank, world_size=self._world_size)
+        stored: Any = arrays.get(columns.image)
+        encoded = [] if stored is not None else self._store.bytes_of(rows, columns.image)
+        masks = {name: self._store.bytes_of(rows, name) for name in columns.masks}
+        placed: dict[str, list[NDArray[Any]]] = {name: [] for name in masks}
+        geometries = []
+        for i in range(len(rows)):
+            random = PositionRandom(self._seed, index.position + begin + i)
+            try:
+                if stored is None:
+                    header = read_header(encoded[i])
+                    geometry = geometry_of(transform, header, random)
+                    render(encoded[i], header, geometry, transform, random, out[i])
+                else:
+                    pixels = _as_rgb(stored[i])
+                    header = ImageHeader(pixels.shape[0], pixels.shape[1], 1, "array")
+                    geometry = geometry_of(transform, header, random)
+                    paste(pixels, header, geometry, transform, random, out[i])
+                for name, data in masks.items():
+                    placed[name].append(self._mask(data[i], header, geometry))
+            except DocumentError as error:
+                raise ShardError(
+                    f"{self._store.url}: row {rows[i]}: column {columns.image!r}: {error}. Ingest reads every image "
+                    "once, and lists a damaged one: write the store again"
+                ) from error
+            geometries.append(geometry)
+        chw = transform.layout == "chw"
+        arrays[columns.image] = np.ascontiguousarray(out.transpose(0, 3, 1, 2)) if chw else out
+        for name, values in placed.items():
+            arrays[name] = np.stack(values) if values else np.empty((0, *transform.shape), np.int32)
+        self._move(arrays, geometries)
+
+    def _mask(self, data: memoryview, header: ImageHeader, geometry: Geometry) -> NDArray[Any]:
+        assert self._transform is not None
+        if not len(data):
+            return np.full(self._transform.shape, MASK_PADDING, np.int32)
+        mask = decode_mask(data)
+        if mask.shape != (header.height, header.width):
+            raise DocumentError(
+                f"a mask of {mask.shape[::-1]} on an image of {header.width} x {header.height}"
+            )
+        return move_mask(mask, geometry, self._transform.shape, pad=MASK_PADDING)
+
+    def _move(self, arrays: dict[str, Any], geometries: Sequence[Geometry]) -> None:
+        """Move boxes and keypoints; boxes of which nothing is left go, with their classes."""
+        columns = self._columns
+        for name in columns.points:
+            ragged = arrays[name]
+            moved = [move_points(ragged[i], one) for i, one in enumerate(geometries)]
+            arrays[name] = Ragged(_joined(moved, 2), ragged.offsets)
+        for name in columns.boxes:
+            ragged = arrays[name]
+            pairs = [move_boxes(ragged[i], one) for i, one in enumerate(geometries)]
+            keep = np.concatenate([kept for _, kept in pairs]) if pairs else np.empty(0, bool)
+            counts = [int(kept.sum()) for _, kept in pairs]
+            offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+            before = ragged.offsets
+            arrays[name] = Ragged(_joined([boxes for boxes, _ in pairs], 4)[keep], offsets)
+            for other in columns.with_boxes if name == columns.boxes[0] else ():
+                if not np.array_equal(arrays[other].offsets, before):
+                    raise ShardError(
+                        f"{self._store.url}: columns {name!r} and {other!r} differ in their numbers of values"
+                    )
+                arrays[other] = Ragged(arrays[other].values[keep], offsets)
+
+    # --- output ---
+
+    def _output(self, column: Any, feature: Feature) -> Any:
+        if isinstance(column, Ragged):
+            if isinstance(feature, Value) and feature.dtype == "string":
+                return _texts(column)
+            if isinstance(column.values, Ragged):
+                return [
+                    [row[i].tobytes().decode() for i in range(len(row))]
+                    for row in map(column.__getitem__, range(len(column)))
+                ]
+            return self._array(column.values), self._array(column.offsets.astype(np.int64, copy=False))
+        return self._array(column)
+
+    def _array(self, values: NDArray[Any]) -> Any:
+        if not self._torch:
+            return values
+        import torch
+
+        wider = _TORCH_TYPES.get(values.dtype.name)
+        return torch.from_numpy(values if wider is None else values.astype(wider))
+
+
+def _texts(column: Ragged) -> list[str]:
+    return [column[i].tobytes().decode() for i in range(len(column))]
+
+
+def _joined(parts: Sequence[NDArray[Any]], size: int) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty((0, size), np.float32)
+
+
+def _as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    grey = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    return np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey
