@@ -51,10 +51,10 @@ def test_public_names_change_only_on_purpose():
         "DiagnoseOptions", "Diagnosis", "DocumentError", "EngineOptions", "EvaluationOptions", "FieldOptions",
         "FilterOptions", "GPTConfig", "HeadraceError", "ImageTransform", "InputError", "JobOptions", "Loader",
         "ManifestError", "OperatorOptions", "OptimizerOptions", "OrderError", "OutputOptions", "ParallelOptions",
-        "PromptOptions", "ReadOptions", "ResumeError", "RunOptions", "SampleStore", "SamplingOptions", "ShardError",
-        "SinkError", "SourceError", "SpaceError", "StorageError", "Store", "StoreError", "StoreWriter",
-        "TokenizerError", "WorkerError", "diagnose", "generate", "ingest", "load_model", "load_tokenizer", "mix",
-        "read_predictions", "report", "train", "train_tokenizer",
+        "PromptOptions", "ReadOptions", "ResumeError", "RunOptions", "SampleStore", "Samples", "SamplingOptions",
+        "ShardError", "SinkError", "SourceError", "SpaceError", "StorageError", "Store", "StoreError",
+        "StoreWriter", "TokenizerError", "WorkerError", "diagnose", "generate", "ingest", "load_model",
+        "load_tokenizer", "mix", "read_predictions", "report", "train", "train_tokenizer",
     ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ The path of the data, and the names that meet it:
     raw files     ingest(sources, out, tokenizer=...)       -> a store; IngestSummary
                   StoreWriter(out, tokenizer=...)           documents of any iterator -> a store
                   FieldOptions, OperatorOptions, FilterOptions, JobOptions  its options
+                  ingest(sources, out, samples=Samples())   images with labels, boxes or masks -> a store of samples
                   train_tokenizer, load_tokenizer           byte-level BPE, or one that exists
     a store       Store.open(url)                           tokens, documents, shards; checked on read
                   mix({store: weight})                      several stores, read as one
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         FilterOptions,
         JobOptions,
         OperatorOptions,
+        Samples,
         StoreWriter,
         ingest,
     )
@@ -91,6 +93,7 @@ _EXPORTS = {
         "FilterOptions",
         "JobOptions",
         "OperatorOptions",
+        "Samples",
         "StoreWriter",
         "ingest",
     ],
@@ -164,6 +167,7 @@ __all__ = [
     "ResumeError",
     "RunOptions",
     "SampleStore",
+    "Samples",
     "SamplingOptions",
     "ShardError",
     "SinkError",

@@ -75,7 +75,9 @@ def loader(store, **options):
 
 def pixels_by_place(batches):
     return [
-        (int(row), image.tobytes()) for batch in batches for row, image in zip(batch["id"], batch["image"], strict=True)
+        (int(row), image.tobytes())
+        for batch in batches
+        for row, image in zip(batch["id"], batch["image"], strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""`headrace ingest`: raw text -> a store."""
+"""`headrace ingest`: raw text -> a store of tokens; images -> a store of samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from headrace.ingestion import (
     FilterOptions,
     JobOptions,
     OperatorOptions,
+    Samples,
 )
+from headrace.types import Flag
 
 if TYPE_CHECKING:
     from headrace.ingestion import IngestSummary
@@ -30,6 +32,8 @@ headrace ingest corpus/*.jsonl.gz --out store --tokenizer gpt2
 headrace ingest notes/ --out store --tokenizer tokenizer.json --text-field body --workers 2
 
 headrace ingest crawl/ --out store --tokenizer gpt2 --normalise --filter --dedup minhash
+
+headrace ingest photos/ --samples --out store
 
 headrace ingest s3://bucket/raw/*.jsonl.zst --out s3://bucket/store --tokenizer byte --json
 
@@ -49,17 +53,45 @@ class WorkerOptions:
     ] = "local"
 
 
-@with_options(fields=FieldOptions, operators=OperatorOptions, job=JobOptions, workers=WorkerOptions)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteOptions:
+    """Store."""
+
+    filter_documents: Annotated[
+        bool, Flag("--filter"), Doc("Drop short, symbol-ridden and repetitive documents; mild limits.")
+    ] = False
+    append: Annotated[bool, Doc("Add files that the store does not have yet.")] = False
+    restart: Annotated[bool, Doc("Delete what is at --out, and start over.")] = False
+
+
+@with_options(
+    fields=FieldOptions,
+    operators=OperatorOptions,
+    job=JobOptions,
+    rows=Samples,
+    workers=WorkerOptions,
+    write=WriteOptions,
+)
 def ingest(
     *,
     sources: Annotated[
-        list[str], typer.Argument(help="Files, globs, directories or URLs of text.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Files, globs, directories or URLs of text; with --samples a directory or files of images.",
+            show_default=False,
+        ),
     ],
     out: Annotated[str, typer.Option(help="The store to write: a directory or a URL.", show_default=False)],
     fields: FieldOptions,
     operators: OperatorOptions,
     job: JobOptions,
+    rows: Samples,
     workers: WorkerOptions,
+    write: WriteOptions,
+    samples: Annotated[
+        bool,
+        typer.Option("--samples", help="The sources are images: write rows with labels, boxes or masks."),
+    ] = False,
     tokenizer: Annotated[
         str,
         typer.Option(
@@ -67,17 +99,12 @@ def ingest(
             "tekken.json, a directory with one of them."
         ),
     ] = "byte",
-    codec: Annotated[Codec, typer.Option(help="Compression of the store's blocks.")] = "zstd",
-    filter_documents: Annotated[
-        bool,
-        typer.Option("--filter", help="Drop short, symbol-ridden and repetitive documents; mild limits."),
-    ] = False,
-    append: Annotated[
-        bool, typer.Option("--append", help="Add files that the store does not have yet.")
-    ] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Delete what is at --out, and start over.")
-    ] = False,
+    codec: Annotated[
+        Codec | None,
+        typer.Option(
+            help="Compression of the store's blocks. Default: zstd; none for images.", show_default=False
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
     """Turn raw text, compressed and anywhere, into a store. The same command continues after a crash."""
@@ -85,7 +112,7 @@ def ingest(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from headrace.ingestion import ingest as run
 
-    if filter_documents:
+    if write.filter_documents:
         operators = replace(operators, filters=FilterOptions())
     with progress_bar("ingest", unit="bytes", quiet=json) as progress:
         summary = run(
@@ -98,14 +125,26 @@ def ingest(
             fields=fields,
             operators=operators,
             job=job,
-            append=append,
-            restart=restart,
+            samples=rows if samples else None,
+            append=write.append,
+            restart=write.restart,
             progress=progress,
         )
     if json:
         print_json(summary)
     else:
-        stdout.print(facts("ingested", _rows(summary)))
+        stdout.print(facts("ingested", _sample_rows(summary) if samples else _rows(summary)))
+
+
+def _sample_rows(summary: IngestSummary) -> list[tuple[str, str]]:
+    rows = [
+        ("store", summary.out),
+        ("rows", f"{count(summary.documents)} in {count(summary.num_shards)} shards"),
+        ("bytes", f"{size(summary.source_bytes)} of sources, now {size(summary.store_bytes)}"),
+        ("time", f"{summary.wall_s:.1f} s with {summary.workers} workers"),
+    ]
+    rows += [("rejected", f"{count(n)} {reason}; see rejects.jsonl") for reason, n in summary.rejects.items()]
+    return rows + [("note", note) for note in summary.notes]
 
 
 def _rows(summary: IngestSummary) -> list[tuple[str, str]]:

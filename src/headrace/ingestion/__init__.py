@@ -9,6 +9,7 @@ operators/   what is done to texts before they are tokenized, when asked for
 units/       sources -> units of work: plan, schedule, records and journal of what is done
 build/       one unit -> its shards: read documents, check the tokenizer, tokenize, pack, write
 job/         a job's description, destination and lock, deduplication, commit, progress, summary
+samples/     images with labels, boxes or masks -> a store of samples
 distribute   units on workers: this process, worker processes, Ray; fork_server starts the processes
 
 `ingest` starts its workers before it imports what it needs itself: so nothing heavy is imported here.
@@ -31,6 +32,7 @@ from headrace.ingestion.options import (
 )
 from headrace.ingestion.read.sources import SourceFile, find_sources
 from headrace.ingestion.run import ingest
+from headrace.ingestion.samples import ImageLayout, Samples
 
 if TYPE_CHECKING:
     from headrace.ingestion.job.job import verify_job_files
@@ -44,9 +46,11 @@ __all__ = [
     "Distribute",
     "FieldOptions",
     "FilterOptions",
+    "ImageLayout",
     "IngestSummary",
     "JobOptions",
     "OperatorOptions",
+    "Samples",
     "SourceFile",
     "StoreWriter",
     "TextMode",

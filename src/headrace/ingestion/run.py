@@ -10,6 +10,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from typing_extensions import TypedDict, Unpack
+
 from headrace.errors import ConfigError
 from headrace.ingestion.fork_server import start_fork_server
 from headrace.ingestion.options import (
@@ -21,6 +23,7 @@ from headrace.ingestion.options import (
     check_choice,
 )
 from headrace.ingestion.read.sources import SourceFile, find_sources
+from headrace.ingestion.samples.options import Samples
 from headrace.platform import available_cores
 
 if TYPE_CHECKING:
@@ -34,20 +37,27 @@ BYTES_PER_WORKER = 16 << 20
 """Bytes of sources for which a process is started; only the default number of workers depends on it."""
 
 
+class IngestControl(TypedDict, total=False):
+    """What is done with a store that is there, and who is told of the progress."""
+
+    append: bool
+    restart: bool
+    progress: ProgressCallback | None
+
+
 def ingest(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
     tokenizer: str | os.PathLike[str] | Tokenizer = "byte",
-    codec: Codec = "zstd",
+    codec: Codec | None = None,
     workers: int | None = None,
     distribute: Distribute = "local",
     fields: FieldOptions = FieldOptions(),  # noqa: B008  # frozen
     operators: OperatorOptions = OperatorOptions(),  # noqa: B008
     job: JobOptions = JobOptions(),  # noqa: B008
-    append: bool = False,
-    restart: bool = False,
-    progress: ProgressCallback | None = None,
+    samples: Samples | None = None,
+    **control: Unpack[IngestControl],
 ) -> IngestSummary:
     """Turn raw text into a store. A call that was interrupted at any moment is continued by the same call.
 
@@ -58,15 +68,16 @@ def ingest(
             .parquet, Arrow or Feather, Hugging Face datasets directories, WebDataset tars; plain or compressed.
         out: the store: a directory or a URL.
         tokenizer: byte, gpt2 or another of tiktoken's names, a path (see `load_tokenizer`), or a tokenizer.
-        codec: compression of the store's blocks.
+        codec: compression of the store's blocks; None takes zstd, and none for images, which are compressed already.
         workers: processes; None takes the number of cores, and fewer for small sources.
         distribute: where units of work run: processes of this machine, or actors of a Ray cluster.
         fields: what a document is, which field is its text, and which others are kept.
         operators: what is done to documents before they are tokenized.
         job: when the job stops, and how its work is divided.
-        append: add files that the store does not have yet.
-        restart: delete a half-done job or a store at `out`, and start over.
-        progress: called with (source bytes done, source bytes in all, a note).
+        samples: the sources are images with labels, boxes or masks, and the store has rows (`SampleStore`); tokenizer,
+            fields and operators are not used.
+        control: `append=True` adds files that the store does not have yet; `restart=True` deletes a half-done job or a
+            store at `out`, and starts over; `progress` is called with (source bytes done, in all, a note).
 
     Returns:
         Counts of the whole job, and where the time went.
@@ -79,6 +90,22 @@ def ingest(
         ResumeError: the half-done job at `out` has other sources or options.
         SpaceError: the device is full; run the same command again when there is space.
     """
+    if unknown := control.keys() - IngestControl.__annotations__.keys():
+        raise TypeError(f"ingest() got an unexpected keyword argument {min(unknown)!r}")
+    append, restart = control.get("append", False), control.get("restart", False)
+    progress = control.get("progress")
+    if samples is not None:
+        return _ingest_samples(
+            sources,
+            out,
+            samples,
+            codec=codec,
+            workers=workers,
+            distribute=distribute,
+            job=job,
+            control=control,
+        )
+    codec = codec or "zstd"
     started = time.perf_counter()
     _check(out=out, codec=codec, workers=workers, distribute=distribute, append=append, restart=restart)
     if operators.map is not None and os.getcwd() not in sys.path:  # noqa: PTH109 - as `python -m` does
@@ -114,6 +141,41 @@ def ingest(
             )
             planned = _plan_job(files, loaded, destination.store, codec, fields, operators, job)
             return runner.run(planned, append=append, max_reject_share=job.max_reject_share)
+
+
+def _ingest_samples(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    samples: Samples,
+    *,
+    codec: Codec | None,
+    workers: int | None,
+    distribute: Distribute,
+    job: JobOptions,
+    control: IngestControl,
+) -> IngestSummary:
+    """See `ingest`."""
+    append, restart = control.get("append", False), control.get("restart", False)
+    _check(
+        out=out, codec=codec or "none", workers=workers, distribute=distribute, append=append, restart=restart
+    )
+    if distribute != "local":
+        raise ConfigError(
+            f"distribute is {distribute!r}: samples are ingested by processes of this machine: local"
+        )
+    from headrace.ingestion.samples.job import SampleIngest
+
+    return SampleIngest(
+        sources=[sources] if isinstance(sources, str | os.PathLike) else sources,
+        out=out,
+        samples=samples,
+        codec=codec,
+        workers=workers,
+        job=job,
+        append=append,
+        restart=restart,
+        progress=control.get("progress"),
+    ).run()
 
 
 def _plan_job(

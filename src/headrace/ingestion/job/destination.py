@@ -12,7 +12,7 @@ from headrace.errors import ConfigError, SpaceError
 from headrace.ingestion.job.lock import only_writer
 from headrace.ingestion.units.journal import LOCK, ROOT, UnitJournal
 from headrace.storage import Blob, LocalBlob, open_blob, storage_error
-from headrace.store import MANIFEST, current_manifest, token_dtype
+from headrace.store import MANIFEST, current_manifest, has_manifest, token_dtype
 from headrace.tokens import Tokenizer
 
 BLOCK_BYTES = 256 << 10
@@ -88,7 +88,7 @@ def _write_errors(blob: Blob) -> Iterator[None]:
 
 def _delete_store(blob: Blob) -> None:
     """Delete a store or a half-done one, its manifest first."""
-    if current_manifest(blob) is None and not UnitJournal(blob).has_job():
+    if not has_manifest(blob) and not UnitJournal(blob).has_job():
         return
     blob.delete(MANIFEST)
     UnitJournal(blob).clear()
@@ -104,7 +104,7 @@ def _check_place(blob: Blob) -> None:
         ConfigError: the place is not empty, and neither a store nor a half-done one.
     """
     others = [name for name in blob.list() if not name.startswith((f"{ROOT}/", "data/"))]
-    if others and current_manifest(blob) is None and not UnitJournal(blob).has_job():
+    if others and not has_manifest(blob) and not UnitJournal(blob).has_job():
         raise ConfigError(
             f"{blob.url}: not empty, and not a store: it holds {', '.join(others[:3])}"
             f"{', ...' if len(others) > 3 else ''}. Give an empty or new directory"

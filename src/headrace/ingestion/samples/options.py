@@ -1,0 +1,45 @@
+"""What users can set of an ingest of samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+from typing_extensions import Doc
+
+from headrace.errors import ConfigError
+from headrace.ingestion.options import check_choice
+
+ImageLayout: TypeAlias = Literal[
+    "auto", "folders", "masks", "tar", "table", "csv", "jsonl", "voc", "coco", "idx"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Samples.
+
+    How images and what belongs to them are laid out.
+    """
+
+    layout: Annotated[
+        ImageLayout,
+        Doc(
+            "folders: a folder per class; masks: images/ and masks/; tar: WebDataset; table: Parquet or datasets; csv, "
+            "jsonl: paths and labels; voc: Pascal VOC .xml; coco: COCO .json; idx: MNIST's files. auto: by the names."
+        ),
+    ] = "auto"
+    image_field: Annotated[str, Doc("The column with the image, or its path.")] = "image"
+    label_field: Annotated[str, Doc("The column with the label.")] = "label"
+    shard_bytes: int = 128 << 20
+    """Bytes of rows in a shard, and in a unit of work."""
+
+    def __post_init__(self) -> None:
+        """Validate each field.
+
+        Raises:
+            ConfigError: naming the field.
+        """
+        check_choice("layout", self.layout, ImageLayout)
+        if self.shard_bytes < 1:
+            raise ConfigError(f"shard_bytes is {self.shard_bytes}; expected 1 or more")

@@ -1,0 +1,357 @@
+"""Images of every layout become rows, the same bytes for any number of workers: annotations.py, build.py, job.py,
+layouts.py, options.py, plan.py, rows.py, tables.py.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import headrace as hr
+from headrace.errors import ConfigError, DocumentError, HeadraceError, ResumeError, SourceError
+from headrace.images import encode_png
+from headrace.store import ClassLabel, verify_samples
+
+
+def photo(seed, height=20, width=30):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def jpeg(seed, **size):
+    sink = io.BytesIO()
+    Image.fromarray(photo(seed, **size)).save(sink, "JPEG")
+    return sink.getvalue()
+
+
+def folders(path, count=12):
+    for i in range(count):
+        folder = path / ("cat", "dog")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:03d}.jpg").write_bytes(jpeg(i))
+    return path
+
+
+def read(out):
+    with hr.SampleStore.open(out) as store:
+        assert verify_samples(store) == store.nbytes
+        return store.features, list(store)
+
+
+def files(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_a_folder_per_class_keeps_the_bytes_of_its_images(tmp_path):
+    source = folders(tmp_path / "in")
+    (source / "dog/notes.txt").write_text("no image")
+    (source / "empty").mkdir()
+    summary = hr.ingest(source, tmp_path / "out", samples=hr.Samples())
+    features, rows = read(tmp_path / "out")
+    assert features["label"] == ClassLabel(("cat", "dog"))
+    assert [(row["name"], row["label"]) for row in rows[:2]] == [("cat/000.jpg", 0), ("cat/002.jpg", 0)]
+    assert {row["name"]: row["image"] for row in rows} == {
+        f"{('cat', 'dog')[i % 2]}/{i:03d}.jpg": jpeg(i) for i in range(12)
+    }
+    assert (summary.documents, summary.num_sources, summary.rejects) == (12, 12, {})
+    assert any("empty: no images" in note for note in summary.notes)
+
+
+def test_a_damaged_image_is_a_reject_with_its_files_name(tmp_path):
+    source = folders(tmp_path / "in", 30)
+    (source / "cat/000.jpg").write_bytes(jpeg(0)[:300])
+    summary = hr.ingest(source, tmp_path / "out", samples=hr.Samples())
+    assert summary.rejects == {"damaged_image": 1}
+    (reject,) = map(orjson.loads, (tmp_path / "out/rejects.jsonl").read_bytes().splitlines())
+    assert reject["source"].endswith("cat/000.jpg")
+    assert len(hr.SampleStore.open(tmp_path / "out")) == 29
+    with pytest.raises(DocumentError, match=r"cat/000\.jpg"):
+        hr.ingest(source, tmp_path / "strict", samples=hr.Samples(), job=hr.JobOptions(strict=True))
+    for i in range(2, 12, 2):
+        (source / f"cat/{i:03d}.jpg").write_bytes(b"")
+    with pytest.raises(DocumentError, match=r"6 of 30 rows are bad; max_reject_share allows 0\.05"):
+        hr.ingest(source, tmp_path / "many", samples=hr.Samples())
+
+
+def test_webdataset_tars(tmp_path):
+    for n in range(2):
+        with tarfile.open(tmp_path / f"part-{n}.tar", "w") as tar:
+            for i in range(3):
+                for extension, data in (
+                    ("jpg", jpeg(10 * n + i)),
+                    ("cls", str(i).encode()),
+                    ("txt", f"größe {i}".encode()),
+                    ("mask.png", encode_png(np.full((20, 30), i, np.uint8))),
+                ):
+                    member = tarfile.TarInfo(f"a/{i:04d}.{extension}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    hr.ingest(sorted(tmp_path.glob("*.tar")), tmp_path / "out", samples=hr.Samples())
+    features, rows = read(tmp_path / "out")
+    assert list(features) == ["image", "label", "text", "mask", "name"]
+    assert [row["image"] for row in rows] == [jpeg(i) for i in (0, 1, 2, 10, 11, 12)]
+    assert [(row["label"], row["text"], row["name"]) for row in rows[4:5]] == [(1, "größe 1", "a/0001")]
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "part-0.tar").read_bytes()[:6000])
+    with pytest.raises(HeadraceError, match=r"cut\.tar"):
+        hr.ingest(
+            tmp_path / "cut.tar", tmp_path / "cut", samples=hr.Samples(), job=hr.JobOptions(strict=True)
+        )
+
+
+@pytest.mark.parametrize("as_struct", [True, False])
+def test_parquet_with_a_column_of_images(tmp_path, as_struct):
+    images = [jpeg(i) for i in range(5)]
+    table = pa.table(
+        {
+            "image": [{"bytes": data, "path": "x"} for data in images] if as_struct else images,
+            "label": pa.array([0, 1, 1, 0, 1]),
+            "weight": pa.array([0.5, 1, 2, 3, 4], pa.float32()),
+            "other": [[1], [2], [], [], []],
+        }
+    )
+    about = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    summary = hr.ingest(tmp_path / "a.parquet", tmp_path / "out", samples=hr.Samples())
+    features, rows = read(tmp_path / "out")
+    assert features["label"] == ClassLabel(("cat", "dog"))
+    assert [row["image"] for row in rows] == images
+    assert [row["weight"] for row in rows] == [0.5, 1, 2, 3, 4]
+    assert any("left out: other" in note for note in summary.notes)
+    with pytest.raises(SourceError, match="no column 'photo'; the columns are: image"):
+        hr.ingest(tmp_path / "a.parquet", tmp_path / "no", samples=hr.Samples(image_field="photo"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_list_of_paths(tmp_path, kind):
+    records = []
+    for i in range(4):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
+        records.append({"path": f"{i}.jpg", "label": str(10 - i)})
+    text = "path,label\n" + "".join(f"{r['path']},{r['label']}\n" for r in records)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / f"list.{kind}").write_text(text if kind == "csv" else lines)
+    hr.ingest(tmp_path / f"list.{kind}", tmp_path / "out", samples=hr.Samples())
+    features, rows = read(tmp_path / "out")
+    assert features["label"].names == ("7", "8", "9", "10")
+    assert [(row["name"], row["label"]) for row in rows] == [(f"{i}.jpg", 3 - i) for i in range(4)]
+
+
+BOXES = {"a.jpg": [("tree", [1, 2, 10, 12]), ("car", [0, 0, 5, 5])], "b.jpg": []}
+
+
+def voc(path):
+    for name, objects in BOXES.items():
+        (path / name).write_bytes(jpeg(ord(name[0])))
+        edges = ("xmin", "ymin", "xmax", "ymax")
+        inner = "".join(
+            f"<object><name>{kind}</name><bndbox>"
+            + "".join(f"<{e}>{v}</{e}>" for e, v in zip(edges, box, strict=True))
+            + "</bndbox></object>"
+            for kind, box in objects
+        )
+        (path / name).with_suffix(".xml").write_text(
+            f"<annotation><filename>{name}</filename>{inner}</annotation>"
+        )
+    return path
+
+
+def coco(path):
+    (path / "images").mkdir()
+    for name in BOXES:
+        (path / "images" / name).write_bytes(jpeg(ord(name[0])))
+    ids = {"car": 3, "tree": 7}
+    data = {
+        "categories": [{"id": 7, "name": "tree"}, {"id": 3, "name": "car"}],
+        "images": [{"id": 100 + i, "file_name": name} for i, name in enumerate(BOXES)],
+        "annotations": [
+            {
+                "image_id": 100,
+                "category_id": ids[kind],
+                "bbox": [x, y, x2 - x, y2 - y],
+                "iscrowd": 0,
+                "area": 9,
+            }
+            for kind, (x, y, x2, y2) in BOXES["a.jpg"]
+        ],
+    }
+    (path / "annotations.json").write_text(json.dumps(data))
+    return path
+
+
+def csv_boxes(path):
+    for name in BOXES:
+        (path / name).write_bytes(jpeg(ord(name[0])))
+    lines = [f"{name},{','.join(map(str, box))},{kind}" for name in BOXES for kind, box in BOXES[name]]
+    (path / "boxes.csv").write_text("image_path,xmin,ymin,xmax,ymax,label\n" + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("make", [voc, coco, csv_boxes])
+def test_boxes_of_every_annotation_format(tmp_path, make):
+    source = tmp_path / "in"
+    source.mkdir()
+    hr.ingest(make(source), tmp_path / "out", samples=hr.Samples())
+    features, rows = read(tmp_path / "out")
+    assert features["classes"].feature.names == ("car", "tree")
+    assert [row["name"] for row in rows] == (["a.jpg"] if make is csv_boxes else ["a.jpg", "b.jpg"])
+    assert rows[0]["image"] == jpeg(ord("a"))
+    assert rows[0]["boxes"].tolist() == [[1, 2, 10, 12], [0, 0, 5, 5]]
+    assert rows[0]["classes"].tolist() == [1, 0]
+    if make is coco:
+        assert [row["image_id"] for row in rows] == [100, 101]
+        extra = hr.SampleStore.open(tmp_path / "out").extra
+        assert extra["ingest"][0]["category_ids"] == [3, 7]
+
+
+def test_a_box_without_area_and_an_image_that_is_missing_are_rejects(tmp_path):
+    source = voc(tmp_path)
+    text = (source / "a.xml").read_text()
+    (source / "a.xml").write_text(text.replace("<xmax>10<", "<xmax>1<"))
+    (source / "b.jpg").unlink()
+    (source / "c.xml").write_text("<annotation><!DOCTYPE x>")
+    everything = hr.JobOptions(max_reject_share=1)
+    with pytest.raises(DocumentError, match="3 of 3 rows are bad"):
+        hr.ingest(source, tmp_path / "none", samples=hr.Samples(), job=everything)
+    with pytest.raises(DocumentError, match=r"a\.jpg: box .*expected x0 < x1"):
+        hr.ingest(source, tmp_path / "out", samples=hr.Samples())
+
+
+def test_masks_beside_their_images(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+    for i in range(30):
+        (tmp_path / f"in/images/{i:02d}.jpg").write_bytes(jpeg(i))
+        mask = np.full((20, 30), i, np.uint8)
+        if i % 2:
+            Image.fromarray(mask).save(tmp_path / f"in/masks/{i:02d}.tif")
+        else:
+            (tmp_path / f"in/masks/{i:02d}.png").write_bytes(encode_png(mask))
+    (tmp_path / "in/masks/07.tif").unlink()
+    summary = hr.ingest(tmp_path / "in", tmp_path / "out", samples=hr.Samples())
+    assert summary.rejects == {"bad_annotation": 1}
+    store = hr.SampleStore.open(tmp_path / "out")
+    loader = hr.Loader(
+        store, batch_size=29, epochs=1, shuffle="none", image=hr.ImageTransform(size=8),
+        output=hr.BatchOptions(framework="numpy"),
+    )  # fmt: skip
+    batch = next(loader)
+    assert [int(mask.max()) for mask in batch["mask"]] == [i for i in range(30) if i != 7]
+
+
+def test_mnist_files(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 5)).astype(np.uint8)
+    header = b"\0\0\x08\x03" + np.array(pixels.shape, ">u4").tobytes()
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pixels.tobytes()))
+    labels = (np.arange(40) % 3).astype(np.uint8)
+    data = b"\0\0\x08\x01" + np.array([40], ">u4").tobytes() + labels.tobytes()
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(data))
+    hr.ingest(tmp_path, tmp_path / "out", samples=hr.Samples())
+    store = hr.SampleStore.open(tmp_path / "out")
+    assert (store.codec, len(store.features["label"].names)) == ("zstd", 3)
+    assert np.array_equal(store.gather(range(40))["image"], pixels)
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(data[:-1]))
+    with pytest.raises(SourceError, match="damaged"):
+        hr.ingest(tmp_path, tmp_path / "no", samples=hr.Samples(layout="idx"))
+
+
+def test_the_bytes_do_not_depend_on_workers_or_kills(tmp_path):
+    """One worker, two workers, and a job that is killed again and again make the same store."""
+    source = folders(tmp_path / "in", 40)
+    samples = hr.Samples(shard_bytes=4000)
+    hr.ingest(source, tmp_path / "one", samples=samples, workers=1)
+    summary = hr.ingest(source, tmp_path / "two", samples=samples, workers=2)
+    assert summary.workers == 2
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    code = (
+        "import sys, headrace as hr\n"
+        f"hr.ingest({str(source)!r}, {str(tmp_path / 'killed')!r}, samples=hr.Samples(shard_bytes=4000), workers=1)\n"
+    )
+    units = tmp_path / "killed/.ingest/units"
+    for goal in (1, 4):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        )
+        while child.poll() is None and (not units.is_dir() or len(list(units.glob("*.json"))) < goal):
+            time.sleep(0.002)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    resumed = hr.ingest(source, tmp_path / "killed", samples=samples)
+    assert files(tmp_path / "killed") == files(tmp_path / "one")
+    assert resumed.units_resumed > 0 or "already" in str(resumed.notes)
+
+
+def test_a_store_grows_by_other_sources_and_refuses_what_does_not_fit(tmp_path):
+    first, second = folders(tmp_path / "a"), folders(tmp_path / "b", 6)
+    out = tmp_path / "out"
+    hr.ingest(first, out, samples=hr.Samples())
+    again = hr.ingest(first, out, samples=hr.Samples())
+    assert "already" in str(again.notes)
+    with pytest.raises(ConfigError, match="already, made from other sources"):
+        hr.ingest(second, out, samples=hr.Samples())
+    grown = hr.ingest(second, out, samples=hr.Samples(), append=True)
+    assert (grown.snapshot, len(hr.SampleStore.open(out))) == (2, 18)
+    assert hr.ingest(second, out, samples=hr.Samples(), append=True).snapshot == 2
+    (second / "cow").mkdir()
+    (second / "cow/1.jpg").write_bytes(jpeg(99))
+    with pytest.raises(ConfigError, match="its columns are"):
+        hr.ingest(second, out, samples=hr.Samples(), append=True)
+    replaced = hr.ingest(second, out, samples=hr.Samples(), restart=True)
+    assert (replaced.snapshot, replaced.documents) == (1, 7)
+
+
+def test_a_half_done_job_with_other_sources_is_refused(tmp_path):
+    source = folders(tmp_path / "in", 40)
+    (source / "cat/000.jpg").write_bytes(b"")
+    strict = hr.JobOptions(strict=True)
+    samples = hr.Samples(shard_bytes=4000)
+    with pytest.raises(DocumentError):
+        hr.ingest(source, tmp_path / "out", samples=samples, job=strict)
+    (source / "cat/new.jpg").write_bytes(jpeg(1))
+    with pytest.raises(ResumeError, match="half-done"):
+        hr.ingest(source, tmp_path / "out", samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "words"),
+    [
+        (["none"], {}, "no such file"),
+        ([], {}, "no sources"),
+        (["s3://bucket/images"], {}, "local files"),
+        (["in/cat/000.jpg"], {}, "of no layout"),
+        (["in/cat/000.jpg"], {"layout": "folders"}, "one directory"),
+        (["in"], {"layout": "coco"}, "no images in it"),
+        (["in/cat"], {"layout": "voc"}, "no images in it"),
+        (["in"], {"layout": "tar"}, "no images in it"),
+        (["in"], {"layout": "table"}, "no images in it"),
+    ],
+)
+def test_sources_that_cannot_be_read_are_named(tmp_path, monkeypatch, sources, options, words):
+    folders(tmp_path / "in", 2)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HeadraceError, match=words):
+        hr.ingest(sources, "out", samples=hr.Samples(**options))
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_options_out_of_range_are_named(tmp_path):
+    for options in ({"layout": "zip"}, {"shard_bytes": 0}):
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            hr.Samples(**options)
+    with pytest.raises(ConfigError, match="distribute"):
+        hr.ingest(folders(tmp_path), tmp_path / "out", samples=hr.Samples(), distribute="ray")
+    with pytest.raises(TypeError, match="restrat"):
+        hr.ingest("x", "y", restrat=True)
