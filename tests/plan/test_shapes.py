@@ -86,3 +86,31 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_impossible_widths_are_refused(bad):
     with pytest.raises(ConfigError):
         custom_shape(**{"layers": 2, "width": 64, "heads": 4, **bad})
+
+
+@pytest.mark.parametrize(
+    ("config", "billions", "tied"),
+    [
+        # Heads wider than hidden_size / heads (Qwen, Gemma), tied heads that config.json need not mention (Gemma).
+        ({"model_type": "qwen3", "hidden_size": 2560, "intermediate_size": 9728, "head_dim": 128,
+          "num_attention_heads": 32, "num_hidden_layers": 36, "num_key_value_heads": 8, "vocab_size": 151936,
+          "tie_word_embeddings": True}, 4.022, True),
+        ({"model_type": "gemma2", "hidden_size": 2304, "intermediate_size": 9216, "head_dim": 256,
+          "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4, "vocab_size": 256000},
+         2.614, True),
+        ({"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+          "num_hidden_layers": 32, "num_key_value_heads": 8, "vocab_size": 32000}, 7.241, False),
+    ],
+)  # fmt: skip
+def test_published_configs_have_their_published_size(tmp_path, config, billions, tied):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shape = model_shape(tmp_path)
+    assert shape.num_parameters / 1e9 == pytest.approx(billions, abs=0.001)
+    assert shape.tied is tied
+
+
+def test_a_run_is_a_model(tmp_path):
+    model = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 300}
+    (tmp_path / "run.json").write_text(json.dumps({"format": 1, "recipe": {"model": model, "seq_len": 32}}))
+    shape = model_shape(tmp_path)
+    assert (shape.num_layers, shape.vocab_size, shape.tied, shape.gated) == (2, 300, True, False)

@@ -103,8 +103,14 @@ def test_two_processes_choose_one_layout_together(store: Path, tmp_path: Path, s
     assert [code for code, _ in run.wait_all()] == [0, 0]
     plan, layout = run_json(tmp_path / "run")["plan"], run_json(tmp_path / "run")["layout"]
     assert (layout["dp"], layout["tp"] * layout["pp"]) == (1, 2)
-    kinds = {trial["layout"].partition(", shard")[0] for trial in plan["measured"]}
-    assert {"dp 1, tp 2, pp 1", "dp 1, tp 1, pp 2"} == kinds
+    # Which layouts are worth a trial depends on what the probes measured; the fastest one is kept.
+    kinds = {"tp 2, pp 1", "tp 1, pp 2"}
+    assert all(
+        trial["layout"].removeprefix("dp 1, ").partition(", shard")[0] in kinds for trial in plan["measured"]
+    )
+    if plan["measured"]:
+        fastest = min(plan["measured"], key=lambda trial: trial["measured_step_s"])
+        assert fastest["layout"].startswith(f"dp 1, tp {layout['tp']}, pp {layout['pp']}")
     assert plan["hardware"]["link_bytes_s"] > 0
 
 

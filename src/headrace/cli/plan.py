@@ -11,7 +11,7 @@ from typing_extensions import Doc
 
 from headrace.cli.console import print_json, stderr, stdout
 from headrace.cli.options import with_options
-from headrace.cli.plan_tables import list_gpus, show_check, show_plan
+from headrace.cli.plan_tables import list_gpus, show_check, show_plan, write_page
 from headrace.errors import ConfigError
 from headrace.plan import StorageOptions
 from headrace.types import Flag
@@ -108,6 +108,7 @@ class PlanOutputOptions:
         Path | None, Doc("CSV of measured runs, or the file of plan calibrate --out, to learn from.")
     ] = None
     system: Annotated[str | None, Doc("Use the constants of this calibrated system.")] = None
+    page: Annotated[Path | None, Doc("Write an HTML page: memory against time of all layouts.")] = None
     as_json: Annotated[bool, Doc("Print everything as JSON on stdout."), Flag("--json")] = False
 
 
@@ -180,6 +181,8 @@ def plan(
         "command": planner.command(job, layouts, 0, model=model.model or "MODEL") if any_fits else None,
         "input_output": figures,
     }
+    if output.page is not None:
+        write_page(output.page, result, layouts)
     if output.as_json:
         print_json(result)
     else:

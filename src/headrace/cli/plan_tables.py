@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from headrace.cli.console import facts, print_json, stdout
+from headrace.cli.console import facts, print_json, stderr, stdout
 
 
 def show_plan(result: dict[str, Any], memory_gib: float) -> None:
@@ -103,3 +104,21 @@ def show_check(report: Any) -> None:
     for line in report.rows:
         if "error" in line:
             stdout.print(f"row {line['row']} is left out: {line['error']}", soft_wrap=True, highlight=False)
+
+
+def write_page(file: Path, result: dict[str, Any], layouts: Any) -> None:
+    """Write the HTML page of a plan, and say where it is."""
+    from headrace.plan import layout_name
+    from headrace.profile import LayoutPoint, write_plan_page
+
+    points = [
+        LayoutPoint(
+            name=layout_name(layouts, i),
+            memory_gib=float(layouts.memory.value[i]) / 2**30,
+            step_s=float(layouts.step.value[i]),
+            verdict="fits" if layouts.fits[i] else "may fit" if layouts.tight[i] else "does not fit",
+        )
+        for i in range(len(layouts))
+    ]
+    write_plan_page(file, result, points)
+    stderr.print(f"page: {file}", soft_wrap=True, highlight=False)

@@ -31,6 +31,8 @@ class Points:
     gated: Column
     num_heads: Column
     num_kv_heads: Column
+    attention_size: Column
+    """Width of all heads together: hidden_size in most models."""
     vocab_size: Column
     tied: Column
     seq_len: Column
@@ -99,7 +101,9 @@ class Points:
     def layer_parameters(self) -> Column:
         """Weights of one layer's matrices."""
         kv = self.num_kv_heads / self.num_heads
-        return self.hidden_size**2 * (2 + 2 * kv) + self.hidden_size * self.ffn_size * (2 + self.gated)
+        return self.hidden_size * self.attention_size * (2 + 2 * kv) + self.hidden_size * self.ffn_size * (
+            2 + self.gated
+        )
 
     @property
     def num_parameters(self) -> Column:
@@ -111,7 +115,7 @@ class Points:
     def flops_per_token(self) -> Column:
         """Model FLOPs of a token, forward and backward, without recomputation (as ModelShape.flops_per_token)."""
         matrices = self.num_layers * self.layer_parameters + self.vocab_size * self.hidden_size
-        return 6 * matrices + 12 * self.num_layers * self.hidden_size * self.seq_len
+        return 6 * matrices + 12 * self.num_layers * self.attention_size * self.seq_len
 
 
 def points(
@@ -146,6 +150,7 @@ def points(
         "gated": shape.gated,
         "num_heads": shape.num_heads,
         "num_kv_heads": shape.num_kv_heads,
+        "attention_size": shape.attention_size,
         "vocab_size": shape.vocab_size,
         "tied": shape.tied,
         "seq_len": seq_len,

@@ -29,6 +29,8 @@ class ModelShape:
     """SwiGLU or GeGLU: three matrices instead of two."""
     tied: bool = True
     """Is the output head the token table?"""
+    head_size: int = 0
+    """Channels of a head; 0: hidden_size / num_heads."""
 
     def __post_init__(self) -> None:
         """Fill the defaults and refuse what is no model.
@@ -37,8 +39,18 @@ class ModelShape:
             ConfigError: says which value.
         """
         object.__setattr__(self, "num_kv_heads", self.num_kv_heads or self.num_heads)
+        if not self.head_size and isinstance(self.hidden_size, int) and isinstance(self.num_heads, int):
+            object.__setattr__(self, "head_size", max(1, self.hidden_size // max(1, self.num_heads)))
         object.__setattr__(self, "ffn_size", self.ffn_size or 4 * self.hidden_size)
-        for field in ("num_layers", "hidden_size", "num_heads", "vocab_size", "num_kv_heads", "ffn_size"):
+        for field in (
+            "num_layers",
+            "hidden_size",
+            "num_heads",
+            "vocab_size",
+            "num_kv_heads",
+            "ffn_size",
+            "head_size",
+        ):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"model {self.name}: {field} is {value!r}; expected a whole number above 0")
@@ -48,10 +60,15 @@ class ModelShape:
             )
 
     @property
+    def attention_size(self) -> int:
+        """Width of all heads together: hidden_size in most models."""
+        return self.num_heads * self.head_size
+
+    @property
     def layer_parameters(self) -> int:
         """Weights of one layer's matrices."""
         kv = self.num_kv_heads / self.num_heads
-        attention = self.hidden_size**2 * (2 + 2 * kv)
+        attention = self.hidden_size * self.attention_size * (2 + 2 * kv)
         return int(attention + (3 if self.gated else 2) * self.hidden_size * self.ffn_size)
 
     @property
@@ -66,7 +83,7 @@ class ModelShape:
         Source: Narayanan et al. 2021, appendix (72 L h^2 (1 + s/6h + V/12Lh) for the GPT shape).
         """
         matrices = self.num_layers * self.layer_parameters + self.vocab_size * self.hidden_size
-        return 6.0 * matrices + 12.0 * self.num_layers * self.hidden_size * seq_len
+        return 6.0 * matrices + 12.0 * self.num_layers * self.attention_size * seq_len
 
 
 def _gpt3(name: str, layers: int, width: int, heads: int) -> ModelShape:
@@ -114,6 +131,7 @@ _NAMES = {  # of a config.json, in order of preference: transformers' attribute_
     "num_kv_heads": ("num_key_value_heads",),
     "ffn_size": ("intermediate_size", "n_inner", "ffn_dim"),
     "vocab_size": ("vocab_size",),
+    "head_size": ("head_dim",),
 }
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok")
 _UNGATED = (
@@ -129,6 +147,8 @@ _UNGATED = (
     "mpt",
     "headrace",
 )
+_TIED = ("gpt2", "headrace", "gemma", "opt", "bloom", "falcon", "mpt", "gpt_bigcode", "cohere")
+"""Model types whose config.json need not say that the head is the token table."""
 
 
 def model_shape(model: str | Path) -> ModelShape:
@@ -184,7 +204,7 @@ def _from_config(path: Path) -> ModelShape:
     return ModelShape(
         name=path.parent.name or path.name,
         gated=gated,
-        tied=bool(config.get("tie_word_embeddings", kind in ("gpt2", "headrace"))),
+        tied=bool(config.get("tie_word_embeddings", kind.startswith(_TIED))),
         **given,
     )
 

@@ -113,8 +113,8 @@ def step_time(p: Points, logs: NDArray[np.float64]) -> StepTime:
         return seconds
 
     matmul = (
-        product(h, h * (1 + 2 * kv) / tp, peak)
-        + product(h / tp, h, peak)
+        product(h, p.attention_size * (1 + 2 * kv) / tp, peak)
+        + product(p.attention_size / tp, h, peak)
         + (1 + p.gated) * product(h, p.ffn_size / tp, peak)
         + product(p.ffn_size / tp, h, peak)
     )
@@ -172,7 +172,7 @@ def _transfers(
         0.0,
     )
     cp_link = np.where(tp * cp <= p.gpus_per_node, p.link_bytes_s, p.network_bytes_s)
-    cp_pass = np.where(cp > 1, 2 * tokens * h * kv * (cp - 1) / (cp_link * tp_share * tp), 0.0)
+    cp_pass = np.where(cp > 1, 2 * tokens * p.attention_size * kv * (cp - 1) / (cp_link * tp_share * tp), 0.0)
     pp_link = np.where(tp * pp <= p.gpus_per_node, p.link_bytes_s, p.network_bytes_s)
     sending = np.where(pp > 1, 4 * tokens * h / (pp_link * tp_share), 0.0) + micro_s * np.where(
         pp > 1, 1.0, 0.3
@@ -192,7 +192,13 @@ def _attention(p: Points, passes: Column, peak: Column, memory: Column) -> tuple
     """Seconds of one layer's attention scores and values, forward and backward."""
     flash = p.flash > 0
     flops = (
-        4 * p.micro_batch * p.seq_len * (p.seq_len / p.cp) * p.hidden_size / p.tp * np.where(flash, 0.5, 1.0)
+        4
+        * p.micro_batch
+        * p.seq_len
+        * (p.seq_len / p.cp)
+        * p.attention_size
+        / p.tp
+        * np.where(flash, 0.5, 1.0)
     )
     scores = p.micro_batch * p.num_heads / p.tp * p.seq_len * p.seq_len / p.cp
     forward = flops / (peak * np.where(flash, 0.7, 0.8)) + np.where(flash, 0, 14 * scores) / memory

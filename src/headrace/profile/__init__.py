@@ -5,6 +5,7 @@ from headrace.profile.html_report import report
 from headrace.profile.intervals import ConfidenceInterval, rate_interval, share_interval, t_quantile
 from headrace.profile.machine import describe_machine
 from headrace.profile.page import render_document
+from headrace.profile.plan_page import LayoutPoint, write_plan_page
 from headrace.profile.run_files import RunFiles, StepMetrics, read_run_files
 from headrace.profile.stage_times import StageTime, describe_stages, run_stage_times
 from headrace.profile.step_bar import StepBalance, StepPart, draw_step_bar, run_step_balance, step_bar_section
@@ -12,6 +13,7 @@ from headrace.profile.svg import standalone
 
 __all__ = [
     "ConfidenceInterval",
+    "LayoutPoint",
     "RunFiles",
     "StageTime",
     "StepBalance",
@@ -31,4 +33,5 @@ __all__ = [
     "standalone",
     "step_bar_section",
     "t_quantile",
+    "write_plan_page",
 ]
