@@ -7,11 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files as package_files
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from headrace.profile.page import render_document
 from headrace.storage import write_file
 
 _WIDTH, _HEIGHT = 760, 420
@@ -70,9 +69,8 @@ def write_plan_page(file: Path, plan: Mapping[str, Any], layouts: Sequence[Layou
         )
     )
     body += f"</main>\n<footer>Made by headrace {VERSION} on {today}. Intervals hold 9 of 10 measured runs.</footer>"
-    template = package_files("headrace.profile").joinpath("report.html").read_text(encoding="utf-8")
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_file(file, Template(template).substitute(title=escape(title), body=body).encode())
+    write_file(file, render_document(title, body).encode())
 
 
 def draw_layouts(layouts: Sequence[LayoutPoint], *, memory_gib: float) -> str:
