@@ -8,6 +8,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 # The extension in C is built where a compiler is (setup.py); what runs is printed, and is `off` without it.
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard src/headrace/native/c/*) $(WHEEL)
 INSTALLED := $(VENV)/.test$(if $(WHEEL),-wheel)
+# Two processes, a file of tests stays in one: most tests wait for processes that they start.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 PRINT_NATIVE := $(BIN)/python -c 'from headrace.native import native_target; print("native:", native_target())'
 
 .PHONY: demo test lint docs hashed pins clean
@@ -17,10 +19,10 @@ demo: $(VENV)/.demo
 
 test: $(INSTALLED)
 ifeq ($(WHEEL),)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 else
-	$(BIN)/python -m pytest tests docs README.md
-	$(BIN)/python -m pytest -c pyproject.toml --rootdir . --pyargs headrace
+	$(PYTEST) tests docs README.md
+	$(PYTEST) -c pyproject.toml --rootdir . --pyargs headrace
 endif
 
 lint: $(INSTALLED)
