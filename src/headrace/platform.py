@@ -148,14 +148,17 @@ _MAX_BUFFERS = 512
 """Of one system call; Linux and macOS take 1,024."""
 
 
-def lock_file(handle: int, *, wait: bool) -> bool:
-    """Take the exclusive advisory lock of an open file; it ends with the process that holds it.
+def lock_file(handle: int, *, wait: bool, shared: bool = False) -> bool:
+    """Take the advisory lock of an open file, exclusive or shared; it ends with the process that holds it.
+
+    A lock that is held already becomes the other kind; meanwhile another process may have had it.
 
     Without `fcntl` (not a POSIX system) nothing is locked, and the lock counts as taken.
 
     Args:
         handle: a file descriptor; closing it gives the lock back.
         wait: wait while another process holds it.
+        shared: others may hold it too, if theirs is shared.
 
     Returns:
         Whether the lock was taken; always true with `wait`.
@@ -163,7 +166,8 @@ def lock_file(handle: int, *, wait: bool) -> bool:
     if _fcntl is None:
         return True
     try:
-        _fcntl.flock(handle, _fcntl.LOCK_EX if wait else _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+        kind = _fcntl.LOCK_SH if shared else _fcntl.LOCK_EX
+        _fcntl.flock(handle, kind if wait else kind | _fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -59,6 +59,9 @@ class FlakyBlob:
     def size(self, path):
         return self._call("size", path)
 
+    def info(self, path):
+        return self._call("info", path)
+
     def get(self, path):
         return self._call("get", path)
 

@@ -55,13 +55,16 @@ class _NoteColumn(TextColumn):
 
 
 @contextmanager
-def progress_bar(title: str, *, unit: str = "items", quiet: bool = False) -> Iterator[ProgressFunction]:
+def progress_bar(
+    title: str, *, unit: str = "items", quiet: bool = False, lazy: bool = False
+) -> Iterator[ProgressFunction]:
     """Show progress while the block runs: a bar when stderr is a terminal, elsewhere a log line now and then.
 
     Args:
         title: the operation, a verb phrase.
         unit: "bytes" shows sizes and MB/s, anything else counts.
         quiet: no bar; log lines are governed by --log-level.
+        lazy: show the bar from the first call on, until all is done: only one bar can be shown at a time.
 
     Yields:
         progress(done, total, note): total None while unknown.
@@ -84,13 +87,20 @@ def progress_bar(title: str, *, unit: str = "items", quiet: bool = False) -> Ite
         console=stderr,
         disable=quiet,
     )
-    with bar:
-        task = bar.add_task(title, total=None, note="")
+    task = bar.add_task(title, total=None, note="")
 
-        def progress(done: int, total: int | None, note: str) -> None:
-            bar.update(task, completed=done, total=total, note=note)
+    def progress(done: int, total: int | None, note: str) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total, note=note)
+        if lazy and done == total:
+            bar.stop()
 
+    try:
+        if not lazy:
+            bar.start()
         yield progress
+    finally:
+        bar.stop()
 
 
 def warn(sentence: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.console import count, facts, print_json, progress_bar, stdout
-from headrace.cli.options import with_options
+from headrace.cli.options import MODEL_HELP, with_options
 from headrace.generation import EngineOptions, OutputOptions, PromptOptions, SamplingOptions
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -18,6 +18,8 @@ headrace generate --model run --prompts prompts.txt.gz --out predictions --tempe
 
 headrace generate --model run --prompts prompts.parquet --out s3://bucket/predictions --workers 4
 
+headrace generate --model hf://HuggingFaceTB/SmolLM2-135M --prompts prompts.txt --out predictions
+
 The same command resumes after a crash; every prediction is stored once.
 """
 
@@ -27,9 +29,7 @@ The same command resumes after a crash; every prediction is stored once.
 )
 def generate(
     *,
-    model: Annotated[
-        str, typer.Option(help="A run directory or a Hugging Face directory.", show_default=False)
-    ],
+    model: Annotated[str, typer.Option(help=MODEL_HELP, show_default=False)],
     prompts: Annotated[
         str, typer.Option(help=".txt, .jsonl, .csv or .parquet, plain or compressed.", show_default=False)
     ],
@@ -48,7 +48,10 @@ def generate(
     """Generate for every prompt and store each prediction exactly once."""
     from headrace.generation import generate as run
 
-    with progress_bar("generate", unit="predictions", quiet=json) as progress:
+    with (
+        progress_bar("load", unit="bytes", quiet=json, lazy=True) as load_progress,
+        progress_bar("generate", unit="predictions", quiet=json, lazy=True) as progress,
+    ):
         summary = run(
             model,
             prompts,
@@ -58,6 +61,7 @@ def generate(
             prompt_options=prompt_options,
             output=output,
             progress=progress,
+            load_progress=load_progress,
         )
     if json:
         print_json(summary)

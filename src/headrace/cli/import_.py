@@ -20,11 +20,12 @@ headrace train store --out run --steps 1000 --lr 1e-5
 def import_(
     *,
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="HF_DIR",
-            help="A Hugging Face directory: config, safetensors, tokenizer. Architectures: gpt2, llama, mistral, "
-            "qwen2, qwen3, gemma, gemma2, gemma3_text, olmo2.",
+            help="A Hugging Face directory: config, safetensors, tokenizer; a local path, a URL, or "
+            "hf://OWNER/NAME[@REVISION]. Architectures: gpt2, llama, mistral, qwen2, qwen3, gemma, gemma2, "
+            "gemma3_text, olmo2.",
             show_default=False,
         ),
     ],

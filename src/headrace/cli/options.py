@@ -15,6 +15,11 @@ from typing_extensions import Doc
 
 from headrace.types import Flag
 
+MODEL_HELP = (
+    "A run or a Hugging Face directory: a local path, an s3://, gs://, az:// or http(s):// URL, or "
+    "hf://OWNER/NAME[@REVISION]."
+)
+
 
 def with_options(**groups: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a typer command one option for each field of the dataclasses.

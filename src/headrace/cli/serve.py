@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.console import facts, print_json, stdout, warn
-from headrace.cli.options import with_options
+from headrace.cli.options import MODEL_HELP, with_options
 from headrace.serve import ServeOptions, ServerInfo
 from headrace.serve import serve as run
 
@@ -30,9 +30,7 @@ KEY_VARIABLE = "HEADRACE_API_KEY"
 @with_options(options=ServeOptions)
 def serve(
     *,
-    model: Annotated[
-        str, typer.Option(help="A run directory or a Hugging Face directory.", show_default=False)
-    ],
+    model: Annotated[str, typer.Option(help=MODEL_HELP, show_default=False)],
     options: ServeOptions,
     json: Annotated[bool, typer.Option("--json", help="Print the address as JSON on stdout.")] = False,
 ) -> None:

@@ -62,7 +62,8 @@ class TrainModelOptions:
     init_from: Annotated[
         str | None,
         Doc(
-            "A Hugging Face directory (gpt2, llama, qwen3, ...) or a run (RUN, RUN@STEP, RUN@best) to begin with."
+            "A Hugging Face directory (gpt2, llama, qwen3, ...) or a run (RUN, RUN@STEP, RUN@best) to begin with: "
+            "a path, a URL or hf://OWNER/NAME."
         ),
     ] = None
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import torch
 
@@ -22,6 +21,8 @@ from headrace.errors import HeadraceError, WorkerError
 from headrace.generation.job import BatchEngine
 from headrace.generation.loading import LoadedEngine, load_engine, load_prompts
 from headrace.generation.request import Request
+from headrace.model import fetch_model
+from headrace.paths import is_url
 from headrace.types import Prediction
 from headrace.workers import (
     ForkServer,
@@ -309,12 +310,12 @@ def load_workers(
         ConfigError: what `load_engine` refuses.
         WorkerError: workers die.
     """
-    prompts = load_prompts(Path(model))
+    prompts = load_prompts(fetch_model(model))
     local = distribute == "local"
     gpus = torch.cuda.device_count() if local and device in ("auto", "cuda") else 0
     setups = [
         EngineSetup(
-            model=os.path.abspath(model),  # noqa: PTH100  # resolve() would follow links that only this node has
+            model=os.fspath(model) if is_url(model) else os.path.abspath(model),  # noqa: PTH100  # resolve() would follow links that only this node has
             engine=engine,
             dtype=dtype,
             device=f"cuda:{number % gpus}" if gpus else device,

@@ -20,8 +20,7 @@ from headrace.generation.job import BatchEngine, Progress
 from headrace.generation.model_directory import read_config, special_ids_of
 from headrace.generation.options import SamplingOptions
 from headrace.generation.prompts.tokenizer import PromptTokenizer
-from headrace.model import Decoder, load_model
-from headrace.paths import local_path
+from headrace.model import Decoder, fetch_model, load_model
 from headrace.platform import cpu_quota
 from headrace.stats import Stats
 
@@ -69,7 +68,7 @@ def load_engine(
     """Load a model for generation.
 
     Args:
-        model: a run directory or a Hugging Face directory.
+        model: a run directory or a Hugging Face directory, or a URL of one, see `fetch_model`.
         engine: of ENGINES.
         dtype: of the weights; "auto": as stored, on a CPU float32.
         device: "cpu", "cuda" or "auto".
@@ -82,10 +81,8 @@ def load_engine(
     """
     if engine not in ENGINES:
         raise ConfigError(f"generate: no engine named {engine!r}; there are {', '.join(ENGINES)}.")
-    path, place = (
-        local_path(model, name="model", cure="Copy it to a local directory first."),
-        pick_device(device),
-    )
+    place = pick_device(device)
+    path = fetch_model(model, progress=progress)
     limit_threads()
     if engine != "native":
         return _load_foreign(path, engine=engine, dtype=dtype, device=place, batch_size=batch_size)
@@ -180,7 +177,7 @@ def _load_runner(
 def _no_model(path: Path) -> ConfigError:
     return ConfigError(
         f"{path}: neither a run (run.json) nor a Hugging Face directory (config.json) is there. Give the --out of "
-        f"headrace train, or a directory as `hf download NAME --local-dir DIR` makes it: names are not looked up."
+        f"headrace train, or a Hugging Face directory; a name of the hub is written hf://OWNER/NAME."
     )
 
 

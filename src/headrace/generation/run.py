@@ -6,7 +6,6 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from headrace.generation.distributed import load_workers
@@ -14,6 +13,7 @@ from headrace.generation.job import GenerateSummary, Progress, run_job
 from headrace.generation.loading import LoadedEngine, load_engine
 from headrace.generation.options import EngineOptions, OutputOptions, PromptOptions, SamplingOptions
 from headrace.generation.prompts import ChatEncoder, PromptSource, PromptSurvey, read_prompts, survey_prompts
+from headrace.model import fetch_model, model_name
 from headrace.sink import open_sink
 from headrace.stats import Stats
 
@@ -31,6 +31,7 @@ def generate(
     prompt_options: PromptOptions = PromptOptions(),  # noqa: B008
     output: OutputOptions = OutputOptions(),  # noqa: B008
     progress: Progress | None = None,
+    load_progress: Progress | None = None,
 ) -> GenerateSummary:
     """Generate for every prompt and store each prediction exactly once.
 
@@ -38,7 +39,8 @@ def generate(
     the result holds each key once. Read it with `read_predictions(out)`.
 
     Args:
-        model: a run directory, or a Hugging Face directory.
+        model: a run directory or a Hugging Face directory, local or by its s3://, gs://, az:// or http(s):// URL, or
+            hf://OWNER/NAME[@REVISION].
         prompts: path of a .txt, .jsonl, .csv or .parquet file, plain or compressed, or a sequence
             of texts or mappings; a row is a text, token ids, or messages for the model's chat template.
         out: directory of the predictions, or an s3://, gs:// or az:// URL.
@@ -50,6 +52,7 @@ def generate(
         prompt_options: how prompts become token ids.
         output: how predictions are stored.
         progress: called as progress(done, total, note).
+        load_progress: the same in bytes, while the model is fetched and read.
 
     Raises:
         ConfigError: an option is invalid, or the engine does not support it.
@@ -60,7 +63,7 @@ def generate(
     """
     sampling = replace(sampling, **_given(max_new_tokens=max_new_tokens, temperature=temperature))
     prompt_options = replace(prompt_options, **_given(num_samples=num_samples))
-    return _generate(model, prompts, out, sampling, engine, prompt_options, output, progress)
+    return _generate(model, prompts, out, sampling, engine, prompt_options, output, progress, load_progress)
 
 
 def _generate(
@@ -72,12 +75,16 @@ def _generate(
     prompt_options: PromptOptions,
     output: OutputOptions,
     progress: Progress | None,
+    load_progress: Progress | None,
 ) -> GenerateSummary:
     started = time.perf_counter()
     survey = survey_prompts(prompts)
     stats = Stats()
+    path = fetch_model(model, progress=load_progress)
     with ExitStack() as stack:
-        loaded = _load(model, engine, stats, stack)
+        # Actors of a cluster fetch for themselves, each machine once.
+        source = path if engine.distribute == "local" else model
+        loaded = _load(source, engine, stats, stack, load_progress)
         loaded.check_supported(sampling)
         request = _request(loaded, survey, sampling, engine, prompt_options, output)
         load_s = time.perf_counter() - started
@@ -95,9 +102,9 @@ def _generate(
                 sink,
                 tokenizer=loaded.prompt_tokenizer,
                 sampling=sampling,
-                chat=ChatEncoder(model),
+                chat=ChatEncoder(path),
                 prompt_options=prompt_options,
-                model=Path(model).resolve().name,
+                model=model_name(model),
                 num_prompts=survey.num_prompts,
                 progress=progress,
                 stats=stats,
@@ -129,7 +136,11 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def _load(
-    model: str | os.PathLike[str], engine: EngineOptions, stats: Stats, stack: ExitStack
+    model: str | os.PathLike[str],
+    engine: EngineOptions,
+    stats: Stats,
+    stack: ExitStack,
+    progress: Progress | None,
 ) -> LoadedEngine:
     options: dict[str, Any] = {
         "engine": engine.name,
@@ -141,7 +152,7 @@ def _load(
         return stack.enter_context(
             load_workers(model, workers=engine.workers, distribute=engine.distribute, **options)
         )
-    return load_engine(model, stats=stats, **options)
+    return load_engine(model, stats=stats, progress=progress, **options)
 
 
 def _request(

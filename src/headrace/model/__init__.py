@@ -9,6 +9,7 @@ sizes         names of the GPT-3 paper -> shapes
 loss          hidden states and labels -> cross-entropy
 products      matrix products, by oneDNN where that is faster
 kv            keys and values of earlier tokens
+location      path, URL or hf:// name -> a local directory, every byte checked
 weights       run, Hugging Face directory or file <-> model
 tensor_files  safetensors files -> tensors that exist, by large reads in flight
 hf_directory  Hugging Face directory -> shape and tensors
@@ -49,10 +50,11 @@ from headrace.model.hf_directory import HF_CONFIG, hf_config, hf_weight_files
 from headrace.model.hf_tokenizer import load_hf_tokenizer
 from headrace.model.initialize import fresh_weight, init_weights, sharded_like
 from headrace.model.kv import KVCache
+from headrace.model.location import fetch_model, model_name
 from headrace.model.loss import IGNORED, linear_cross_entropy
 from headrace.model.rope import RopeParameters
 from headrace.model.sizes import GPT3_CONTEXT, SIZES, Size, gpt_config
-from headrace.model.tensor_files import Progress, TensorEntry, fill_tensors, read_headers
+from headrace.model.tensor_files import TensorEntry, fill_tensors, read_headers
 from headrace.model.weights import (
     PRETRAINED,
     from_hf,
@@ -82,7 +84,6 @@ __all__ = [
     "KVCache",
     "Model",
     "ModelConfig",
-    "Progress",
     "RopeParameters",
     "Size",
     "TensorEntry",
@@ -93,6 +94,7 @@ __all__ = [
     "build_model",
     "config_from_json",
     "encode_manifest",
+    "fetch_model",
     "fill_tensors",
     "find_checkpoint",
     "fresh_weight",
@@ -110,6 +112,7 @@ __all__ = [
     "load_weights",
     "manifest_files",
     "meta_model",
+    "model_name",
     "pretrained_files",
     "read_headers",
     "read_side_files",

@@ -97,17 +97,30 @@ def encode_manifest(manifest: dict[str, Any]) -> bytes:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = orjson.loads(path.read_bytes())
-        version, expected = manifest["format"], manifest.pop("xxh3_128")
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}).") from error
+    return parse_manifest(content, path)
+
+
+def parse_manifest(content: bytes, where: object) -> dict[str, Any]:
+    """The content of a checkpoint's manifest.json.
+
+    Raises:
+        CheckpointError: not whole, or of another format; names `where`.
+    """
+    try:
+        manifest: dict[str, Any] = orjson.loads(content)
+        version, expected = manifest["format"], manifest.pop("xxh3_128")
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{where}: cannot be read ({error}).") from error
     if version != CHECKPOINT_FORMAT:
         raise CheckpointError(
-            f"{path}: checkpoint format {version!r}, this headrace reads {CHECKPOINT_FORMAT}."
+            f"{where}: checkpoint format {version!r}, this headrace reads {CHECKPOINT_FORMAT}."
         )
     got = xxhash.xxh3_128(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
     if got != expected:
-        raise CheckpointError(f"{path}: XXH3-128 of its content is {got}, it says {expected}.")
+        raise CheckpointError(f"{where}: XXH3-128 of its content is {got}, it says {expected}.")
     return manifest
 
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import orjson
 import torch
 from torch import Tensor
 
 from headrace.errors import CheckpointError, StorageError
-from headrace.storage import REQUEST_BYTES, Blob, BulkReader, RangeRead, read_into
-
-Progress: TypeAlias = Callable[[int, int | None, str], None]
+from headrace.storage import REQUEST_BYTES, Blob, BulkReader, Progress, RangeRead, read_into
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """As the safetensors library has it."""

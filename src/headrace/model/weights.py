@@ -22,9 +22,10 @@ from headrace.model.gpt import GPTConfig
 from headrace.model.gpt2_format import HEAD, check_layers, gpt2_config, gpt2_targets, to_gpt2
 from headrace.model.hf_directory import HF_CONFIG, WEIGHTS, hf_config, hf_entries
 from headrace.model.hf_tokenizer import hf_tokenizer_files, load_hf_tokenizer
-from headrace.model.tensor_files import Progress, fill_tensors, read_header, tensors_equal
+from headrace.model.location import fetch_model
+from headrace.model.tensor_files import fill_tensors, read_header, tensors_equal
 from headrace.paths import local_path
-from headrace.storage import LocalBlob
+from headrace.storage import LocalBlob, Progress
 from headrace.tokens import Tokenizer, load_tokenizer
 
 RUN = "run.json"
@@ -52,7 +53,7 @@ def load_model(
     A run gives its newest whole checkpoint; RUN@STEP that of a step, RUN@best that of the lowest held-out loss.
 
     Args:
-        path: the directory.
+        path: the directory, or a URL of one, see `fetch_model`.
         device: where the model's parameters are.
         dtype: of the parameters.
         progress: called as progress(bytes done, bytes in all, note) while weights are read.
@@ -62,8 +63,7 @@ def load_model(
         ConfigError: neither a run nor a Hugging Face directory, or a model of another architecture.
         TokenizerError: no tokenizer beside the weights.
     """
-    path = local_path(path, name="model", cure="Copy it to a local directory first.")
-    path, at = split_checkpoint_name(path)
+    path, at = split_checkpoint_name(fetch_model(path, progress=progress))
     if (path / RUN).is_file():
         model, tokenizer = load_run(path, at), load_tokenizer(path / "tokenizer")
     elif (path / HF_CONFIG).is_file():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.errors import ConfigError
-from headrace.paths import local_path
+from headrace.paths import is_url, local_path
 from headrace.serve.options import ServeOptions, ServerInfo
 
 
@@ -24,7 +24,7 @@ def serve(
     """Serve a model until SIGTERM or Ctrl-C; then finish the running requests, and return.
 
     Args:
-        model: a run directory, or a Hugging Face directory.
+        model: a run directory or a Hugging Face directory, or a URL of one, see `headrace.model.fetch_model`.
         options: of the server.
         ready: called once the server accepts requests.
         warn: called with one sentence for each directory of predictions that holds none yet.
@@ -35,13 +35,12 @@ def serve(
         WorkerError: the engine failed while serving.
     """
     options = options or ServeOptions()
-    path = local_path(model, name="serve: model", cure="Copy the model to a local directory.")
-    if not path.exists():
+    if not is_url(model) and not Path(model).exists():
         raise ConfigError(f"serve: {model}: no such directory. Give a run or a Hugging Face directory.")
     for out in options.stores.values():
         _check_predictions(out, warn)
     state = (
-        local_path(options.state, name="serve: state") if options.state is not None else default_state(path)
+        local_path(options.state, name="serve: state") if options.state is not None else default_state(model)
     )
     with _listen(options.host, options.port) as listener:
         from headrace.serve.process import run_server  # torch and uvicorn, after the cheap checks
@@ -87,7 +86,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def default_state(model: Path) -> Path:
+def default_state(model: str | os.PathLike[str]) -> Path:
     """Where a model's files and batches are kept: every model has its own directory, and finds it again.
 
     Raises:
@@ -102,5 +101,7 @@ def default_state(model: Path) -> Path:
                 f"serve: user id {os.getuid()} has no home directory to keep files and batches in. Give --state DIR, "
                 "or set HOME."
             ) from error
-    digest = hashlib.blake2b(os.fsencode(model.resolve()), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(
+        os.fsencode(model if is_url(model) else Path(model).resolve()), digest_size=8
+    ).hexdigest()
     return Path(base) / "headrace" / "serve" / digest

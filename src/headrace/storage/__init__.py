@@ -11,6 +11,7 @@ In reading order:
     reader        an object as a file that seeks
     ranges, limiter, threads   many ranges, read by few requests, by daemon threads
     bulk_read     whole files into memory that is there, by many large requests
+    file_cache    whole files fetched once per machine, known to be good
     cache         blocks fetched once per machine, bounded and shared by processes
     arrow         Arrow data from outside, checked before it is read
 """
@@ -19,10 +20,12 @@ from headrace.storage.arrow import validate_arrow
 from headrace.storage.bulk_read import (
     REQUEST_BYTES,
     BulkReader,
+    Progress,
     RangeRead,
     read_into,
 )
 from headrace.storage.cache import NodeCache
+from headrace.storage.file_cache import DamagedFileError, FileCache, RemoteFile
 from headrace.storage.files import (
     disk_errors,
     fsync_directory,
@@ -36,7 +39,7 @@ from headrace.storage.limiter import ConcurrencyLimit
 from headrace.storage.local import LocalBlob
 from headrace.storage.memory import MemoryBlob
 from headrace.storage.opener import absolute_url, open_blob, read_verified
-from headrace.storage.protocol import Blob, Data, Unavailable
+from headrace.storage.protocol import Blob, Data, ObjectInfo, Unavailable
 from headrace.storage.ranges import coalesce
 from headrace.storage.reader import ObjectFile, split_url
 from headrace.storage.remote import RemoteBlob
@@ -51,13 +54,18 @@ __all__ = [
     "Cancelled",
     "ConcurrencyLimit",
     "DaemonPool",
+    "DamagedFileError",
     "Data",
+    "FileCache",
     "LocalBlob",
     "MemoryBlob",
     "NodeCache",
     "ObjectFile",
+    "ObjectInfo",
+    "Progress",
     "RangeRead",
     "RemoteBlob",
+    "RemoteFile",
     "Retry",
     "RetryingBlob",
     "Unavailable",

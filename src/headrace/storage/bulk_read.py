@@ -11,13 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from headrace.errors import StorageError
 from headrace.storage.local import LocalBlob
 from headrace.storage.protocol import Blob
 from headrace.storage.threads import INTERRUPT_S, DaemonPool
 
+Progress: TypeAlias = Callable[[int, int | None, str], None]
+"""Called with (bytes done, bytes in all, note)."""
 REQUEST_BYTES: Final = 8 << 20
 LOCAL_REQUESTS: Final = 8
 """In flight on a local disk: what an NVMe disk needs to read at its full speed."""

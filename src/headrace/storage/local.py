@@ -14,7 +14,7 @@ from headrace.storage.files import (
     staged_file,
     write_file,
 )
-from headrace.storage.protocol import Data, check_path
+from headrace.storage.protocol import Data, ObjectInfo, check_path
 from headrace.types import Bytes
 
 
@@ -40,6 +40,13 @@ class LocalBlob:
         target = self.path(path)
         with disk_errors(target, missing=True):
             return target.stat().st_size
+
+    def info(self, path: str) -> ObjectInfo:
+        """See `Blob.info`."""
+        target = self.path(path)
+        with disk_errors(target, missing=True):
+            status = target.stat()
+        return ObjectInfo(nbytes=status.st_size, version=f"{status.st_mtime_ns} {status.st_ino}")
 
     def get(self, path: str) -> Bytes:
         """See `Blob.get`."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import threading
 
-from headrace.storage.protocol import Data, as_buffers, check_path
+import xxhash
+
+from headrace.storage.protocol import Data, ObjectInfo, as_buffers, check_path
 
 _places: dict[str, dict[str, bytes]] = {}
 _lock = threading.Lock()
@@ -27,6 +29,11 @@ class MemoryBlob:
     def size(self, path: str) -> int:
         """See `Blob.size`."""
         return len(self.get(path))
+
+    def info(self, path: str) -> ObjectInfo:
+        """See `Blob.info`."""
+        data = self.get(path)
+        return ObjectInfo(nbytes=len(data), version=xxhash.xxh3_128_hexdigest(data))
 
     def get(self, path: str) -> bytes:
         """See `Blob.get`."""

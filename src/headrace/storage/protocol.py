@@ -7,6 +7,7 @@ now is Unavailable, and worth another try.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol, TypeAlias
 
@@ -28,6 +29,15 @@ class Unavailable(ConnectionError):
         """The remote did not answer in time."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """What a place says about an object without its bytes."""
+
+    nbytes: int
+    version: str
+    """Changes when the bytes do: an ETag, or the time of the last write."""
+
+
 class Blob(Protocol):
     """Bytes by name under one URL."""
 
@@ -37,6 +47,9 @@ class Blob(Protocol):
 
     def size(self, path: str) -> int:
         """Length in bytes. Raises: FileNotFoundError, Unavailable, StorageError."""
+
+    def info(self, path: str) -> ObjectInfo:
+        """Length and version. Raises: as `size`."""
 
     def get(self, path: str) -> Bytes:
         """All bytes. Raises: FileNotFoundError, Unavailable, StorageError."""

@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar, cast
 
 from headrace.errors import StoreError
 from headrace.storage import event_loop
-from headrace.storage.protocol import Data, Unavailable, as_buffers, check_path
+from headrace.storage.protocol import Data, ObjectInfo, Unavailable, as_buffers, check_path
 from headrace.storage.retry import Cancelled
 from headrace.types import Bytes
 
@@ -164,9 +164,14 @@ class RemoteBlob:
 
     def size(self, path: str) -> int:
         """See `Blob.size`."""
+        return self.info(path).nbytes
+
+    def info(self, path: str) -> ObjectInfo:
+        """See `Blob.info`."""
         name = check_path(path)
         head = self._run(path, lambda: self._obstore.head_async(self._reader, name), hedge=True)
-        return int(head["size"])
+        version = f"{head.get('e_tag') or ''} {head.get('last_modified') or ''}"
+        return ObjectInfo(nbytes=int(head["size"]), version=version)
 
     def get(self, path: str) -> Bytes:
         """See `Blob.get`."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from headrace.errors import StoreError, WorkerError
-from headrace.storage.protocol import Blob, Data, Unavailable, as_buffers
+from headrace.storage.protocol import Blob, Data, ObjectInfo, Unavailable, as_buffers
 from headrace.types import Bytes
 
 T = TypeVar("T")
@@ -97,6 +97,10 @@ class RetryingBlob:
     def size(self, path: str) -> int:
         """See `Blob.size`."""
         return self._run(path, lambda: self.inner.size(path))
+
+    def info(self, path: str) -> ObjectInfo:
+        """See `Blob.info`."""
+        return self._run(path, lambda: self.inner.info(path))
 
     def get(self, path: str) -> Bytes:
         """See `Blob.get`."""

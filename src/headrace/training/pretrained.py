@@ -24,6 +24,7 @@ from headrace.model import (
     Decoder,
     ModelConfig,
     config_from_json,
+    fetch_model,
     find_checkpoint,
     hash_file,
     hf_config,
@@ -118,8 +119,7 @@ def read_pretrained(source: str | PathLike[str]) -> Pretrained:
     Raises:
         ConfigError, CheckpointError: see `import_model`.
     """
-    path = local_path(source, name="model", cure="Copy it to a local directory first.")
-    path, at = split_checkpoint_name(path)
+    path, at = split_checkpoint_name(fetch_model(source))
     if (run := read_run(path)) is not None:
         directory, _ = find_checkpoint(path, at)
         identity = f"run {hash_file(directory / MANIFEST)}"
@@ -210,7 +210,7 @@ def check_tokenizer(pretrained: Pretrained, out: Path, store: Tokenizer) -> None
         raise ConfigError(
             f"train: the store's tokenizer {store.name!r} is not {model.name!r} of {pretrained.name} "
             f"({difference}); its ids would mean other tokens to the model. "
-            f"Ingest with --tokenizer {pretrained.name}."
+            f"Ingest with --tokenizer {pretrained.source or out / 'tokenizer'}."
         )
 
 

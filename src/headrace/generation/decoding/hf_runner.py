@@ -20,7 +20,8 @@ from headrace.generation.decoding.attention import StepPlan, attend, plan_step
 from headrace.generation.decoding.fingerprint import fingerprint_of
 from headrace.generation.decoding.fused import FusedDecoder
 from headrace.generation.decoding.hf_weights import load_transformers, transformers_of_decoder
-from headrace.model import Decoder, KVCache, Progress
+from headrace.model import Decoder, KVCache
+from headrace.storage import Progress
 
 ATTENTION = "headrace"
 PROBE_TOKENS = 24

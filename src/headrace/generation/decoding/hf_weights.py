@@ -19,14 +19,13 @@ from torch import Tensor
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model import (
     Decoder,
-    Progress,
     TensorEntry,
     fill_tensors,
     hf_weight_files,
     read_headers,
     to_transformers,
 )
-from headrace.storage import LocalBlob
+from headrace.storage import LocalBlob, Progress
 
 logger = logging.getLogger("headrace.load")
 

@@ -11,18 +11,21 @@ import orjson
 
 from headrace.errors import ConfigError, HeadraceError
 from headrace.generation import LoadedEngine, NativeEngine, load_chat_template, load_engine
+from headrace.model import fetch_model, model_name
 from headrace.serve.protocol import APIError, ChatMessage, bad_request
+from headrace.storage import Progress
 
 
 class ServedModel:
     """The one model of a server. Immutable: every thread may read it.
 
     Args:
-        model: a run directory or a Hugging Face directory.
+        model: a run directory or a Hugging Face directory, or a URL of one.
         name: what clients call the model; default the directory's name.
         dtype: of the weights; "auto" as `generate` chooses it.
         device: "cpu", "cuda" or "auto".
         batch_size: samples that decode at once.
+        progress: called as progress(bytes done, bytes in all, note) while the model is read.
 
     Raises:
         ConfigError: the model cannot be loaded, or its engine cannot stream.
@@ -36,10 +39,13 @@ class ServedModel:
         dtype: str = "auto",
         device: str = "auto",
         batch_size: int = 32,
+        progress: Progress | None = None,
     ) -> None:
-        path = Path(model)
-        self.name = name or path.resolve().name
-        loaded: LoadedEngine = load_engine(path, dtype=dtype, device=device, batch_size=batch_size)
+        self.name = name or model_name(model)
+        path = fetch_model(model, progress=progress)
+        loaded: LoadedEngine = load_engine(
+            path, dtype=dtype, device=device, batch_size=batch_size, progress=progress
+        )
         if not isinstance(loaded.engine, NativeEngine):
             raise ConfigError(f"serve: {path}: its engine cannot run step by step, so it cannot stream.")
         self.engine = loaded.engine
