@@ -1,4 +1,4 @@
-"""The paper's recipe: rate, batch ramp-up, decay on matrices only, clipping."""
+"""The paper's recipe: rate, batch ramp-up, decay on matrices only, clipping; optimizers are torch's. Covers muon.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from headrace.errors import ConfigError
 from headrace.model import GPT, GPTConfig
-from headrace.training.optim import TrainingSchedule, adamw, clip_factor, scale_gradients
+from headrace.training.optim import (
+    OptimizerSettings,
+    TrainingSchedule,
+    clip_factor,
+    describe_groups,
+    make_optimizers,
+    scale_gradients,
+)
+
+SHAPE = GPTConfig(
+    num_hidden_layers=2, hidden_size=8, num_attention_heads=1, vocab_size=9, max_position_embeddings=4
+)
 
 
 @given(steps=st.integers(2, 500), warmup=st.integers(1, 50))
@@ -94,19 +105,62 @@ def test_a_batch_that_is_no_whole_number_of_units_is_refused(wrong: dict[str, in
 
 
 def test_decay_touches_matrices_and_not_biases_or_gains() -> None:
-    model = GPT(
-        GPTConfig(
-            num_hidden_layers=1, hidden_size=8, num_attention_heads=1, vocab_size=9, max_position_embeddings=4
-        )
-    )
-    decayed = {
-        id(p)
-        for group in adamw(model.named_parameters()).param_groups
-        if group["weight_decay"]
-        for p in group["params"]
-    }
+    model = GPT(SHAPE)
+    (adamw,) = make_optimizers(model.named_parameters(), OptimizerSettings())
+    decayed = {id(p) for group in adamw.param_groups if group["weight_decay"] for p in group["params"]}
     for name, parameter in model.named_parameters():
         assert (id(parameter) in decayed) == (not name.endswith("bias") and "norm" not in name), name
+
+
+def test_muon_takes_the_matrices_and_adamw_the_tables_biases_and_gains() -> None:
+    groups = describe_groups(GPT(SHAPE).named_parameters(), OptimizerSettings(optimizer="muon"))
+    assert [(group["optimizer"], group["weight_decay"]) for group in groups] == [
+        ("adamw", 0.1), ("adamw", 0.0), ("muon", 0.1),
+    ]  # fmt: skip
+    assert groups[0]["names"] == ["tok.weight", "pos.weight"]
+    assert set(groups[2]["names"]) == {
+        f"blocks.*.{part}.weight" for part in ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
+    }
+    assert sum(group["parameters"] for group in groups) == SHAPE.num_parameters
+
+
+@pytest.mark.parametrize("implementation", ["auto", "fused", "foreach"])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_optimizers_take_the_steps_of_torchs_own(name: str, implementation: str) -> None:
+    torch.manual_seed(0)
+    ours, theirs = (GPT(SHAPE) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    settings = OptimizerSettings(optimizer=name, optimizer_implementation=implementation, weight_decay=0.2)
+    optimizers = make_optimizers(ours.named_parameters(), settings)
+    named = dict(theirs.named_parameters())
+    matrices = (
+        [p for n, p in named.items() if p.ndim == 2 and n.startswith("blocks")] if name == "muon" else []
+    )
+    rest = [p for p in named.values() if all(p is not m for m in matrices)]
+    references: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [
+                {"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.2},
+                {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=0.01, betas=(0.9, 0.95), eps=1e-8,
+        )
+    ]  # fmt: skip
+    if matrices:
+        references.append(
+            torch.optim.Muon(matrices, lr=0.01, weight_decay=0.2, adjust_lr_fn="match_rms_adamw")
+        )
+    for _ in range(5):
+        for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.grad = torch.randn_like(mine)
+            reference.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01
+        for optimizer in (*optimizers, *references):
+            optimizer.step()
+    for (key, mine), reference in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-6, msg=key)
 
 
 @given(clip=st.floats(0.1, 50), size=st.floats(0.01, 10))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,30 @@ def test_a_layout_has_the_loss_curve_of_one_process(
     got = losses(tmp_path / "run")
     assert len(got) == (7 if stop_at else 20)
     np.testing.assert_allclose(got, losses(alone)[: len(got)], rtol=TOLERANCE)
+
+
+MUON: dict[str, Any] = {"optimizer": "muon", "steps": 6, "checkpoint_every": 3, "lr": 3e-3}
+
+
+def test_muon_has_the_loss_curve_of_one_process_on_every_layout_and_moves_between_them(
+    store: Path, tmp_path: Path, start_run: Any, losses: Any
+) -> None:
+    """Its orthogonalisation is in bfloat16: a sum in another order is another last digit of 8 bits."""
+    train(store, out=tmp_path / "alone", model=SHAPE, **{**OPTIONS, **MUON})
+    expected = losses(tmp_path / "alone")
+    layouts: list[tuple[int, dict[str, Any]]] = [
+        (2, {"tp": 2}),
+        (2, {"dp": 2, "shard": "zero3"}),
+        (2, {"pp": 2}),
+    ]
+    for number, (world, options) in enumerate(layouts):
+        out = tmp_path / str(number)
+        run = start_run(world=world, stores=store, out=out, **{**FORKED, **MUON}, **options)
+        assert [code for code, _ in run.wait_all()] == [0] * world
+        np.testing.assert_allclose(losses(out), expected, rtol=1e-3)
+    shutil.rmtree(tmp_path / "0" / "checkpoints" / "step-00000006")
+    train(store, out=tmp_path / "0")
+    np.testing.assert_allclose(losses(tmp_path / "0"), expected, rtol=1e-3)
 
 
 def test_a_run_moves_between_layouts_with_the_same_rows_and_losses(

@@ -92,6 +92,7 @@ def run_facts(run: RunFiles) -> list[tuple[str, str]]:
         ("layout", _layout(run)),
         ("plan", _plan(run)),
         ("device", _device(run)),
+        ("optimizer", _optimizer(run)),
         ("learning rate", _learning_rate(run)),
         ("gradient norm", _gradient_norm(run)),
         ("MFU", _mfu(run)),
@@ -240,6 +241,14 @@ def _device(run: RunFiles) -> str:
     if run.run.get("torch"):
         parts.append(f"torch {run.run['torch']}")
     return ", ".join(part for part in parts if part)
+
+
+def _optimizer(run: RunFiles) -> str:
+    return "; ".join(
+        f"{group['optimizer']} with decay {group['weight_decay']:g} on {count(group['parameters'])} parameters "
+        f"({', '.join(group['names'])})"
+        for group in run.run.get("parameter_groups", ())
+    )
 
 
 def _learning_rate(run: RunFiles) -> str:

@@ -27,6 +27,8 @@ from headrace.profile.svg import draw_legend, draw_line_chart
 
 MAX_COLUMNS = 4
 """Tiles in a row on a wide screen."""
+_TABLES = ("segments", "divergences", "parameter_groups")
+"""Lists in run.json that are shown as rows of their own."""
 
 
 def render_page(run: RunFiles, *, made: str) -> str:
@@ -193,9 +195,7 @@ def _history(run: RunFiles) -> str:
 
 def _what_ran(run: RunFiles) -> str:
     body = _definitions(run_facts(run))
-    shown = [
-        (name, str(value)) for name, value in flatten(run.run) if name not in ("segments", "divergences")
-    ]
+    shown = [(name, str(value)) for name, value in flatten(run.run) if name not in _TABLES]
     options = _definitions(shown)
     more = (
         f'<details><summary>All options (run.json)</summary><dl class="facts">{options}</dl></details>'

@@ -55,9 +55,7 @@ class Branch:
         shutil.rmtree(final, ignore_errors=True)  # of an earlier try that was killed
         staging.rename(final)
         fsync_directory(checkpoints)
-        for name in ("tokenizer", PRETRAINED):
-            if (self.source / name).is_dir():
-                _copy_files(self.source / name, out / name)
+        _copy_files(self.source / "tokenizer", out / "tokenizer")
         if (files := pretrained_files(self.source)) is not None:
             _copy_files(files, out / PRETRAINED)
         (out / METRICS).write_bytes(lines_up_to(self.source / METRICS, self.saved.step))

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from headrace.model import ModelConfig
+from headrace.model import ModelConfig, meta_model
 from headrace.paths import local_path
 from headrace.training.device import resolve_device
 from headrace.training.divergence import positions_after
 from headrace.training.loop import LoopFiles, Progress, run_loop
 from headrace.training.memory import freed_memory_kept
+from headrace.training.optim import describe_groups
 from headrace.training.options import (
     CheckpointOptions,
     DataOptions,
@@ -149,6 +150,9 @@ def _begin(
         warmup_given = options.optimizer.warmup_steps is not None
         warn_of_surprises(setup.log, recipe, num_rows=setup.loader.num_rows, warmup_given=warmup_given)
     machine = describe_machine(options.parallel, setup.device, num_processes=group.size, dtype=recipe.dtype)
+    machine["parameter_groups"] = describe_groups(
+        meta_model(recipe.model).named_parameters(), recipe.optimizer_settings
+    )
     machine["plan"] = None if setup.choice is None else setup.choice.record
 
     def write() -> list[RunSegment]:

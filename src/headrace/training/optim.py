@@ -1,15 +1,18 @@
-"""Step, parameters and gradients -> AdamW as the GPT-3 paper ran it: rate, decay, clipping, batch ramp-up."""
+"""Step, parameters and gradients -> rate, rows, optimizers and their parameter groups, clipping."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from headrace.errors import ConfigError
+from headrace.training.muon import ShardedMuon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,26 +88,97 @@ class TrainingSchedule:
         return max(1, int((self.rampup_batch_size + growth) / self.micro_batch_size))
 
 
-def adamw(
-    named_parameters: Iterable[tuple[str, nn.Parameter]],
-    *,
-    betas: tuple[float, float] = (0.9, 0.95),
-    eps: float = 1e-8,
-    weight_decay: float = 0.1,
-) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only: biases and normalisation gains have none.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSettings:
+    """Which optimizers take which parameters, and how."""
 
-    The learning rate is set at every step (see TrainingSchedule). Fused where the device has it.
-    """
-    parameters = [parameter for _, parameter in named_parameters]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay, "decays": True},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "decays": False},
+    optimizer: str = "adamw"
+    """adamw | muon: matrices by Muon; embeddings, head, biases and norms by AdamW."""
+    optimizer_implementation: str = "auto"
+    """auto: fused where the device has it | fused | foreach."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    momentum: float = 0.95
+    weight_decay: float = 0.1
+
+
+_TABLES = ("tok", "pos", "head")
+"""Modules whose matrices are looked up or give logits: Muon is not for them."""
+
+
+def group_parameters(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings
+) -> list[dict[str, Any]]:
+    """Parameter groups: matrices decay, biases and normalisation gains do not; each says its optimizer."""
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for name, parameter in named_parameters:
+        decays = parameter.ndim >= 2
+        by_muon = settings.optimizer == "muon" and parameter.ndim == 2 and name.split(".")[0] not in _TABLES
+        key = ("muon" if by_muon else "adamw", decays)
+        weight_decay = settings.weight_decay if decays else 0.0
+        new = {"optimizer": key[0], "params": [], "names": [], "weight_decay": weight_decay, "decays": decays}
+        group = groups.setdefault(key, new)
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return [groups[key] for key in sorted(groups, key=lambda key: (key[0], not key[1]))]
+
+
+def describe_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings
+) -> list[dict[str, Any]]:
+    """Parameter groups for run.json: optimizer, decay, number of parameters, names with layers as a star."""
+    return [
+        {
+            "optimizer": group["optimizer"],
+            "weight_decay": group["weight_decay"],
+            "parameters": sum(parameter.numel() for parameter in group["params"]),
+            "names": list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in group["names"])),
+        }
+        for group in group_parameters(named_parameters, settings)
     ]
-    fused = bool(parameters) and parameters[0].device.type in {"cpu", "cuda"}
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=0.0, betas=betas, eps=eps, fused=fused
+
+
+def make_optimizers(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of the groups, with all moments made; the learning rate is set at every step."""
+    groups = group_parameters(named_parameters, settings)
+    optimizers: list[torch.optim.Optimizer] = []
+    of_adamw = [group for group in groups if group["optimizer"] == "adamw"]
+    of_muon = [group for group in groups if group["optimizer"] == "muon"]
+    if of_adamw:
+        optimizers.append(_adamw(of_adamw, settings))
+    if of_muon:
+        muon = ShardedMuon(of_muon, momentum=settings.momentum)
+        for parameter in (parameter for group in of_muon for parameter in group["params"]):
+            muon.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+        optimizers.append(muon)
+    return optimizers
+
+
+def _adamw(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.AdamW:
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    device = parameters[0].device
+    has_fused = device.type in {"cpu", "cuda"}
+    chosen = settings.optimizer_implementation
+    if chosen == "auto":
+        chosen = "fused" if has_fused else "foreach"
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=0.0,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=chosen == "fused",
+        foreach=chosen == "foreach",
     )
+    for parameter in parameters:
+        optimizer.state[parameter] = {
+            # torch's foreach path keeps it on the CPU, the fused one on the device.
+            "step": torch.zeros((), dtype=torch.float32, device=device if chosen == "fused" else "cpu"),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
 
 
 def clip_factor(norm: float, max_norm: float) -> float:

@@ -20,6 +20,8 @@ PipelineScheduleName = Literal["1f1b", "gpipe", "interleaved"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 LayoutMode = Literal["given", "auto"]
 LearningRateSchedule = Literal["cosine", "linear", "constant", "wsd"]
+OptimizerName = Literal["adamw", "muon"]
+OptimizerImplementation = Literal["auto", "fused", "foreach"]
 DivergenceAction = Literal["stop", "skip", "rollback"]
 InitialState = Literal["weights", "full"]
 
@@ -105,6 +107,14 @@ class OptimizerOptions:
     cooldown_steps: Annotated[
         int | None, Doc("Steps of wsd's decay, up to decay_steps. Default: a fifth of the steps.")
     ] = None
+    optimizer: Annotated[
+        OptimizerName | None,
+        Doc("adamw | muon (matrices by Muon; embeddings, head, biases, norms by AdamW). Default: adamw."),
+    ] = None
+    optimizer_implementation: Annotated[
+        OptimizerImplementation | None, Doc("AdamW's: auto (fused where there is one) | fused | foreach.")
+    ] = None
+    momentum: Annotated[float | None, Doc("Muon's. Default: 0.95.")] = None
     min_lr_ratio: Annotated[float | None, Doc("Share of lr at which the decay ends. Default: 0.1.")] = None
     weight_decay: Annotated[float | None, Doc("Of matrices; biases and norms have none. Default: 0.1.")] = (
         None
@@ -158,6 +168,11 @@ class OptimizerOptions:
         _integer("rampup_steps", self.rampup_steps, 0)
         _number("spike_sigma", self.spike_sigma, 0)
         _integer("spike_window", self.spike_window, 2)
+        _number("momentum", self.momentum, 0, 1)
+        if self.optimizer is not None:
+            _choice("optimizer", self.optimizer, OptimizerName)
+        if self.optimizer_implementation is not None:
+            _choice("optimizer_implementation", self.optimizer_implementation, OptimizerImplementation)
         if self.on_divergence is not None:
             _choice("on_divergence", self.on_divergence, DivergenceAction)
         if self.lr_schedule is not None:

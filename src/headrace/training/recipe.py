@@ -12,7 +12,7 @@ import orjson
 
 from headrace.errors import ConfigError
 from headrace.model import GPT3_CONTEXT, SIZES, ModelConfig, Size, gpt_config
-from headrace.training.optim import TrainingSchedule
+from headrace.training.optim import OptimizerSettings, TrainingSchedule
 from headrace.training.options import DataOptions, OptimizerOptions
 
 # The paper's: 375 million tokens of warm-up, a cosine over 260 billion.
@@ -20,6 +20,9 @@ WARMUP_TOKENS = 375_000_000
 DECAY_TOKENS = 260_000_000_000
 
 DEFAULTS: Mapping[str, Any] = {
+    "optimizer": "adamw",
+    "optimizer_implementation": "auto",
+    "momentum": 0.95,
     "lr_schedule": "cosine",
     "min_lr_ratio": 0.1,
     "weight_decay": 0.1,
@@ -36,7 +39,8 @@ DEFAULTS: Mapping[str, Any] = {
 """Options of a new run that do not depend on its size."""
 
 CHANGEABLE = (
-    "steps", "batch_size", "lr", "warmup_steps", "decay_steps", "cooldown_steps", *DEFAULTS,
+    "steps", "batch_size", "lr", "warmup_steps", "decay_steps", "cooldown_steps",
+    *(name for name in DEFAULTS if name != "optimizer"),  # its state is of one kind
 )  # fmt: skip
 """Fields that a run may change for its later steps; another value of the others would change its past."""
 
@@ -62,6 +66,11 @@ class Recipe:
     decay_steps: int
     cooldown_steps: int
     min_lr_ratio: float
+    optimizer: str
+    """adamw, or muon: for matrices, with AdamW for the others."""
+    optimizer_implementation: str
+    momentum: float
+    """Muon's."""
     weight_decay: float
     betas: tuple[float, float]
     eps: float
@@ -95,6 +104,12 @@ class Recipe:
             rampup_batch_size=self.rampup_batch_size,
             rampup_steps=self.rampup_steps,
         )
+
+    @property
+    def optimizer_settings(self) -> OptimizerSettings:
+        """What the optimizers are made with."""
+        names = [field.name for field in dataclasses.fields(OptimizerSettings)]
+        return OptimizerSettings(**{name: getattr(self, name) for name in names})
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as run.json holds it."""
@@ -186,6 +201,8 @@ class RecipeRequest:
             value = getattr(given, name)
             values[name] = before.get(name, default) if value is None else value
         values["betas"] = tuple(values["betas"])
+        if given.momentum is not None and values["optimizer"] != "muon":
+            raise ConfigError("train: momentum is for optimizer muon; AdamW has betas. Leave it out.")
         schedule = values["lr_schedule"]
         if given.cooldown_steps is not None and schedule != "wsd":
             raise ConfigError(

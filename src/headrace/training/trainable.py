@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from headrace.model import meta_model, sharded_like
 from headrace.training.device import autocast
-from headrace.training.optim import adamw, clip_factor, scale_gradients
+from headrace.training.optim import clip_factor, make_optimizers, scale_gradients
 from headrace.training.options import ParallelOptions
 from headrace.training.parallel import local, parallelize, redistribute_gradients, sum_over, uses_ddp
 from headrace.training.pipeline import PipelineParallel, stages_of
@@ -74,15 +74,7 @@ class TrainableModel:
         if token_table_VW is not None and initialize:
             self._fill_tokens(token_table_VW)
         self.named = [pair for part in self._parts for pair in part.named_parameters()]
-        self.optimizer = adamw(
-            self.named, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay
-        )
-        for _, parameter in self.named:
-            self.optimizer.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+        self._optimizers = make_optimizers(self.named, recipe.optimizer_settings)
 
     @torch.no_grad()
     def _fill_tokens(self, table_VW: Tensor) -> None:
@@ -166,7 +158,8 @@ class TrainableModel:
 
     def drop_gradients(self) -> None:
         """Leave the weights and moments as they are."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for _, parameter in self.named:
+            parameter.grad = None
 
     def update(self, *, lr: float, counted: float, square: float) -> float:
         """Scale gradients to the mean over counted labels, clip, step.
@@ -183,30 +176,36 @@ class TrainableModel:
         norm = self.grad_norm(counted=counted, square=square)
         gradients = [local(parameter.grad) for _, parameter in self.named if parameter.grad is not None]
         scale_gradients(gradients, scale * clip_factor(norm, self.recipe.max_grad_norm))
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+        self.drop_gradients()
         return norm
 
     def use_recipe(self, recipe: Recipe) -> None:
         """Take the next steps with another recipe of the same model and data."""
         self.recipe = recipe
-        for group in self.optimizer.param_groups:
-            group |= {"betas": recipe.betas, "eps": recipe.eps}
+        settings = recipe.optimizer_settings
+        for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
+            values = {"betas": settings.betas, "eps": settings.eps, "momentum": settings.momentum}
+            group |= {name: value for name, value in values.items() if name in group}
             if group["decays"]:
-                group["weight_decay"] = recipe.weight_decay
+                group["weight_decay"] = settings.weight_decay
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything to save, by name: model.*, adam.exp_avg.*, adam.exp_avg_sq.*."""
+        """Everything to save, by name: model.*, adam.exp_avg.*, adam.exp_avg_sq.*, muon.momentum_buffer.*."""
         named: dict[str, Tensor] = {}
         for name, parameter in self.named:
             named[f"model.{name}"] = parameter.detach()
-            for moment in ("exp_avg", "exp_avg_sq"):
-                named[f"adam.{moment}.{name}"] = self.optimizer.state[parameter][moment]
+            for optimizer in self._optimizers:
+                moments = optimizer.state.get(parameter, {})
+                kind = "muon" if "momentum_buffer" in moments else "adam"
+                named |= {f"{kind}.{m}.{name}": tensor for m, tensor in moments.items() if m != "step"}
         return named
 
     def set_step(self, step: int) -> None:
         """Set the number of updates that the optimizer's moments have seen (for its bias correction)."""
-        for _, parameter in self.named:
-            self.optimizer.state[parameter]["step"].fill_(step)
+        for moments in (m for optimizer in self._optimizers for m in optimizer.state.values()):
+            if "step" in moments:
+                moments["step"].fill_(step)
