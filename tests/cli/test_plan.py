@@ -1,4 +1,4 @@
-"""`headrace plan` as a user types it: plan.py, plan_tables.py."""
+"""`headrace plan` as a user types it: plan.py, plan_options.py, plan_tables.py."""
 
 from __future__ import annotations
 
@@ -53,3 +53,38 @@ def test_hardware_of_a_file_decides_the_dtype_that_auto_means(tmp_path, capsys):
 def test_hardware_options_that_contradict_each_other_are_refused(words, message, capsys):
     assert main([*SMALL, *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_command_trains_a_layout_that_train_has(capsys):
+    """Selective recomputation and four stages a rank are planned; the command is of the best without them."""
+    words = (
+        "plan",
+        "--model",
+        "gpt3-13b",
+        "--gpu",
+        "a100-40gb",
+        "--gpus",
+        "64",
+        "--batch-size",
+        "1024",
+        "--json",
+    )
+    assert main([*words, "--recompute", "selective"]) == 0
+    assert json.loads(capsys.readouterr().out)["command"] is None
+    assert main([*words]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert "--activation-checkpointing" not in plan["command"] or any(
+        "recompute=full" in sentence for sentence in plan["sentences"]
+    )
+    if plan["layouts"][0]["recompute"] == "selective":
+        assert any("that headrace train has" in sentence for sentence in plan["sentences"])
+
+
+def test_a_plan_writes_its_page_and_explains_with_formulae(tmp_path, capsys):
+    assert main([*SMALL, "--page", str(tmp_path / "plan.html")]) == 0
+    assert "<svg" in (tmp_path / "plan.html").read_text()
+    capsys.readouterr()
+    assert main([*SMALL, "--why", "dp=2"]) == 0
+    out = capsys.readouterr().out
+    assert "= tokens/s / nodes" in out
+    assert "a step" in out

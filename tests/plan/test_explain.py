@@ -72,3 +72,12 @@ def test_days_follow_from_steps(layouts):
     d = duration(JOB, layouts, 0, 300e9)
     assert d["days_low"] < d["days"] < d["days_high"]
     assert d["steps"] * layouts.step.value[0] == pytest.approx(d["days"] * 86400, rel=1e-3)
+
+
+def test_what_does_not_fit_says_what_would_make_it_fit(layouts):
+    verdict = dict(why(layouts, JOB, STEPS, MEMORIES, "dp=64,shard=none,recompute=none,micro_batch=16"))[
+        "verdict"
+    ]
+    assert verdict.startswith("does not fit: ")
+    assert " fits and is " in verdict
+    assert any(change in verdict for change in ("recompute=", "micro_batch=", "shard="))

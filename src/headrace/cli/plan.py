@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
-from typing_extensions import Doc
 
 from headrace.cli.console import print_json, stderr, stdout
 from headrace.cli.options import with_options
-from headrace.cli.plan_tables import list_gpus, show_check, show_plan, write_page
+from headrace.cli.plan_options import (
+    HardwareOptions,
+    LayoutOptions,
+    PlanModelOptions,
+    PlanOutputOptions,
+    WorkOptions,
+)
+from headrace.cli.plan_tables import list_gpus, show_check, show_lines, show_plan, write_page
 from headrace.errors import ConfigError
 from headrace.plan import StorageOptions
-from headrace.types import Flag
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -34,82 +38,6 @@ headrace plan check measured.csv
 
 headrace plan check measured.csv --calibrate mine.csv --json
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanModelOptions:
-    """Model."""
-
-    model: Annotated[
-        str | None,
-        Doc("A name (gpt3-13b, llama3-8b, ...), a run, a Hugging Face directory or a config.json."),
-    ] = None
-    layers: Annotated[int | None, Doc("Or its shape: layers,")] = None
-    width: Annotated[int | None, Doc("hidden size,")] = None
-    heads: Annotated[int | None, Doc("attention heads,")] = None
-    kv_heads: Annotated[int | None, Doc("key/value heads; default: as many as heads,")] = None
-    ffn: Annotated[int | None, Doc("feed-forward width; default 4 x width,")] = None
-    gated: Annotated[bool, Doc("with a gate (SwiGLU, GeGLU),")] = False
-    vocab: Annotated[int, Doc("ids of the vocabulary.")] = 50304
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HardwareOptions:
-    """Hardware."""
-
-    gpu: Annotated[str | None, Doc("A GPU of the table; --list-gpus shows it. Default: h100-80gb.")] = None
-    gpus: Annotated[
-        int | None,
-        Doc("How many, over all nodes. Default: 8; with --here this machine's, a CPU counting as one."),
-    ] = None
-    gpus_per_node: Annotated[int | None, Doc("Default: the table's.")] = None
-    hardware: Annotated[Path | None, Doc("TOML file with figures of your own; see docs/plan.md.")] = None
-    here: Annotated[
-        bool, Doc("This machine, CPUs too: short probes of products, memory, disk and all-reduces, cached.")
-    ] = False
-    measure_again: Annotated[bool, Doc("With --here: probe although the figures are cached.")] = False
-    list_gpus: Annotated[bool, Doc("Print the table of GPUs and end.")] = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkOptions:
-    """Work."""
-
-    seq_len: Annotated[int, Doc("Tokens of a row.")] = 2048
-    batch_size: Annotated[int, Doc("Rows of an optimizer step, over all GPUs.")] = 512
-    dtype: Annotated[
-        Literal["auto", "bf16", "fp8", "fp4", "float32"],
-        Doc("Of matrix products. auto: bf16, or float32 where that is faster."),
-    ] = "auto"
-    tokens: Annotated[float, Doc("Tokens to train on in all.")] = 300e9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayoutOptions:
-    """Degrees that may not vary (default: all are tried)."""
-
-    dp: Annotated[int, Doc("Data-parallel ranks.")] = -1
-    tp: Annotated[int, Doc("Tensor-parallel degree.")] = -1
-    pp: Annotated[int, Doc("Pipeline stages.")] = -1
-    cp: Annotated[int, Doc("Context-parallel degree.")] = 1
-    micro_batch: Annotated[int, Doc("Rows that a rank runs at once.")] = -1
-    interleave: Annotated[int, Doc("Stages that a pipeline rank holds.")] = -1
-    shard: Annotated[Literal["any", "none", "zero2", "zero3"], Doc("What data-parallel ranks share.")] = "any"
-    recompute: Annotated[Literal["any", "none", "selective", "full"], Doc("Of activations.")] = "any"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanOutputOptions:
-    """Output."""
-
-    top: Annotated[int, Doc("Layouts to show.")] = 8
-    why: Annotated[str | None, Doc("Explain one layout, e.g. dp=8,tp=2, line by line.")] = None
-    calibrate: Annotated[
-        Path | None, Doc("CSV of measured runs, or the file of plan calibrate --out, to learn from.")
-    ] = None
-    system: Annotated[str | None, Doc("Use the constants of this calibrated system.")] = None
-    page: Annotated[Path | None, Doc("Write an HTML page: memory against time of all layouts.")] = None
-    as_json: Annotated[bool, Doc("Print everything as JSON on stdout."), Flag("--json")] = False
 
 
 plan_app = typer.Typer(
@@ -153,22 +81,36 @@ def plan(
         dtype=planner.resolve_dtype(work.dtype, device), system=system,
     )  # fmt: skip
     layouts = planner.search(job, steps, memories, fixed=_fixed(layout))
+    explained = 0 if not output.why else planner.find(layouts, output.why)
+    step_s = float(layouts.step.value[explained])
+    measured = planner.with_measured(
+        storage, decode_tokens_s=device.decode_tokens_s, cores=device.cores_per_node
+    )
+    figures = planner.input_output(
+        measured, parameters=shape.num_parameters, tokens_per_s=job.global_batch * job.seq_len / step_s,
+        nodes=max(1, -(-job.gpus // device.gpus_per_node)), step_s=step_s, tokens=work.tokens,
+        memory_bytes_s=device.memory_bytes_s, seq_len=job.seq_len,
+    )  # fmt: skip
     if output.why:
-        lines = planner.why(layouts, job, steps, memories, output.why)
-        if output.as_json:
-            print_json({"lines": lines})
-        else:
-            for name, value in lines:
-                stdout.print(f"{name:32} {value}".rstrip(), soft_wrap=True, highlight=False)
+        show_lines(
+            [
+                *planner.why(layouts, job, steps, memories, output.why),
+                ("", ""),
+                *((f.name, f"{f.value:,.4g} {f.unit}  = {f.formula}") for f in figures),
+            ],
+            as_json=output.as_json,
+        )
         return
     found = [planner.summary_of(layouts, job, steps, i) for i in range(min(output.top, len(layouts)))]
-    best_step = float(layouts.step.value[0])
-    figures = planner.input_output(
-        storage, parameters=shape.num_parameters, tokens_per_s=job.global_batch * job.seq_len / best_step,
-        nodes=max(1, -(-job.gpus // device.gpus_per_node)), step_s=best_step, tokens=work.tokens,
-        memory_bytes_s=device.memory_bytes_s,
-    )  # fmt: skip
     any_fits = bool(layouts.fits[0] or layouts.tight[0])
+    sentences = planner.sentences(layouts, job, steps)
+    runs = planner.first_runnable(layouts, job)
+    if runs is not None and runs > 0:
+        slower = 100 * (layouts.step.value[runs] / layouts.step.value[0] - 1)
+        sentences.append(
+            f"The command trains the best layout that headrace train has, {planner.layout_name(layouts, runs)}: "
+            f"{slower:.1f} % slower than the best one."
+        )
     result: dict[str, Any] = {
         "model": {"name": shape.name, "parameters": shape.num_parameters},
         "hardware": {"name": device.name, "gpus": job.gpus, "memory_gib": device.memory_bytes / 2**30},
@@ -176,9 +118,11 @@ def plan(
         "num_layouts": len(layouts),
         "num_fitting": int(layouts.fits.sum()),
         "layouts": found,
-        "sentences": planner.sentences(layouts, job, steps),
+        "sentences": sentences,
         "duration": planner.duration(job, layouts, 0, work.tokens) if any_fits else None,
-        "command": planner.command(job, layouts, 0, model=model.model or "MODEL") if any_fits else None,
+        "command": None
+        if runs is None
+        else planner.command(job, layouts, runs, model=model.model or "MODEL"),
         "input_output": figures,
     }
     if output.page is not None:

@@ -122,3 +122,12 @@ def write_page(file: Path, result: dict[str, Any], layouts: Any) -> None:
     ]
     write_plan_page(file, result, points)
     stderr.print(f"page: {file}", soft_wrap=True, highlight=False)
+
+
+def show_lines(lines: list[tuple[str, str]], *, as_json: bool) -> None:
+    """Print an explanation line by line."""
+    if as_json:
+        print_json({"lines": lines})
+        return
+    for name, value in lines:
+        stdout.print(f"{name:32} {value}".rstrip(), soft_wrap=True, highlight=False)

@@ -18,7 +18,17 @@ In reading order:
 
 from headrace.plan.comparison import CheckReport, calibration_of, check
 from headrace.plan.constants import shipped, step_seconds, system_of_hardware
-from headrace.plan.explain import command, duration, layout_name, layout_values, sentences, summary_of, why
+from headrace.plan.explain import (
+    command,
+    duration,
+    find,
+    first_runnable,
+    layout_name,
+    layout_values,
+    sentences,
+    summary_of,
+    why,
+)
 from headrace.plan.hardware import (
     GPUS,
     Hardware,
@@ -28,7 +38,7 @@ from headrace.plan.hardware import (
     read_hardware,
     resolve_dtype,
 )
-from headrace.plan.job_bytes import Figure, StorageOptions, input_output
+from headrace.plan.job_bytes import Figure, StorageOptions, input_output, with_measured
 from headrace.plan.layout_search import Layouts, TrainingJob, search
 from headrace.plan.own_runs import (
     MeasuredRun,
@@ -61,7 +71,9 @@ __all__ = [
     "command",
     "custom_shape",
     "duration",
+    "find",
     "find_gpu",
+    "first_runnable",
     "gpu_by_name",
     "hardware_toml",
     "input_output",
@@ -81,4 +93,5 @@ __all__ = [
     "summary_of",
     "system_of_hardware",
     "why",
+    "with_measured",
 ]

@@ -16,6 +16,8 @@ from headrace.plan.step_time import StepTime, step_time
 
 _GIB = 2.0**30
 _DAY_S = 86_400.0
+_CURES = 2000
+"""Fitting layouts that are looked at for the one with the fewest changes."""
 
 _PART_WORDS = {
     "matmul": "matrix products",
@@ -181,6 +183,7 @@ def sentences(layouts: Layouts, job: TrainingJob, steps: Calibration) -> list[st
             f"Memory binds: {layout_name(layouts, other)} would be {100 * gain:.0f} % faster and needs up to "
             f"{lacks / _GIB:.1f} GiB more than a device has."
         )
+        lines += _relief(layouts, best)
     else:
         lines.append("Memory does not bind: no faster layout was left out for it.")
     for name, changed in (
@@ -202,6 +205,42 @@ def sentences(layouts: Layouts, job: TrainingJob, steps: Calibration) -> list[st
                 f"slower, {inside}{_verdict_short(layouts, i)}."
             )
     return lines
+
+
+def _relief(layouts: Layouts, best: dict[str, Any]) -> list[str]:
+    """What recomputation buys where memory binds: the best layout that fits without it, beside the best one."""
+    without = next(
+        (
+            i
+            for i in range(1, len(layouts))
+            if layouts.fits[i] and layout_values(layouts, i)["recompute"] == "none"
+        ),
+        None,
+    )
+    if best["recompute"] == "none" or without is None:
+        return []
+    gain = layouts.step.value[without] / layouts.step.value[0] - 1
+    bought = f"Recomputation ({best['recompute']}) buys micro_batch={best['micro_batch']}"
+    return [f"{bought}: {100 * gain:.1f} % faster than the best without it, {layout_name(layouts, without)}."]
+
+
+def first_runnable(layouts: Layouts, job: TrainingJob) -> int | None:
+    """Index of the best layout that fits and that `headrace train` has; None where there is none.
+
+    The planner also knows selective recomputation, more than two stages a rank, context parallelism and uneven stages.
+    """
+    for i in np.flatnonzero(layouts.fits | layouts.tight):
+        values = layout_values(layouts, int(i))
+        stages = values["pp"] * values["interleave"]
+        if (
+            values["recompute"] != "selective"
+            and values["interleave"] <= 2
+            and values["cp"] == 1
+            and job.shape.num_layers % stages == 0
+            and job.seq_len % values["tp"] == 0
+        ):
+            return int(i)
+    return None
 
 
 def command(job: TrainingJob, layouts: Layouts, i: int, *, model: str) -> str:
@@ -252,8 +291,26 @@ def _verdict(layouts: Layouts, job: TrainingJob, i: int) -> str:
             "the best one that surely fits" if i == 0 else f"fits; {100 * slower:.1f} % slower than the best"
         )
     if layouts.tight[i]:
-        return f"may fit: the upper bound is {(layouts.memory.high[i] - usable) / _GIB:.1f} GiB too much"
-    return f"does not fit: {(layouts.memory.value[i] - usable) / _GIB:.1f} GiB too much"
+        words = f"may fit: the upper bound is {(layouts.memory.high[i] - usable) / _GIB:.1f} GiB too much"
+    else:
+        words = f"does not fit: {(layouts.memory.value[i] - usable) / _GIB:.1f} GiB too much"
+    return words + _cure(layouts, i)
+
+
+def _cure(layouts: Layouts, i: int) -> str:
+    """What makes a layout fit with the fewest changes, and what it costs."""
+    mine = layout_values(layouts, i)
+    best: tuple[int, int] | None = None
+    for other in np.flatnonzero(layouts.fits)[:_CURES]:
+        changes = sum(value != mine[name] for name, value in layout_values(layouts, int(other)).items())
+        if best is None or changes < best[0]:  # the first one is the fastest with so many changes
+            best = (changes, int(other))
+    if best is None:
+        return "; no layout of this job surely fits"
+    values = layout_values(layouts, best[1])
+    changed = ",".join(f"{name}={value}" for name, value in values.items() if value != mine[name])
+    slower = layouts.step.value[best[1]] / layouts.step.value[i] - 1
+    return f"; {changed} fits and is {100 * abs(slower):.0f} % {'slower' if slower >= 0 else 'faster'}"
 
 
 def _verdict_short(layouts: Layouts, i: int) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from typing_extensions import Doc
 
@@ -30,6 +31,7 @@ class StorageOptions:
     text_bytes_per_token: Annotated[float, Doc("Bytes of text of a token.")] = 4.2
     token_bytes: Annotated[int, Doc("Bytes of a decoded id: 2 up to 65,536 ids, else 4.")] = 2
     decode_mtokens_s: Annotated[float, Doc("Million tokens/s that one core decodes and gathers.")] = 430.0
+    new_tokens: Annotated[int, Doc("Tokens generated for a prompt.")] = 256
     ingest_mb_s: Annotated[float, Doc("MB/s of text that one core ingests.")] = 88.0
     ingest_cores: Annotated[int, Doc("Cores that ingest.")] = 16
 
@@ -64,6 +66,7 @@ def input_output(
     step_s: float,
     tokens: float,
     memory_bytes_s: float,
+    seq_len: int = 2048,
     batch: int = 32,
 ) -> list[Figure]:
     """What a job reads, writes and prepares.
@@ -76,6 +79,7 @@ def input_output(
         step_s: seconds of a step.
         tokens: to train on.
         memory_bytes_s: bandwidth of a device's memory, for generation.
+        seq_len: tokens of a row.
         batch: rows decoded at once, for generation.
     """
     o = options
@@ -97,6 +101,11 @@ def input_output(
             name="cores that decode", value=cores, unit=f"of {o.cores_per_node}",
             formula="node tokens/s / tokens/s a core decodes",
         ),
+        *_codec_figures(o, node_tokens=node_tokens, seq_len=seq_len),
+        Figure(
+            name="first epoch of a node", value=tokens * o.bytes_per_token / nodes / 1e9, unit="GB",
+            formula="store / nodes, where the tokens are one epoch; later epochs come from a cache that holds them",
+        ),
         Figure(
             name="store", value=tokens * o.bytes_per_token / 1e9, unit="GB",
             formula="tokens x stored bytes a token: the first epoch's reads, and a cache that holds all",
@@ -111,10 +120,56 @@ def input_output(
             formula="memory bandwidth / bytes of bfloat16 weights x rows at once: an upper bound",
         ),
         Figure(
+            name="generation: prompts", value=decode / o.new_tokens, unit="prompts/s a GPU",
+            formula=f"tokens/s / {o.new_tokens} new tokens a prompt",
+        ),
+        Figure(
             name="generation: output", value=decode * o.text_bytes_per_token / 1e6, unit="MB/s a GPU",
             formula="tokens/s x text bytes a token",
         ),
     ]  # fmt: skip
+
+
+# Decoded million tokens/s of one core and stored bytes of a decoded byte, block shuffle: bench/results/load_codecs.md.
+_CODECS = {"none": (4740.0, 1.0), "lz4": (908.0, 0.51)}
+_BLOCK_TOKENS = 65_536
+
+
+def _codec_figures(o: StorageOptions, *, node_tokens: float, seq_len: int) -> list[Figure]:
+    """Cores and network that each codec takes, and what a global shuffle from an object store would read."""
+    known = {name: (rate, share * o.token_bytes) for name, (rate, share) in _CODECS.items()}
+    figures = []
+    for codec, (rate, stored) in {**known, "zstd": (o.decode_mtokens_s, o.bytes_per_token)}.items():
+        cores = node_tokens / (rate * 1e6)
+        network = 100 * node_tokens * stored / (o.network_gb_s * 1e9)
+        keeps = "keeps up" if cores <= o.cores_per_node and network <= 100 else "does not keep up"
+        figures.append(
+            Figure(
+                name=f"{codec}, block shuffle", value=network, unit=f"% of the network, {cores:.2g} cores: {keeps}",
+                formula=f"node tokens/s x {stored:.2g} bytes / network; node tokens/s / {rate:.0f} M tokens/s a core",
+            )
+        )  # fmt: skip
+    fetched = node_tokens / seq_len * _BLOCK_TOKENS * o.bytes_per_token
+    share = 100 * fetched / (o.network_gb_s * 1e9)
+    figures.append(
+        Figure(
+            name="zstd, global shuffle", value=share,
+            unit=f"% of the network: {'keeps up' if share <= 100 else 'does not keep up'}",
+            formula=f"node rows/s x a block of {_BLOCK_TOKENS:,} tokens for each row, without a cache",
+        )
+    )  # fmt: skip
+    return figures
+
+
+def with_measured(options: StorageOptions, *, decode_tokens_s: float, cores: int) -> StorageOptions:
+    """With what a probe measured, where the options still have their defaults; 0: not measured."""
+    default = StorageOptions()
+    changed: dict[str, Any] = {}
+    if decode_tokens_s and options.decode_mtokens_s == default.decode_mtokens_s:
+        changed["decode_mtokens_s"] = decode_tokens_s / 1e6
+    if cores and options.cores_per_node == default.cores_per_node:
+        changed["cores_per_node"] = cores
+    return dataclasses.replace(options, **changed)
 
 
 def _checkpoint_figures(o: StorageOptions, *, parameters: float, nodes: int, step_s: float) -> list[Figure]:
@@ -134,6 +189,10 @@ def _checkpoint_figures(o: StorageOptions, *, parameters: float, nodes: int, ste
         Figure(
             name="checkpoint: interval", value=interval, unit="s",
             formula="Daly 2006: sqrt(2 write mtbf) (1 + sqrt(write / 2 mtbf) / 3 + write / 18 mtbf) - write",
+        ),
+        Figure(
+            name="checkpoint: interval by Young", value=young_interval(write_s, mtbf_s), unit="s",
+            formula="Young 1974: sqrt(2 write mtbf)",
         ),
         Figure(
             name="checkpoint: interval in steps", value=max(1, round(interval / step_s)), unit="steps",
