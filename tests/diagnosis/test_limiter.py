@@ -35,6 +35,7 @@ def seen(**given):
         (seen(producers={"network": 0.9, "cpu": 0.1}, idle_cores=6.0), "network"),
         (seen(producers={"decompression": 0.9, "idle": 0.1}, workers=1, idle_cores=6.0), "workers"),
         (seen(producers={"decompression": 1.0}, workers=8, idle_cores=0.2), "decompression"),
+        (seen(producers={"decompression": 1.0}, workers=2, worker_cpu_s={"1": 9.0, "2": 9.0}), "workers"),
         (seen(producers={"cpu": 1.0}, gil_late=0.9, runnable_threads=2.5), "gil"),
         (seen(producers={"idle": 1.0}, workers=2), "unclear"),
         (seen(samples=2), "unclear"),
@@ -53,6 +54,13 @@ def test_no_stall_no_advice():
     stall = ConfidenceInterval(value=0.01, low=0.0, high=0.02)
     finding = find_limiter(stall, seen(main={"decompression": 1.0}))
     assert finding.limiter == "model"
+    assert advise(stall, finding, seen()) == ()
+
+
+def test_an_interval_from_nothing_to_much_is_no_verdict():
+    stall = ConfidenceInterval(value=0.2, low=0.0, high=0.6)
+    finding = find_limiter(stall, seen(main={"decompression": 1.0}))
+    assert finding.limiter == "unclear"
     assert advise(stall, finding, seen()) == ()
 
 

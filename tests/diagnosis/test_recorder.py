@@ -52,6 +52,20 @@ def test_a_free_block_is_compared_with_both_sides_so_that_drift_cancels():
     assert share.value == pytest.approx(recorder.wait_share().value, abs=0.01)
 
 
+def test_blocks_that_show_only_noise_are_left_out():
+    """A machine that others use: steps differ so much that free blocks say nothing; the waits still do."""
+    recorder = StepRecorder(warmup_steps=1, block_steps=4)
+    rng, now_s = np.random.default_rng(1), 0.0
+    for _ in range(5):
+        level = rng.choice([0.5, 3.0])
+        steps = [(0.5, 1.0, False)] * 12 + [(0.0, level, True)] * 4
+        now_s = record(recorder, steps, start_s=now_s)
+    record(recorder, [(0.5, 1.0, False)] * 12, start_s=now_s)
+    assert recorder.free_blocks >= 3
+    assert not recorder.uses_blocks
+    assert recorder.stall_share() == recorder.wait_share()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,6 +1,7 @@
 """A training loop, a run or a store -> is it I/O or the model: by how much, because of what, and what helps."""
 
 from headrace.diagnosis.advice import Advice
+from headrace.diagnosis.events import StepEvents
 from headrace.diagnosis.evidence import Evidence
 from headrace.diagnosis.limiter import Finding
 from headrace.diagnosis.loop import DiagnosedLoader, diagnose
@@ -20,6 +21,7 @@ __all__ = [
     "Finding",
     "RunDiagnosis",
     "StageCeiling",
+    "StepEvents",
     "StoreDiagnosis",
     "StoreOptions",
     "Trial",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.diagnosis.evidence import Evidence
-from headrace.diagnosis.limiter import Finding
+from headrace.diagnosis.limiter import STALL, Finding
 from headrace.profile import ConfidenceInterval
 
 
@@ -90,7 +90,7 @@ _CHANGES: Final[dict[str, tuple[_Change, ...]]] = {
 
 def advise(stall: ConfidenceInterval, finding: Finding, evidence: Evidence) -> tuple[Advice, ...]:
     """Changes for a loop that waits for its data; none where it does not."""
-    if finding.limiter == "model":
+    if finding.limiter == "model" or stall.low <= STALL:
         return ()
     found = []
     if finding.limiter == "workers":

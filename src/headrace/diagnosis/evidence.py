@@ -52,6 +52,13 @@ class Evidence:
     """Batches that were ready when the loop asked, on average; None where the loader does not say."""
 
     @property
+    def own_cores(self) -> float:
+        """Cores that this process and its workers used, on average."""
+        if not self.wall_s:
+            return 0.0
+        return (sum(self.thread_cpu_s.values()) + sum(self.worker_cpu_s.values())) / self.wall_s
+
+    @property
     def page_cache_hits(self) -> float | None:
         """Share of the bytes read that did not come from disk; None where nothing was read."""
         if not self.read_bytes:

@@ -41,7 +41,7 @@ PHRASES: Final[dict[str, str]] = {
     "gil": "the GIL: Python threads take turns",
     "hand_over": "handing batches over from worker processes",
     "device_copy": "the copy from host to device",
-    "workers": "too few workers: cores are idle while all workers work",
+    "workers": "too few workers: all work while cores are left",
     "latency": "waiting inside the loader (sleeping or polling)",
 }
 
@@ -85,7 +85,7 @@ def find_limiter(stall: ConfidenceInterval, evidence: Evidence) -> Finding:
                 reason=f"{percent(copying)} of the loop's own time is in copies to the device",
                 work="device_copy",
             )
-        return Finding(limiter="model", share=whole, reason=reason)
+        return Finding(limiter="model" if sure else "unclear", share=whole, reason=reason)
     if evidence.samples < 5:
         return Finding(limiter="unclear", share=whole, reason="too few samples fell into waits")
     waiting = evidence.main.get("idle", 0.0)
@@ -129,12 +129,14 @@ def _others(evidence: Evidence) -> Finding:
     share /= sum(working.values())
     cpu = sum(working.get(name, 0.0) for name in _CPU) / sum(working.values())
     by = "worker processes" if evidence.workers else "the loader's threads"
-    if cpu > 0.6 and idle < 0.25 and evidence.idle_cores > 0.45 and evidence.cores > 1:
+    # On a machine that others use too, cores that this job does not use count: a further worker would get its share.
+    unused = evidence.cores - evidence.own_cores if 0 < evidence.workers < evidence.cores else 0.0
+    if cpu > 0.6 and idle < 0.25 and max(evidence.idle_cores, unused - 0.15) > 0.45 and evidence.cores > 1:
         return Finding(
             limiter="workers",
             share=_share(cpu, evidence.samples),
             reason=f"{by} worked {percent(1 - idle)} of the waits, and {evidence.idle_cores:.1f} of "
-            f"{evidence.cores} cores were idle",
+            f"{evidence.cores} cores were idle, {evidence.own_cores:.1f} used by this job",
             work=activity,
         )
     return Finding(

@@ -84,7 +84,7 @@ class DiagnosedLoader(Generic[T]):
         self.loader = loader
         self._options = options or DiagnoseOptions()
         self._model = model
-        self._report = _Report(on_result, verbose=verbose)
+        self._report = ResultReport(on_result, verbose=verbose)
         self._clock = clock
         self._observe = observe
         self._session: Session | None = None
@@ -159,7 +159,7 @@ class DiagnosedLoader(Generic[T]):
         )
 
 
-class _Report:
+class ResultReport:
     """Writes a result to stderr and passes it on; it has no reference to the loader, which may be dropped before."""
 
     def __init__(self, on_result: Callable[[Diagnosis], None] | None, *, verbose: bool) -> None:
@@ -167,6 +167,7 @@ class _Report:
         self._verbose = verbose
 
     def __call__(self, result: Diagnosis) -> None:
+        """Called once, when there is a result."""
         if self._verbose:
             print(f"headrace diagnose: {result.to_text()}", file=sys.stderr)  # noqa: T201  # what it is for
         if self._on_result is not None:
@@ -209,9 +210,7 @@ class _DiagnosedIterator(Generic[T]):
 
     def _open(self) -> Iterator[T]:
         session = self._session
-        undo = None
-        if not session.is_over and session.worker_samples is not None and _starts_workers(self._loader):
-            undo = session.worker_samples.install(self._loader)
+        undo = session.sample_workers(self._loader)
         try:
             iterator = iter(self._loader)
         finally:
@@ -284,15 +283,6 @@ def _length(loader: Any) -> int | None:
         return len(loader)
     except (TypeError, NotImplementedError):
         return None
-
-
-def _starts_workers(loader: object) -> bool:
-    """Whether a loop over a torch DataLoader is about to start worker processes."""
-    return (
-        hasattr(loader, "worker_init_fn")
-        and getattr(loader, "num_workers", 0) > 0
-        and getattr(loader, "_iterator", None) is None  # persistent workers have started already
-    )
 
 
 def _queue_fill(iterator: object) -> int | None:

@@ -28,6 +28,8 @@ FIRST_LIVE_STEPS = 24
 MIN_PAIRS = 3
 """Free blocks from which on they are used."""
 _MAX_SETTLE = 16
+_NOISY = 0.05
+"""Free blocks that are less sure than this, as a share of a step, and show nothing, are left out."""
 _WAITS = 0.02
 """A wait of this share of a step ends settling: what was made ahead is used up."""
 
@@ -155,17 +157,34 @@ class StepRecorder:
         The waits, and where there are free blocks, what they show beside: work of the loader that slows the step
         (positive), or waits that a device hides because it still has work (negative).
         """
-        waits = self.wait_share()
+        waits, beside = self.wait_share(), self._beside_waits()
+        if beside is None:
+            return waits
+        value = waits.value + beside.value
+        # Both reaches are 95 % intervals of independent errors.
+        reach = math.hypot(beside.half_width, waits.half_width)
+        return ConfidenceInterval(value=value, low=value - reach, high=value + reach).clamp(0.0, 0.999)
+
+    @property
+    def uses_blocks(self) -> bool:
+        """Whether free blocks are part of the result: there are enough, and they say more than noise."""
+        return self._beside_waits() is not None
+
+    def _beside_waits(self) -> ConfidenceInterval | None:
+        """Share of a step that free blocks show beside the waits.
+
+        None where there are too few, or where noise makes them say nothing: the waits are a better answer then.
+        """
         differences = self._differences()
         if len(differences) < MIN_PAIRS or self.live_steps < MIN_LIVE_STEPS:
-            return waits
+            return None
         _, cycle_s = self.mean_live_s()
+        value = float(np.mean(differences)) / cycle_s
         error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences)) / cycle_s
-        t = t_quantile(len(differences) - 1)
-        value = waits.value + float(np.mean(differences)) / cycle_s
-        # Both reaches are 95 % intervals of independent errors.
-        reach = math.hypot(t * error, waits.half_width)
-        return ConfidenceInterval(value=value, low=value - reach, high=value + reach).clamp(0.0, 0.999)
+        reach = t_quantile(len(differences) - 1) * error
+        if reach > max(_NOISY, 2 * self.wait_share().half_width) and abs(value) < reach:
+            return None
+        return ConfidenceInterval(value=value, low=value - reach, high=value + reach)
 
     def _live(self) -> tuple[list[float], list[float]]:
         waits: list[float] = []

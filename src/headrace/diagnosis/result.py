@@ -7,7 +7,7 @@ from typing import Any
 
 from headrace.diagnosis.advice import Advice
 from headrace.diagnosis.evidence import Evidence
-from headrace.diagnosis.limiter import PHRASES, Finding
+from headrace.diagnosis.limiter import PHRASES, STALL, Finding
 from headrace.diagnosis.model_work import ModelWork
 from headrace.formatting import duration, nbytes, percent
 from headrace.profile import ConfidenceInterval
@@ -52,7 +52,7 @@ class Diagnosis:
     def sentence(self) -> str:
         """The verdict in one sentence."""
         stall, limiter = self.stall, self.finding.limiter
-        if limiter == "model":
+        if limiter in ("model", "unclear") and stall.low <= STALL:
             if stall.high < 0.05:
                 return (
                     f"The model is the limit: at most {percent(stall.high)} of a step of {duration(self.step_s)} "
@@ -62,7 +62,7 @@ class Diagnosis:
                 f"Not clear yet: a step of {duration(self.step_s)} waits for data between {percent(stall.low)} and "
                 f"{percent(stall.high)} of its time; measure more steps."
             )
-        if limiter == "device_copy" and stall.low <= 0.02:
+        if limiter == "device_copy" and stall.low <= STALL:
             return f"Data arrives in time, but {self.finding.reason}."
         return (
             f"{percent(stall.value)} of a step of {duration(self.step_s)} waits for data (95 % interval "

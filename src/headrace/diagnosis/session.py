@@ -20,7 +20,7 @@ from headrace.diagnosis.options import DiagnoseOptions
 from headrace.diagnosis.recorder import FIRST_LIVE_STEPS, MIN_PAIRS, StepRecorder
 from headrace.diagnosis.result import Diagnosis
 from headrace.diagnosis.sampler import LoopSampler
-from headrace.diagnosis.worker_sampling import WorkerSamples
+from headrace.diagnosis.worker_sampling import WorkerSamples, starts_workers
 
 _EVALUATIONS_SHARE = 0.004
 """Share of the loop's time that computing intervals may take."""
@@ -101,6 +101,16 @@ class Session:
         self.recorder.begin_pass()
         if self._sampler is not None and sampled_workers:
             self._sampler.workers_sample_themselves = True
+
+    def sample_workers(self, loader: Any) -> Callable[[], None] | None:
+        """Have the workers that a DataLoader is about to start be sampled from inside.
+
+        Returns:
+            What undoes the change to the loader, once they have started; None where there is nothing to undo.
+        """
+        if self.is_over or self.worker_samples is None or not starts_workers(loader):
+            return None
+        return self.worker_samples.install(loader)
 
     def set_waiting(self, waiting: bool) -> None:
         """Say whether the loop waits for its loader."""
@@ -217,7 +227,7 @@ class Session:
         recorder = self.recorder
         stall, waits = recorder.stall_share(), recorder.wait_share()
         finding = find_limiter(stall, evidence)
-        blocks = recorder.free_blocks if recorder.free_blocks >= MIN_PAIRS else 0
+        blocks = recorder.free_blocks if recorder.uses_blocks else 0
         _, cycle_s = recorder.mean_live_s()
         elapsed_s = max(self.clock() - self._began_s, 1e-9)
         sampled_s = self._sampler.spent_s if self._sampler is not None else 0.0
@@ -246,6 +256,8 @@ class Session:
     def _note(self, blocks: int) -> str:
         if self._waits_only:
             return f"by the waits alone: {self._waits_only}"
+        if not blocks and self.recorder.free_blocks >= MIN_PAIRS:
+            return "by the waits alone: blocks with free data differ more by noise than by the loader"
         if not blocks:
             return "by the waits alone: too few steps to hold batches in memory within the cost"
         return ""

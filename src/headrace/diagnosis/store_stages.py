@@ -69,15 +69,15 @@ class StoreDiagnosis:
             rate += f"; its slowest stage is {slowest.name}"
         if self.needed is None:
             return f"{rate}."
-        room = self.tokens_per_s.value / self.needed
+        served = self.tokens_per_s.value / self.needed
         if self.tokens_per_s.low >= self.needed:
             return (
                 f"{rate}; {self.needed_by} takes {approximate(self.needed)}, so the model is the limit "
-                f"({ratio(room)} as much as it needs)."
+                f"({ratio(served)} as much as it needs)."
             )
         return (
             f"{rate}; {self.needed_by} takes {approximate(self.needed)}, so data is the limit: it gets "
-            f"{100 * min(room, 1):.0f} % of what it could use."
+            f"{100 * min(served, 1):.0f} % of what it could use."
         )
 
     def to_text(self) -> str:

@@ -76,6 +76,15 @@ class WorkerSamples:
         return undo
 
 
+def starts_workers(loader: object) -> bool:
+    """Whether a loop over a torch DataLoader is about to start worker processes."""
+    return (
+        hasattr(loader, "worker_init_fn")
+        and getattr(loader, "num_workers", 0) > 0
+        and getattr(loader, "_iterator", None) is None  # persistent workers have started already
+    )
+
+
 class WorkerStart:
     """What a worker calls at its start: the loader's own function, then the sampling thread."""
 
