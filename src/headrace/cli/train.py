@@ -16,7 +16,7 @@ from typing_extensions import Doc
 
 from headrace.cli.console import count, facts, print_json, progress_bar, stderr, stdout, warnings_logged
 from headrace.cli.options import with_options
-from headrace.errors import HeadraceError
+from headrace.errors import ConfigError, HeadraceError
 from headrace.training import (
     CheckpointOptions,
     DataOptions,
@@ -25,6 +25,7 @@ from headrace.training import (
     ParallelOptions,
     RunOptions,
     RunSummary,
+    ShapeOptions,
 )
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -34,6 +35,13 @@ headrace train store --model tiny --steps 500 --out run
 headrace train store --model gpt3-125m --seq-len 2048 --batch-size 256 --steps 1000 --out run
 
 headrace train store --init-from hf-model --steps 1000 --lr 1e-5 --out run
+
+headrace train store --model qwen3-0.6b --seq-len 2048 --batch-size 64 --steps 1000 --out run
+
+headrace train store --num-hidden-layers 12 --hidden-size 768 --num-attention-heads 12 --num-key-value-heads 4 \
+--steps 1000 --out run
+
+headrace train store --depth 12 --gradient-accumulation-steps 32 --out run
 
 torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --dp 2 --tp 2 --steps 1000 --out run
 
@@ -53,11 +61,14 @@ headrace train store --init-from run@400 --init-state full --lr-schedule wsd --c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainModelOptions:
-    """Model."""
+    """Model and steps."""
 
     model: Annotated[
         str | None,
-        Doc("tiny | gpt3-125m | gpt3-350m | ... | gpt3-175b. Default: tiny, or that of --init-from."),
+        Doc(
+            "tiny | gpt3-125m ... gpt3-175b | llama3.2-1b, qwen3-0.6b, gemma3-270m, olmo2-1b, smollm2-135m, ... "
+            "(docs/models.md). Default: tiny, or that of --init-from."
+        ),
     ] = None
     init_from: Annotated[
         str | None,
@@ -66,10 +77,12 @@ class TrainModelOptions:
             "a path, a URL or hf://OWNER/NAME."
         ),
     ] = None
+    steps: Annotated[int | None, Doc("Optimizer steps in all; or give --tokens or --max-seconds.")] = None
 
 
 @with_options(
     model=TrainModelOptions,
+    shape=ShapeOptions,
     data=DataOptions,
     optimizer=OptimizerOptions,
     parallel=ParallelOptions,
@@ -84,15 +97,13 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="The run directory.", show_default=False)],
     model: TrainModelOptions,
+    shape: ShapeOptions,
     data: DataOptions,
     optimizer: OptimizerOptions,
     parallel: ParallelOptions,
     checkpoint: CheckpointOptions,
     evaluation: EvaluationOptions,
     run: RunOptions,
-    steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps in all; or give --tokens or --max-seconds.")
-    ] = None,
     eval_stores: Annotated[
         list[str] | None,
         typer.Option(help="Held-out store, logged as eval_loss; may be repeated.", show_default=False),
@@ -113,9 +124,9 @@ def train(
             summary = run_training(
                 stores,
                 out=out,
-                model=model.model,
+                model=_one_of(model, shape),
                 init_from=model.init_from,
-                steps=steps,
+                steps=model.steps,
                 data=data,
                 optimizer=optimizer,
                 parallel=parallel,
@@ -134,6 +145,16 @@ def train(
         _print_summary(summary, json=json)
     if summary.stopped_by is not None:  # steps are left: a scheduler must not count the job as complete
         raise typer.Exit(128 + signal.Signals[summary.stopped_by])
+
+
+def _one_of(model: TrainModelOptions, shape: ShapeOptions) -> str | ShapeOptions | None:
+    if not shape.is_given:
+        return model.model
+    if model.model is not None:
+        raise ConfigError(
+            f"train: --model {model.model} has a shape, and options of another are given. Leave one of them out."
+        )
+    return shape
 
 
 def _print_summary(summary: RunSummary, *, json: bool) -> None:

@@ -5,7 +5,7 @@ decoder       the decoder of Llama, Mistral, Qwen, Gemma, OLMo 2, SmolLM; its sh
 rope          positions -> rotary angles, with their scalings
 families      a shape of either family -> its model
 initialize    name, shape and seed -> a parameter's first values
-sizes         names of the GPT-3 paper -> shapes
+sizes, decoder_sizes   names of the GPT-3 paper, and of published models -> shapes
 loss          hidden states and labels -> cross-entropy
 products      matrix products, by oneDNN where that is faster
 kv            keys and values of earlier tokens
@@ -37,6 +37,8 @@ from headrace.model.checkpoint import (
 )
 from headrace.model.decoder import Decoder
 from headrace.model.decoder_config import DecoderConfig
+from headrace.model.decoder_format import read_decoder_config
+from headrace.model.decoder_sizes import DECODER_SIZES, decoder_size
 from headrace.model.embed import TokenTable, WordVectors, read_vectors, token_table
 from headrace.model.families import Model, ModelConfig, build_model, config_from_json, meta_model
 from headrace.model.gpt import (
@@ -69,6 +71,7 @@ from headrace.model.weights import (
 
 __all__ = [
     "CHECKPOINT_FORMAT",
+    "DECODER_SIZES",
     "GPT",
     "GPT3_CONTEXT",
     "HF_CONFIG",
@@ -93,6 +96,7 @@ __all__ = [
     "attention_masks",
     "build_model",
     "config_from_json",
+    "decoder_size",
     "encode_manifest",
     "fetch_model",
     "fill_tensors",
@@ -114,6 +118,7 @@ __all__ = [
     "meta_model",
     "model_name",
     "pretrained_files",
+    "read_decoder_config",
     "read_headers",
     "read_side_files",
     "read_tensors",

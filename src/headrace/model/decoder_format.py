@@ -40,7 +40,7 @@ _ABSENT: dict[str, tuple[Any, ...]] = {
 _LOCAL_THETA = 10_000.0  # Gemma 3's layers with a window
 
 
-def decoder_config(config: Mapping[str, Any], path: Path) -> DecoderConfig:
+def read_decoder_config(config: Mapping[str, Any], path: Path) -> DecoderConfig:
     """The shape that a config.json describes.
 
     Args:

@@ -9,7 +9,7 @@ import orjson
 
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model.architectures import ARCHITECTURES
-from headrace.model.decoder_format import decoder_config
+from headrace.model.decoder_format import read_decoder_config
 from headrace.model.decoder_tensors import full_name
 from headrace.model.families import ModelConfig
 from headrace.model.gpt import GPTConfig
@@ -35,7 +35,7 @@ def hf_config(directory: Path) -> ModelConfig:
     if kind == "gpt2":
         return gpt2_shape(config, path)
     if kind in ARCHITECTURES:
-        return decoder_config(config, path)
+        return read_decoder_config(config, path)
     hint = (
         " Its text part alone can be saved by transformers: AutoModelForCausalLM, save_pretrained."
         if "text_config" in config

@@ -1,6 +1,7 @@
 """Batches + model -> a run directory: metrics and checkpoints.
 
-options          what users can set
+options, shape_options   what users can set
+shape            a name or shape options -> the shape
 launch           train(): the steps from options to the loop
 recipe, start    options -> the recipe, and the files that begin a run
 pretrained       a Hugging Face directory or a run -> weights to begin with
@@ -27,6 +28,7 @@ from headrace.training.options import (
     ParallelOptions,
     RunOptions,
 )
+from headrace.training.shape_options import ShapeOptions
 from headrace.training.summary import RunSummary
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ __all__ = [
     "ParallelOptions",
     "RunOptions",
     "RunSummary",
+    "ShapeOptions",
     "import_model",
     "peak_flops",
     "train",

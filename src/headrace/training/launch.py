@@ -40,6 +40,7 @@ from headrace.training.recipe import Recipe, RecipeRequest
 from headrace.training.run_json import read_run
 from headrace.training.run_log import RunLog
 from headrace.training.segments import RunSegment, recipe_at
+from headrace.training.shape_options import ShapeOptions
 from headrace.training.start import (
     Limits,
     begin_run,
@@ -59,7 +60,7 @@ def train(
     stores: Any,
     *,
     out: str | PathLike[str],
-    model: str | ModelConfig | None = None,
+    model: str | ModelConfig | ShapeOptions | None = None,
     init_from: str | PathLike[str] | None = None,
     steps: int | None = None,
     data: DataOptions = DataOptions(),
@@ -75,7 +76,7 @@ def train(
     Args:
         stores: a store, its path or URL, several of them, {store: weight}, or a mixture.
         out: run directory (see docs/train.md).
-        model: a name of SIZES, or a shape; default tiny, or the shape of init_from.
+        model: a name of SIZES or DECODER_SIZES, or a shape; default tiny, or the shape of init_from.
         init_from: a Hugging Face directory, or a run (RUN, RUN@STEP, RUN@best), to begin with; its tokenizer must
             be the stores'. With run.init_state="full" moments and position are kept too.
         steps: optimizer steps in all; or give run.tokens or run.max_seconds.
@@ -127,7 +128,7 @@ def train(
             run=run,
         )
         open_directory(setup, options)
-        request = open_inputs(setup, options, stores)
+        options, request = open_inputs(setup, options, stores)
         recipe = resolve_request(setup, options, request)
         options, request, recipe = with_layout(setup, options, request, recipe)
         open_rows(setup, options, recipe)

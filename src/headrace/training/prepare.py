@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from headrace.errors import ConfigError
 from headrace.load import Loader
-from headrace.model import ModelConfig, TokenTable, WordVectors, config_from_json, read_vectors
+from headrace.model import GPT3_CONTEXT, ModelConfig, TokenTable, WordVectors, config_from_json, read_vectors
 from headrace.storage import open_blob
 from headrace.training.branch import Branch, check_branch, open_branch
 from headrace.training.data import TrainingData, open_data
@@ -37,6 +37,8 @@ from headrace.training.restart import delete_run, is_first_attempt
 from headrace.training.run_json import RUN, read_run
 from headrace.training.run_lock import RunLock
 from headrace.training.run_log import RunLog
+from headrace.training.shape import depth_rule, named_shape, shape_of
+from headrace.training.shape_options import ShapeOptions
 from headrace.training.start import (
     Limits,
     first_table,
@@ -49,7 +51,7 @@ from headrace.training.state import SavedState, find_saved_state
 class TrainArguments:
     """The arguments of `train`, as one value."""
 
-    model: str | ModelConfig | None
+    model: str | ModelConfig | ShapeOptions | None
     init_from: str | PathLike[str] | None
     limits: Limits
     data: DataOptions
@@ -139,8 +141,10 @@ def open_directory(setup: RunSetup, options: TrainArguments) -> None:
                 setup.choice = earlier_choice(existing, options.parallel, processes=group.size)
 
 
-def open_inputs(setup: RunSetup, options: TrainArguments, stores: Any) -> RecipeRequest:
-    """Open first weights, embeddings and stores; returns what the recipe depends on."""
+def open_inputs(
+    setup: RunSetup, options: TrainArguments, stores: Any
+) -> tuple[TrainArguments, RecipeRequest]:
+    """Open first weights, embeddings and stores; returns the arguments, completed by depth, and the recipe's part."""
     group, out, existing = setup.group, setup.out, setup.existing
     embeddings = options.run.embeddings
     alone = options.model is None and embeddings is None
@@ -152,8 +156,7 @@ def open_inputs(setup: RunSetup, options: TrainArguments, stores: Any) -> Recipe
     data = group.on_all_ranks(lambda: open_data(stores, options=options.data, snapshots=snapshots))
     setup.data = setup.stack.enter_context(data)
     identity = None if setup.vectors is None else setup.vectors.source
-    model: str | ModelConfig = options.model or "tiny"
-    name = model if isinstance(model, str) else "custom"
+    options, model, name = _with_shape(setup, options, vocab_size=data.source.vocab_size)
     if pretrained is not None:
         if setup.branch is None:
             group.on_rank0(lambda: check_tokenizer(pretrained, out, data.source.tokenizer))
@@ -162,7 +165,7 @@ def open_inputs(setup: RunSetup, options: TrainArguments, stores: Any) -> Recipe
         before = existing["recipe"]
         model, name = config_from_json(before["model"], out / RUN), str(before.get("model_name"))
     setup.pretrained = pretrained
-    return RecipeRequest(
+    return options, RecipeRequest(
         model=model,
         model_name=name,
         data=options.data,
@@ -171,6 +174,31 @@ def open_inputs(setup: RunSetup, options: TrainArguments, stores: Any) -> Recipe
         banded=options.run.banded,
         init_from=identity,
     )
+
+
+def _with_shape(
+    setup: RunSetup, options: TrainArguments, *, vocab_size: int
+) -> tuple[TrainArguments, str | ModelConfig, str]:
+    """The requested model and its name; and the arguments, with batch, rate and tokens where depth decides them."""
+    requested, data = options.model or "tiny", options.data
+    if isinstance(requested, str):
+        return options, named_shape(requested, vocab_size=vocab_size) or requested, requested
+    if not isinstance(requested, ShapeOptions):
+        return options, requested, "custom"
+    model = setup.group.on_all_ranks(lambda: shape_of(requested, vocab_size=vocab_size, seq_len=data.seq_len))
+    if requested.depth is None:
+        return options, model, "custom"
+    rule, limits = depth_rule(model), options.limits
+    seq_len = data.seq_len or min(model.max_position_embeddings, GPT3_CONTEXT)
+    if data.batch_size is None:
+        data = dataclasses.replace(data, batch_size=max(1, rule.batch_tokens // seq_len))
+    optimizer = options.optimizer
+    if optimizer.lr is None:
+        optimizer = dataclasses.replace(optimizer, lr=rule.lr)
+    if limits.steps is None and limits.tokens is None and limits.max_seconds is None:
+        limits = dataclasses.replace(limits, tokens=rule.tokens)
+    options = dataclasses.replace(options, data=data, optimizer=optimizer, limits=limits)
+    return options, model, f"depth-{requested.depth}"
 
 
 def resolve_request(setup: RunSetup, options: TrainArguments, request: RecipeRequest) -> Recipe:
