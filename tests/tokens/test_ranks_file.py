@@ -185,3 +185,31 @@ def test_r50k_and_p50k_are_tiktokens_own(assets, monkeypatch, tmp_path, sentence
         assert isinstance(reference, tiktoken.Encoding)
         for text in [*sentences, "a" + " " * 40 + "b"]:
             assert tokenizer.encode(text).tolist() == reference.encode_ordinary(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cut", "says"),
+    [
+        ({"pattern": "("}, 0, "not an encoding of tiktoken"),
+        ({"special_tokens": 5}, 0, "incomplete"),
+        ({"special_tokens": {"x": "y"}}, 0, "no number from 0"),
+        ({"eos_id": "x"}, 0, "no number from 0"),
+        ({"eos_id": 10**12}, 0, "no number from 0"),
+        ({"eos_id": 5}, 0, "id 5 is the rank of an ordinary token"),
+        ({}, 3, "damaged: a token or a rank"),
+        ({}, 12, "damaged"),
+    ],
+)
+def test_a_definition_of_ones_own_that_cannot_be_right_is_refused(tmp_path, tokens, changes, cut, says):
+    about = {
+        "kind": "tiktoken",
+        "name": "mine",
+        "pattern": PATTERN,
+        "special_tokens": {"<|end|>": 999},
+        "eos_id": 999,
+    }
+    (tmp_path / "headrace-tokenizer.json").write_text(json.dumps({**about, **changes}))
+    data = _ranks(tokens[:256])
+    (tmp_path / "ranks.tiktoken").write_bytes(data[: len(data) - cut])
+    with pytest.raises(TokenizerError, match=says):
+        load_tokenizer(tmp_path).encode("text")

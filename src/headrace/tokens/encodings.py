@@ -138,7 +138,10 @@ class EncodingTokenizer:
             raise TokenizerError(
                 f"{name}: its ranks do not end with a token and its rank. Truncated?"
             ) from None
-        self.vocab_size = 1 + max(largest, *self._specials.values())
+        numbers = [largest, eos_id, *self._specials.values()]
+        if not all(isinstance(number, int) and 0 <= number < 1 << 32 for number in numbers):
+            raise TokenizerError(f"{name}: an id of its special tokens is no number from 0 to 2**32 - 1")
+        self.vocab_size = 1 + max(numbers)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -150,9 +153,23 @@ class EncodingTokenizer:
     def _ranks(self) -> dict[bytes, int]:
         fields = self._ranks_file.split()
         try:
-            return dict(zip(map(base64.b64decode, fields[::2]), map(int, fields[1::2]), strict=True))
+            ranks = dict(zip(map(base64.b64decode, fields[::2]), map(int, fields[1::2]), strict=True))
         except ValueError as error:  # binascii's errors too
             raise TokenizerError(f"{self.name}: its file of ranks is damaged: {error}") from error
+        taken = set(ranks.values())
+        if not len(taken) == len(ranks) == len(fields) // 2 or not all(
+            bytes([i]) in ranks for i in range(256)
+        ):
+            raise TokenizerError(
+                f"{self.name}: its file of ranks is damaged: a token or a rank is there twice, or one of the 256 "
+                f"bytes is missing"
+            )
+        if self.eos_id in taken:
+            raise TokenizerError(
+                f"{self.name}: its end-of-document id {self.eos_id} is the rank of an ordinary token; "
+                f"expected another id"
+            )
+        return ranks
 
     @functools.cached_property
     def _tiktoken(self) -> Any:

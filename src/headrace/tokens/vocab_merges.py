@@ -82,7 +82,7 @@ def convert_pair(vocab_path: Path, merges_path: Path) -> bytes:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": _added_tokens(directory, config, vocab),
+        "added_tokens": _read_added_tokens(directory, config, vocab),
         "normalizer": None if rule == "gpt2" else {"type": "NFC"},
         "pre_tokenizer": byte_level
         if rule == "gpt2"
@@ -166,6 +166,20 @@ def _read_merges(path: Path, vocab: Mapping[str, int]) -> list[list[str]]:
     if not merges:
         raise TokenizerError(f"{path}: no merges in it")
     return merges
+
+
+def _read_added_tokens(
+    directory: Path, config: Mapping[str, Any], vocab: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    try:
+        added = _added_tokens(directory, config, vocab)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TokenizerError(
+            f"{directory}: the added tokens beside its vocabulary cannot be read: {error!r}"
+        ) from error
+    if not all(isinstance(token["content"], str) and isinstance(token["id"], int) for token in added):
+        raise TokenizerError(f"{directory}: an added token beside its vocabulary has no text or no id")
+    return added
 
 
 def _added_tokens(
