@@ -15,7 +15,7 @@ from headrace.errors import ConfigError
 from headrace.model import GPTConfig
 from headrace.profile import read_run_files
 from headrace.profile.figures import run_facts
-from headrace.training import ParallelOptions, launch, layout_choice
+from headrace.training import ParallelOptions, layout_choice, prepare
 from headrace.training.process_group import ProcessGroup
 
 SHAPE = GPTConfig(
@@ -76,7 +76,7 @@ def test_a_resumed_run_keeps_its_layout_and_measures_nothing(
     options = {**OPTIONS, "checkpoint_every": 2}
     train(store, out=tmp_path / "run", model=SHAPE, layout="auto", **options)
     before, first = run_json(tmp_path / "run"), losses(tmp_path / "run")
-    monkeypatch.setattr(launch, "choose_layout", None)
+    monkeypatch.setattr(prepare, "choose_layout", None)
     train(store, out=tmp_path / "run", model=SHAPE, layout="auto", **options)
     assert run_json(tmp_path / "run")["plan"] == before["plan"]
     assert losses(tmp_path / "run") == first
