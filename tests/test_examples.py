@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import headrace as hr
@@ -169,3 +173,25 @@ def test_a_conversation_streams_from_a_server(place):
 def test_every_example_says_how_it_is_run():
     for path in EXAMPLES.glob("*.py"):
         assert f"python examples/{path.name} --" in path.read_text().split('"""')[1], path
+
+
+def test_images_are_classified_and_a_run_that_is_repeated_goes_on(tmp_path, monkeypatch, capsys):
+    """classify_images: two classes that differ in brightness, run in this process; then once more, for longer."""
+    rng = np.random.default_rng(0)
+    arguments = ["classify_images.py", "--out", str(tmp_path / "out"), "--batch-size", "16"]
+    for name, count in (("train", 128), ("test", 32)):
+        labels = np.arange(count) % 2
+        pixels = rng.integers(0, 90, (count, 12, 12)) + 140 * labels[:, None, None]
+        arguments.append(f"--{name}")
+        for kind, values in (("images-idx3", pixels), ("labels-idx1", labels)):
+            head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
+            file = tmp_path / f"{name}-{kind}-ubyte.gz"
+            file.write_bytes(gzip.compress(head + values.astype(np.uint8).tobytes()))
+            arguments.append(str(file))
+    for epochs in (1, 2):
+        monkeypatch.setattr(sys, "argv", [*arguments, "--epochs", str(epochs)])
+        runpy.run_path(str(EXAMPLES / "classify_images.py"), run_name="__main__")
+        printed = capsys.readouterr().out
+        assert ("continued at position 128" in printed) == (epochs == 2)
+    assert float(printed.split("accuracy ")[1].split()[0]) > 0.9
+    assert pq.read_table(tmp_path / "out/predictions.parquet").num_rows == 32

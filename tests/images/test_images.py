@@ -123,8 +123,12 @@ def test_resized_pixels_are_pillows_to_the_bit(target, data):
     part = pixels[4 : 4 + height, 3 : 3 + width]
     out = np.empty((to_height, to_width, 3), np.uint8)
     resize_into(part, out)
-    expected = Image.fromarray(part.copy()).resize((to_width, to_height), Image.Resampling.BILINEAR)
+    expected = Image.fromarray(part.copy())
+    for size in ((width, to_height), (to_width, to_height)):  # columns, then rows
+        expected = expected.resize(size, Image.Resampling.BILINEAR)
     assert np.array_equal(out, np.asarray(expected)), target
+    resize_into(part, out, flip=True)
+    assert np.array_equal(out[:, ::-1], np.asarray(expected)), target
 
 
 @pytest.mark.parametrize("crop", CROPS)

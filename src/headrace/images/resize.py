@@ -11,29 +11,33 @@ from numpy.typing import NDArray
 from headrace.native import kernels
 
 
-def resize_into(part: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    """Resize an image.
+def resize_into(part: NDArray[np.uint8], out: NDArray[np.uint8], *, flip: bool = False) -> None:
+    """Resize an image: in C, or by Pillow; the same pixels.
 
     Args:
         part: uint8 [height, width, 3]; any strides.
         out: uint8 [height, width, 3]: receives the pixels; the last axis contiguous.
+        flip: mirror it from left to right.
     """
     if part.shape == out.shape:
-        out[...] = part
+        out[...] = part[:, ::-1] if flip else part
         return
     native = kernels()
-    if native is not None and hasattr(native, "resize_rgb") and out.flags.c_contiguous and _is_plain(part):
-        height, width, _ = part.shape
+    if native is not None and out.flags.c_contiguous:
+        pixels = part if _is_plain(part) else np.ascontiguousarray(part)
+        height, width, _ = pixels.shape
         # The rows of the part lie in the whole image: its memory from the first pixel to the last.
-        stride = part.strides[0]
-        memory = np.lib.stride_tricks.as_strided(part, ((height - 1) * stride + width * 3,), (1,))
-        native.resize_rgb(memory, height, width, stride, out, out.shape[0], out.shape[1])
+        stride = pixels.strides[0]
+        memory = np.lib.stride_tricks.as_strided(pixels, ((height - 1) * stride + width * 3,), (1,))
+        native.resize_rgb(memory, height, width, stride, out, out.shape[0], out.shape[1], int(flip))
         return
     image: Any = import_module("PIL.Image")
-    resized = image.fromarray(np.ascontiguousarray(part)).resize(
-        (out.shape[1], out.shape[0]), image.Resampling.BILINEAR
-    )
-    out[...] = np.asarray(resized)
+    filtered = image.fromarray(np.ascontiguousarray(part))
+    # One direction at a time: where both change, Pillow chooses which one is first.
+    for size in ((part.shape[1], out.shape[0]), (out.shape[1], out.shape[0])):
+        filtered = filtered.resize(size, image.Resampling.BILINEAR)
+    resized = np.asarray(filtered)
+    out[...] = resized[:, ::-1] if flip else resized
 
 
 def _is_plain(part: NDArray[np.uint8]) -> bool:

@@ -200,17 +200,14 @@ def paste(
         fy, fx = height / header.height, width / header.width
         y0, x0 = round(y0 * fy), round(x0 * fx)
         y1, x1 = max(y0 + 1, min(height, round(y1 * fy))), max(x0 + 1, min(width, round(x1 * fx)))
-    whole = (one.height, one.width) == out.shape[:2]
-    if whole:
-        resize_into(pixels[y0:y1, x0:x1], out)
+    if (one.height, one.width) == out.shape[:2]:
+        resize_into(pixels[y0:y1, x0:x1], out, flip=one.flip)
     else:
-        out[one.height :] = transform.pad_value
-        out[: one.height, one.width :] = transform.pad_value
+        out[...] = transform.pad_value
         part = np.empty((one.height, one.width, 3), np.uint8)
-        resize_into(pixels[y0:y1, x0:x1], part)
-        out[: one.height, : one.width] = part
-    if one.flip:
-        out[...] = out[:, ::-1].copy()
+        resize_into(pixels[y0:y1, x0:x1], part, flip=one.flip)
+        left = out.shape[1] - one.width if one.flip else 0
+        out[: one.height, left : left + one.width] = part
     if transform.changes_colour:
         _change_colour(transform, random, out)
 

@@ -129,6 +129,34 @@ no_name:
   return result;
 }
 
+/* resize_rgb(memory, height, width, stride, out, to_height, to_width, flip) */
+static PyObject *py_resize_rgb(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  int64_t from[3], to[3];
+  Py_buffer memory, out;
+  PyObject *result = NULL;
+  int done;
+  if (!has_arguments(nargs, 8, "resize_rgb") || !integers_of(args + 1, 3, from) || !integers_of(args + 5, 3, to))
+    return NULL;
+  const int64_t most = 1 << 24;
+  if (from[0] < 1 || from[1] < 1 || to[0] < 1 || to[1] < 1 || from[0] > most || from[1] > most || to[0] > most ||
+      to[1] > most || from[2] < 3 * from[1]) {
+    PyErr_SetString(PyExc_ValueError, "resize_rgb: sizes are out of range");
+    return NULL;
+  }
+  if (!buffer_of(args[0], &memory, PyBUF_SIMPLE, (from[0] - 1) * from[2] + 3 * from[1], "memory")) return NULL;
+  if (!buffer_of(args[4], &out, PyBUF_WRITABLE, 3 * to[0] * to[1], "out")) goto no_out;
+  Py_BEGIN_ALLOW_THREADS
+  done = CHOOSE(resize_rgb)(memory.buf, from[0], from[1], from[2], out.buf, to[0], to[1], (int)to[2]);
+  Py_END_ALLOW_THREADS
+  if (done) result = Py_NewRef(Py_None);
+  else PyErr_NoMemory();
+  PyBuffer_Release(&out);
+no_out:
+  PyBuffer_Release(&memory);
+  return result;
+}
+
 #define FAST(function) (PyCFunction)(void (*)(void)) function, METH_FASTCALL
 static PyMethodDef methods[] = {
     TARGET_METHODS,
@@ -136,6 +164,8 @@ static PyMethodDef methods[] = {
     {"copy_rows", FAST(py_copy_rows), "copy_rows(memory, count, stride, starts, nbytes, out) -> bool."},
     {"parse_json_lines", FAST(py_parse_json_lines),
      "parse_json_lines(lines, start, name, max_line_bytes, out, ends, counts) -> position."},
+    {"resize_rgb", FAST(py_resize_rgb),
+     "resize_rgb(memory, height, width, stride, out, to_height, to_width, flip): see images/resize.py."},
     {NULL, NULL, 0, NULL},
 };
 

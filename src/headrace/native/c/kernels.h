@@ -1,3 +1,4 @@
 /* The functions of one instruction set: see targets.h. */
 #include "permute.h"
 #include "json_lines.h"
+#include "resize.h"
