@@ -12,7 +12,7 @@ from headrace.diagnosis.evidence import Evidence, collect_evidence
 from headrace.diagnosis.kernel import Usage
 from headrace.diagnosis.limiter import PHRASES, find_limiter
 from headrace.diagnosis.result import Diagnosis
-from headrace.diagnosis.sampler import Samples
+from headrace.diagnosis.sampler import LoopSamples
 from headrace.profile import ConfidenceInterval
 
 STALL = ConfidenceInterval(value=0.4, low=0.35, high=0.45)
@@ -93,7 +93,7 @@ def test_more_workers_gain_by_their_number():
 
 
 def test_counters_become_shares_and_rates():
-    samples = Samples(waits=10, ticks=20, late_ticks=5, runnable=15, workers=2)
+    samples = LoopSamples(waits=10, ticks=20, late_ticks=5, runnable=15, workers=2)
     samples.main.update(idle=8, hand_over=2)
     before = Usage(
         threads_s={"python (1)": 1.0}, idle_s=5.0, disk_bytes=100, read_bytes=100, pressure_s={"io": 1.0}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headrace.diagnosis.kernel import Usage
-from headrace.diagnosis.sampler import Samples
+from headrace.diagnosis.sampler import LoopSamples
 from headrace.platform import available_cores
 
 
@@ -67,7 +67,7 @@ class Evidence:
 
 
 def collect_evidence(
-    samples: Samples,
+    samples: LoopSamples,
     inside: Counter[str],
     before: Usage,
     after: Usage,

@@ -24,7 +24,7 @@ _CHILDREN_S: Final = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Samples:
+class LoopSamples:
     """Counts of what was seen while the loop waited for data (and, for the main thread, while it did not)."""
 
     waits: int = 0
@@ -53,7 +53,7 @@ class LoopSampler:
         self.in_wait = False
         self.workers_sample_themselves = False
         """Whether worker processes are sampled from inside (`worker_sampling`), and not by this thread."""
-        self.samples = Samples()
+        self.samples = LoopSamples()
         self.spent_s = 0.0
         """Seconds that samples took."""
         self._main = threading.get_ident()

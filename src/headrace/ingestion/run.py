@@ -92,8 +92,6 @@ def ingest(
     """
     if unknown := control.keys() - IngestControl.__annotations__.keys():
         raise TypeError(f"ingest() got an unexpected keyword argument {min(unknown)!r}")
-    append, restart = control.get("append", False), control.get("restart", False)
-    progress = control.get("progress")
     if samples is not None:
         return _ingest_samples(
             sources,
@@ -105,7 +103,35 @@ def ingest(
             job=job,
             control=control,
         )
-    codec = codec or "zstd"
+    return _ingest_text(
+        sources,
+        out,
+        tokenizer=tokenizer,
+        codec=codec or "zstd",
+        workers=workers,
+        distribute=distribute,
+        fields=fields,
+        operators=operators,
+        job=job,
+        control=control,
+    )
+
+
+def _ingest_text(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    tokenizer: str | os.PathLike[str] | Tokenizer,
+    codec: Codec,
+    workers: int | None,
+    distribute: Distribute,
+    fields: FieldOptions,
+    operators: OperatorOptions,
+    job: JobOptions,
+    control: IngestControl,
+) -> IngestSummary:
+    """See `ingest`."""
+    append, restart = control.get("append", False), control.get("restart", False)
     started = time.perf_counter()
     _check(out=out, codec=codec, workers=workers, distribute=distribute, append=append, restart=restart)
     if operators.map is not None and os.getcwd() not in sys.path:  # noqa: PTH109 - as `python -m` does
@@ -135,7 +161,7 @@ def ingest(
                 destination=destination,
                 execution=Execution(distribute=distribute, workers=workers, limits=job),
                 started=started,
-                progress=progress,
+                progress=control.get("progress"),
                 server=server,
                 notes=notes,
             )
