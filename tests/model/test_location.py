@@ -188,9 +188,11 @@ def test_a_repository_that_a_hub_does_not_have_is_refused_with_the_cure(hub):
         fetch_model("hf://owner/other")
 
 
-def test_a_model_that_was_fetched_is_there_while_the_hub_is_down(hub, model):
+def test_a_model_that_was_fetched_is_there_while_the_hub_is_down(hub, model, monkeypatch):
     fetch_model("hf://owner/small")
-    hub.name = "owner/gone"
-    hub._server.shutdown()
-    hub._server.server_close()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")  # no server listens there
     assert_is("hf://owner/small", model)
+    with pytest.raises(
+        ConfigError, match=r"hf://owner/other: cannot be fetched: .* Does the hub answer \(HF_ENDPOINT"
+    ):
+        fetch_model("hf://owner/other")

@@ -260,7 +260,10 @@ def _fetch_from_hub(text: str) -> Path:
                 f"model {text}: no such repository, or a private one: check the name, or log in (HF_TOKEN)."
             ) from error
         except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
-            raise ConfigError(f"model {text}: cannot be fetched: {str(error).splitlines()[0]}") from error
+            raise ConfigError(
+                f"model {text}: cannot be fetched: {str(error).splitlines()[0]}. Does the hub answer (HF_ENDPOINT, "
+                f"HF_HUB_OFFLINE), and does it have this revision? What was fetched before is used without it."
+            ) from error
         damaged = _damaged_in_hub_cache(path)
         if not damaged:
             break
