@@ -157,20 +157,20 @@ class StepRecorder:
         The waits, and where there are free blocks, what they show beside: work of the loader that slows the step
         (positive), or waits that a device hides because it still has work (negative).
         """
-        waits, beside = self.wait_share(), self._beside_waits()
-        if beside is None:
+        waits, further = self.wait_share(), self._further_share()
+        if further is None:
             return waits
-        value = waits.value + beside.value
+        value = waits.value + further.value
         # Both reaches are 95 % intervals of independent errors.
-        reach = math.hypot(beside.half_width, waits.half_width)
+        reach = math.hypot(further.half_width, waits.half_width)
         return ConfidenceInterval(value=value, low=value - reach, high=value + reach).clamp(0.0, 0.999)
 
     @property
     def uses_blocks(self) -> bool:
         """Whether free blocks are part of the result: there are enough, and they say more than noise."""
-        return self._beside_waits() is not None
+        return self._further_share() is not None
 
-    def _beside_waits(self) -> ConfidenceInterval | None:
+    def _further_share(self) -> ConfidenceInterval | None:
         """Share of a step that free blocks show beside the waits.
 
         None where there are too few, or where noise makes them say nothing: the waits are a better answer then.
