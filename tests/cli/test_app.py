@@ -71,8 +71,8 @@ def test_flags_change_only_on_purpose():
             "--momentum", "--num-attention-heads", "--num-hidden-layers", "--num-key-value-heads",
             "--on-divergence", "--optimizer", "--optimizer-implementation", "--out", "--packing",
             "--patience", "--pipeline-schedule", "--pp", "--rampup-batch-size", "--rampup-steps",
-            "--restart", "--seed", "--seq-len", "--shard", "--shuffle", "--spike-sigma", "--spike-window",
-            "--steps", "--tensorboard", "--tie-word-embeddings", "--tokenizer", "--tokens", "--tp",
+            "--restart", "--seed", "--separate-documents", "--seq-len", "--shard", "--shuffle", "--spike-sigma",
+            "--spike-window", "--steps", "--tensorboard", "--tie-word-embeddings", "--tokenizer", "--tokens", "--tp",
             "--warmup-steps", "--weight-decay",
         ],
         "generate": [

@@ -40,3 +40,20 @@ def test_samples_are_the_rows_as_text_and_the_same_each_time(tmp_path):
 def test_a_store_smaller_than_a_row_is_shown_whole(tmp_path):
     with make(tmp_path / "store", ["ab"]) as store:
         assert inspect_store(store, samples=3).samples[0].text == "ab"
+
+
+def test_documents_of_a_store_with_spans_are_shown_part_by_part(tmp_path):
+    text = "<q>one</q>two" + chr(256) + "three"
+    tokens = np.array([ord(char) for char in text] + [256], np.uint16)
+    learned = np.zeros(len(tokens), np.bool_)
+    learned[10:14] = True
+    entry = write_shard(tmp_path, "s0", tokens, [len(tokens)], block_tokens=64, learned=learned)
+    commit_store(
+        tmp_path, [entry], tokenizer=load_tokenizer("byte"), extra={"ingest": [{"given_tokens": 16}]}
+    )
+    with Store.open(tmp_path) as store:
+        report = inspect_store(store)
+    assert report.samples == ()
+    assert report.given_tokens == 16
+    (document,) = report.documents_shown
+    assert document.parts == (("given", "<q>one</q>"), ("learned", "two"), ("given", "three"))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from headrace.cli.console import count, facts, plain, print_json, progress_bar, size, stdout
 from headrace.cli.inspect_samples import inspect_rows
+
+if TYPE_CHECKING:
+    from headrace.store import StoreReport
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -61,6 +64,7 @@ def inspect(
             "tokenizer",
             f"{report.tokenizer or 'none (give one with --tokenizer)'}, {count(report.vocab_size)} ids",
         ),
+        *_learned_row(report),
         ("fingerprint", report.fingerprint),
         ("snapshot", str(report.snapshot)),
         ("native", report.native),
@@ -76,6 +80,24 @@ def inspect(
     stdout.print(table)
     if report.num_shards > len(report.shards):
         stdout.print(f"... and {count(report.num_shards - len(report.shards))} more shards")
+    for document in report.documents_shown:
+        stdout.print(
+            f"\ndocument {count(document.document)} of shard {document.shard}, learned in [[ ]]:", style="dim"
+        )
+        for kind, text in document.parts:
+            if kind == "learned":
+                stdout.print(f"[[{text}]]", style="bold green", markup=False, highlight=False, end="")
+            else:
+                stdout.print(text, markup=False, highlight=False, end="")
+        stdout.print(" ..." if document.is_cut else "")
     for sample in report.samples:
         stdout.print(f"\nrow {count(sample.row)} of length {sample.seq_len}:", style="dim")
         stdout.print(sample.text, markup=False, highlight=False)
+
+
+def _learned_row(report: StoreReport) -> list[tuple[str, str]]:
+    """How many tokens are learned, where some are given."""
+    if not report.given_tokens:
+        return []
+    learned = report.tokens - report.given_tokens
+    return [("learned", f"{count(learned)} tokens, {learned / report.tokens:.1%}; the others are given")]

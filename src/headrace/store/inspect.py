@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.native import Target, native_target
 from headrace.store.format import ShardEntry
 from headrace.store.store import Store
 
+if TYPE_CHECKING:
+    from headrace.tokens import Tokenizer
+
 SHOWN_SHARDS = 20
+MAX_SHOWN_TOKENS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +28,19 @@ class TextSample:
     row: int
     seq_len: int
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentSample:
+    """A document of which a part may be given, decoded to text part by part; special tokens by their names."""
+
+    document: int
+    """Number of its shard's documents before it."""
+    shard: str
+    parts: tuple[tuple[str, str], ...]
+    """(given | learned, text)."""
+    is_cut: bool
+    """Whether the document has more tokens than are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +65,10 @@ class StoreReport:
     shards: tuple[ShardEntry, ...]
     """The first `SHOWN_SHARDS`."""
     samples: tuple[TextSample, ...]
+    documents_shown: tuple[DocumentSample, ...] = ()
+    """Whole documents instead of rows, for a store with learned spans."""
+    given_tokens: int = 0
+    """Tokens that ingest has stored as given, not learned."""
     native: Target = field(default_factory=native_target)
     """Instruction set of headrace's extension in C that runs here, or "off": Python does the same work."""
 
@@ -53,7 +78,8 @@ def inspect_store(store: Store, *, samples: int = 3, seq_len: int = 64, seed: in
 
     Args:
         store: an open store.
-        samples: rows to decode, spread over the store; the same for the same seed.
+        samples: rows to decode, spread over the store; the same for the same seed. Of a store with learned spans,
+            whole documents.
         seq_len: tokens of such a row; fewer for a smaller store.
         seed: chooses the rows.
 
@@ -65,6 +91,10 @@ def inspect_store(store: Store, *, samples: int = 3, seq_len: int = 64, seed: in
     rows = store.num_rows(seq_len)
     tokenizer = store.tokenizer if store.has_tokenizer else None
     samples = samples if tokenizer is not None else 0
+    documents: tuple[DocumentSample, ...] = ()
+    if store.has_spans and tokenizer is not None:
+        documents = tuple(_document_samples(store, tokenizer, samples, seed))
+        samples = 0
     sampled = np.sort(np.random.default_rng(seed).choice(rows, size=min(samples, rows), replace=False))
     return StoreReport(
         url=store.url,
@@ -90,4 +120,47 @@ def inspect_store(store: Store, *, samples: int = 3, seq_len: int = 64, seed: in
             for row in sampled
             if tokenizer is not None
         ),
+        documents_shown=documents,
+        given_tokens=sum(one.get("given_tokens", 0) for one in store.extra.get("ingest", ())),
     )
+
+
+def _document_samples(
+    store: Store, tokenizer: Tokenizer, samples: int, seed: int
+) -> Iterator[DocumentSample]:
+    """Documents spread over the store, each shown up to MAX_SHOWN_TOKENS."""
+    names = {i: name for name, i in tokenizer.special_tokens().items()}
+    places = np.sort(np.random.default_rng(seed).choice(store.num_tokens, size=samples))
+    shards = store.token_starts.searchsorted(places, "right") - 1
+    shown = set()
+    for place, shard in zip(places.tolist(), shards.tolist(), strict=True):
+        low, high = store.token_starts[shard : shard + 2].tolist()
+        ends = store.document_ends(low, high)
+        number = int(ends.searchsorted(place, "right"))
+        if number == len(ends) or (shard, number) in shown:
+            continue
+        shown.add((shard, number))
+        begin, end = low if number == 0 else int(ends[number - 1]), int(ends[number])
+        stop = min(end, begin + MAX_SHOWN_TOKENS)
+        tokens, learned = store.read(begin, stop), store.learned([begin], stop - begin)
+        edges = [0, *(np.flatnonzero(np.diff(learned)) + 1).tolist(), stop - begin]
+        yield DocumentSample(
+            document=number,
+            shard=store.shards[shard].name,
+            parts=tuple(
+                ("learned" if learned[a] else "given", _text(tokenizer, names, tokens[a:b]))
+                for a, b in itertools.pairwise(edges)
+            ),
+            is_cut=stop < end,
+        )
+
+
+def _text(tokenizer: Tokenizer, names: dict[int, str], tokens: NDArray[Any]) -> str:
+    """Text of tokens, special ones by their names."""
+    special = np.flatnonzero(np.isin(tokens, list(names)))
+    text, at = [], 0
+    for place in [*special.tolist(), len(tokens)]:
+        text.append(tokenizer.decode(tokens[at:place]) if at < place else "")
+        text.append(names[int(tokens[place])] if place < len(tokens) else "")
+        at = place + 1
+    return "".join(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from types import TracebackType
 from typing import Any, Self
@@ -65,7 +65,15 @@ class TrainingData:
 
     def row_options(self) -> dict[str, Any]:
         """Options of the Loader that say what a row holds."""
-        return {"packing": self.options.packing, "output": self.options.output}
+        output = self.options.output
+        if self.options.separate_documents:
+            output = replace(output, document_ids=True, position_ids=True)
+        return {"packing": self.options.packing, "output": output}
+
+    @property
+    def cuts_conversations(self) -> bool:
+        """Whether rows begin and end inside documents of which a part is given."""
+        return self.options.packing == "none" and any(store.has_spans for store in self.stores)
 
     def __enter__(self) -> Self:
         return self

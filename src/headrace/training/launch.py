@@ -149,7 +149,13 @@ def _begin(
         recipe = resolve_steps(request, setup.data, limits, dtype=recipe.dtype, measured=measured)
     if group.is_rank0:
         warmup_given = options.optimizer.warmup_steps is not None
-        warn_of_surprises(setup.log, recipe, num_rows=setup.loader.num_rows, warmup_given=warmup_given)
+        warn_of_surprises(
+            setup.log,
+            recipe,
+            num_rows=setup.loader.num_rows,
+            warmup_given=warmup_given,
+            cuts_conversations=setup.data.cuts_conversations,
+        )
     machine = describe_machine(options.parallel, setup.device, num_processes=group.size, dtype=recipe.dtype)
     machine["parameter_groups"] = describe_groups(
         meta_model(recipe.model).named_parameters(), recipe.optimizer_settings

@@ -39,6 +39,9 @@ class DataOptions:
     packing: Annotated[
         Packing, Doc("none: cut the token stream every seq_len tokens | best_fit: whole documents in a row.")
     ] = "none"
+    separate_documents: Annotated[
+        bool, Doc("Keep attention within documents, and count positions from the begin of each.")
+    ] = False
     shuffle: Annotated[
         Shuffle,
         Doc("Order of rows: global | blocks (each block fetched once) | none | auto: by where the store is."),
@@ -71,8 +74,8 @@ class DataOptions:
             "packing": (self.packing, "none"),
             "shuffle": (self.shuffle, "auto"),
             "window": (self.reading.window, None),
-            "document_ids": (self.output.document_ids, False),
-            "position_ids": (self.output.position_ids, False),
+            "document_ids": (self.output.document_ids or self.separate_documents, False),
+            "position_ids": (self.output.position_ids or self.separate_documents, False),
             "mask_document_starts": (self.output.mask_document_starts, False),
             "label_mask": (getattr(mask, "__qualname__", mask and repr(mask)), None),
         }

@@ -233,8 +233,15 @@ def describe_changes(segments: Sequence[RunSegment], step: int) -> list[str]:
     return lines
 
 
-def warn_of_surprises(log: RunLog, recipe: Recipe, *, num_rows: int, warmup_given: bool) -> None:
+def warn_of_surprises(
+    log: RunLog, recipe: Recipe, *, num_rows: int, warmup_given: bool, cuts_conversations: bool = False
+) -> None:
     """Options that are allowed and rarely meant."""
+    if cuts_conversations:
+        log.add_warning(
+            "train: a store has conversations, and rows cut the stream every seq_len tokens: answers whose question is "
+            "in another row are learned without it. Use packing best_fit (--packing best_fit --separate-documents)."
+        )
     if num_rows < recipe.batch_size:
         log.add_warning(
             f"train: the stores hold {num_rows} rows of seq_len {recipe.seq_len}, fewer than "

@@ -120,9 +120,14 @@ def test_a_malformed_record_is_named(record, message):
     assert message in learned(record)
 
 
-def test_a_template_that_refuses_or_changes_earlier_turns_is_a_fault_with_its_reason():
+def test_a_template_that_refuses_or_hides_earlier_turns_is_a_fault_and_one_that_changes_them_is_none():
     refusing = "{{ raise_exception('roles must alternate') }}"
     assert "refuses it: roles must alternate" in learned({"messages": TURNS}, refusing)
+    thinking = (
+        "{% for m in messages %}<{{ m.role }}>{% if loop.last and m.role == 'assistant' %}<think>{% endif %}"
+        "{{ m.content }}</s>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert learned({"messages": TURNS}, thinking) == ["één</s>", "two</s>"]
     changing = "{% for m in messages %}{{ m.content if loop.last else '-' }}{% endfor %}"
     assert "{% generation %}" in learned({"messages": TURNS}, changing)
 

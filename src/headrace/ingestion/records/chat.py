@@ -7,7 +7,9 @@ another try is left out: `strftime_now` and the filter `random`.
 Which bytes are learned:
 
 1. what the template writes inside `{% generation %}`, where it has that;
-2. else what an answer adds to the text of the turns before it with the generation prompt.
+2. else what an answer adds to the text of the turns before it with the generation prompt;
+3. where the template writes earlier turns otherwise once later ones follow, as those of reasoning models do: the
+   answers' contents, each with the special token that follows it.
 """
 
 from __future__ import annotations
@@ -36,6 +38,10 @@ OWN_TEMPLATE = "chat"
 _BEGIN, _END = "\udc80", "\udc81"
 _MARK = re.compile(f"[{_BEGIN}{_END}]")
 _HAS_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_NOT_FOUND = (
+    "the chat template writes the first turns otherwise once later ones follow, so the answer cannot be found in the "
+    "text. Mark the answers in the template with {% generation %} ... {% endgeneration %}"
+)
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 Edges = tuple[int, ...]
@@ -95,6 +101,8 @@ class ConversationTemplate:
     def __init__(self, options: ChatOptions) -> None:
         self._template = _compile(options.template)
         self._variables = dict(options.variables)
+        special = sorted(options.special_tokens, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special))) if special else None
         self._has_generation = _HAS_GENERATION.search(options.template) is not None
 
     def text(
@@ -132,13 +140,52 @@ class ConversationTemplate:
             if learn == "last":
                 runs = runs[len(_runs(self._render(messages[: answers[0]], values))) :]
             return whole, runs
+        try:
+            return whole, self._added_runs(messages, whole, values, answers)
+        except MessagesError:
+            return whole, self._content_runs(messages, whole, values, answers)
+
+    def _added_runs(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        whole: str,
+        values: Mapping[str, Any],
+        answers: Sequence[int],
+    ) -> list[tuple[int, int]]:
+        """What each answer adds to the text before it with the generation prompt."""
         runs = []
         for i in answers:
             begin = self._prefix(messages[:i], whole, values, prompt=True)
             is_last = i == len(messages) - 1
             end = len(whole) if is_last else self._prefix(messages[: i + 1], whole, values, prompt=False)
             runs.append((begin, end))
-        return whole, runs
+        return runs
+
+    def _content_runs(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        whole: str,
+        values: Mapping[str, Any],
+        answers: Sequence[int],
+    ) -> list[tuple[int, int]]:
+        """The content of each answer where it is in the text, and a special token that follows at once."""
+        contents = {i: messages[i]["content"] for i in answers}
+        if all(isinstance(content, str) and content for content in contents.values()):
+            marked = self._render(
+                [
+                    {**message, "content": f"{_BEGIN}{contents[i]}{_END}"} if i in contents else message
+                    for i, message in enumerate(messages)
+                ],
+                values,
+            )
+            runs = _runs(marked)
+            if _MARK.sub("", marked) == whole and len(runs) == len(answers):
+                ends = [self._special.match(whole, end) if self._special else None for _, end in runs]
+                return [
+                    (begin, end if token is None else token.end())
+                    for (begin, end), token in zip(runs, ends, strict=True)
+                ]
+        raise MessagesError(_NOT_FOUND)
 
     def _prefix(
         self, messages: Sequence[Mapping[str, Any]], whole: str, values: Mapping[str, Any], *, prompt: bool
@@ -146,10 +193,7 @@ class ConversationTemplate:
         """Characters of the first messages, which the whole text begins with."""
         text = _MARK.sub("", self._render(messages, values, prompt=prompt)) if messages or prompt else ""
         if not whole.startswith(text):
-            raise MessagesError(
-                "the chat template writes the first turns otherwise once later ones follow, so the answer cannot be "
-                "found in the text. Mark the answers in the template with {% generation %} ... {% endgeneration %}"
-            )
+            raise MessagesError(_NOT_FOUND)
         return len(text)
 
     def _render(
