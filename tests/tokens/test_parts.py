@@ -16,6 +16,9 @@ class WithSpecial:
     def special_tokens(self):
         return {"</s>": 256, "<u>": 300}
 
+    def token_bytes(self):
+        return [*BYTE.token_bytes(), *[b""] * 44]
+
 
 def encode(*documents, tokenizer=None):
     """Each text, what is learned in brackets, the end of document as $ and other special tokens as ^."""

@@ -1,12 +1,13 @@
 """Texts with a given and a learned part -> ids, and which of them are learned.
 
-The parts, and what is between special tokens, are encoded by themselves, as a model's prompt is: no token holds
-characters of both. Where pieces of a text cannot be encoded apart (a tokenizer that is not byte-level puts a blank
-before each), the `tokenizers` library encodes the whole text, and a token that overlaps a learned part is learned.
+A text is cut at its special tokens and encoded between them, as the `tokenizers` library does. A token that overlaps a
+learned run of bytes is learned: where each token is follows from the bytes that ids stand for. Where they do not (a
+tokenizer that is not byte-level, or changes the text), that library encodes the whole text and says where.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.errors import TokenizerError
 from headrace.tokens.huggingface import HFTokenizer
 from headrace.tokens.protocol import Ids, Offsets, Tokenizer, offsets_of
 
@@ -106,24 +108,17 @@ class PartEncoder:
         """Ids of all texts, how many each has, and which are learned."""
         pieces: list[bytes] = []
         special: list[int] = []  # of each piece or special token: -1, or its id
-        flags: list[bool] = []
         counts: list[int] = []
         for text, mark in zip(texts, marks, strict=True):
             before = len(special)
-            for part, is_learned in _parts(text, mark):
-                if mark is None or not mark.has_special or self._pattern is None:
-                    pieces.append(part)
-                    special.append(-1)
-                    flags.append(is_learned)
+            for number, piece in enumerate(self._cut(text, mark)):
+                if not piece:
                     continue
-                for number, piece in enumerate(self._pattern.split(part)):
-                    if piece:
-                        if number % 2:
-                            special.append(self._special[piece])
-                        else:
-                            pieces.append(piece)
-                            special.append(-1)
-                        flags.append(is_learned)
+                if number % 2:
+                    special.append(self._special[piece])
+                else:
+                    pieces.append(piece)
+                    special.append(-1)
             counts.append(len(special) - before)
         ordinary, offsets = self._tokenizer.encode_batch(pieces)
         numbers = np.array(special, np.int64)
@@ -134,16 +129,88 @@ class PartEncoder:
         ids = np.empty(len(spread), np.uint32)
         ids[spread] = numbers[is_special]
         ids[~spread] = ordinary
-        learned = np.repeat(np.array(flags, np.bool_), lengths)
-        borders = np.concatenate(([0], np.cumsum(lengths)))[
+        places = np.concatenate(([0], np.cumsum(lengths)))[
             np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
         ]
-        return ids, np.diff(borders), learned
+        learned, exact = self._learned(texts, marks, ids, places)
+        if exact.all():
+            return ids, np.diff(places), learned
+        return self._corrected(texts, marks, ids, places, learned, exact)
+
+    def _cut(self, text: bytes, mark: PartMarks | None) -> list[bytes]:
+        """Ordinary pieces at even places, special tokens at odd ones; empty pieces between neighbours."""
+        if mark is None:
+            return [text]
+        if mark.has_special:
+            return [text] if self._pattern is None else self._pattern.split(text)
+        pieces = [text[a:b] for a, b in itertools.pairwise([0, *mark.cuts, len(text)])]
+        return [piece for pair in zip(pieces, [b""] * len(pieces), strict=True) for piece in pair]
+
+    def _learned(
+        self,
+        texts: Sequence[bytes],
+        marks: Sequence[PartMarks | None],
+        ids: Ids,
+        places: NDArray[np.int64],
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which ids are learned, and for each text whether the bytes of its ids are as many as its own."""
+        ends = np.concatenate(([0], np.cumsum(self._id_bytes[ids])))
+        text_ends = np.concatenate(([0], np.cumsum([len(text) for text in texts])))
+        exact = np.diff(ends[places]) == np.diff(text_ends)
+        shift = ends[places[:-1]]  # of all bytes of ids before each text
+        runs = [
+            (base + begin, base + end)
+            for text, mark, base in zip(texts, marks, shift.tolist(), strict=True)
+            for begin, end in _runs(text, mark)
+        ]
+        steps = np.zeros(len(ids) + 1, np.int64)
+        if runs:
+            begins, stops = np.array(runs, np.int64).T
+            # From the first token that ends behind a run's begin to the last that begins before its end.
+            np.add.at(steps, ends[1:].searchsorted(begins, "right"), 1)
+            np.subtract.at(steps, ends[:-1].searchsorted(stops, "left"), 1)
+        learned = np.cumsum(steps[:-1]) > 0
+        for i, mark in enumerate(marks):
+            if mark is None:
+                learned[places[i] : places[i + 1]] = exact[i] = True
+        return learned, exact
+
+    def _corrected(
+        self,
+        texts: Sequence[bytes],
+        marks: Sequence[PartMarks | None],
+        ids: Ids,
+        places: NDArray[np.int64],
+        learned: NDArray[np.bool_],
+        exact: NDArray[np.bool_],
+    ) -> tuple[Ids, NDArray[np.int64], NDArray[np.bool_]]:
+        """The same, with the texts whose bytes the tokenizer has changed encoded whole."""
+        rows, flags = [], []
+        for i, is_exact in enumerate(exact.tolist()):
+            row, mask = ids[places[i] : places[i + 1]], learned[places[i] : places[i + 1]]
+            if not is_exact:
+                row, _, mask = self._encode_whole(texts[i : i + 1], marks[i : i + 1])
+            rows.append(row)
+            flags.append(mask)
+        lengths = np.array([len(row) for row in rows], np.int64)
+        return np.concatenate(rows), lengths, np.concatenate(flags)
+
+    @functools.cached_property
+    def _id_bytes(self) -> NDArray[np.int64]:
+        """Bytes of text that each id stands for, special tokens by their names."""
+        table = np.array([len(piece) for piece in self._tokenizer.token_bytes()], np.int64)
+        for name, i in self._special.items():
+            table[i] = len(name)
+        return table
 
     def _encode_whole(
         self, texts: Sequence[bytes], marks: Sequence[PartMarks | None]
     ) -> tuple[Ids, NDArray[np.int64], NDArray[np.bool_]]:
-        assert isinstance(self._tokenizer, HFTokenizer)
+        if not isinstance(self._tokenizer, HFTokenizer):
+            raise TokenizerError(
+                f"tokenizer {self._tokenizer.name}: it changes text, so the learned part of a conversation cannot be "
+                "told from the given one. Use a tokenizer.json of the same model"
+            )
         rows, flags = [], []
         for text, mark in zip(texts, marks, strict=True):
             special = mark is not None and mark.has_special
@@ -162,18 +229,9 @@ class PartEncoder:
         return ids, lengths, np.concatenate([np.empty(0, np.bool_), *flags])
 
 
-def _parts(text: bytes, marks: PartMarks | None) -> list[tuple[bytes, bool]]:
-    """Pieces of a text between its edges and cuts, and whether each is learned."""
-    if marks is None:
-        return [(text, True)]
-    edges = marks.edges
-    places = [0, *edges, len(text)]
-    parts = [(text[a:b], i % 2 == 1) for i, (a, b) in enumerate(itertools.pairwise(places)) if a < b]
-    if not marks.cuts:
-        return parts
-    cut_parts, at = [], 0
-    for part, learned in parts:
-        inside = [at, *(c for c in marks.cuts if at < c < at + len(part)), at + len(part)]
-        cut_parts += [(text[a:b], learned) for a, b in itertools.pairwise(inside)]
-        at += len(part)
-    return cut_parts
+def _runs(text: bytes, mark: PartMarks | None) -> list[tuple[int, int]]:
+    """Learned runs of bytes that are not empty."""
+    if mark is None:
+        return [(0, len(text))] if text else []
+    edges = mark.edges
+    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]

@@ -51,7 +51,8 @@ def tokenizer_dir(tmp_path_factory):
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    tokenizer.train_from_iterator(["what is it that you want me to do and why would I"] * 20, trainer)
+    texts = ["what is it that you want me to do and why would I", "a\n\n", "b:\n\n  c\n"]
+    tokenizer.train_from_iterator(texts * 20, trainer)
     path = tmp_path_factory.mktemp("tokenizer")
     tokenizer.save(str(path / "tokenizer.json"))
     config = {
@@ -68,7 +69,7 @@ def conversations(count):
     alphabet = ["what", " is", "\n", "é", "…", "  ", "x1", "?", " do", "日本", "it"]
 
     def text():
-        return "".join(rng.choice(alphabet) for _ in range(rng.randrange(1, 30))).strip() or "a"
+        return "".join(rng.choice(alphabet) for _ in range(rng.randrange(1, 30)))
 
     for _ in range(count):
         turns = [{"role": "system", "content": text()}] if rng.random() < 0.3 else []
