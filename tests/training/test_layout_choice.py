@@ -100,7 +100,8 @@ def test_two_processes_choose_one_layout_together(store: Path, tmp_path: Path, s
     # dp is given, and stays: without FSDP the trials take a third of the time.
     options = {**OPTIONS, "model": dataclasses.asdict(SHAPE), "layout": "auto", "dp": 1}
     run = start_run(world=2, out=tmp_path / "run", stores=store, **options)
-    assert [code for code, _ in run.wait_all()] == [0, 0]
+    ended = run.wait_all()
+    assert [code for code, _ in ended] == [0, 0], ended
     plan, layout = run_json(tmp_path / "run")["plan"], run_json(tmp_path / "run")["layout"]
     assert (layout["dp"], layout["tp"] * layout["pp"]) == (1, 2)
     # Which layouts are worth a trial depends on what the probes measured; the fastest one is kept.

@@ -238,6 +238,7 @@ def first_runnable(layouts: Layouts, job: TrainingJob) -> int | None:
             and values["cp"] == 1
             and job.shape.num_layers % stages == 0
             and job.seq_len % values["tp"] == 0
+            and (values["pp"] == 1 or job.global_batch >= stages * values["dp"] * values["micro_batch"])
         ):
             return int(i)
     return None

@@ -232,6 +232,8 @@ def _can_run(
     kept = recipe.gradient_accumulation_steps if recipe.rampup_batch_size is not None else accumulation
     if rows * steps != recipe.batch_size or kept not in (None, steps):
         return False
+    if pp > 1 and (parallel.microbatches or 1) < parallel.num_stages:  # torch's 1F1B schedules refuse it
+        return False
     try:
         check_layout(parallel, dataclasses.replace(recipe, gradient_accumulation_steps=steps))
     except ConfigError:
