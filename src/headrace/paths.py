@@ -51,3 +51,16 @@ def local_path(path: str | os.PathLike[str], *, name: str, cure: str = "Give a l
     if scheme.lower() == "file":
         return Path(unquote(urlsplit(f"file:///{rest.lstrip('/')}").path))
     raise ConfigError(f"{name} is {scheme}://{rest.lstrip('/')}: a URL, expected a local path. {cure}")
+
+
+def split_checkpoint_name(name: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """RUN@STEP or RUN@best -> the run's path and the part after "@"; a path that exists is taken whole.
+
+    >>> split_checkpoint_name("run@400")
+    (PosixPath('run'), '400')
+    """
+    path = Path(name)
+    run, at, which = os.fspath(name).rpartition("@")
+    if not at or path.exists() or not (which == "best" or which.isdecimal()):
+        return path, None
+    return Path(run), which

@@ -48,11 +48,24 @@ def test_hardware_of_a_file_decides_the_dtype_that_auto_means(tmp_path, capsys):
         (("--gpu", "h100-80gb", "--here"), "--gpu and --here"),
         (("--measure-again",), "--measure-again is for --here"),
         (("--gpus", "0"), "--gpus is 0"),
+        (("--top", "0"), "top is 0; expected a whole number above 0"),
+        (("--page", "plan.html", "--why", "dp=2"), "--page draws all layouts and --why explains one"),
+        (("--page", "s3://bucket/plan.html"), "plan: page is s3://bucket/plan.html: a URL"),
     ],
 )
-def test_hardware_options_that_contradict_each_other_are_refused(words, message, capsys):
+def test_options_that_contradict_each_other_or_mean_nothing_are_refused(
+    words, message, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     assert main([*SMALL, *words]) == 2
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_points_of_ones_own_are_not_written_to_a_directory_named_like_a_url(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "calibrate", "run", "--out", "s3://bucket/lab.json"]) == 2
+    assert "plan calibrate: out is s3://bucket/lab.json: a URL" in capsys.readouterr().err
 
 
 def test_the_command_trains_a_layout_that_train_has(capsys):

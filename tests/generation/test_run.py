@@ -10,9 +10,11 @@ import sys
 import pytest
 import torch
 
-from headrace.errors import ConfigError, ResumeError, SourceError
+import headrace as hr
+from headrace.errors import CheckpointError, ConfigError, ResumeError, SourceError
 from headrace.generation import EngineOptions, OutputOptions, SamplingOptions, generate
-from headrace.model import to_hf
+from headrace.generation.loading import load_engine, load_prompts
+from headrace.model import GPTConfig, pretrained_files, to_hf
 from headrace.sink import count_predictions, read_predictions
 from headrace.tokens import load_tokenizer
 
@@ -226,6 +228,42 @@ def test_missing_prompts_or_model_are_refused_by_name(model, tmp_path):
         generate(model, tmp_path / "gone.txt", tmp_path / "out")
     with pytest.raises(ConfigError, match="gone: neither a run"):
         generate(tmp_path / "gone", PROMPTS, tmp_path / "out")
+
+
+def test_a_checkpoint_of_a_run_is_named_by_its_step_or_best(tmp_path):
+    """RUN, RUN@STEP and RUN@best: the weights are those of the checkpoint, the tokenizer is the run's."""
+    (tmp_path / "text.txt").write_text("the river turns the wheel\n" * 60)
+    hr.ingest(tmp_path / "text.txt", tmp_path / "store", tokenizer="byte", workers=1)
+    shape = GPTConfig(
+        num_hidden_layers=1,
+        hidden_size=16,
+        num_attention_heads=2,
+        vocab_size=257,
+        max_position_embeddings=32,
+    )
+    run = tmp_path / "run"
+    hr.train(
+        tmp_path / "store",
+        out=run,
+        model=shape,
+        steps=4,
+        data=hr.DataOptions(seq_len=16, batch_size=2),
+        evaluation=hr.EvaluationOptions(eval_stores=str(tmp_path / "store")),
+        checkpoint=hr.CheckpointOptions(checkpoint_every=2, keep_checkpoints=3),
+        run=hr.RunOptions(device="cpu", dtype="float32"),
+    )
+    names = (run, f"{run}@4", f"{run}@best", f"{run}@2")
+    engines = [load_engine(name) for name in names]
+    assert [one.fingerprint == engines[0].fingerprint for one in engines] == [True, True, True, False]
+    assert {one.tokenizer_fingerprint for one in engines} == {engines[0].tokenizer_fingerprint}
+    summary = generate(f"{run}@2", ["the river"], tmp_path / "out", max_new_tokens=2)
+    assert summary.num_predictions == 1
+    assert load_prompts(tmp_path / "run@2").special_ids == load_prompts(run).special_ids
+    (run / "pretrained").mkdir()
+    (run / "pretrained" / "config.json").write_text("{}")
+    assert pretrained_files(f"{run}@2") == run / "pretrained"
+    with pytest.raises(CheckpointError, match="no checkpoint of step 9; there are 2, "):
+        generate(f"{run}@9", ["the river"], tmp_path / "other", max_new_tokens=2)
 
 
 def test_a_gpu_that_is_not_there_is_refused(model, tmp_path):

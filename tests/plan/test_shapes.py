@@ -5,6 +5,7 @@ import json
 import pytest
 
 from headrace.errors import ConfigError
+from headrace.model import DECODER_SIZES, decoder_size
 from headrace.plan.shapes import MODELS, custom_shape, model_shape
 
 PUBLISHED = {
@@ -114,3 +115,12 @@ def test_a_run_is_a_model(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"format": 1, "recipe": {"model": model, "seq_len": 32}}))
     shape = model_shape(tmp_path)
     assert (shape.num_layers, shape.vocab_size, shape.tied, shape.gated) == (2, 300, True, False)
+
+
+@pytest.mark.parametrize("name", DECODER_SIZES)
+def test_every_name_that_train_takes_is_planned_with_the_same_shape(name):
+    shape, trained = model_shape(name), decoder_size(name)
+    assert (shape.num_layers, shape.hidden_size) == (trained.num_hidden_layers, trained.hidden_size)
+    assert (shape.num_heads, shape.num_kv_heads) == (trained.num_attention_heads, trained.num_key_value_heads)
+    assert (shape.head_size, shape.ffn_size) == (trained.head_dim, trained.intermediate_size)
+    assert (shape.vocab_size, shape.tied) == (trained.vocab_size, trained.tie_word_embeddings)

@@ -17,12 +17,14 @@ _SHOWN_CHARS = 120
 
 def inspect_rows(store: str, *, verify: bool, samples: int, json: bool) -> None:
     """Print a store's report; see `headrace inspect`."""
+    from headrace.ingestion import verify_job_files
     from headrace.store import SampleStore, inspect_samples, verify_samples
 
     with SampleStore.open(store) as opened:
         if verify:
             with progress_bar("verify", unit="bytes", quiet=json) as progress:
                 verify_samples(opened, progress=progress)
+                verify_job_files(opened)
         report = inspect_samples(opened, samples=samples)
     if json:
         shown = [{"row": one.row, "values": _shown(one.values)} for one in report.samples]

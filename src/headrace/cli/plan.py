@@ -18,6 +18,7 @@ from headrace.cli.plan_options import (
 )
 from headrace.cli.plan_tables import list_gpus, show_check, show_lines, show_plan, write_page
 from headrace.errors import ConfigError
+from headrace.paths import local_path
 from headrace.plan import StorageOptions
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -73,6 +74,7 @@ def plan(
         return
     import headrace.plan as planner
 
+    page = None if output.page is None else local_path(output.page, name="plan: page")
     device, gpus = _hardware(hardware)
     shape = _shape(model)
     steps, memories, system = _calibrations(output, device)
@@ -125,8 +127,8 @@ def plan(
         else planner.command(job, layouts, runs, model=model.model or "MODEL"),
         "input_output": figures,
     }
-    if output.page is not None:
-        write_page(output.page, result, layouts)
+    if page is not None:
+        write_page(page, result, layouts)
     if output.as_json:
         print_json(result)
     else:
@@ -176,6 +178,7 @@ def calibrate(
 
     if hardware is not None and here:
         raise ConfigError("--hardware and --here are given; one of them says what the machine is")
+    file = own_constants_path() if out is None else local_path(out, name="plan calibrate: out")
     known = None if hardware is None else read_hardware(hardware)
     measured = []
     for path in runs:
@@ -185,7 +188,6 @@ def calibrate(
 
             device = probe_machine(processes=processes_of(path)).hardware
         measured.append(measured_run(path, hardware=device))
-    file = out or own_constants_path()
     fitted, everything = add_runs(measured, file)
     if json:
         print_json({"file": str(file), "runs": [dataclasses.asdict(run) for run in everything]})

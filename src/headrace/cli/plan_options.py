@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from typing_extensions import Doc
 
+from headrace.errors import ConfigError
 from headrace.types import Flag
 
 
@@ -85,3 +86,14 @@ class PlanOutputOptions:
     system: Annotated[str | None, Doc("Use the constants of this calibrated system.")] = None
     page: Annotated[Path | None, Doc("Write an HTML page: memory against time of all layouts.")] = None
     as_json: Annotated[bool, Doc("Print everything as JSON on stdout."), Flag("--json")] = False
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning.
+
+        Raises:
+            ConfigError: says which, and what is expected.
+        """
+        if self.top < 1:
+            raise ConfigError(f"plan: top is {self.top}; expected a whole number above 0")
+        if self.page is not None and self.why:
+            raise ConfigError("plan: --page draws all layouts and --why explains one; give one of them")

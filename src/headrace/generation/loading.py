@@ -21,6 +21,7 @@ from headrace.generation.model_directory import read_config, special_ids_of
 from headrace.generation.options import SamplingOptions
 from headrace.generation.prompts.tokenizer import PromptTokenizer
 from headrace.model import Decoder, fetch_model, load_model
+from headrace.paths import split_checkpoint_name
 from headrace.platform import cpu_quota
 from headrace.stats import Stats
 
@@ -68,7 +69,7 @@ def load_engine(
     """Load a model for generation.
 
     Args:
-        model: a run directory or a Hugging Face directory, or a URL of one, see `fetch_model`.
+        model: a run (RUN, RUN@STEP, RUN@best) or a Hugging Face directory, or a URL of one, see `fetch_model`.
         engine: of ENGINES.
         dtype: of the weights; "auto": as stored, on a CPU float32.
         device: "cpu", "cuda" or "auto".
@@ -87,7 +88,7 @@ def load_engine(
     if engine != "native":
         return _load_foreign(path, engine=engine, dtype=dtype, device=place, batch_size=batch_size)
     runner, tokenizer = _load_runner(path, dtype=dtype, device=place, progress=progress)
-    special_ids = special_ids_of(path, tokenizer)
+    special_ids = special_ids_of(split_checkpoint_name(path)[0], tokenizer)
     return LoadedEngine(
         engine=NativeEngine(
             runner, tokenizer.token_bytes(), eos_ids=special_ids.eos, batch_size=batch_size, stats=stats
@@ -104,6 +105,7 @@ def _load_foreign(
     path: Path, *, engine: str, dtype: str, device: torch.device, batch_size: int
 ) -> LoadedEngine:
     """Load another library's engine; it reads Hugging Face directories only."""
+    path, _ = split_checkpoint_name(path)
     about = read_config(path)
     if about is None:
         raise ConfigError(
@@ -146,6 +148,7 @@ def load_prompts(path: Path) -> PromptTokenizer:
     """
     from headrace.tokens import load_tokenizer
 
+    path, _ = split_checkpoint_name(path)
     if (path / "run.json").is_file():
         tokenizer = load_tokenizer(path / "tokenizer")
     elif read_config(path) is None:
@@ -158,14 +161,15 @@ def load_prompts(path: Path) -> PromptTokenizer:
 def _load_runner(
     path: Path, *, dtype: str, device: torch.device, progress: Progress | None
 ) -> tuple[GPTRunner | HFRunner, Tokenizer]:
-    about = read_config(path)
-    if about is None and not (path / "run.json").is_file():
+    directory, _ = split_checkpoint_name(path)
+    about = read_config(directory)
+    if about is None and not (directory / "run.json").is_file():
         raise _no_model(path)
     if about is None or about.get("model_type") == "gpt2":
         kind = pick_dtype(dtype, stored=torch.float32, device=device)
         model, tokenizer = load_model(path, device=device, dtype=kind, progress=progress)
         if isinstance(model, Decoder):  # a run of Llama's family
-            return HFRunner.of_decoder(model, path), tokenizer
+            return HFRunner.of_decoder(model, directory), tokenizer
         return GPTRunner(model), tokenizer
     from headrace.tokens import load_tokenizer
 

@@ -31,7 +31,6 @@ from headrace.model.checkpoint import (
     list_checkpoints,
     manifest_files,
     read_tensors,
-    split_checkpoint_name,
     step_dir,
     verify_checkpoint,
 )
@@ -125,7 +124,6 @@ __all__ = [
     "read_vectors",
     "save_weights",
     "sharded_like",
-    "split_checkpoint_name",
     "step_dir",
     "to_hf",
     "to_transformers",

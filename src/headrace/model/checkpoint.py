@@ -11,7 +11,6 @@ with a file that differs from its entry in the manifest, was damaged afterwards.
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Callable
@@ -145,19 +144,6 @@ def latest_checkpoint(
             else:
                 warn(message)
     return None
-
-
-def split_checkpoint_name(name: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """RUN@STEP or RUN@best -> the run's path and the part after "@"; a path that exists is taken whole.
-
-    >>> split_checkpoint_name("run@400")
-    (PosixPath('run'), '400')
-    """
-    path = Path(name)
-    run, at, which = os.fspath(name).rpartition("@")
-    if not at or path.exists() or not (which == "best" or which.isdecimal()):
-        return path, None
-    return Path(run), which
 
 
 def find_checkpoint(

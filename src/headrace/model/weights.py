@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headrace.errors import CheckpointError, ConfigError
-from headrace.model.checkpoint import find_checkpoint, read_tensors, split_checkpoint_name
+from headrace.model.checkpoint import find_checkpoint, read_tensors
 from headrace.model.decoder import Decoder
 from headrace.model.decoder_format import decoder_config_json
 from headrace.model.decoder_tensors import decoder_targets, to_hf_tensors
@@ -24,7 +24,7 @@ from headrace.model.hf_directory import HF_CONFIG, WEIGHTS, hf_config, hf_entrie
 from headrace.model.hf_tokenizer import hf_tokenizer_files, load_hf_tokenizer
 from headrace.model.location import fetch_model
 from headrace.model.tensor_files import fill_tensors, read_header, tensors_equal
-from headrace.paths import local_path
+from headrace.paths import local_path, split_checkpoint_name
 from headrace.storage import LocalBlob, Progress
 from headrace.tokens import Tokenizer, load_tokenizer
 
@@ -211,7 +211,7 @@ def read_side_files(directory: Path) -> dict[str, bytes]:
 
 def pretrained_files(run: str | os.PathLike[str]) -> Path | None:
     """Where a run keeps the side files of the Hugging Face directory that its weights came from; None without."""
-    directory = Path(run) / PRETRAINED
+    directory = split_checkpoint_name(run)[0] / PRETRAINED
     return directory if (directory / HF_CONFIG).is_file() else None
 
 

@@ -90,11 +90,11 @@ def _gpt3(name: str, layers: int, width: int, heads: int) -> ModelShape:
     return ModelShape(name=name, num_layers=layers, hidden_size=width, num_heads=heads, vocab_size=50304)
 
 
-def _llama(name: str, *sizes: int, tied: bool = False) -> ModelShape:
+def _llama(name: str, *sizes: int, tied: bool = False, head_size: int = 0) -> ModelShape:
     layers, width, heads, kv_heads, ffn, vocab = sizes
     return ModelShape(
         name=name, num_layers=layers, hidden_size=width, num_heads=heads, num_kv_heads=kv_heads, ffn_size=ffn,
-        vocab_size=vocab, gated=True, tied=tied,
+        vocab_size=vocab, gated=True, tied=tied, head_size=head_size,
     )  # fmt: skip
 
 
@@ -118,9 +118,36 @@ MODELS: dict[str, ModelShape] = {
         _llama("llama3-8b", 32, 4096, 32, 8, 14336, 128256),
         _llama("llama3-70b", 80, 8192, 64, 8, 28672, 128256),
         _llama("llama3.1-405b", 126, 16384, 128, 8, 53248, 128256),
+        _llama("llama3.2-1b", 16, 2048, 32, 8, 8192, 128256, tied=True),
+        _llama("llama3.2-3b", 28, 3072, 24, 8, 8192, 128256, tied=True),
         _llama("mistral-7b", 32, 4096, 32, 8, 14336, 32000),
+        _llama("qwen2.5-0.5b", 24, 896, 14, 2, 4864, 151936, tied=True),
+        _llama("qwen2.5-1.5b", 28, 1536, 12, 2, 8960, 151936, tied=True),
+        _llama("qwen2.5-3b", 36, 2048, 16, 2, 11008, 151936, tied=True),
+        _llama("qwen2.5-7b", 28, 3584, 28, 4, 18944, 152064),
+        _llama("qwen2.5-14b", 48, 5120, 40, 8, 13824, 152064),
+        _llama("qwen2.5-32b", 64, 5120, 40, 8, 27648, 152064),
+        _llama("qwen2.5-72b", 80, 8192, 64, 8, 29568, 152064),
+        _llama("qwen3-0.6b", 28, 1024, 16, 8, 3072, 151936, tied=True, head_size=128),
+        _llama("qwen3-1.7b", 28, 2048, 16, 8, 6144, 151936, tied=True),
+        _llama("qwen3-4b", 36, 2560, 32, 8, 9728, 151936, tied=True, head_size=128),
         _llama("qwen3-8b", 36, 4096, 32, 8, 12288, 151936),
+        _llama("qwen3-14b", 40, 5120, 40, 8, 17408, 151936),
+        _llama("qwen3-32b", 64, 5120, 64, 8, 25600, 151936, head_size=128),
+        _llama("gemma-2b", 18, 2048, 8, 1, 16384, 256000, tied=True),
+        _llama("gemma-7b", 28, 3072, 16, 16, 24576, 256000, tied=True, head_size=256),
+        _llama("gemma2-2b", 26, 2304, 8, 4, 9216, 256000, tied=True, head_size=256),
+        _llama("gemma2-9b", 42, 3584, 16, 8, 14336, 256000, tied=True, head_size=256),
+        _llama("gemma2-27b", 46, 4608, 32, 16, 36864, 256000, tied=True, head_size=128),
+        _llama("gemma3-270m", 18, 640, 4, 1, 2048, 262144, tied=True, head_size=256),
+        _llama("gemma3-1b", 26, 1152, 4, 1, 6912, 262144, tied=True, head_size=256),
+        _llama("olmo2-1b", 16, 2048, 16, 16, 8192, 100352),
+        _llama("olmo2-7b", 32, 4096, 32, 32, 11008, 100352),
+        _llama("olmo2-13b", 40, 5120, 40, 40, 13824, 100352),
+        _llama("olmo2-32b", 64, 5120, 40, 8, 27648, 100352),
         _llama("smollm2-135m", 30, 576, 9, 3, 1536, 49152, tied=True),
+        _llama("smollm2-360m", 32, 960, 15, 5, 2560, 49152, tied=True),
+        _llama("smollm2-1.7b", 24, 2048, 32, 32, 8192, 49152, tied=True),
     )
 }
 

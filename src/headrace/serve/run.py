@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.errors import ConfigError
-from headrace.paths import is_url, local_path
+from headrace.paths import is_url, local_path, split_checkpoint_name
 from headrace.serve.options import ServeOptions, ServerInfo
 
 
@@ -35,7 +35,7 @@ def serve(
         WorkerError: the engine failed while serving.
     """
     options = options or ServeOptions()
-    if not is_url(model) and not Path(model).exists():
+    if not is_url(model) and not split_checkpoint_name(model)[0].exists():
         raise ConfigError(f"serve: {model}: no such directory. Give a run or a Hugging Face directory.")
     for out in options.stores.values():
         _check_predictions(out, warn)

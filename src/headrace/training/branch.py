@@ -17,11 +17,10 @@ from headrace.model import (
     find_checkpoint,
     hash_file,
     pretrained_files,
-    split_checkpoint_name,
     step_dir,
     verify_checkpoint,
 )
-from headrace.paths import local_path
+from headrace.paths import local_path, split_checkpoint_name
 from headrace.storage import fsync_directory, make_directory
 from headrace.training.metrics import METRICS, lines_up_to
 from headrace.training.run_json import read_run

@@ -33,9 +33,8 @@ from headrace.model import (
     load_model,
     pretrained_files,
     read_side_files,
-    split_checkpoint_name,
 )
-from headrace.paths import local_path
+from headrace.paths import local_path, split_checkpoint_name
 from headrace.storage import fsync_directory, make_directory, write_file
 from headrace.tokens import Tokenizer, load_tokenizer
 from headrace.training.checkpoint import CheckpointWriter

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from headrace.errors import ConfigError
-from headrace.model import GPT3_CONTEXT, SIZES, ModelConfig, Size, gpt_config
+from headrace.model import DECODER_SIZES, GPT3_CONTEXT, SIZES, ModelConfig, Size, gpt_config
 from headrace.training.optim import OptimizerSettings, TrainingSchedule
 from headrace.training.options import DataOptions, OptimizerOptions
 
@@ -258,7 +258,9 @@ def size_of(model: str | ModelConfig) -> Size:
     """
     if isinstance(model, str):
         if model not in SIZES:
-            raise ConfigError(f"model: no size named {model!r}; there are {', '.join(SIZES)}.")
+            raise ConfigError(
+                f"model: no size named {model!r}; there are {', '.join((*SIZES, *DECODER_SIZES))}."
+            )
         return SIZES[model]
 
     def distance(size: Size) -> float:

@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 import headrace as hr
+from headrace.cli.app import main
 from headrace.errors import ConfigError, DocumentError, HeadraceError, ResumeError, SourceError
 from headrace.images import encode_png
 from headrace.store import ClassLabel, verify_samples
@@ -70,7 +71,7 @@ def test_a_folder_per_class_keeps_the_bytes_of_its_images(tmp_path):
     assert any("empty: no images" in note for note in summary.notes)
 
 
-def test_a_damaged_image_is_a_reject_with_its_files_name(tmp_path):
+def test_a_damaged_image_is_a_reject_with_its_files_name(tmp_path, capsys):
     source = folders(tmp_path / "in", 30)
     (source / "cat/000.jpg").write_bytes(jpeg(0)[:300])
     summary = hr.ingest(source, tmp_path / "out", samples=hr.Samples())
@@ -78,6 +79,11 @@ def test_a_damaged_image_is_a_reject_with_its_files_name(tmp_path):
     (reject,) = map(orjson.loads, (tmp_path / "out/rejects.jsonl").read_bytes().splitlines())
     assert reject["source"].endswith("cat/000.jpg")
     assert len(hr.SampleStore.open(tmp_path / "out")) == 29
+    assert main(["inspect", str(tmp_path / "out"), "--verify"]) == 0
+    with (tmp_path / "out/rejects.jsonl").open("ab") as file:
+        file.write(b"{}\n")
+    assert main(["inspect", str(tmp_path / "out"), "--verify"]) != 0
+    assert "rejects.jsonl" in capsys.readouterr().err
     with pytest.raises(DocumentError, match=r"cat/000\.jpg"):
         hr.ingest(source, tmp_path / "strict", samples=hr.Samples(), job=hr.JobOptions(strict=True))
     for i in range(2, 12, 2):

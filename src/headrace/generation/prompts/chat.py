@@ -17,7 +17,7 @@ import orjson
 
 from headrace.errors import ConfigError
 from headrace.generation.model_directory import prompt_directory
-from headrace.paths import local_path
+from headrace.paths import local_path, split_checkpoint_name
 
 DEFAULT_TOKENS = 1024
 """Length of an answer to messages when the request sets no limit; a cache row is as long as its limit."""
@@ -146,11 +146,11 @@ class ChatEncoder:
     """Messages of prompts -> ids; the template is loaded when the first conversation comes.
 
     Args:
-        model: a run or a Hugging Face directory.
+        model: a run (RUN, RUN@STEP, RUN@best) or a Hugging Face directory.
     """
 
     def __init__(self, model: str | os.PathLike[str]) -> None:
-        self._model = local_path(model, name="model")
+        self._model, _ = split_checkpoint_name(local_path(model, name="model"))
         self._template: ChatTemplate | None = None
         self._loaded = False
 

@@ -15,7 +15,7 @@ from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units.sealed import RESTART as _RESTART
 from headrace.ingestion.units.sealed import read_hashed
 from headrace.storage import Blob
-from headrace.store import Manifest, Store
+from headrace.store import Manifest, SampleStore, Store
 from headrace.tokens import Tokenizer
 
 FORMAT = 2
@@ -87,7 +87,7 @@ def past_jobs(blob: Blob, manifest: Manifest) -> list[dict[str, Any]]:
     return jobs
 
 
-def verify_job_files(store: Store) -> int:
+def verify_job_files(store: Store | SampleStore) -> int:
     """Check every file that ingest has written beside a store's shards: job descriptions, rejects, sketches.
 
     Returns:

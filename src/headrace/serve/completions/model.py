@@ -12,6 +12,7 @@ import orjson
 from headrace.errors import ConfigError, HeadraceError
 from headrace.generation import LoadedEngine, NativeEngine, load_chat_template, load_engine
 from headrace.model import fetch_model, model_name
+from headrace.paths import split_checkpoint_name
 from headrace.serve.protocol import APIError, ChatMessage, bad_request
 from headrace.storage import Progress
 
@@ -42,9 +43,10 @@ class ServedModel:
         progress: Progress | None = None,
     ) -> None:
         self.name = name or model_name(model)
-        path = fetch_model(model, progress=progress)
+        fetched = fetch_model(model, progress=progress)
+        path, _ = split_checkpoint_name(fetched)
         loaded: LoadedEngine = load_engine(
-            path, dtype=dtype, device=device, batch_size=batch_size, progress=progress
+            fetched, dtype=dtype, device=device, batch_size=batch_size, progress=progress
         )
         if not isinstance(loaded.engine, NativeEngine):
             raise ConfigError(f"serve: {path}: its engine cannot run step by step, so it cannot stream.")
