@@ -48,7 +48,7 @@ KNOWN = {
     "store.tokenizer": r"headrace\.tokens\.protocol\.Tokenizer",
     "store.read(0, 9)": r"numpy\.ndarray\[.*",
     "hr.mix({store: 1.0})": r"headrace\.load\.mixture\.Mixture",
-    "hr.load_model('run')[0]": r"headrace\.model\.gpt\.GPT",
+    "hr.load_model('run')[0]": r"headrace\.model\.gpt\.GPT \| headrace\.model\.decoder\.Decoder",
 }
 
 

@@ -109,7 +109,8 @@ def test_what_the_system_does_not_show_is_unknown():
 
 
 def test_a_loop_over_real_work_names_it():
-    data = gzip.compress(os.urandom(1 << 20))
+    # Long enough that a busy machine takes samples of it, too.
+    data = gzip.compress(os.urandom(1 << 20) + bytes(1 << 24))
 
     def batches():
         for _ in range(40):

@@ -21,11 +21,13 @@ GROUPS = {
 def grouped(**flat: Any) -> dict[str, Any]:
     """`lr=1e-3, steps=2` as `optimizer=OptimizerOptions(lr=1e-3), steps=2`."""
     groups = {}
-    rows = {field.name for field in dataclasses.fields(BatchOptions)} & flat.keys()
+    own = {name: {field.name for field in dataclasses.fields(kind)} for name, kind in GROUPS.items()}
+    rows = {field.name for field in dataclasses.fields(BatchOptions)}.difference(*own.values()) & flat.keys()
     if rows:
-        flat["output"] = BatchOptions(**{field: flat.pop(field) for field in rows})
+        output = flat.get("output", BatchOptions())
+        flat["output"] = dataclasses.replace(output, **{field: flat.pop(field) for field in rows})
     for name, kind in GROUPS.items():
-        fields = {field.name for field in dataclasses.fields(kind)} & flat.keys()
+        fields = own[name] & flat.keys()
         groups[name] = kind(**{field: flat.pop(field) for field in fields})
     return {**groups, **flat}
 

@@ -21,11 +21,11 @@ def split_name(names: list[str], name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
-    """The type of a field; None where there is none."""
+    """The type of a field; None where there is none. Of columns of one name, the first counts."""
     top, path = split_name(schema.names, name)
     if top not in schema.names:
         return None
-    kind = schema.field(top).type
+    kind = schema.field(schema.names.index(top)).type
     for part in path:
         if pa.types.is_struct(kind):
             index = kind.get_field_index(part)
