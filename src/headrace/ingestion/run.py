@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
@@ -75,7 +76,7 @@ def ingest(
         operators: what is done to documents before they are tokenized.
         job: when the job stops, and how its work is divided.
         samples: the sources are images with labels, boxes or masks, and the store has rows (`SampleStore`); tokenizer,
-            fields and operators are not used.
+            fields and operators are of text, and are refused.
         control: `append=True` adds files that the store does not have yet; `restart=True` deletes a half-done job or a
             store at `out`, and starts over; `progress` is called with (source bytes done, in all, a note).
 
@@ -97,9 +98,12 @@ def ingest(
             sources,
             out,
             samples,
+            tokenizer=tokenizer,
             codec=codec,
             workers=workers,
             distribute=distribute,
+            fields=fields,
+            operators=operators,
             job=job,
             control=control,
         )
@@ -174,9 +178,12 @@ def _ingest_samples(
     out: str | os.PathLike[str],
     samples: Samples,
     *,
+    tokenizer: str | os.PathLike[str] | Tokenizer,
     codec: Codec | None,
     workers: int | None,
     distribute: Distribute,
+    fields: FieldOptions,
+    operators: OperatorOptions,
     job: JobOptions,
     control: IngestControl,
 ) -> IngestSummary:
@@ -188,6 +195,18 @@ def _ingest_samples(
     if distribute != "local":
         raise ConfigError(
             f"distribute is {distribute!r}: samples are ingested by processes of this machine: local"
+        )
+    of_text = [
+        field.name
+        for given, default in ((fields, FieldOptions()), (operators, OperatorOptions()))
+        for field in dataclasses.fields(default)
+        if getattr(given, field.name) != getattr(default, field.name)
+    ]
+    if tokenizer != "byte":
+        of_text.append("tokenizer")
+    if of_text:
+        raise ConfigError(
+            f"ingest: samples are images, and these options are of text: {', '.join(of_text)}. Leave them out"
         )
     from headrace.ingestion.samples.job import SampleIngest
 

@@ -94,9 +94,18 @@ class Loader(Generic[Array]):
     _kinds: ClassVar[dict[type, type[Loader[Any]]]] = {}
     """Class of a source -> the loader for it."""
 
-    def __new__(cls, source: Any = None, *_: Any, **__: Any) -> Self:
+    def __new__(cls, source: Any = None, *_: Any, **options: Any) -> Self:
         """A loader of the source's kind. Unpickling gives no source."""
         kind: Any = Loader._kinds.get(type(source), cls) if cls is Loader else cls
+        takes, others = (
+            ("tokens", ("image", "columns")) if kind is Loader else ("samples", ("seq_len", "packing"))
+        )
+        if cls is Loader and (wrong := [name for name in others if name in options]):
+            raise ConfigError(
+                f"{' and '.join(wrong)}: not an option of stores of {takes}, and the source is "
+                f"{getattr(source, 'url', repr(source))} ({type(source).__name__}). Leave it out, or open a store of "
+                f"{'samples by headrace.SampleStore.open' if kind is Loader else 'tokens by headrace.Store.open'}"
+            )
         made: Self = object.__new__(kind)
         return made
 

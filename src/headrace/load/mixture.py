@@ -9,6 +9,7 @@ import numpy as np
 
 from headrace.errors import ConfigError
 from headrace.order import QuotaTable, Segment, quotas_from_weights
+from headrace.store import SampleStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +40,9 @@ class Mixture:
         if not stores:
             raise ConfigError("a mixture of no stores: give at least one, as in mix({store: 1.0})")
         first = stores[0]
+        for store in stores:
+            if isinstance(store, SampleStore):
+                raise ConfigError(f"{store.url} is a store of samples: a mixture is of stores of tokens")
         for store in stores[1:]:
             if store.tokenizer_fingerprint != first.tokenizer_fingerprint:
                 raise ConfigError(

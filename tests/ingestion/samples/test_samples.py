@@ -361,3 +361,32 @@ def test_options_out_of_range_are_named(tmp_path):
         hr.ingest(folders(tmp_path), tmp_path / "out", samples=hr.Samples(), distribute="ray")
     with pytest.raises(TypeError, match="restrat"):
         hr.ingest("x", "y", restrat=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"operators": hr.OperatorOptions(dedup="exact")}, "dedup"),
+        ({"fields": hr.FieldOptions(text_field="body")}, "text_field"),
+        ({"tokenizer": "gpt2"}, "tokenizer"),
+    ],
+)
+def test_options_of_text_are_refused_for_samples(tmp_path, options, named):
+    source = folders(tmp_path / "in", 2)
+    with pytest.raises(ConfigError, match=f"these options are of text: {named}"):
+        hr.ingest(source, tmp_path / "out", samples=hr.Samples(), **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_and_mixtures_of_the_other_kind_of_store_are_refused_by_name(tmp_path):
+    hr.ingest(folders(tmp_path / "in", 2), tmp_path / "samples", samples=hr.Samples())
+    (tmp_path / "a.txt").write_text("the river turns the wheel")
+    hr.ingest(tmp_path / "a.txt", tmp_path / "tokens", workers=1)
+    samples, tokens = hr.SampleStore.open(tmp_path / "samples"), hr.Store.open(tmp_path / "tokens")
+    for image in (hr.ImageTransform(size=8), None):
+        with pytest.raises(ConfigError, match=r"image: not an option of stores of tokens.*SampleStore\.open"):
+            hr.Loader(tokens, seq_len=8, batch_size=1, image=image)
+    with pytest.raises(ConfigError, match="seq_len and packing: not an option of stores of samples"):
+        hr.Loader(samples, seq_len=8, packing="best_fit", batch_size=1)
+    with pytest.raises(ConfigError, match="is a store of samples: a mixture is of stores of tokens"):
+        hr.mix({tokens: 0.5, samples: 0.5})
