@@ -20,6 +20,13 @@ def test_what_is_no_integer_is_refused_by_name(store, name, value):
         Loader(store, **(PLAIN | {name: value}))
 
 
+@pytest.mark.parametrize("value", [2**31, 10**30])
+@pytest.mark.parametrize("name", ["seq_len", "batch_size", "epochs"])
+def test_a_number_that_has_no_place_in_the_format_is_refused(store, name, value):
+    with pytest.raises(ConfigError, match=f"{name}={value}: must be at most"):
+        Loader(store, **(PLAIN | {name: value}))
+
+
 @pytest.mark.parametrize("name", ["seq_len", "batch_size", "seed"])
 def test_none_is_refused_where_there_is_no_default(store, name):
     with pytest.raises(ConfigError, match=f"{name}=None"):

@@ -79,3 +79,31 @@ def test_special_tokens_in_text_are_text_and_ordinary_added_tokens_are_tokens(di
         assert 400 in ids
         assert 399 not in ids
         assert one.decode(ids) == "a<think>b<|endoftext|>c"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("vocab", [1, 2]),
+        ("vocab", [[]]),
+        ("vocab", {"a": "x"}),
+        ("vocab", {"a": None}),
+        ("added_tokens", 5),
+        ("added_tokens", [5]),
+        ("added_tokens", [{}]),
+        ("added_tokens", {"a": 1}),
+        ("added_tokens", [{"id": "x", "content": "a"}]),
+        ("pre_tokenizer", {"type": "Sequence", "pretokenizers": 5}),
+        ("decoder", {"type": "Sequence", "decoders": 5}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["BPE", "Unigram"])
+def test_a_definition_of_other_types_is_refused_by_the_tokenizers_name(kind, key, value, tmp_path):
+    model = {"type": kind, "vocab": {"a": 0}, "merges": []}
+    if kind == "Unigram":
+        model = {"type": kind, "unk_id": 0, "vocab": [["a", 0.0]]}
+    definition = {"version": "1.0", "added_tokens": [], "model": model}
+    (model if key == "vocab" else definition)[key] = value
+    (tmp_path / "damaged.json").write_text(json.dumps(definition))
+    with pytest.raises(TokenizerError, match=r"damaged.*: not a tokenizer\.json: "):
+        load_tokenizer(tmp_path / "damaged.json")

@@ -205,6 +205,11 @@ def test_one_rank_told_to_stop_stops_all_after_one_checkpoint(
         (3, {"tp": 3}, "tp 3 does not divide the model's num_attention_heads 4"),
         (3, {"pp": 3}, "the number of stages 3 does not divide the model's num_hidden_layers 4"),
         (2, {"pp": 2, "microbatches": 3}, "microbatches 3 does not divide a rank's rows 8"),
+        (
+            2,
+            {"pp": 2, "microbatches": 1},
+            "microbatches 1 of a rank's 8 rows are fewer than the 2 pipeline stages",
+        ),
         (1, {"shard": "zero9"}, "shard is 'zero9'"),
         (1, {"pipeline_schedule": "wave"}, "pipeline_schedule is 'wave'"),
     ],

@@ -38,6 +38,23 @@ def test_an_imported_run_whose_weights_are_gone_does_not_begin_with_random_ones(
         train(store, out=tmp_path / "run", steps=2, **OPTIONS)
 
 
+@pytest.mark.parametrize("lost", [["run.json"], ["run.json", "checkpoints"]])
+def test_metrics_without_a_run_are_not_overwritten_by_a_fresh_one(lost, store, tmp_path):
+    out = tmp_path / "run"
+    train(store, out=out, model=SHAPE, steps=2, **OPTIONS)
+    before = (out / "metrics.jsonl").read_bytes()
+    for name in lost:
+        (out / name).rename(tmp_path / name)
+    with pytest.raises(ResumeError, match=r"up to step 2, but there is no run\.json.*--restart"):
+        train(store, out=out, model=SHAPE, steps=2, **OPTIONS)
+    assert (out / "metrics.jsonl").read_bytes() == before
+    for name in lost:
+        (tmp_path / name).rename(out / name)
+    assert train(store, out=out, model=SHAPE, steps=2, **OPTIONS).resumed_from == 2
+    (out / "run.json").unlink()
+    assert train(store, out=out, model=SHAPE, steps=2, restart=True, **OPTIONS).resumed_from == 0
+
+
 @pytest.mark.parametrize("loss", ["moved away", "all damaged"])
 def test_a_run_whose_checkpoints_are_gone_is_refused_and_its_metrics_stay(loss, store, tmp_path):
     out = tmp_path / "run"

@@ -18,6 +18,7 @@ from headrace.load.host import HostPlacement, use_torch
 from headrace.load.indices import IndexStream
 from headrace.load.mixture import Mixture
 from headrace.load.options import (
+    MAX_EPOCHS,
     MAX_POSITION,
     MAX_SEQ_LEN,
     BatchOptions,
@@ -205,7 +206,7 @@ class Loader(Generic[Array]):
     ) -> None:
         """Check and keep the options that loaders of both kinds have."""
         self.seed = checked_int("seed", seed)
-        self.epochs = optional_int("epochs", epochs, low=1)
+        self.epochs = optional_int("epochs", epochs, low=1, high=MAX_EPOCHS)
         self.shuffle = shuffle
         self.output: BatchOptions[Any] = _checked_options("output", output, BatchOptions)
         self.reading: ReadOptions = _checked_options("reading", reading, ReadOptions)

@@ -27,6 +27,7 @@ _AUTO: Any = "auto"  # the default of a field whose type is the class's paramete
 
 MAX_SEQ_LEN = 2**31 - 2
 """A row of seq_len + 1 tokens has offsets of 32 bits: cu_seqlens, and the lengths in a packing plan."""
+MAX_EPOCHS = 2**31 - 1
 MAX_POSITION = 2**62
 """Positions are int64, and a batch's end must be one too."""
 

@@ -64,14 +64,23 @@ class HFTokenizer:
         self._requested_engine = engine
         self._json = _parse(name, definition)
         self._added: list[dict[str, Any]] = self._json.get("added_tokens") or []
-        ids = {**_ids(name, self._json), **{a["content"]: a["id"] for a in self._added}}
+        try:
+            self.eos_id, self.vocab_size = self._choose_sizes(eos_id)
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            _ = self._reference  # the library says at which line and column it does not fit
+            raise TokenizerError(
+                f"{name}: not a tokenizer.json: its vocabulary or added tokens: {error!r}"
+            ) from error
+
+    def _choose_sizes(self, eos_id: int | None) -> tuple[int, int]:
+        """The id of the end of document, and the number of ids with it."""
+        ids = {**_ids(self.name, self._json), **{a["content"]: a["id"] for a in self._added}}
         size = max(ids.values(), default=-1) + 1
         if eos_id is None:
-            eos_id = _choose_eos(name, self._added, ids, size, self._side_files)
+            eos_id = _choose_eos(self.name, self._added, ids, size, self._side_files)
             if not self._is_byte_level and self._can_be_spelled(eos_id, ids):
                 eos_id = size
-        self.eos_id = eos_id
-        self.vocab_size = max(size, self.eos_id + 1)
+        return eos_id, max(size, eos_id + 1)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -38,6 +38,16 @@ def check_layout(parallel: ParallelOptions, recipe: Recipe) -> None:
         of_rank = rows // parallel.dp
         microbatches = parallel.num_microbatches(of_rank)
         _divides(microbatches, "microbatches", of_rank, "a rank's rows", "Change microbatches or batch_size.")
+        if parallel.pipeline_schedule == "1f1b" and microbatches < stages:  # torch's schedule refuses it
+            cure = (
+                f"Change microbatches (its default is the most up to {4 * pp} that divide a rank's rows)"
+                if of_rank >= stages
+                else f"Give each rank at least {stages} rows (batch_size, gradient_accumulation_steps, dp)"
+            )
+            raise ConfigError(
+                f"train: microbatches {microbatches} of a rank's {of_rank} rows are fewer than the {stages} pipeline "
+                f"stages, each of which needs one. {cure}, or take the gpipe schedule."
+            )
         if parallel.pipeline_schedule == "interleaved":
             _divides(
                 pp,

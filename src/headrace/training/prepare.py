@@ -44,7 +44,7 @@ from headrace.training.start import (
     first_table,
     resolve_recipe,
 )
-from headrace.training.state import SavedState, find_saved_state
+from headrace.training.state import SavedState, check_fresh, find_saved_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +124,8 @@ def open_directory(setup: RunSetup, options: TrainArguments) -> None:
         group.on_rank0(lambda: reachable(url, mirror.fetch_run))
         setup.mirror = mirror
     setup.existing = existing = group.on_rank0(lambda: read_run(out))
+    if existing is None:
+        group.on_rank0(lambda: check_fresh(out))
     if existing is None and run.init_state == "full":
         if options.init_from is None:
             raise ConfigError("train: init_state full goes on from a run. Give its directory as init_from.")

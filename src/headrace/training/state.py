@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 import torch
 
-from headrace.errors import CheckpointError
+from headrace.errors import CheckpointError, ResumeError
 from headrace.model import latest_checkpoint, read_tensors
 from headrace.stats import StageCount
 from headrace.training.metrics import METRICS, last_step
 from headrace.training.process_group import ProcessGroup
 from headrace.training.recipe import Recipe, identity_of
-from headrace.training.run_json import check_same
+from headrace.training.run_json import RUN, check_same
 from headrace.training.trainable import TrainableModel
 
 
@@ -150,6 +150,21 @@ def find_saved_state(out: Path, run: Mapping[str, Any], *, warn: Callable[[str],
             f"them) and run the same command again, or delete {out} to begin at step 0."
         )
     return None
+
+
+def check_fresh(out: Path) -> None:
+    """Refuse a directory without run.json that has the metrics of steps: a new run would overwrite them.
+
+    Raises:
+        ResumeError: says what is there.
+    """
+    reached = last_step(out / METRICS)
+    if reached is not None:
+        raise ResumeError(
+            f"{out}: {METRICS} has the steps of a run, up to step {reached}, but there is no {RUN}. Put {RUN} back "
+            f"(or give the --mirror that has it) and run the same command again, or begin at step 0 with --restart, "
+            "which deletes the run."
+        )
 
 
 def restore(
