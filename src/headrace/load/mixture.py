@@ -40,9 +40,10 @@ class Mixture:
         if not stores:
             raise ConfigError("a mixture of no stores: give at least one, as in mix({store: 1.0})")
         first = stores[0]
-        for store in stores:
-            if isinstance(store, SampleStore):
-                raise ConfigError(f"{store.url} is a store of samples: a mixture is of stores of tokens")
+        given: tuple[object, ...] = stores  # whatever a user passes
+        for source in given:
+            if isinstance(source, SampleStore):
+                raise ConfigError(f"{source.url} is a store of samples: a mixture is of stores of tokens")
         for store in stores[1:]:
             if store.tokenizer_fingerprint != first.tokenizer_fingerprint:
                 raise ConfigError(
