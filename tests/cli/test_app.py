@@ -70,14 +70,15 @@ def test_flags_change_only_on_purpose():
             "--device", "--dp", "--dtype", "--embeddings", "--eps", "--eval-every", "--eval-rows",
             "--eval-stores", "--gradient-accumulation-steps", "--head-dim", "--hidden-size", "--init-from",
             "--init-state", "--intermediate-size", "--json", "--keep-best", "--keep-checkpoints",
-            "--layout", "--lr", "--lr-schedule", "--max-grad-norm", "--max-position-embeddings",
+            "--layout", "--lora-alpha", "--lora-dropout", "--lora-r", "--lora-target-modules", "--lr",
+            "--lr-schedule", "--max-grad-norm", "--max-position-embeddings",
             "--max-seconds", "--microbatches", "--min-lr-ratio", "--mirror", "--model", "--model-type",
             "--momentum", "--num-attention-heads", "--num-hidden-layers", "--num-key-value-heads",
             "--on-divergence", "--optimizer", "--optimizer-implementation", "--out", "--packing",
             "--patience", "--pipeline-schedule", "--pp", "--rampup-batch-size", "--rampup-steps",
             "--restart", "--seed", "--separate-documents", "--seq-len", "--shard", "--shuffle", "--spike-sigma",
             "--spike-window", "--steps", "--tensorboard", "--tie-word-embeddings", "--tokenizer", "--tokens", "--tp",
-            "--warmup-steps", "--weight-decay",
+            "--use-rslora", "--warmup-steps", "--weight-decay",
         ],
         "generate": [
             "--add-special-tokens", "--batch-size", "--device", "--distribute", "--dtype", "--engine", "--format",
@@ -97,7 +98,7 @@ def test_flags_change_only_on_purpose():
             "--threads", "--try",
         ],
         "report": ["--json"],
-        "export": ["--json", "--out"],
+        "export": ["--adapter", "--json", "--out"],
         "import": ["--json", "--out"],
     }  # fmt: skip
 

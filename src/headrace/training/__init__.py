@@ -1,8 +1,9 @@
 """Batches + model -> a run directory: metrics and checkpoints.
 
-options, shape_options   what users can set
+options, shape_options, lora_options   what users can set
 shape            a name or shape options -> the shape
 launch           train(): the steps from options to the loop
+lora             LoRA options -> its configuration
 recipe, start    options -> the recipe, and the files that begin a run
 pretrained       a Hugging Face directory or a run -> weights to begin with
 data, evaluation stores -> training rows and held-out rows
@@ -20,6 +21,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headrace.training.lora_options import LoraOptions
 from headrace.training.options import (
     CheckpointOptions,
     DataOptions,
@@ -41,6 +43,7 @@ __all__ = [
     "DataOptions",
     "EvaluationOptions",
     "ImportSummary",
+    "LoraOptions",
     "OptimizerOptions",
     "ParallelOptions",
     "RunOptions",

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from headrace.model import ModelConfig, meta_model
+from headrace.model import ModelConfig, meta_lora_model
 from headrace.paths import local_path
 from headrace.training.device import resolve_device
 from headrace.training.divergence import positions_after
@@ -51,7 +51,7 @@ from headrace.training.start import (
     resolve_steps,
     warn_of_surprises,
 )
-from headrace.training.state import find_saved_state, restore
+from headrace.training.state import find_saved_state, read_frozen, restore
 from headrace.training.summary import RunSummary
 from headrace.training.trainable import TrainableModel
 
@@ -77,8 +77,8 @@ def train(
         stores: a store, its path or URL, several of them, {store: weight}, or a mixture.
         out: run directory (see docs/train.md).
         model: a name of SIZES or DECODER_SIZES, or a shape; default tiny, or the shape of init_from.
-        init_from: a Hugging Face directory, or a run (RUN, RUN@STEP, RUN@best), to begin with; its tokenizer must
-            be the stores'. With run.init_state="full" moments and position are kept too.
+        init_from: a Hugging Face directory, peft's adapter directory, or a run (RUN, RUN@STEP, RUN@best), to begin
+            with; its tokenizer must be the stores'. With run.init_state="full" moments and position are kept too.
         steps: optimizer steps in all; or give run.tokens or run.max_seconds.
         data: rows: their length, number and packing.
         optimizer: learning rate, AdamW, clipping, gradient accumulation, batch ramp-up; this, steps, batch_size and
@@ -86,7 +86,7 @@ def train(
         parallel: how processes share the work.
         checkpoint: how often, how many, and where they are copied.
         evaluation: held-out stores.
-        run: seed, dtype, device, time.
+        run: seed, dtype, device, time, and LoRA.
         progress: called as progress(done, total, note) after every step.
 
     Returns:
@@ -158,7 +158,12 @@ def _begin(
         )
     machine = describe_machine(options.parallel, setup.device, num_processes=group.size, dtype=recipe.dtype)
     machine["parameter_groups"] = describe_groups(
-        meta_model(recipe.model).named_parameters(), recipe.optimizer_settings
+        (
+            (name, parameter)
+            for name, parameter in meta_lora_model(recipe.model, recipe.lora).named_parameters()
+            if parameter.requires_grad
+        ),
+        recipe.optimizer_settings,
     )
     machine["plan"] = None if setup.choice is None else setup.choice.record
 
@@ -219,6 +224,7 @@ def _run(
     recipe = recipe_at(segments, setup.step + 1)
     setup.loader.batch_size = recipe.schedule.micro_batch_size
     model = _build(setup, options, recipe, initialize=saved is None)
+    read_frozen(model, out, (run.get("base") or {}).get("checkpoint"), group=group)
     state = restore(model, setup.loader, saved, group=group)
     files = LoopFiles(
         out=out,

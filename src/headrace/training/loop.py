@@ -125,6 +125,7 @@ def run_loop(
         loss=loop.loss,
         eval_loss=state.eval_loss,
         parameters=recipe.model.num_parameters,
+        trainable_parameters=recipe.num_trainable_parameters,
         tokens_per_s=(state.tokens - tokens_before) / wall_s,
         wall_s=wall_s,
         resumed_from=resumed,
@@ -139,9 +140,11 @@ def _log_start(log: RunLog, loop: _Loop, held_out: HeldOutRows | None) -> None:
     recipe, state, parallel = loop.model.recipe, loop.state, loop.model.parallel
     if not loop.group.is_rank0 or state.step == loop.steps:
         return
+    learning = f" ({recipe.num_trainable_parameters:,} of them learn)" if recipe.lora is not None else ""
     log.add_event(
         f"{'continues at' if state.step else 'begins at'} step {state.step:,} of {loop.steps:,}: "
-        f"{recipe.model.num_parameters:,} parameters, {recipe.batch_size} rows of {recipe.seq_len} tokens a step, "
+        f"{recipe.model.num_parameters:,} parameters{learning}, "
+        f"{recipe.batch_size} rows of {recipe.seq_len} tokens a step, "
         f"{recipe.dtype} on {loop.model.device}, {loop.group.size} processes (dp {parallel.dp}, tp {parallel.tp}, "
         f"pp {parallel.pp}, shard {parallel.shard})"
         + ("" if held_out is None else f", {len(held_out.ids_NT)} held-out rows")
@@ -174,7 +177,7 @@ class _Loop:
         self._clock = clock
         self._begun = clock() - state.elapsed_s  # of all starts, as if without the breaks
         self._peak = device_peak(model.device, model.recipe.dtype)
-        self._flops_per_token = model.recipe.model.flops_per_token(model.recipe.seq_len)
+        self._flops_per_token = model.recipe.flops_per_token
         self._tensors = model.tensors()
         self._files, self._options, self._evaluation = files, files.checkpoint, evaluation
         self._logs: list[MetricsLog | TensorBoardLog] = []

@@ -12,6 +12,7 @@ from typing_extensions import Doc
 
 from headrace.errors import ConfigError
 from headrace.load import BatchOptions, ReadOptions
+from headrace.training.lora_options import LoraOptions
 
 Packing = Literal["none", "best_fit"]
 Shuffle = Literal["auto", "global", "blocks", "none"]
@@ -337,6 +338,8 @@ class RunOptions:
             "and step are kept: a branch of that run)."
         ),
     ] = "weights"
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    """LoRA, of weights that init_from names."""
     embeddings: Annotated[
         Path | None, Doc("word2vec vectors or a BERT directory that the token embeddings start from.")
     ] = None

@@ -21,6 +21,7 @@ from headrace.training.data import TrainingData, open_data
 from headrace.training.evaluation import HeldOutRows, open_held_out
 from headrace.training.layout import check_layout, device_mesh
 from headrace.training.layout_choice import LayoutChoice, choose_layout, earlier_choice
+from headrace.training.lora import check_lora
 from headrace.training.mirror import Mirror, reachable
 from headrace.training.options import (
     CheckpointOptions,
@@ -158,14 +159,23 @@ def open_inputs(
     data = group.on_all_ranks(lambda: open_data(stores, options=options.data, snapshots=snapshots))
     setup.data = setup.stack.enter_context(data)
     identity = None if setup.vectors is None else setup.vectors.source
+    adapter: Path | None = None
     options, model, name = _with_shape(setup, options, vocab_size=data.source.vocab_size)
     if pretrained is not None:
+        adapter = pretrained.adapter
+        if options.run.lora.is_given and pretrained.source is None and setup.is_fresh:
+            raise ConfigError(
+                f"train: {out} holds an import, whose weights all learn. To tune them by LoRA give another directory "
+                f"with --out, and --init-from {out}."
+            )
         if setup.branch is None:
             group.on_rank0(lambda: check_tokenizer(pretrained, out, data.source.tokenizer))
         identity, model, name = pretrained.identity, pretrained.config, "custom"
     elif options.model is None and existing is not None and not setup.is_fresh:
         before = existing["recipe"]
         model, name = config_from_json(before["model"], out / RUN), str(before.get("model_name"))
+    elif options.run.lora.is_given and setup.is_fresh and setup.branch is None:
+        raise ConfigError("train: LoRA tunes weights that exist. Name them: init_from (--init-from).")
     setup.pretrained = pretrained
     return options, RecipeRequest(
         model=model,
@@ -175,6 +185,8 @@ def open_inputs(
         seed=options.run.seed,
         banded=options.run.banded,
         init_from=identity,
+        lora=options.run.lora,
+        adapter=adapter if setup.is_fresh else None,
     )
 
 
@@ -228,6 +240,7 @@ def with_layout(
     setup: RunSetup, options: TrainArguments, request: RecipeRequest, recipe: Recipe
 ) -> tuple[TrainArguments, RecipeRequest, Recipe]:
     """With the layout that auto chooses; then the mesh of the layout."""
+    setup.group.on_all_ranks(lambda: check_lora(recipe.lora, options.parallel))
     if options.parallel.layout == "auto":
         choice = setup.choice
         if choice is None:

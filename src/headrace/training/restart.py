@@ -15,7 +15,17 @@ from headrace.training.metrics import METRICS
 from headrace.training.run_json import RUN
 
 # run.json comes last: a directory that is deleted halfway is refused by a start without restart.
-_OWNED = ("checkpoints", "tensorboard", "plots", "report.html", "train.log", METRICS, "tokenizer", RUN)
+_OWNED = (
+    "checkpoints",
+    "base",
+    "tensorboard",
+    "plots",
+    "report.html",
+    "train.log",
+    METRICS,
+    "tokenizer",
+    RUN,
+)
 
 
 def is_first_attempt(environment: Mapping[str, str] = os.environ) -> bool:

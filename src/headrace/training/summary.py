@@ -22,6 +22,8 @@ class RunSummary:
     """Of the last step, nats per token; None when nothing was left to do."""
     eval_loss: float | None
     parameters: int
+    trainable_parameters: int
+    """Parameters that learn: fewer with LoRA."""
     tokens_per_s: float
     """Of this start."""
     wall_s: float
