@@ -16,11 +16,9 @@ import orjson
 
 from headrace.errors import CheckpointError
 from headrace.model import (
-    BASE,
     MANIFEST,
     PRETRAINED,
     STATE,
-    base_checkpoint,
     latest_checkpoint,
     list_checkpoints,
     manifest_files,
@@ -67,11 +65,7 @@ class Mirror:
         names = self._blob.list()
         if RUN not in names:
             return
-        frozen = base_checkpoint(self._run).relative_to(self._run).as_posix()
-        if f"{frozen}/{MANIFEST}" in names:
-            self._fetch_directory(frozen, self._run / frozen)
-        kept_apart = (f"{_CHECKPOINTS}/", f"{BASE}/")
-        others = [name for name in names if not name.startswith(kept_apart) and name != RUN]
+        others = [name for name in names if not name.startswith(f"{_CHECKPOINTS}/") and name != RUN]
         for name in [*others, RUN]:  # run.json last: with it the directory is a run
             self._get(name, self._run / name)
 
@@ -90,10 +84,7 @@ class Mirror:
                 return
 
     def send_beginning(self, *, keep: int) -> None:
-        """Send what a start wrote: run.json, tokenizer, frozen weights and the newest checkpoint where it has none."""
-        frozen = base_checkpoint(self._run)
-        if frozen.is_dir() and f"{BASE}/{frozen.name}/{MANIFEST}" not in self._blob.list(f"{BASE}/"):
-            self._send(_manifest_last(frozen))
+        """Send what a start wrote: run.json, tokenizer, and the newest checkpoint where the copy has none."""
         self.send_run()
         here = list_checkpoints(self._run / _CHECKPOINTS)
         if here and not self._steps():
@@ -109,7 +100,7 @@ class Mirror:
 
     def send_checkpoint(self, directory: Path, *, keep: int) -> None:
         """Send a finished checkpoint and the metrics up to it; then delete all but the newest copies and the best."""
-        files = _manifest_last(directory)
+        files = sorted(directory.iterdir(), key=lambda path: path.name == MANIFEST)
         metrics = self._run / METRICS  # an imported model has none yet
         if self._send([self._run / RUN, *([metrics] if metrics.exists() else []), *files]):
             best = orjson.loads((directory / STATE).read_bytes()).get("best") or {}
@@ -128,17 +119,14 @@ class Mirror:
         final = self._run / name
         staging = checkpoints / f".staging-fetched-{final.name}"
         shutil.rmtree(staging, ignore_errors=True)
-        self._fetch_directory(name, staging)
+        # By the manifest, not by a listing: that of a local directory leaves out .metadata.
+        self._get(f"{name}/{MANIFEST}", staging / MANIFEST)
+        for file in manifest_files(staging):
+            self._get(f"{name}/{file}", staging / file)
+        verify_checkpoint(staging)
         if final in dict(list_checkpoints(checkpoints)).values():  # here, but damaged: it was passed over
             shutil.rmtree(final)
         staging.rename(final)
-
-    def _fetch_directory(self, name: str, into: Path) -> None:
-        # By the manifest, not by a listing: that of a local directory leaves out .metadata.
-        self._get(f"{name}/{MANIFEST}", into / MANIFEST)
-        for file in manifest_files(into):
-            self._get(f"{name}/{file}", into / file)
-        verify_checkpoint(into)
 
     def _get(self, name: str, path: Path) -> None:
         make_directory(path.parent)
@@ -174,7 +162,3 @@ class Mirror:
                 self._blob.delete(path)
         except (Unavailable, OSError) as error:
             self._warn(f"{self._blob.url}: {name} could not be deleted there: {error}")
-
-
-def _manifest_last(directory: Path) -> list[Path]:
-    return sorted(directory.iterdir(), key=lambda path: path.name == MANIFEST)
