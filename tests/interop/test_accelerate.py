@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 import headrace as hr
 from headrace.interop.torch import LoaderDataset, dataloader
@@ -28,11 +28,19 @@ from headrace.interop.torch import LoaderDataset, dataloader
 folder, store, kind, steps = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 dispatch = {"none": None, "false": False}[sys.argv[5]]
 accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(dispatch_batches=dispatch))
+class Generator(IterableDataset):
+    def __iter__(self):
+        for batch in loader:
+            yield batch["input_ids"]
+
+
 loader = hr.Loader(hr.Store.open(store), seq_len=31, batch_size=8, seed=3, epochs=1)
 plain = {
     "loader": lambda: loader,
     "dataloader": lambda: dataloader(loader),
     "dataset": lambda: DataLoader(LoaderDataset(loader), batch_size=None),
+    "generator": lambda: DataLoader(Generator(), batch_size=None),
+    "map": lambda: DataLoader(loader, batch_size=None),
     "dict": lambda: DataLoader(LoaderDataset(loader), batch_size=None, collate_fn=dict),
 }[kind]()
 model = torch.nn.Linear(1, 1)
@@ -102,7 +110,7 @@ def test_a_prepared_loader_is_resumed_exactly_on_other_processes(made, tmp_path,
 
 @pytest.mark.parametrize(
     ("kind", "processes", "dispatch"),
-    [("dataset", 1, "none"), ("dict", 2, "none"), ("dataset", 2, "false")],
+    [("dataset", 1, "none"), ("dict", 2, "none"), ("map", 2, "false"), ("generator", 1, "none")],
 )
 def test_a_dataloader_that_would_be_sharded_again_is_refused_with_the_line_to_write(
     made, tmp_path, kind, processes, dispatch

@@ -1,5 +1,7 @@
 """A DataLoader around a loader delivers its batches, and refuses workers."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from headrace.errors import ConfigError
@@ -31,3 +33,17 @@ def test_worker_processes_are_refused(store, monkeypatch):
     monkeypatch.setattr(torch_data._utils.worker, "_worker_info", object())
     with pytest.raises(ConfigError, match="num_workers=0"):
         next(iter(LoaderDataset(Loader(store, seq_len=15, batch_size=4, epochs=1))))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_loader_in_several_worker_processes_is_refused_in_any_dataset(store, monkeypatch, num_workers):
+    """Each worker would deliver every batch; one worker delivers them once."""
+    monkeypatch.setattr(torch_data._utils.worker, "_worker_info", SimpleNamespace(num_workers=num_workers))
+    loader = Loader(store, seq_len=15, batch_size=4, epochs=1)
+    if num_workers == 1:
+        assert sum(batch.num_rows for batch in loader) == loader.num_rows
+    else:
+        with pytest.raises(ConfigError, match="every worker would deliver every batch"):
+            next(loader)
+    share = Loader(store, seq_len=15, batch_size=4, epochs=1, rank=1, world_size=2)
+    assert next(share).num_rows == 2  # the user's own division among the workers

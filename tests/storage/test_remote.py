@@ -12,7 +12,7 @@ import pytest
 from storage_fakes import BlobServer, FakeClock
 from store_fakes import make_store, sample_tokens
 
-from headrace.errors import StoreError
+from headrace.errors import StorageError, StoreError
 from headrace.storage import MemoryBlob, Retry, RetryingBlob, Unavailable, event_loop, open_blob
 from headrace.storage.remote import HEDGE_MIN_S, HedgeDelay, RemoteBlob, summarize_error
 from headrace.store import Store
@@ -93,10 +93,26 @@ def test_a_throttled_request_is_distinguished_from_other_failures(http):
         assert caught.value.throttled == throttled
 
 
-def test_an_unreachable_server_is_one_line():
-    with pytest.raises(Unavailable, match="error sending request") as caught:
+def test_an_address_at_which_nothing_answers_is_one_line_with_the_reason_and_soon_final():
+    with pytest.raises(Unavailable, match=r"error sending request: Connection refused$") as caught:
         RemoteBlob("http://127.0.0.1:1/store").get("manifest.json")
-    assert "\n" not in str(caught.value)
+    assert caught.value.unreachable
+    waits = []
+    blob = RetryingBlob(RemoteBlob("http://127.0.0.1:1/store"), Retry(sleep=waits.append))
+    with pytest.raises(StorageError, match="Nothing answers at this address") as final:
+        blob.get("manifest.json")
+    assert final.value.exit_code == 2
+    assert "\n" not in str(final.value)
+    assert len(waits) == Retry().first_connection_attempts - 1
+
+
+def test_a_server_that_has_answered_and_is_down_now_is_waited_for():
+    """A server that is restarted: the run that uses it lasts longer than the first connection may take."""
+    with BlobServer(MemoryBlob("restarted")) as server, pytest.raises(FileNotFoundError):
+        RemoteBlob(server.url).get("manifest.json")
+    with pytest.raises(Unavailable) as caught:
+        RemoteBlob(server.url).get("manifest.json")
+    assert not caught.value.unreachable
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
@@ -118,6 +134,11 @@ def test_a_message_has_the_code_and_text_of_the_server(http):
         "PUT http://x/b - 400 Bad Request: InvalidBucketName: Too short."
     )
     assert summarize_error("plain\nDebug source: many lines") == "plain"
+    dns = "failed to lookup address information: Name or service not known"
+    assert (
+        summarize_error(f'sent\nDebug source: "dns error", error: "{dns}"')
+        == "sent: Name or service not known"
+    )
 
 
 @pytest.mark.parametrize(

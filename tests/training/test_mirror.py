@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from flat_options import train
 
-from headrace.errors import ResumeError
+from headrace.errors import CheckpointError, ResumeError, StorageError, StoreError, WorkerError
 from headrace.model import GPTConfig, list_checkpoints
-from headrace.storage import Unavailable, open_blob
+from headrace.storage import MemoryBlob, Unavailable, open_blob
 from headrace.training import mirror as module
-from headrace.training.mirror import Mirror
+from headrace.training.mirror import Mirror, reachable
 
 OPTIONS: dict[str, Any] = {
     "model": GPTConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2,
@@ -89,21 +89,44 @@ def test_an_older_copy_does_not_replace_what_is_here(store: Path, tmp_path: Path
     assert train(store, out=tmp_path, mirror="memory://older", **OPTIONS).resumed_from == 10
 
 
-def test_a_store_that_cannot_be_reached_is_told_and_does_not_stop_the_run(
-    store: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("503"),
+        WorkerError("failed 12 times"),
+        StoreError("access denied"),
+        StorageError("refused"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("operation", ["put", "list", "delete"])
+def test_a_mirror_that_fails_is_a_warning_and_does_not_stop_the_run(
+    run: Path, error: Exception, operation: str
 ) -> None:
-    class Down:
-        url = "s3://down"
+    """Whatever storage raises: a blob of a URL has given up retrying, or the server refuses."""
 
-        def put(self, path: str, data: bytes) -> None:
-            raise Unavailable("503 again and again")
+    class Failing(MemoryBlob):
+        def __getattribute__(self, name: str) -> Any:
+            if name == operation:
+                raise error
+            return super().__getattribute__(name)
 
-    train(store, out=tmp_path, **OPTIONS)
-    said: list[str] = []
-    Mirror(Down(), tmp_path, warn=said.append).send_checkpoint(
-        tmp_path / "checkpoints" / "step-00000008", keep=1
-    )  # type: ignore[arg-type]
-    assert "s3://down: not copied there, the run goes on" in said[0]
+    warnings: list[str] = []
+    mirror = Mirror(Failing(f"failing-{operation}-{error}"), run, warn=warnings.append)
+    mirror.send_checkpoint(run / "checkpoints" / "step-00000008", keep=1)
+    mirror.send_checkpoint(run / "checkpoints" / "step-00000010", keep=1)
+    assert str(error) in warnings[0]
+    mirror.send_beginning(keep=1)
+    if operation == "list":
+        with pytest.raises(CheckpointError, match="leave out --mirror"):
+            reachable("memory://x", mirror.fetch_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("mirrored")
+    train(store, out=out, **OPTIONS)
+    return out
 
 
 def test_large_files_are_sent_and_fetched_in_parts(

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from headrace.errors import ConfigError
-from headrace.load import called_by_lightning
+from headrace.load import WITH_ACCELERATE, called_by_accelerate, called_by_lightning, iterated_by_accelerate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from headrace.load import Batch, Loader
-
-
-_ACCELERATE = (
-    "accelerate shards the batches of a DataLoader among processes and reads one ahead; the loader has sharded them "
-    "already, and its state would be one batch too far. Give accelerate the loader itself: "
-    "model, optimizer, loader = accelerator.prepare(model, optimizer, loader)"
-)
 
 
 def dataloader(
@@ -60,16 +52,16 @@ class LoaderDataset(IterableDataset[Any]):
                 "Lightning does not save the state of a DataLoader: a resumed run would read from the beginning. Give "
                 "it the loader itself: trainer.fit(model, loader)"
             )
-        if _is_iterated_by_accelerate(self):
-            raise ConfigError(_ACCELERATE)
+        if iterated_by_accelerate():
+            raise ConfigError(WITH_ACCELERATE)
         # A generator, which checks when the first batch is taken: Lightning hides what raises before.
         yield from self.loader
 
     @property
     def generator(self) -> None:
         """None: there is no random state. accelerate looks here before it shards the dataset, which is refused."""
-        if sys._getframe(1).f_globals.get("__name__", "").startswith("accelerate."):  # noqa: SLF001
-            raise ConfigError(_ACCELERATE)
+        if called_by_accelerate():
+            raise ConfigError(WITH_ACCELERATE)
 
     def __len__(self) -> int:
         """Batches of the next pass; see `Loader.__len__`."""
@@ -109,13 +101,3 @@ class _LoaderDataLoader(DataLoader[Any]):
 
 def _unchanged(batch: Batch[Any]) -> Batch[Any]:
     return batch
-
-
-def _is_iterated_by_accelerate(dataset: LoaderDataset) -> bool:
-    """Whether the DataLoader that accelerate is iterating reads this dataset."""
-    state = sys.modules.get("accelerate.state")
-    active = None if state is None else state.GradientState().active_dataloader
-    inner = getattr(active, "dataset", None)
-    while inner is not None and inner is not dataset:
-        inner = getattr(inner, "dataset", None)
-    return inner is dataset

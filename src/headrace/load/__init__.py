@@ -18,7 +18,12 @@ In reading order:
 """
 
 from headrace.load.batch import Batch
-from headrace.load.callers import called_by_lightning
+from headrace.load.callers import (
+    WITH_ACCELERATE,
+    called_by_accelerate,
+    called_by_lightning,
+    iterated_by_accelerate,
+)
 from headrace.load.distributed import data_rank
 from headrace.load.loader import Loader
 from headrace.load.mixture import Mixture, mix
@@ -26,13 +31,16 @@ from headrace.load.options import BatchOptions, ReadOptions
 from headrace.load.sample_loader import SampleLoader
 
 __all__ = [
+    "WITH_ACCELERATE",
     "Batch",
     "BatchOptions",
     "Loader",
     "Mixture",
     "ReadOptions",
     "SampleLoader",
+    "called_by_accelerate",
     "called_by_lightning",
     "data_rank",
+    "iterated_by_accelerate",
     "mix",
 ]

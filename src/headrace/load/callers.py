@@ -1,8 +1,8 @@
-"""The stack -> whether a method was called by Lightning.
+"""The stack -> whether a method was called by Lightning or accelerate.
 
 Lightning asks a loader for its length and iterates it in ways that differ from a `for` loop: it counts the batches
 before a resume itself, and takes one batch ahead of whatever has no length. Nothing in its calls says so but where they
-come from.
+come from. The same is true of accelerate's DataLoaders, which shard what they iterate and read a batch ahead.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 _LIGHTNING: Final = ("lightning", "pytorch_lightning", "lightning_fabric")
 _BETWEEN: Final = ("headrace", "torch.utils.data")
 
+WITH_ACCELERATE: Final = (
+    "accelerate shards the batches of a DataLoader among processes and reads one ahead; the loader has sharded them "
+    "already, and its state would be one batch too far. Give accelerate the loader itself: "
+    "model, optimizer, loader = accelerator.prepare(model, optimizer, loader)"
+)
+
 
 def called_by_lightning() -> bool:
     """Whether the nearest caller outside of headrace and torch's DataLoader is a module of Lightning."""
@@ -26,3 +32,23 @@ def called_by_lightning() -> bool:
             return name.partition(".")[0] in _LIGHTNING
         frame = frame.f_back
     return False
+
+
+def iterated_by_accelerate() -> bool:
+    """Whether a DataLoader of accelerate is on the stack that shards or reads ahead of what it iterates.
+
+    Looks at the whole stack: a dataset or generator of the user's stands between accelerate and the loader.
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "accelerate.data_loader":
+            owner = type(frame.f_locals.get("self")).__name__
+            return owner != "SkipDataLoader"  # `skip_first_batches`: takes each batch as it comes
+        frame = frame.f_back
+    return False
+
+
+def called_by_accelerate() -> bool:
+    """Whether the caller of the method that asks is a module of accelerate."""
+    name: str = sys._getframe(2).f_globals.get("__name__", "")  # noqa: SLF001
+    return name.startswith("accelerate.")

@@ -46,6 +46,21 @@ def check_rank(rank: int, world_size: int) -> None:
         )
 
 
+def check_workers() -> None:
+    """Refuse one of several worker processes of a DataLoader: each would deliver every batch.
+
+    Raises:
+        ConfigError: this process is one.
+    """
+    data = sys.modules.get("torch.utils.data")
+    worker = None if data is None else data.get_worker_info()
+    if worker is not None and worker.num_workers > 1:
+        raise ConfigError(
+            f"a loader in {worker.num_workers} workers of a DataLoader: every worker would deliver every batch. Use "
+            "num_workers=0 (the loader makes batches ahead by threads), or give rank= and world_size= by worker"
+        )
+
+
 def _from_torch() -> tuple[int, int] | None:
     # Only where the process has imported it: others do not pay for the import of torch.
     distributed = sys.modules.get("torch.distributed")

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Sel
 from headrace.errors import ConfigError, OrderError, ResumeError, WorkerError
 from headrace.load.batch import Array, Batch
 from headrace.load.batch_builder import BatchBuilder
-from headrace.load.callers import called_by_lightning
+from headrace.load.callers import (
+    WITH_ACCELERATE,
+    called_by_accelerate,
+    called_by_lightning,
+    iterated_by_accelerate,
+)
 from headrace.load.defaults import is_remote, order_name, row_order, threads_for
 from headrace.load.device import DevicePlacement
-from headrace.load.distributed import check_rank, data_rank
+from headrace.load.distributed import check_rank, check_workers, data_rank
 from headrace.load.forks import fork_count
 from headrace.load.host import HostPlacement, use_torch
 from headrace.load.indices import IndexStream
@@ -355,7 +360,13 @@ class Loader(Generic[Array]):
     # --- batches ---
 
     def __iter__(self) -> Iterator[Batch[Array]]:
-        """A loop over the next pass, or over the rest of one after `seek`, `load_state_dict` or `next(loader)`."""
+        """A loop over the next pass, or over the rest of one after `seek`, `load_state_dict` or `next(loader)`.
+
+        Raises:
+            ConfigError: a DataLoader of accelerate iterates it, which would shard its batches again.
+        """
+        if iterated_by_accelerate():
+            raise ConfigError(WITH_ACCELERATE)
         with self._lock:
             progress = self._progress
             loop: BatchIterator[Array] = BatchIterator(self)
@@ -386,6 +397,12 @@ class Loader(Generic[Array]):
             "the loader in a DataLoader's place; where a DataLoader is insisted on, write "
             "headrace.interop.torch.dataloader(loader); for transformers, headrace.interop.hf.Trainer(...)"
         )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # accelerate looks for it on the dataset of a DataLoader before it iterates that.
+        if name == "set_epoch" and called_by_accelerate():
+            raise ConfigError(WITH_ACCELERATE)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def take(self, end: int | None) -> Batch[Array]:
         """The batch at the position, of a pass that ends at `end`; iterators of the loader call this.
@@ -434,6 +451,7 @@ class Loader(Generic[Array]):
                 "would read the same rows. Make the loader in the process that uses it"
             )
         if not self._rank_given:
+            check_workers()
             check_rank(self.rank, self.world_size)
         self._began = fork_count()
 

@@ -22,8 +22,12 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 class Unavailable(ConnectionError):
     """A remote did not answer as it should; the same request may succeed later."""
 
-    def __init__(self, message: str, *, throttled: bool = False, timed_out: bool = False) -> None:
+    def __init__(
+        self, message: str, *, throttled: bool = False, timed_out: bool = False, unreachable: bool = False
+    ) -> None:
         super().__init__(message)
+        self.unreachable = unreachable
+        """No connection could be made, and none has been made by this process before: most likely a wrong URL."""
         self.throttled = throttled
         """The remote asked for fewer requests (429, 503)."""
         self.timed_out = timed_out

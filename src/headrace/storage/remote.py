@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
+from urllib.parse import urlsplit
 
 from headrace.errors import StoreError
 from headrace.storage import event_loop
@@ -57,13 +58,22 @@ _ALLOW_HTTP = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
 _PAST_THE_END = re.compile(r"\b416\b|Wanted range starting at")
 _THROTTLED = re.compile(r"\b(429|503)\b|SlowDown|Too Many Requests|ServerBusy")
 _TIMED_OUT = re.compile(r"timed out|timeout", re.IGNORECASE)
+# The reasons, in the client's own words, for which no connection was made.
+_NOT_CONNECTED = re.compile(
+    r"Connection refused|No route to host|Network is unreachable"
+    r"|Name or service not known|No address associated with hostname|nodename nor servname provided"
+)
+_reached: set[str] = set()
+"""Scheme and host, or bucket, of every URL that has answered this process."""
 _XML_ERROR = re.compile(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
 
 
 def summarize_error(text: str) -> str:
-    """The first line of a client's error, and the code and message of the server's XML."""
+    """The first line of a client's error, why it could not connect, and the code and message of the server's XML."""
     first = text.splitlines()[0].partition(": <?xml")[0][:400]
     xml = _XML_ERROR.search(text)
+    if xml is None and (reason := _NOT_CONNECTED.search(text)):
+        return f"{first}: {reason[0]}"
     return first if xml is None else f"{first}: {xml[1]}: {xml[2] or ''}".rstrip(": ")
 
 
@@ -94,6 +104,7 @@ class RemoteBlob:
         import obstore
 
         self._url = url.rstrip("/")
+        self._endpoint = "{0.scheme}://{0.netloc}".format(urlsplit(url))
         self._obstore = obstore
         self._hedge = HedgeDelay()
         self._reader = self._connect(read_timeout=silence_s, timeout=86400.0)
@@ -139,7 +150,9 @@ class RemoteBlob:
         where = f"{self._url}/{path}"
         try:
             yield
-        except exceptions.NotFoundError as error:
+            _reached.add(self._endpoint)
+        except (exceptions.NotFoundError, FileNotFoundError) as error:
+            _reached.add(self._endpoint)
             raise FileNotFoundError(2, "no such object", where) from error
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
             raise StoreError(
@@ -167,6 +180,7 @@ class RemoteBlob:
                 f"{where}: {summarize_error(text)}",
                 throttled=bool(_THROTTLED.search(text)),
                 timed_out=bool(_TIMED_OUT.search(text)),
+                unreachable=bool(_NOT_CONNECTED.search(text)) and self._endpoint not in _reached,
             ) from error
 
     def size(self, path: str) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from headrace.errors import StoreError, WorkerError
+from headrace.errors import StorageError, StoreError, WorkerError
 from headrace.storage.protocol import Blob, Data, ObjectInfo, Unavailable, as_buffers
 from headrace.types import Bytes
 
@@ -25,6 +25,8 @@ class Retry:
     """How often a call is retried, and the waits between its tries."""
 
     attempts: int = 12
+    first_connection_attempts: int = 6
+    """Tries, some 3 s, at an endpoint that this process has never reached and that cannot be connected to."""
     first_wait_s: float = 0.1
     """Doubles with each failure, up to `max_wait_s`; the actual wait is random between half of it and it."""
     max_wait_s: float = 15.0
@@ -60,6 +62,7 @@ class Retry:
 
         Raises:
             WorkerError: `attempts` tries have failed.
+            StorageError: no connection could be made in `first_connection_attempts` tries.
             Cancelled: `closed` was set.
         """
         for attempt in range(1, self.attempts + 1):
@@ -70,6 +73,10 @@ class Retry:
             except Unavailable as error:
                 if failed is not None:
                     failed(error)
+                if error.unreachable and attempt >= self.first_connection_attempts:
+                    raise StorageError(
+                        f"{error}. Nothing answers at this address: is the URL right, and its server up?"
+                    ) from error
                 if attempt == self.attempts:
                     raise WorkerError(
                         f"{what}: failed {attempt} times, the last with: {error}. "

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import orjson
 
-from headrace.errors import CheckpointError
+from headrace.errors import CheckpointError, HeadraceError
 from headrace.model import (
     MANIFEST,
     PRETRAINED,
@@ -24,7 +24,7 @@ from headrace.model import (
     manifest_files,
     verify_checkpoint,
 )
-from headrace.storage import Blob, Unavailable, make_directory
+from headrace.storage import Blob, make_directory
 from headrace.training.metrics import METRICS
 from headrace.training.run_json import RUN
 
@@ -43,7 +43,9 @@ def reachable(url: str, work: Callable[[], T]) -> T:
     """
     try:
         return work()
-    except (Unavailable, OSError) as error:
+    except CheckpointError:
+        raise
+    except (HeadraceError, OSError) as error:
         raise CheckpointError(
             f"{url}: the mirror cannot be read: {error}. Run the same command again when it answers, or leave "
             f"out --mirror to go on with what is here."
@@ -87,7 +89,7 @@ class Mirror:
         """Send what a start wrote: run.json, tokenizer, and the newest checkpoint where the copy has none."""
         self.send_run()
         here = list_checkpoints(self._run / _CHECKPOINTS)
-        if here and not self._steps():
+        if here and self._try(self._steps) == []:
             self.send_checkpoint(here[-1][1], keep=keep)
 
     def send_run(self) -> None:
@@ -104,7 +106,7 @@ class Mirror:
         metrics = self._run / METRICS  # an imported model has none yet
         if self._send([self._run / RUN, *([metrics] if metrics.exists() else []), *files]):
             best = orjson.loads((directory / STATE).read_bytes()).get("best") or {}
-            for step, name in self._steps()[:-keep]:
+            for step, name in (self._try(self._steps) or [])[:-keep]:
                 if step != best.get("step"):
                     self._delete(name)
 
@@ -136,15 +138,22 @@ class Mirror:
                 file.write(self._blob.get_range(name, start, min(start + _PART_BYTES, size)))
 
     def _send(self, paths: Sequence[Path]) -> bool:
-        try:
+        def send() -> bool:
             for path in paths:
                 self._put(path.relative_to(self._run).as_posix(), path)
-        except (Unavailable, OSError) as error:
+            return True
+
+        return bool(self._try(send))
+
+    def _try(self, work: Callable[[], T]) -> T | None:
+        """Do work while the run goes on; what fails is a warning, and None."""
+        try:
+            return work()
+        except (HeadraceError, OSError) as error:
             self._warn(
                 f"{self._blob.url}: not copied there, the run goes on and tries at its next checkpoint: {error}"
             )
-            return False
-        return True
+            return None
 
     def _put(self, name: str, path: Path) -> None:
         with path.open("rb") as file:
@@ -160,5 +169,5 @@ class Mirror:
             self._blob.delete(f"{name}/{MANIFEST}")
             for path in self._blob.list(f"{name}/"):
                 self._blob.delete(path)
-        except (Unavailable, OSError) as error:
+        except (HeadraceError, OSError) as error:
             self._warn(f"{self._blob.url}: {name} could not be deleted there: {error}")
