@@ -49,7 +49,8 @@ def test_public_names_change_only_on_purpose():
     assert headrace.__all__ == [
         "GPT", "Batch", "BatchOptions", "CheckpointError", "CheckpointOptions", "ConfigError", "DataOptions",
         "DiagnoseOptions", "Diagnosis", "DocumentError", "EngineOptions", "EvaluationOptions", "FieldOptions",
-        "FilterOptions", "GPTConfig", "HeadraceError", "ImageTransform", "InputError", "JobOptions", "Loader",
+        "FilterOptions", "GPTConfig", "HeadraceError", "ImageTransform", "InputError", "InteractionOptions",
+        "Interactions", "JobOptions", "Loader",
         "ManifestError", "OperatorOptions", "OptimizerOptions", "OrderError", "OutputOptions", "ParallelOptions",
         "PromptOptions", "ReadOptions", "ResumeError", "RunOptions", "SampleStore", "Samples", "SamplingOptions",
         "ShardError", "SinkError", "SourceError", "SpaceError", "StorageError", "Store", "StoreError",

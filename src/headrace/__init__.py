@@ -7,11 +7,13 @@ The path of the data, and the names that meet it:
                   FieldOptions, OperatorOptions, FilterOptions, JobOptions  its options
                   ingest(sources, out, samples=Samples())   images with labels, boxes or masks -> a store of samples
                   train_tokenizer, load_tokenizer           byte-level BPE, or one that exists
+                  ingest(sources, out, interactions=Interactions())  logs of users' interactions with items -> samples
     a store       Store.open(url)                           tokens, documents, shards; checked on read
                   mix({store: weight})                      several stores, read as one
                   SampleStore.open(url)                     rows with typed columns: images, labels, boxes
     batches       Loader(store, seq_len=..., batch_size=...)  this rank's rows of each global batch
                   Loader(SampleStore, batch_size=..., image=ImageTransform(size=224))  the same for images
+                  Loader(SampleStore, batch_size=..., interactions=InteractionOptions())  and for interactions
                   Batch                                     input_ids, labels, tokens; a mapping that models take
                   BatchOptions, ReadOptions                 what a batch carries, how it is read
     a model       train(stores, model=..., out=...)         -> a run; RunSummary
@@ -64,12 +66,14 @@ if TYPE_CHECKING:
     from headrace.ingestion import (
         FieldOptions,
         FilterOptions,
+        Interactions,
         JobOptions,
         OperatorOptions,
         Samples,
         StoreWriter,
         ingest,
     )
+    from headrace.interactions import InteractionOptions
     from headrace.load import Batch, BatchOptions, Loader, ReadOptions, mix
     from headrace.model import GPT, GPTConfig, load_model
     from headrace.profile import report
@@ -91,6 +95,7 @@ _EXPORTS = {
     "headrace.ingestion": [
         "FieldOptions",
         "FilterOptions",
+        "Interactions",
         "JobOptions",
         "OperatorOptions",
         "Samples",
@@ -98,6 +103,7 @@ _EXPORTS = {
         "ingest",
     ],
     "headrace.images": ["ImageTransform"],
+    "headrace.interactions": ["InteractionOptions"],
     "headrace.tokens": ["load_tokenizer", "train_tokenizer"],
     "headrace.store": ["SampleStore", "Store"],
     "headrace.load": ["Batch", "BatchOptions", "Loader", "ReadOptions", "mix"],
@@ -154,6 +160,8 @@ __all__ = [
     "HeadraceError",
     "ImageTransform",
     "InputError",
+    "InteractionOptions",
+    "Interactions",
     "JobOptions",
     "Loader",
     "ManifestError",

@@ -123,7 +123,10 @@ def test_a_damaged_checkpoint_of_a_store_is_passed_over_for_an_older_one(request
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("memory://nothing-there", r"neither a run \(run.json\) nor a Hugging Face directory"),
+        (
+            "memory://nothing-there",
+            r"neither a run .*, a Hugging Face directory .* nor an adapter",
+        ),
         ("ftp://host/model", "expected a local directory, s3://"),
         ("hf://only-a-name", r"expected hf://OWNER/NAME or hf://OWNER/NAME@REVISION"),
     ],

@@ -149,7 +149,10 @@ def test_weights_of_another_shape_than_the_config_are_refused(tmp_path: Path) ->
 
 
 def test_a_directory_that_is_neither_run_nor_export_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"neither a run \(run.json\) nor a Hugging Face directory"):
+    with pytest.raises(
+        ConfigError,
+        match=r"neither a run .*, a Hugging Face directory .* nor an adapter",
+    ):
         load_model(tmp_path)
 
 

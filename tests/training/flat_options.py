@@ -26,6 +26,8 @@ def grouped(**flat: Any) -> dict[str, Any]:
     if rows:
         output = flat.get("output", BatchOptions())
         flat["output"] = dataclasses.replace(output, **{field: flat.pop(field) for field in rows})
+    if isinstance(flat.get("lora"), dict):  # of a run in another process
+        flat["lora"] = training.LoraOptions(**flat["lora"])
     for name, kind in GROUPS.items():
         fields = own[name] & flat.keys()
         groups[name] = kind(**{field: flat.pop(field) for field in fields})

@@ -9,16 +9,16 @@ import pytest
 from typing_extensions import Doc
 
 from headrace.errors import ConfigError
-from headrace.training import DataOptions, OptimizerOptions, ParallelOptions
+from headrace.training import DataOptions, LoraOptions, OptimizerOptions, ParallelOptions
 from headrace.training.options import check_steps
 
-API_ONLY = {"output", "reading", "eval_stores"}
+API_ONLY = {"output", "reading", "eval_stores", "lora"}
 
 
 def test_every_option_has_a_sentence_or_is_for_the_api_alone():
     from flat_options import GROUPS
 
-    for kind in GROUPS.values():
+    for kind in (*GROUPS.values(), LoraOptions):
         hints = typing.get_type_hints(kind, include_extras=True)
         documented = {
             name

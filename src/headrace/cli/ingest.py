@@ -1,9 +1,9 @@
-"""`headrace ingest`: raw text -> a store of tokens; images -> a store of samples."""
+"""`headrace ingest`: raw text -> a store of tokens; images or logs of interactions -> a store of samples."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,11 +11,13 @@ from typing_extensions import Doc
 
 from headrace.cli.console import count, facts, print_json, progress_bar, size, stdout
 from headrace.cli.options import with_options
+from headrace.errors import ConfigError
 from headrace.ingestion import (
     Codec,
     Distribute,
     FieldOptions,
     FilterOptions,
+    Interactions,
     JobOptions,
     OperatorOptions,
     Samples,
@@ -34,6 +36,8 @@ headrace ingest notes/ --out store --tokenizer tokenizer.json --text-field body 
 headrace ingest crawl/ --out store --tokenizer gpt2 --normalise --filter --dedup minhash
 
 headrace ingest photos/ --samples --out store
+
+headrace ingest clicks.csv --interactions --split last --part train --out store
 
 headrace ingest s3://bucket/raw/*.jsonl.zst --out s3://bucket/store --tokenizer byte --json
 
@@ -54,8 +58,31 @@ class WorkerOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KindOptions:
+    """Kind."""
+
+    samples: Annotated[bool, Doc("The sources are images: write rows with labels, boxes or masks.")] = False
+    interactions: Annotated[
+        bool, Doc("The sources are logs of users' interactions with items: write rows of histories.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        """Refuse both.
+
+        Raises:
+            ConfigError: naming them.
+        """
+        if self.samples and self.interactions:
+            raise ConfigError("--samples is for images and --interactions for logs; expected one of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WriteOptions:
     """Store."""
+
+    codec: Annotated[
+        Codec | None, Doc("Compression of the store's blocks. Default: zstd; none for images.")
+    ] = None
 
     filter_documents: Annotated[
         bool, Flag("--filter"), Doc("Drop short, symbol-ridden and repetitive documents; mild limits.")
@@ -68,7 +95,9 @@ class WriteOptions:
     fields=FieldOptions,
     operators=OperatorOptions,
     job=JobOptions,
-    rows=Samples,
+    images=Samples,
+    log=Interactions,
+    kind=KindOptions,
     workers=WorkerOptions,
     write=WriteOptions,
 )
@@ -77,7 +106,7 @@ def ingest(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Files, globs, directories or URLs of text; with --samples a directory or files of images.",
+            help="Files, globs, directories or URLs of text; with --samples of images, with --interactions of logs.",
             show_default=False,
         ),
     ],
@@ -85,13 +114,11 @@ def ingest(
     fields: FieldOptions,
     operators: OperatorOptions,
     job: JobOptions,
-    rows: Samples,
+    images: Samples,
+    log: Interactions,
+    kind: KindOptions,
     workers: WorkerOptions,
     write: WriteOptions,
-    samples: Annotated[
-        bool,
-        typer.Option("--samples", help="The sources are images: write rows with labels, boxes or masks."),
-    ] = False,
     tokenizer: Annotated[
         str,
         typer.Option(
@@ -99,12 +126,6 @@ def ingest(
             "tekken.json, a directory with one of them."
         ),
     ] = "byte",
-    codec: Annotated[
-        Codec | None,
-        typer.Option(
-            help="Compression of the store's blocks. Default: zstd; none for images.", show_default=False
-        ),
-    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
     """Turn raw text, compressed and anywhere, into a store. The same command continues after a crash."""
@@ -112,6 +133,8 @@ def ingest(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from headrace.ingestion import ingest as run
 
+    _check_used(images, is_used=kind.samples, flag="--samples")
+    _check_used(log, is_used=kind.interactions, flag="--interactions")
     if write.filter_documents:
         operators = replace(operators, filters=FilterOptions())
     with progress_bar("ingest", unit="bytes", quiet=json) as progress:
@@ -119,27 +142,43 @@ def ingest(
             sources,
             out,
             tokenizer=tokenizer,
-            codec=codec,
+            codec=write.codec,
             workers=workers.workers,
             distribute=workers.distribute,
             fields=fields,
             operators=operators,
             job=job,
-            samples=rows if samples else None,
+            samples=images if kind.samples else None,
+            interactions=log if kind.interactions else None,
             append=write.append,
             restart=write.restart,
             progress=progress,
         )
+    is_text = not (kind.samples or kind.interactions)
     if json:
         print_json(summary)
     else:
-        stdout.print(facts("ingested", _sample_rows(summary) if samples else _rows(summary)))
+        stdout.print(facts("ingested", _rows(summary) if is_text else _sample_rows(summary)))
+
+
+def _check_used(options: Samples | Interactions, *, is_used: bool, flag: str) -> None:
+    """Refuse options of a kind of store that is not made.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    names = [f.name for f in fields(options) if getattr(options, f.name) != f.default]
+    if names and not is_used:
+        raise ConfigError(
+            f"{', '.join(names)}: only with {flag}, which was not given. Add {flag}, or leave them out"
+        )
 
 
 def _sample_rows(summary: IngestSummary) -> list[tuple[str, str]]:
     rows = [
         ("store", summary.out),
         ("rows", f"{count(summary.documents)} in {count(summary.num_shards)} shards"),
+        *([("tokens", f"{count(summary.tokens)} of items")] if summary.tokens else []),
         ("bytes", f"{size(summary.source_bytes)} of sources, now {size(summary.store_bytes)}"),
         ("time", f"{summary.wall_s:.1f} s with {summary.workers} workers"),
     ]

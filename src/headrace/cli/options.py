@@ -16,8 +16,8 @@ from typing_extensions import Doc
 from headrace.types import Flag
 
 MODEL_HELP = (
-    "A run (RUN, RUN@STEP, RUN@best) or a Hugging Face directory: a local path, an s3://, gs://, az:// or http(s):// "
-    "URL, or hf://OWNER/NAME[@REVISION]."
+    "A run (RUN, RUN@STEP, RUN@best), a Hugging Face directory or peft's adapter directory: a local path, an s3://, "
+    "gs://, az:// or http(s):// URL, or hf://OWNER/NAME[@REVISION]."
 )
 
 

@@ -8,6 +8,7 @@ import signal
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ from headrace.training import (
     CheckpointOptions,
     DataOptions,
     EvaluationOptions,
+    LoraOptions,
     OptimizerOptions,
     ParallelOptions,
     RunOptions,
@@ -35,6 +37,8 @@ headrace train store --model gpt3-125m --seq-len 2048 --batch-size 256 --steps 1
 
 headrace train store --init-from hf-model --steps 1000 --lr 1e-5 --out run
 
+headrace train store --init-from hf-model --lora-r 16 --lora-target-modules all-linear --steps 1000 --out tuned
+
 headrace train store --model qwen3-0.6b --seq-len 2048 --batch-size 64 --steps 1000 --out run
 
 headrace train store --num-hidden-layers 12 --hidden-size 768 --num-attention-heads 12 --num-key-value-heads 4 \
@@ -45,10 +49,6 @@ headrace train store --depth 12 --gradient-accumulation-steps 32 --out run
 torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --dp 2 --tp 2 --steps 1000 --out run
 
 torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --layout auto --steps 1000 --out run
-
-A run on an object store, its checkpoints sent while training goes on:
-
-headrace train store --model tiny --steps 500 --out s3://bucket/run
 
 The same command again goes on where a killed run stopped; --out alone keeps its options, and what is given
 changes its later steps:
@@ -64,7 +64,7 @@ headrace train store --init-from run@400 --init-state full --lr-schedule wsd --c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainModelOptions:
-    """Model and steps."""
+    """Model, steps and held-out stores."""
 
     model: Annotated[
         str | None,
@@ -76,11 +76,12 @@ class TrainModelOptions:
     init_from: Annotated[
         str | None,
         Doc(
-            "A Hugging Face directory (gpt2, llama, qwen3, ...) or a run (RUN, RUN@STEP, RUN@best) to begin with: "
-            "a path, a URL or hf://OWNER/NAME."
+            "A Hugging Face directory (gpt2, llama, qwen3, ...), peft's adapter directory or a run (RUN, RUN@STEP, "
+            "RUN@best) to begin with: a path, a URL or hf://OWNER/NAME."
         ),
     ] = None
     steps: Annotated[int | None, Doc("Optimizer steps in all; or give --tokens or --max-seconds.")] = None
+    eval_stores: Annotated[tuple[str, ...], Doc("Held-out store, logged as eval_loss; may be repeated.")] = ()
 
 
 @with_options(
@@ -92,16 +93,14 @@ class TrainModelOptions:
     checkpoint=CheckpointOptions,
     evaluation=EvaluationOptions,
     run=RunOptions,
+    lora=LoraOptions,
 )
 def train(
     *,
     stores: Annotated[
         list[str], typer.Argument(help="One store, or several mixed by their sizes.", show_default=False)
     ],
-    out: Annotated[
-        str,
-        typer.Option(help="The run directory, or its s3://, gs:// or az:// URL.", show_default=False),
-    ],
+    out: Annotated[Path, typer.Option(help="The run directory.", show_default=False)],
     model: TrainModelOptions,
     shape: ShapeOptions,
     data: DataOptions,
@@ -110,10 +109,7 @@ def train(
     checkpoint: CheckpointOptions,
     evaluation: EvaluationOptions,
     run: RunOptions,
-    eval_stores: Annotated[
-        list[str] | None,
-        typer.Option(help="Held-out store, logged as eval_loss; may be repeated.", show_default=False),
-    ] = None,
+    lora: LoraOptions,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
     """Train a GPT-3 or a Llama-like model on stores. Killed? The same command goes on, with the same loss curve."""
@@ -137,8 +133,8 @@ def train(
                 optimizer=optimizer,
                 parallel=parallel,
                 checkpoint=checkpoint,
-                evaluation=dataclasses.replace(evaluation, eval_stores=eval_stores or None),
-                run=run,
+                evaluation=dataclasses.replace(evaluation, eval_stores=list(model.eval_stores) or None),
+                run=dataclasses.replace(run, lora=lora),
                 progress=progress,
             )
     except HeadraceError as error:
@@ -174,9 +170,12 @@ def _print_summary(summary: RunSummary, *, json: bool) -> None:
             soft_wrap=True,
         )
         return
+    learning = count(summary.parameters)
+    if summary.trainable_parameters != summary.parameters:
+        learning += f", {count(summary.trainable_parameters)} of them learn (LoRA)"
     rows = [
         ("steps", f"{count(summary.steps)} of {count(summary.total_steps)}"),
-        ("parameters", count(summary.parameters)),
+        ("parameters", learning),
         ("tokens", count(summary.tokens)),
         ("loss", "-" if summary.loss is None else f"{summary.loss:.4f}"),
         ("tokens/s", count(summary.tokens_per_s)),

@@ -17,10 +17,10 @@ from headrace.generation.decoding.hf_runner import HFRunner
 from headrace.generation.engines.native import NativeEngine
 from headrace.generation.engines.results import check_supported
 from headrace.generation.job import BatchEngine, Progress
-from headrace.generation.model_directory import read_config, special_ids_of
+from headrace.generation.model_directory import base_directory, read_config, special_ids_of
 from headrace.generation.options import SamplingOptions
 from headrace.generation.prompts.tokenizer import PromptTokenizer
-from headrace.model import Decoder, fetch_model, load_model
+from headrace.model import Decoder, fetch_model, is_adapter, load_model
 from headrace.paths import split_checkpoint_name
 from headrace.platform import cpu_quota
 from headrace.stats import Stats
@@ -69,7 +69,8 @@ def load_engine(
     """Load a model for generation.
 
     Args:
-        model: a run (RUN, RUN@STEP, RUN@best) or a Hugging Face directory, or a URL of one, see `fetch_model`.
+        model: a run (RUN, RUN@STEP, RUN@best), a Hugging Face directory or peft's adapter directory, or a URL of one,
+            see `fetch_model`.
         engine: of ENGINES.
         dtype: of the weights; "auto": as stored, on a CPU float32.
         device: "cpu", "cuda" or "auto".
@@ -106,11 +107,11 @@ def _load_foreign(
 ) -> LoadedEngine:
     """Load another library's engine; it reads Hugging Face directories only."""
     path, _ = split_checkpoint_name(path)
-    about = read_config(path)
+    about = None if is_adapter(path) else read_config(path)
     if about is None:
         raise ConfigError(
-            f"{path}: engine {engine} reads Hugging Face directories (config.json), and this is none. "
-            f"Use engine native, or headrace export."
+            f"{path}: engine {engine} reads Hugging Face directories (config.json), and this is a run "
+            f"or an adapter. Use engine native, or headrace export."
         )
     prompts = load_prompts(path)
     table, eos_ids = prompts.tokenizer.token_bytes(), prompts.special_ids.eos
@@ -151,6 +152,8 @@ def load_prompts(path: Path) -> PromptTokenizer:
     path, _ = split_checkpoint_name(path)
     if (path / "run.json").is_file():
         tokenizer = load_tokenizer(path / "tokenizer")
+    elif (base := base_directory(path)) != path:
+        return load_prompts(base)
     elif read_config(path) is None:
         raise _no_model(path)
     else:
@@ -162,13 +165,13 @@ def _load_runner(
     path: Path, *, dtype: str, device: torch.device, progress: Progress | None
 ) -> tuple[GPTRunner | HFRunner, Tokenizer]:
     directory, _ = split_checkpoint_name(path)
-    about = read_config(directory)
-    if about is None and not (directory / "run.json").is_file():
+    about = None if is_adapter(directory) else read_config(directory)
+    if about is None and not is_adapter(directory) and not (directory / "run.json").is_file():
         raise _no_model(path)
     if about is None or about.get("model_type") == "gpt2":
         kind = pick_dtype(dtype, stored=torch.float32, device=device)
         model, tokenizer = load_model(path, device=device, dtype=kind, progress=progress)
-        if isinstance(model, Decoder):  # a run of Llama's family
+        if isinstance(model, Decoder):  # a run of Llama's family, or an adapter
             return HFRunner.of_decoder(model, directory), tokenizer
         return GPTRunner(model), tokenizer
     from headrace.tokens import load_tokenizer

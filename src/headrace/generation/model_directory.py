@@ -51,10 +51,25 @@ def special_ids_of(path: Path, tokenizer: Tokenizer) -> SpecialIds:
 def prompt_directory(path: Path) -> Path:
     """Where the tokenizer's settings, the chat template and the generation defaults of a model are.
 
-    A run that began with a Hugging Face directory keeps a copy of its files.
+    A run that began with a Hugging Face directory keeps a copy of its files; an adapter has those of its base.
     """
+    path = base_directory(path)
     kept = path / "pretrained"  # headrace.model.PRETRAINED; this module is read without torch
     return kept if (path / "run.json").is_file() and (kept / "config.json").is_file() else path
+
+
+def base_directory(path: Path) -> Path:
+    """The local directory of the model that an adapter belongs to; of any other directory itself.
+
+    Raises:
+        ConfigError: the base is not there.
+    """
+    if (path / "run.json").is_file() or not (path / "adapter_config.json").is_file():
+        return path
+    from headrace.model import adapter_base, fetch_model
+    from headrace.paths import split_checkpoint_name
+
+    return split_checkpoint_name(fetch_model(adapter_base(path)))[0]
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ units/       sources -> units of work: plan, schedule, records and journal of wh
 build/       one unit -> its shards: read documents, check the tokenizer, tokenize, pack, write
 job/         a job's description, destination and lock, deduplication, commit, progress, summary
 samples/     images with labels, boxes or masks -> a store of samples
+interactions/  logs of users' interactions with items -> a store of samples, or of item tokens
 distribute   units on workers: this process, worker processes, Ray; fork_server starts the processes
 
 `ingest` starts its workers before it imports what it needs itself: so nothing heavy is imported here.
@@ -20,6 +21,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headrace.ingestion.interactions import Interactions
 from headrace.ingestion.options import (
     Codec,
     Dedup,
@@ -48,6 +50,7 @@ __all__ = [
     "FilterOptions",
     "ImageLayout",
     "IngestSummary",
+    "Interactions",
     "JobOptions",
     "OperatorOptions",
     "Samples",

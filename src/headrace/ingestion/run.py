@@ -15,6 +15,7 @@ from typing_extensions import TypedDict, Unpack
 
 from headrace.errors import ConfigError
 from headrace.ingestion.fork_server import start_fork_server
+from headrace.ingestion.interactions.options import Interactions
 from headrace.ingestion.options import (
     Codec,
     Distribute,
@@ -58,6 +59,7 @@ def ingest(
     operators: OperatorOptions = OperatorOptions(),  # noqa: B008
     job: JobOptions = JobOptions(),  # noqa: B008
     samples: Samples | None = None,
+    interactions: Interactions | None = None,
     **control: Unpack[IngestControl],
 ) -> IngestSummary:
     """Turn raw text into a store. A call that was interrupted at any moment is continued by the same call.
@@ -77,6 +79,8 @@ def ingest(
         job: when the job stops, and how its work is divided.
         samples: the sources are images with labels, boxes or masks, and the store has rows (`SampleStore`); tokenizer,
             fields and operators are of text, and are refused.
+        interactions: the sources are logs of users' interactions with items, and the store has rows of them, or
+            documents of item tokens; options of text are refused, and so is `append`.
         control: `append=True` adds files that the store does not have yet; `restart=True` deletes a half-done job or a
             store at `out`, and starts over; `progress` is called with (source bytes done, in all, a note).
 
@@ -93,11 +97,14 @@ def ingest(
     """
     if unknown := control.keys() - IngestControl.__annotations__.keys():
         raise TypeError(f"ingest() got an unexpected keyword argument {min(unknown)!r}")
-    if samples is not None:
-        return _ingest_samples(
+    if samples is not None and interactions is not None:
+        raise ConfigError("ingest: samples are images and interactions are a log; expected one of them")
+    rows = samples if interactions is None else interactions
+    if rows is not None:
+        return _ingest_rows(
             sources,
             out,
-            samples,
+            rows,
             tokenizer=tokenizer,
             codec=codec,
             workers=workers,
@@ -173,10 +180,10 @@ def _ingest_text(
             return runner.run(planned, append=append, max_reject_share=job.max_reject_share)
 
 
-def _ingest_samples(
+def _ingest_rows(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
-    samples: Samples,
+    rows: Samples | Interactions,
     *,
     tokenizer: str | os.PathLike[str] | Tokenizer,
     codec: Codec | None,
@@ -192,9 +199,10 @@ def _ingest_samples(
     _check(
         out=out, codec=codec or "none", workers=workers, distribute=distribute, append=append, restart=restart
     )
+    what = "samples" if isinstance(rows, Samples) else "interactions"
     if distribute != "local":
         raise ConfigError(
-            f"distribute is {distribute!r}: samples are ingested by processes of this machine: local"
+            f"distribute is {distribute!r}: {what} are ingested by processes of this machine: local"
         )
     of_text = [
         field.name
@@ -205,21 +213,41 @@ def _ingest_samples(
     if tokenizer != "byte":
         of_text.append("tokenizer")
     if of_text:
+        kind = "samples are images" if isinstance(rows, Samples) else "interactions are a log"
         raise ConfigError(
-            f"ingest: samples are images, and these options are of text: {', '.join(of_text)}. Leave them out"
+            f"ingest: {kind}, and these options are of text: {', '.join(of_text)}. Leave them out"
         )
+    paths = [sources] if isinstance(sources, str | os.PathLike) else sources
+    progress = control.get("progress")
+    if isinstance(rows, Interactions):
+        if append or workers not in (None, 1):
+            name, cure = (
+                ("append", "Ingest the whole log") if append else ("workers", "Polars uses all cores")
+            )
+            raise ConfigError(f"ingest: {name}: not an option of interactions. {cure}")
+        from headrace.ingestion.interactions.job import InteractionIngest
+
+        return InteractionIngest(
+            sources=paths,
+            out=out,
+            interactions=rows,
+            codec=codec or "zstd",
+            job=job,
+            restart=restart,
+            progress=progress,
+        ).run()
     from headrace.ingestion.samples.job import SampleIngest
 
     return SampleIngest(
-        sources=[sources] if isinstance(sources, str | os.PathLike) else sources,
+        sources=paths,
         out=out,
-        samples=samples,
+        samples=rows,
         codec=codec,
         workers=workers,
         job=job,
         append=append,
         restart=restart,
-        progress=control.get("progress"),
+        progress=progress,
     ).run()
 
 

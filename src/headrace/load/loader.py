@@ -6,6 +6,8 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, overload
 
+from typing_extensions import Unpack
+
 from headrace.errors import ConfigError, OrderError, ResumeError, WorkerError
 from headrace.load.batch import Array, Batch
 from headrace.load.batch_builder import BatchBuilder
@@ -27,6 +29,7 @@ from headrace.load.options import (
     MAX_POSITION,
     MAX_SEQ_LEN,
     BatchOptions,
+    ColumnOptions,
     Packing,
     ReadOptions,
     ShuffleOption,
@@ -44,13 +47,12 @@ from headrace.order import OrderSpec, position_from_state, rank_slice, state_fro
 from headrace.stats import StageCount, Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from headrace.images import ImageTransform
     from headrace.order import QuotaTable, RowOrder
     from headrace.store import RowLookup, SampleStore, Store
 
@@ -67,8 +69,8 @@ class Loader(Generic[Array]):
     the position lies in. With epochs=None a loop never ends, and a new one goes on at the position.
 
     `next(loader)` takes one batch and raises StopIteration at the pass's end, until a loop or `seek` begins another.
-    Of a `SampleStore` the loader takes `image=ImageTransform(...)` and `columns=` in the place of seq_len and packing;
-    its batches are mappings from a column's name to its values.
+    Of a `SampleStore` the loader takes `image=ImageTransform(...)`, `interactions=InteractionOptions(...)` and
+    `columns=` in the place of seq_len and packing; its batches are mappings from a column's name to its values.
 
     The state is one position, which moves when a batch is taken. Several threads may take from one loader: each
     batch is delivered once.
@@ -104,7 +106,9 @@ class Loader(Generic[Array]):
         """A loader of the source's kind. Unpickling gives no source."""
         kind: Any = Loader._kinds.get(type(source), cls) if cls is Loader else cls
         takes, others = (
-            ("tokens", ("image", "columns")) if kind is Loader else ("samples", ("seq_len", "packing"))
+            ("tokens", ("image", "columns", "interactions"))
+            if kind is Loader
+            else ("samples", ("seq_len", "packing"))
         )
         if cls is Loader and (wrong := [name for name in others if name in options]):
             raise ConfigError(
@@ -162,10 +166,9 @@ class Loader(Generic[Array]):
         rank: int | None = ...,
         world_size: int | None = ...,
         shuffle: ShuffleOption = ...,
-        image: ImageTransform | None = ...,
-        columns: Sequence[str] | None = ...,
         output: BatchOptions[Any] | None = ...,
         reading: ReadOptions | None = ...,
+        **contents: Unpack[ColumnOptions],
     ) -> None: ...
 
     def __init__(  # type: ignore[misc]  # the implementation of SampleStore's overload is SampleLoader

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Annotated, Any, Generic, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Doc, TypeVar
+from typing_extensions import Doc, TypedDict, TypeVar
 
 from headrace.errors import ConfigError
+from headrace.images import ImageTransform
+from headrace.interactions import InteractionOptions
 from headrace.order import Shuffle
 
 ShuffleOption = Shuffle | Literal["auto"] | bool
@@ -167,3 +169,11 @@ def check_packing(packing: object) -> Packing:
 def _check_choice(name: str, value: object, choices: tuple[str | None, ...]) -> None:
     if value not in choices:
         raise ConfigError(f"{name}={value!r}: use {', '.join(repr(choice) for choice in choices)}")
+
+
+class ColumnOptions(TypedDict, total=False):
+    """What a batch of a store of samples has, and what is done to it."""
+
+    image: ImageTransform | None
+    columns: Sequence[str] | None
+    interactions: InteractionOptions | None

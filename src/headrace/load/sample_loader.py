@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import Unpack
+
 from headrace.errors import ConfigError
 from headrace.images import ImageTransform
+from headrace.interactions import InteractionOptions
 from headrace.load.batch import Array
 from headrace.load.defaults import WINDOW_BYTES, choose_shuffle, is_remote
 from headrace.load.loader import Loader
-from headrace.load.options import optional_int
+from headrace.load.options import ColumnOptions, optional_int
 from headrace.load.prefetch import Prefetcher
 from headrace.load.sample_rows import SampleBatchBuilder, SampleColumns
 from headrace.order import OrderSpec, RowOrder
@@ -17,8 +20,6 @@ from headrace.platform import available_cores
 from headrace.store import SampleStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from headrace.load.options import BatchOptions, ReadOptions, ShuffleOption
 
 _GROUP_BYTES = 4 << 20
@@ -37,10 +38,11 @@ class SampleLoader(Loader[Array]):
     Args:
         source: a `SampleStore`.
         batch_size, seed, epochs, rank, world_size, shuffle: see `Loader`.
-        image: what is done to images; without it they are delivered encoded, as (bytes, offsets).
-        columns: the columns of a batch; all by default.
         output: `framework` and `last`; the other options are of tokens.
         reading: threads, which decode, and batches made ahead; the window of a block shuffle.
+        contents: `image`: what is done to images; without it they are delivered encoded, as (bytes, offsets).
+            `columns`: the columns of a batch; all by default. `interactions`: negatives, and each distinct history of
+            a batch stored once; of stores of interactions.
 
     Raises:
         ConfigError: options of a wrong type or that make no sense together.
@@ -57,17 +59,25 @@ class SampleLoader(Loader[Array]):
         rank: int | None = None,
         world_size: int | None = None,
         shuffle: ShuffleOption = "auto",
-        image: ImageTransform | None = None,
-        columns: Sequence[str] | None = None,
         output: BatchOptions[Any] | None = None,
         reading: ReadOptions | None = None,
+        **contents: Unpack[ColumnOptions],
     ) -> None:
+        if unknown := contents.keys() - ColumnOptions.__annotations__.keys():
+            raise TypeError(f"Loader() got an unexpected keyword argument {min(unknown)!r}")
+        image, columns = contents.get("image"), contents.get("columns")
+        interactions = contents.get("interactions")
         if image is not None and not isinstance(image, ImageTransform):
             raise ConfigError(f"image={image!r}: expected headrace.ImageTransform(size=...)")
+        if interactions is not None and not isinstance(interactions, InteractionOptions):
+            raise ConfigError(
+                f"interactions={interactions!r}: expected headrace.InteractionOptions(num_negatives=...)"
+            )
         self.source: Any = source
         self.seq_len = 0
         self.packing = "none"
         self.image = image
+        self.interactions = interactions
         self.columns = None if columns is None else tuple(columns)
         self._set_options(
             seed=seed,
@@ -137,6 +147,7 @@ class SampleLoader(Loader[Array]):
             ranks=(self.rank, self.world_size),
             torch=self._torch,
             stats=self.stats,
+            interactions=self.interactions,
         )
         self._start()
 
@@ -157,7 +168,10 @@ class SampleLoader(Loader[Array]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Options and position: a pickled loader goes on at its position in another process."""
-        names = ("seed", "epochs", "rank", "world_size", "shuffle", "image", "columns", "output", "reading")
+        names = (
+            *("seed", "epochs", "rank", "world_size", "shuffle"),
+            *("image", "columns", "interactions", "output", "reading"),
+        )
         options = {"batch_size": self._batch_size, **{name: getattr(self, name) for name in names}}
         return {"source": self.source, "options": options, "position": self._progress.position}
 

@@ -22,6 +22,7 @@ from headrace.images import (
 )
 from headrace.load.batch import Batch
 from headrace.load.buffers import BufferPool
+from headrace.load.interaction_rows import InteractionColumns, output_histories
 from headrace.order import rank_slice
 from headrace.store import Array, Image, List, Ragged, Value
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headrace.images import Geometry, ImageTransform
+    from headrace.interactions import InteractionOptions
     from headrace.load.indices import BatchIndex
     from headrace.stats import Stats
     from headrace.store import Feature, SampleStore
@@ -112,9 +114,15 @@ class SampleBatchBuilder:
         ranks: tuple[int, int],
         torch: bool,
         stats: Stats,
+        interactions: InteractionOptions | None = None,
     ) -> None:
         self._store = store
         self._columns = columns
+        self._interactions: InteractionColumns | None = None
+        if interactions is not None:
+            self._interactions = InteractionColumns(
+                store, columns.gathered, interactions, seed=seed, ranks=ranks
+            )
         self._transform = transform
         self._seed = seed
         self._batch_size = batch_size
@@ -134,16 +142,17 @@ class SampleBatchBuilder:
             ShardError: a block, or an image, is damaged.
         """
         start = time.perf_counter()
-        found = self._store.gather(index.rows, self._columns.gathered)
+        arrays: dict[str, Any] = (
+            dict(self._store.gather(index.rows, self._columns.gathered))
+            if self._interactions is None
+            else self._interactions.gather(index)
+        )
         self._stats.add("gather", items=len(index.rows), busy_s=time.perf_counter() - start)
-        arrays: dict[str, Any] = dict(found)
         if self._transform is not None:
             start = time.perf_counter()
             self._place_images(index, arrays)
             self._stats.add("image", items=len(index.rows), busy_s=time.perf_counter() - start)
-        batch: Batch[Any] = Batch(
-            {name: self._output(arrays[name], feature) for name, feature in self._columns.features.items()}
-        )
+        batch: Batch[Any] = Batch(self._outputs(arrays))
         batch.position, batch.global_rows, batch.epoch = index.position, index.global_rows, index.epoch
         batch.rows, batch.sources, batch.num_rows = index.rows, None, len(index.rows)
         batch.step, batch.masked = index.position // self._batch_size, None
@@ -228,6 +237,18 @@ class SampleBatchBuilder:
                 arrays[other] = Ragged(arrays[other].values[keep], offsets)
 
     # --- output ---
+
+    def _outputs(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        """The batch's columns in the order of the store; then what options add."""
+        histories: dict[str, Any] = {}
+        features = self._columns.features
+        if self._interactions is not None:
+            histories = output_histories(self._interactions, arrays, self._array)
+        outputs = {
+            name: histories[name] if name in histories else self._output(arrays[name], feature)
+            for name, feature in features.items()
+        }
+        return outputs | {name: self._array(arrays[name]) for name in arrays if name not in features}
 
     def _output(self, column: Any, feature: Feature) -> Any:
         if isinstance(column, Ragged):

@@ -15,11 +15,16 @@ tensor_files  safetensors files -> tensors that exist, by large reads in flight
 hf_directory  Hugging Face directory -> shape and tensors
 gpt2_format   GPT-2's names, layouts and config keys
 architectures, decoder_format, decoder_tensors   those of Llama's family
+lora          a model with low-rank matrices beside its linear layers, and merged
+adapter, adapter_format  peft's adapter directory <-> low-rank matrices
+identity      a directory -> a hash of its weights
 hf_tokenizer  tokenizer <-> files of transformers
 embed         word vectors -> a first token table
 checkpoint    a run's checkpoint directories -> state and tensors
 """
 
+from headrace.model.adapter import export_adapter
+from headrace.model.adapter_format import adapter_base, is_adapter, read_adapter, read_adapter_config
 from headrace.model.checkpoint import (
     CHECKPOINT_FORMAT,
     MANIFEST,
@@ -30,7 +35,6 @@ from headrace.model.checkpoint import (
     latest_checkpoint,
     list_checkpoints,
     manifest_files,
-    parse_manifest,
     read_tensors,
     step_dir,
     verify_checkpoint,
@@ -50,9 +54,28 @@ from headrace.model.gpt import (
 )
 from headrace.model.hf_directory import HF_CONFIG, hf_config, hf_weight_files
 from headrace.model.hf_tokenizer import load_hf_tokenizer
+from headrace.model.identity import (
+    BASE,
+    adapter_identity,
+    base_checkpoint,
+    check_base,
+    hf_identity,
+    verify_base,
+    weights_identity,
+)
 from headrace.model.initialize import fresh_weight, init_weights, sharded_like
 from headrace.model.kv import KVCache
-from headrace.model.location import cache_directory, fetch_checkpoint, fetch_model, model_name
+from headrace.model.location import fetch_model, model_name
+from headrace.model.lora import (
+    LoraConfig,
+    LoraLinear,
+    add_lora,
+    default_targets,
+    freeze,
+    is_lora_name,
+    meta_lora_model,
+    target_names,
+)
 from headrace.model.loss import IGNORED, linear_cross_entropy
 from headrace.model.rope import RopeParameters
 from headrace.model.sizes import GPT3_CONTEXT, SIZES, Size, gpt_config
@@ -60,6 +83,7 @@ from headrace.model.tensor_files import TensorEntry, fill_tensors, read_headers
 from headrace.model.weights import (
     PRETRAINED,
     from_hf,
+    load_base,
     load_model,
     load_weights,
     pretrained_files,
@@ -70,6 +94,7 @@ from headrace.model.weights import (
 )
 
 __all__ = [
+    "BASE",
     "CHECKPOINT_FORMAT",
     "DECODER_SIZES",
     "GPT",
@@ -85,6 +110,8 @@ __all__ = [
     "DecoderConfig",
     "GPTConfig",
     "KVCache",
+    "LoraConfig",
+    "LoraLinear",
     "Model",
     "ModelConfig",
     "RopeParameters",
@@ -93,34 +120,46 @@ __all__ = [
     "TokenTable",
     "TransformerBlock",
     "WordVectors",
+    "adapter_base",
+    "adapter_identity",
+    "add_lora",
     "attention_masks",
+    "base_checkpoint",
     "build_model",
-    "cache_directory",
+    "check_base",
     "config_from_json",
     "decoder_size",
+    "default_targets",
     "encode_manifest",
-    "fetch_checkpoint",
+    "export_adapter",
     "fetch_model",
     "fill_tensors",
     "find_checkpoint",
+    "freeze",
     "fresh_weight",
     "from_hf",
     "gpt_config",
     "hash_file",
     "hf_config",
+    "hf_identity",
     "hf_weight_files",
     "init_weights",
+    "is_adapter",
+    "is_lora_name",
     "latest_checkpoint",
     "linear_cross_entropy",
     "list_checkpoints",
+    "load_base",
     "load_hf_tokenizer",
     "load_model",
     "load_weights",
     "manifest_files",
+    "meta_lora_model",
     "meta_model",
     "model_name",
-    "parse_manifest",
     "pretrained_files",
+    "read_adapter",
+    "read_adapter_config",
     "read_decoder_config",
     "read_headers",
     "read_side_files",
@@ -129,8 +168,11 @@ __all__ = [
     "save_weights",
     "sharded_like",
     "step_dir",
+    "target_names",
     "to_hf",
     "to_transformers",
     "token_table",
+    "verify_base",
     "verify_checkpoint",
+    "weights_identity",
 ]

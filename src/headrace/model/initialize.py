@@ -19,12 +19,20 @@ _PART_ELEMENTS = 1 << 22
 
 
 @torch.no_grad()
-def init_weights(model: nn.Module, *, num_layers: int, seed: int) -> None:
+def init_weights(
+    model: nn.Module, *, num_layers: int, seed: int, only: Callable[[str], bool] = lambda _: True
+) -> None:
     """Set the first weights of a model, or of a part of one; parameters without memory are skipped.
 
     A module with an attribute `first_value` starts with that weight. Each value depends on (seed, name) and its
     place alone, so a stage or a shard of a model starts with the values that the whole model has there. Of a sharded
     parameter the rank's part alone is kept, and several parameters are drawn at once.
+
+    Args:
+        model: see above.
+        num_layers: of the whole model.
+        seed: see above.
+        only: whether a parameter of this name is set.
     """
 
     def fill(item: tuple[str, nn.Parameter]) -> None:
@@ -37,7 +45,7 @@ def init_weights(model: nn.Module, *, num_layers: int, seed: int) -> None:
         for prefix, module in model.named_modules()
         if isinstance(getattr(module, "first_value", None), float)
     }
-    items = [item for item in model.named_parameters() if not item[1].is_meta]
+    items = [item for item in model.named_parameters() if not item[1].is_meta and only(item[0])]
     threads = torch.get_num_threads()
     if threads == 1 or sum(parameter.numel() for _, parameter in items) < _PART_ELEMENTS:
         for item in items:
@@ -54,7 +62,7 @@ def fresh_weight(name: str, shape: tuple[int, ...], *, num_layers: int, seed: in
     constant = _constant(name)
     if constant is not None:
         return torch.full(tuple(shape), constant)
-    return _normal(name, num_layers=num_layers, seed=seed)(torch.empty(tuple(shape)))
+    return _random(name, tuple(shape), num_layers=num_layers, seed=seed)(torch.empty(tuple(shape)))
 
 
 def sharded_like(parameter: Tensor, whole: Tensor) -> Tensor:
@@ -66,19 +74,30 @@ def sharded_like(parameter: Tensor, whole: Tensor) -> Tensor:
 
 
 def _constant(name: str) -> float | None:
-    if name.endswith("bias"):
+    if name.endswith(("bias", ".lora_B")):
         return 0.0
     return 1.0 if "norm" in name else None
 
 
-def _normal(name: str, *, num_layers: int, seed: int) -> Callable[[Tensor], Tensor]:
+def _random(name: str, shape: tuple[int, ...], *, num_layers: int, seed: int) -> Callable[[Tensor], Tensor]:
     """A function that fills tensors, one after the other, with the next values of a parameter's stream."""
+    if not name.endswith(".lora_A"):
+        return _normal(name, num_layers=num_layers, seed=seed)
+    # As peft: He et al. 2015, uniform, with a slope of sqrt(5).
+    bound, generator = 1 / math.sqrt(shape[1]), _generator(name, seed)
+    return lambda tensor: tensor.uniform_(-bound, bound, generator=generator)
+
+
+def _normal(name: str, *, num_layers: int, seed: int) -> Callable[[Tensor], Tensor]:
     residual = name.endswith(("attn.out.weight", "mlp.down.weight"))
+    std, generator = INIT_STD / math.sqrt(2 * num_layers) if residual else INIT_STD, _generator(name, seed)
+    return lambda tensor: tensor.normal_(0.0, std, generator=generator)
+
+
+def _generator(name: str, seed: int) -> torch.Generator:
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     # 63 bits: torch takes the seed as a signed integer.
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    std = INIT_STD / math.sqrt(2 * num_layers) if residual else INIT_STD
-    return lambda tensor: tensor.normal_(0.0, std, generator=generator)
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def _fill(parameter: Tensor, name: str, constant: float | None, *, num_layers: int, seed: int) -> None:
@@ -86,7 +105,7 @@ def _fill(parameter: Tensor, name: str, constant: float | None, *, num_layers: i
     if constant is not None:
         (parameter.to_local() if isinstance(parameter, DTensor) else parameter).fill_(constant)
         return
-    draw = _normal(name, num_layers=num_layers, seed=seed)
+    draw = _random(name, tuple(parameter.shape), num_layers=num_layers, seed=seed)
     if isinstance(parameter, DTensor):
         if parameter.ndim != 2 or any(type(p) not in {Shard, Replicate} for p in parameter.placements):
             parameter.copy_(sharded_like(parameter, draw(torch.empty(tuple(parameter.shape)))))

@@ -31,6 +31,7 @@ CACHE_DIR_BYTES: Final = "HEADRACE_CACHE_DIR_BYTES"
 DEFAULT_CACHE_BYTES: Final = 256 << 30
 RUN: Final = "run.json"
 CONFIG: Final = "config.json"
+ADAPTER: Final = "adapter_config.json"
 HUB: Final = "hf://"
 HUB_NAME: Final = re.compile(r"hf://([^/@]+/[^/@]+)(?:@(.+))?")
 _INDEX: Final = "model.safetensors.index.json"
@@ -106,42 +107,20 @@ def fetch_model(model: str | os.PathLike[str], *, progress: Progress | None = No
         raise ConfigError(f"model {text}: {error}") from error
 
 
-def cache_directory() -> Path:
-    """Where this machine keeps what it can fetch again: $HEADRACE_CACHE_DIR, or headrace in the user's cache."""
-    directory = os.environ.get(CACHE_DIR)
-    if not directory:
-        base = os.environ.get("XDG_CACHE_HOME")
-        directory = str(Path(base) if base else Path.home() / ".cache") + "/headrace"
-    return local_path(directory, name=CACHE_DIR)
-
-
-def fetch_checkpoint(blob: Blob, step: int, *, progress: Progress | None = None) -> Path:
-    """The local directory of one checkpoint of a run on a remote, every byte compared with its manifest.
-
-    Raises:
-        FileNotFoundError: it is not there, or not whole.
-        CheckpointError, DamagedFileError: it is damaged.
-        ConfigError: it does not fit into the cache.
-        StorageError, SpaceError: the cache's disk.
-        WorkerError: the remote does not answer.
-    """
-    directory = f"checkpoints/step-{step:08d}"
-    manifest = f"{directory}/{MANIFEST}"
-    listed = parse_manifest(bytes(blob.get(manifest)), f"{blob.url}/{manifest}")["files"]
-    hashes = {f"{directory}/{name}": str(one["xxh3_128"]) for name, one in listed.items()}
-    return _fetch_files(blob, blob.url, [manifest, *hashes], hashes, progress) / directory
-
-
 def model_cache() -> FileCache:
     """The cache of this machine, as the environment describes it.
 
     Raises:
         ConfigError: its bound is no number of bytes.
     """
+    directory = os.environ.get(CACHE_DIR)
+    if not directory:
+        base = os.environ.get("XDG_CACHE_HOME")
+        directory = str(Path(base) if base else Path.home() / ".cache") + "/headrace"
     text = os.environ.get(CACHE_DIR_BYTES, str(DEFAULT_CACHE_BYTES))
     if not text.isdecimal():
         raise ConfigError(f"{CACHE_DIR_BYTES} is {text!r}; expected a number of bytes.")
-    models = cache_directory() / "models"
+    models = local_path(directory, name=CACHE_DIR) / "models"
     return _caches.setdefault((str(models), int(text)), FileCache(models, max_bytes=int(text)))
 
 
@@ -151,12 +130,12 @@ def _fetch_listed(blob: Blob, url: str, at: str | None, progress: Progress | Non
         return _fetch_run(blob, url, names, at, progress)
     if at is not None:
         raise ConfigError(f"model {url}@{at}: no run is there, so it has no checkpoint of a step.")
-    if CONFIG in names:
+    if CONFIG in names or ADAPTER in names:
         needed = [name for name in names if "/" not in name and name.endswith(_SUFFIXES)]
         return _fetch_files(blob, url, needed, {}, progress)
     raise ConfigError(
-        f"model {url}: neither a run ({RUN}) nor a Hugging Face directory ({CONFIG}) is there; {len(names)} other "
-        f"names are."
+        f"model {url}: neither a run ({RUN}), a Hugging Face directory ({CONFIG}) nor an adapter ({ADAPTER}) is "
+        f"there; {len(names)} other names are."
     )
 
 
@@ -225,8 +204,12 @@ def _fetch_checkpoint(
     directory = manifest.rpartition("/")[0]
     listed = parse_manifest(bytes(blob.get(manifest)), f"{url}/{manifest}")["files"]
     hashes = {f"{directory}/{name}": str(one["xxh3_128"]) for name, one in listed.items()}
+    bases = [name for name in names if re.fullmatch(rf"base/step-\d+/{re.escape(MANIFEST)}", name)]
+    for base in bases:  # frozen weights that LoRA is beside
+        listed = parse_manifest(bytes(blob.get(base)), f"{url}/{base}")["files"]
+        hashes |= {f"{base.rpartition('/')[0]}/{name}": str(one["xxh3_128"]) for name, one in listed.items()}
     shared = [RUN, *(name for name in names if name.startswith(("tokenizer/", "pretrained/")))]
-    return _fetch_files(blob, url, [*shared, manifest, *hashes], hashes, progress)
+    return _fetch_files(blob, url, [*shared, *bases, manifest, *hashes], hashes, progress)
 
 
 def _fetch_files(
@@ -267,7 +250,7 @@ def _fetch_from_hub(text: str) -> Path:
     options: dict[str, Any] = {
         "revision": match[2],
         "endpoint": os.environ.get("HF_ENDPOINT") or None,
-        "allow_patterns": [*(f"*{suffix}" for suffix in _SUFFIXES), "checkpoints/*"],
+        "allow_patterns": [*(f"*{suffix}" for suffix in _SUFFIXES), "checkpoints/*", "base/*"],
     }
     for attempt in (1, 2):
         try:
@@ -294,8 +277,8 @@ def _fetch_from_hub(text: str) -> Path:
         raise ConfigError(
             f"model {text}: {', '.join(damaged)}: other bytes than the hub's hash, also fetched again."
         )
-    if not (path / CONFIG).is_file() and not (path / RUN).is_file():
-        raise ConfigError(f"model {text}: neither {RUN} nor {CONFIG} is in it.")
+    if not any((path / name).is_file() for name in (CONFIG, RUN, ADAPTER)):
+        raise ConfigError(f"model {text}: neither {RUN}, {CONFIG} nor {ADAPTER} is in it.")
     return path
 
 

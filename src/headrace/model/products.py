@@ -54,15 +54,17 @@ class Linear(nn.Linear):
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x_MK, weight_NK)
+        ctx.save_for_backward(x_MK if ctx.needs_input_grad[1] else None, weight_NK)
         ctx.has_bias = bias_N is not None
         return _onednn(x_MK, weight_NK, bias_N)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x_MK, weight_NK = ctx.saved_tensors
-        bias_N = grads[0].sum(0) if ctx.has_bias else None
-        return product(grads[0], weight_NK), product(grads[0].T, x_MK), bias_N
+        of_x, of_weight, of_bias = ctx.needs_input_grad  # frozen weights have none
+        bias_N = grads[0].sum(0) if ctx.has_bias and of_bias else None
+        x = product(grads[0], weight_NK) if of_x else None
+        return x, product(grads[0].T, x_MK) if of_weight else None, bias_N
 
 
 _linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _Linear.apply

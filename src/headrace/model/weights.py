@@ -13,6 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headrace.errors import CheckpointError, ConfigError
+from headrace.model.adapter_format import (
+    ADAPTER_CONFIG,
+    adapter_base,
+    is_adapter,
+    read_adapter,
+    read_adapter_config,
+)
 from headrace.model.checkpoint import find_checkpoint, read_tensors
 from headrace.model.decoder import Decoder
 from headrace.model.decoder_format import decoder_config_json
@@ -22,7 +29,9 @@ from headrace.model.gpt import GPTConfig
 from headrace.model.gpt2_format import HEAD, check_layers, gpt2_config, gpt2_targets, to_gpt2
 from headrace.model.hf_directory import HF_CONFIG, WEIGHTS, hf_config, hf_entries
 from headrace.model.hf_tokenizer import hf_tokenizer_files, load_hf_tokenizer
+from headrace.model.identity import check_base, verify_base
 from headrace.model.location import fetch_model
+from headrace.model.lora import LoraConfig, empty_lora_tensors, merge_lora
 from headrace.model.tensor_files import fill_tensors, read_header, tensors_equal
 from headrace.paths import local_path, split_checkpoint_name
 from headrace.storage import LocalBlob, Progress
@@ -48,9 +57,10 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> tuple[Model, Tokenizer]:
-    """Model and tokenizer of a run directory, or of a Hugging Face directory.
+    """Model and tokenizer of a run directory, of a Hugging Face directory, or of peft's adapter directory.
 
-    A run gives its newest whole checkpoint; RUN@STEP that of a step, RUN@best that of the lowest held-out loss.
+    A run gives its newest whole checkpoint; RUN@STEP that of a step, RUN@best that of the lowest held-out loss. The
+    low-rank matrices of a run that tunes by LoRA, or of peft's adapter directory, are merged into the weights.
 
     Args:
         path: the directory, or a URL of one, see `fetch_model`.
@@ -66,12 +76,14 @@ def load_model(
     path, at = split_checkpoint_name(fetch_model(path, progress=progress))
     if (path / RUN).is_file():
         model, tokenizer = load_run(path, at), load_tokenizer(path / "tokenizer")
+    elif is_adapter(path):
+        model, tokenizer = _load_adapter(path, dtype=dtype, progress=progress)
     elif (path / HF_CONFIG).is_file():
         model, tokenizer = from_hf(path, dtype=dtype, progress=progress), load_hf_tokenizer(path)
     else:
         raise ConfigError(
-            f"{path}: neither a run ({RUN}) nor a Hugging Face directory ({HF_CONFIG}) is there. "
-            f"Give the --out of headrace train, or a Hugging Face directory."
+            f"{path}: neither a run ({RUN}), a Hugging Face directory ({HF_CONFIG}) nor an adapter ({ADAPTER_CONFIG}) "
+            f"is there. Give the --out of headrace train, or a Hugging Face directory."
         )
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ConfigError(
@@ -81,8 +93,32 @@ def load_model(
     return model.to(device=device, dtype=dtype).eval(), tokenizer
 
 
+def _load_adapter(
+    directory: Path, *, dtype: torch.dtype, progress: Progress | None
+) -> tuple[Model, Tokenizer]:
+    """The base of an adapter with the adapter merged into it, and the base's tokenizer."""
+    base = adapter_base(directory)
+    check_base(directory, base)
+    model, tokenizer = load_base(directory, base, dtype=dtype, progress=progress)
+    about = read_adapter_config(directory)
+    merge_lora(model, read_adapter(directory, model.config), about.lora.scaling)
+    return model, tokenizer
+
+
+def load_base(
+    directory: Path, base: str, *, dtype: torch.dtype = torch.float32, progress: Progress | None = None
+) -> tuple[Model, Tokenizer]:
+    """The model that an adapter belongs to, without the adapter, and its tokenizer."""
+    path = Path(base)
+    if path.is_dir() and is_adapter(path):  # a whole model with an adapter beside it
+        if path.resolve() != directory.resolve():
+            raise ConfigError(f"{directory}: its base {base} has an adapter too. Merge that one first.")
+        return from_hf(path, dtype=dtype, progress=progress), load_hf_tokenizer(path)
+    return load_model(base, dtype=dtype, progress=progress)
+
+
 def load_run(run: Path, at: str | None = None) -> Model:
-    """Weights of a run's checkpoint, on the CPU.
+    """Weights of a run's checkpoint, on the CPU; low-rank matrices are merged into the frozen weights.
 
     Args:
         run: run directory.
@@ -93,7 +129,8 @@ def load_run(run: Path, at: str | None = None) -> Model:
     """
     path = run / RUN
     try:
-        shape = orjson.loads(path.read_bytes())["recipe"]["model"]
+        about = orjson.loads(path.read_bytes())
+        shape, lora = about["recipe"]["model"], about["recipe"].get("lora")
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: does not describe a model ({error!r}). Damaged? Restore it from a copy of the run."
@@ -101,7 +138,15 @@ def load_run(run: Path, at: str | None = None) -> Model:
     config = config_from_json(shape, path)
     directory, _ = find_checkpoint(run, at)
     model = empty_model(config)
-    read_tensors(directory, {f"model.{name}": parameter.data for name, parameter in model.named_parameters()})
+    weights = {f"model.{name}": parameter.data for name, parameter in model.named_parameters()}
+    if lora is None:
+        read_tensors(directory, weights)
+        return model
+    read_tensors(verify_base(run, (about.get("base") or {}).get("checkpoint")), weights)
+    settings = LoraConfig.from_json(lora, path)
+    tensors = empty_lora_tensors(config, settings)
+    read_tensors(directory, {f"model.{name}": tensor for name, tensor in tensors.items()})
+    merge_lora(model, tensors, settings.scaling)
     return model
 
 
@@ -182,7 +227,7 @@ def to_hf(
     else:
         content = gpt2_config(model.config, eos_id=tokenizer.eos_id)
         tensors = to_gpt2(model)
-    _check_export_directory(out, {*files, WEIGHTS, HF_CONFIG})
+    check_export_directory(out, {*files, WEIGHTS, HF_CONFIG})
     out.mkdir(parents=True, exist_ok=True)
     (out / HF_CONFIG).unlink(missing_ok=True)
     for name, data in files.items():
@@ -209,13 +254,21 @@ def read_side_files(directory: Path) -> dict[str, bytes]:
     return {name: (directory / name).read_bytes() for name in SIDE_FILES if (directory / name).is_file()}
 
 
-def pretrained_files(run: str | os.PathLike[str]) -> Path | None:
-    """Where a run keeps the side files of the Hugging Face directory that its weights came from; None without."""
-    directory = split_checkpoint_name(run)[0] / PRETRAINED
+def pretrained_files(model: str | os.PathLike[str]) -> Path | None:
+    """Where the side files of the Hugging Face directory are that a model's weights came from; None without.
+
+    Args:
+        model: RUN, RUN@STEP or RUN@best, which keeps a copy; or an adapter, whose base has them.
+    """
+    path, _ = split_checkpoint_name(model)
+    if is_adapter(path):
+        base, _ = split_checkpoint_name(fetch_model(adapter_base(path)))
+        return pretrained_files(base) if (base / RUN).is_file() else base
+    directory = path / PRETRAINED
     return directory if (directory / HF_CONFIG).is_file() else None
 
 
-def _check_export_directory(out: Path, written: set[str]) -> None:
+def check_export_directory(out: Path, written: set[str]) -> None:
     """Refuse a directory with files that a loader would take for a part of the exported model."""
     if not out.exists():
         return

@@ -126,6 +126,10 @@ def _model(run: RunFiles) -> str:
     parameters = run.run.get("parameters")
     if isinstance(parameters, (int, float)) and parameters:
         parts.append(f"{approximate(parameters)} parameters")
+        trainable = run.run.get("trainable_parameters")
+        if isinstance(trainable, int) and trainable != parameters:
+            rank = _mapping(_recipe(run), "lora").get("r")
+            parts.append(f"{approximate(trainable)} of them learn by LoRA of rank {rank}")
     if shape.get("num_hidden_layers") and shape.get("hidden_size"):
         parts.append(f"{shape['num_hidden_layers']} layers of width {shape['hidden_size']}")
     if shape.get("num_attention_heads"):

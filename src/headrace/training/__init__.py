@@ -1,16 +1,15 @@
 """Batches + model -> a run directory: metrics and checkpoints.
 
-options, shape_options   what users can set
+options, shape_options, lora_options   what users can set
 shape            a name or shape options -> the shape
 launch           train(): the steps from options to the loop
+lora             LoRA options -> its configuration
 recipe, start    options -> the recipe, and the files that begin a run
 pretrained       a Hugging Face directory or a run -> weights to begin with
 data, evaluation stores -> training rows and held-out rows
 layout, parallel, pipeline, trainable   a model -> this process's part of it
 loop, train_step the steps, their metrics and checkpoints
-checkpoint, distributed_save, save_watch, state, mirror   tensors -> checkpoints, and back
-checkpoint_place, remote_checkpoints   where checkpoints are stored
-remote_run, remote_lock   a run on an object store
+checkpoint, distributed_save, state, mirror   tensors -> checkpoint directories, and back
 process_group, rendezvous, liveness   the processes of one run
 run_json, run_lock, run_log, metrics  files of the run directory
 
@@ -22,6 +21,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headrace.training.lora_options import LoraOptions
 from headrace.training.options import (
     CheckpointOptions,
     DataOptions,
@@ -43,6 +43,7 @@ __all__ = [
     "DataOptions",
     "EvaluationOptions",
     "ImportSummary",
+    "LoraOptions",
     "OptimizerOptions",
     "ParallelOptions",
     "RunOptions",

@@ -14,6 +14,7 @@ from headrace.errors import ConfigError, ResumeError
 from headrace.model import (
     MANIFEST,
     PRETRAINED,
+    base_checkpoint,
     find_checkpoint,
     hash_file,
     pretrained_files,
@@ -55,6 +56,8 @@ class Branch:
         staging.rename(final)
         fsync_directory(checkpoints)
         _copy_files(self.source / "tokenizer", out / "tokenizer")
+        if (base := base_checkpoint(self.source)).is_dir():
+            _copy_files(base, base_checkpoint(out))
         if (files := pretrained_files(self.source)) is not None:
             _copy_files(files, out / PRETRAINED)
         (out / METRICS).write_bytes(lines_up_to(self.source / METRICS, self.saved.step))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 from os import PathLike
-from typing import Any, Final
+from typing import Any
 
 import torch
 
-from headrace.model import ModelConfig, meta_model
-from headrace.paths import local_path, remote_url
+from headrace.model import ModelConfig, meta_lora_model
+from headrace.paths import local_path
 from headrace.training.device import resolve_device
 from headrace.training.divergence import positions_after
 from headrace.training.loop import LoopFiles, Progress, run_loop
@@ -37,7 +37,6 @@ from headrace.training.prepare import (
 )
 from headrace.training.process_group import open_process_group
 from headrace.training.recipe import Recipe, RecipeRequest
-from headrace.training.remote_run import RemoteRun
 from headrace.training.run_json import read_run
 from headrace.training.run_log import RunLog
 from headrace.training.segments import RunSegment, recipe_at
@@ -52,11 +51,9 @@ from headrace.training.start import (
     resolve_steps,
     warn_of_surprises,
 )
-from headrace.training.state import restore
+from headrace.training.state import find_saved_state, read_frozen, restore
 from headrace.training.summary import RunSummary
 from headrace.training.trainable import TrainableModel
-
-_CURE: Final = "Give a local directory, or an s3://, gs:// or az:// URL."
 
 
 def train(
@@ -78,10 +75,10 @@ def train(
 
     Args:
         stores: a store, its path or URL, several of them, {store: weight}, or a mixture.
-        out: run directory, or its s3://, gs:// or az:// URL (see docs/train.md).
+        out: run directory (see docs/train.md).
         model: a name of SIZES or DECODER_SIZES, or a shape; default tiny, or the shape of init_from.
-        init_from: a Hugging Face directory, or a run (RUN, RUN@STEP, RUN@best), to begin with; its tokenizer must
-            be the stores'. With run.init_state="full" moments and position are kept too.
+        init_from: a Hugging Face directory, peft's adapter directory, or a run (RUN, RUN@STEP, RUN@best), to begin
+            with; its tokenizer must be the stores'. With run.init_state="full" moments and position are kept too.
         steps: optimizer steps in all; or give run.tokens or run.max_seconds.
         data: rows: their length, number and packing.
         optimizer: learning rate, AdamW, clipping, gradient accumulation, batch ramp-up; this, steps, batch_size and
@@ -89,7 +86,7 @@ def train(
         parallel: how processes share the work.
         checkpoint: how often, how many, and where they are copied.
         evaluation: held-out stores.
-        run: seed, dtype, device, time.
+        run: seed, dtype, device, time, and LoRA.
         progress: called as progress(done, total, note) after every step.
 
     Returns:
@@ -108,13 +105,12 @@ def train(
     with freed_memory_kept(device), ExitStack() as stack:
         log = stack.enter_context(RunLog())
         group = stack.enter_context(open_process_group(device))
-        url = remote_url(out)
-        remote = None
-        if url is not None:
-            remote = RemoteRun(url, group=group, log=log.add_event, warn=log.add_warning)
         setup = RunSetup(
-            out=local_path(out, name="train: out", cure=_CURE) if remote is None else remote.directory,
-            remote=remote,
+            out=local_path(
+                out,
+                name="train: out",
+                cure="Write the run to a local directory; mirror (--mirror URL) copies it to an object store.",
+            ),
             device=device,
             group=group,
             log=log,
@@ -162,7 +158,12 @@ def _begin(
         )
     machine = describe_machine(options.parallel, setup.device, num_processes=group.size, dtype=recipe.dtype)
     machine["parameter_groups"] = describe_groups(
-        meta_model(recipe.model).named_parameters(), recipe.optimizer_settings
+        (
+            (name, parameter)
+            for name, parameter in meta_lora_model(recipe.model, recipe.lora).named_parameters()
+            if parameter.requires_grad
+        ),
+        recipe.optimizer_settings,
     )
     machine["plan"] = None if setup.choice is None else setup.choice.record
 
@@ -193,16 +194,14 @@ def _begin(
         return segments
 
     segments = group.on_rank0(write)
-    remote = setup.remote
-    if remote is not None:
-        group.on_rank0(remote.send_beginning)
     setup.existing = group.on_rank0(lambda: read_run(out))
     mirror = setup.mirror
     if mirror is not None:
         keep = options.checkpoint.keep_checkpoints
         group.on_rank0(lambda: mirror.send_beginning(keep=keep))
     if is_fresh or setup.branch is not None:
-        setup.find_saved_state()
+        run = setup.existing or {}
+        setup.saved = group.on_rank0(lambda: find_saved_state(out, run, warn=setup.log.add_warning))
     return segments
 
 
@@ -225,13 +224,13 @@ def _run(
     recipe = recipe_at(segments, setup.step + 1)
     setup.loader.batch_size = recipe.schedule.micro_batch_size
     model = _build(setup, options, recipe, initialize=saved is None)
+    read_frozen(model, out, (run.get("base") or {}).get("checkpoint"), group=group)
     state = restore(model, setup.loader, saved, group=group)
     files = LoopFiles(
         out=out,
         checkpoint=options.checkpoint,
         tensorboard=options.run.tensorboard,
         mirror=setup.mirror,
-        remote=setup.remote,
         log=setup.log,
         first_checkpoint=run.get("first_checkpoint"),
         positions=positions_after(run),
@@ -250,8 +249,4 @@ def _run(
         progress=progress,
     )
     hit_rate = None if setup.table is None else setup.table.hit_rate
-    remote = setup.remote
-    if remote is not None:
-        group.on_rank0(remote.send_last_logs)
-        summary = dataclasses.replace(summary, out=remote.url)
     return dataclasses.replace(summary, hit_rate=hit_rate, notes=tuple(setup.notes))

@@ -16,9 +16,11 @@ import orjson
 
 from headrace.errors import CheckpointError, HeadraceError
 from headrace.model import (
+    BASE,
     MANIFEST,
     PRETRAINED,
     STATE,
+    base_checkpoint,
     latest_checkpoint,
     list_checkpoints,
     manifest_files,
@@ -67,7 +69,11 @@ class Mirror:
         names = self._blob.list()
         if RUN not in names:
             return
-        others = [name for name in names if not name.startswith(f"{_CHECKPOINTS}/") and name != RUN]
+        frozen = base_checkpoint(self._run).relative_to(self._run).as_posix()
+        if f"{frozen}/{MANIFEST}" in names:
+            self._fetch_directory(frozen, self._run / frozen)
+        kept_apart = (f"{_CHECKPOINTS}/", f"{BASE}/")
+        others = [name for name in names if not name.startswith(kept_apart) and name != RUN]
         for name in [*others, RUN]:  # run.json last: with it the directory is a run
             self._get(name, self._run / name)
 
@@ -86,7 +92,10 @@ class Mirror:
                 return
 
     def send_beginning(self, *, keep: int) -> None:
-        """Send what a start wrote: run.json, tokenizer, and the newest checkpoint where the copy has none."""
+        """Send what a start wrote: run.json, tokenizer, frozen weights and the newest checkpoint where it has none."""
+        frozen = base_checkpoint(self._run)
+        if frozen.is_dir() and f"{BASE}/{frozen.name}/{MANIFEST}" not in self._blob.list(f"{BASE}/"):
+            self._send(_manifest_last(frozen))
         self.send_run()
         here = list_checkpoints(self._run / _CHECKPOINTS)
         if here and self._try(self._steps) == []:
@@ -102,7 +111,7 @@ class Mirror:
 
     def send_checkpoint(self, directory: Path, *, keep: int) -> None:
         """Send a finished checkpoint and the metrics up to it; then delete all but the newest copies and the best."""
-        files = sorted(directory.iterdir(), key=lambda path: path.name == MANIFEST)
+        files = _manifest_last(directory)
         metrics = self._run / METRICS  # an imported model has none yet
         if self._send([self._run / RUN, *([metrics] if metrics.exists() else []), *files]):
             best = orjson.loads((directory / STATE).read_bytes()).get("best") or {}
@@ -121,14 +130,17 @@ class Mirror:
         final = self._run / name
         staging = checkpoints / f".staging-fetched-{final.name}"
         shutil.rmtree(staging, ignore_errors=True)
-        # By the manifest, not by a listing: that of a local directory leaves out .metadata.
-        self._get(f"{name}/{MANIFEST}", staging / MANIFEST)
-        for file in manifest_files(staging):
-            self._get(f"{name}/{file}", staging / file)
-        verify_checkpoint(staging)
+        self._fetch_directory(name, staging)
         if final in dict(list_checkpoints(checkpoints)).values():  # here, but damaged: it was passed over
             shutil.rmtree(final)
         staging.rename(final)
+
+    def _fetch_directory(self, name: str, into: Path) -> None:
+        # By the manifest, not by a listing: that of a local directory leaves out .metadata.
+        self._get(f"{name}/{MANIFEST}", into / MANIFEST)
+        for file in manifest_files(into):
+            self._get(f"{name}/{file}", into / file)
+        verify_checkpoint(into)
 
     def _get(self, name: str, path: Path) -> None:
         make_directory(path.parent)
@@ -171,3 +183,7 @@ class Mirror:
                 self._blob.delete(path)
         except (HeadraceError, OSError) as error:
             self._warn(f"{self._blob.url}: {name} could not be deleted there: {error}")
+
+
+def _manifest_last(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir(), key=lambda path: path.name == MANIFEST)

@@ -12,6 +12,7 @@ from typing_extensions import Doc
 
 from headrace.errors import ConfigError
 from headrace.load import BatchOptions, ReadOptions
+from headrace.training.lora_options import LoraOptions
 
 Packing = Literal["none", "best_fit"]
 Shuffle = Literal["auto", "global", "blocks", "none"]
@@ -268,12 +269,6 @@ class CheckpointOptions:
     checkpoint_every: Annotated[int | None, Doc("Steps between checkpoints. Default: by time alone.")] = None
     checkpoint_seconds: Annotated[float, Doc("Most seconds between checkpoints.")] = 600.0
     keep_checkpoints: Annotated[int, Doc("Checkpoints to keep; older ones are deleted.")] = 3
-    checkpoint_timeout: Annotated[
-        float,
-        Doc(
-            "Seconds after which a checkpoint that is not stored is given up with a warning; the run goes on."
-        ),
-    ] = 3600.0
     mirror: Annotated[
         str | None,
         Doc("s3://, gs:// or az:// URL that the run is copied to, and restored from where it is missing."),
@@ -284,7 +279,6 @@ class CheckpointOptions:
         _integer("checkpoint_every", self.checkpoint_every, 1)
         _number("checkpoint_seconds", self.checkpoint_seconds, 0)
         _integer("keep_checkpoints", self.keep_checkpoints, 1)
-        _number("checkpoint_timeout", self.checkpoint_timeout, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,6 +338,8 @@ class RunOptions:
             "and step are kept: a branch of that run)."
         ),
     ] = "weights"
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    """LoRA, of weights that init_from names."""
     embeddings: Annotated[
         Path | None, Doc("word2vec vectors or a BERT directory that the token embeddings start from.")
     ] = None

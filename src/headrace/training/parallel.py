@@ -29,7 +29,7 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from headrace.model import init_weights
+from headrace.model import LoraLinear, freeze, init_weights, is_lora_name
 from headrace.training.options import ParallelOptions
 from headrace.training.recipe import Recipe
 
@@ -55,13 +55,15 @@ def parallelize(
         parallel: resolved: dp is known.
         mesh: of these degrees; None for one process.
         device: where the weights go.
-        initialize: draw the weights; False where a checkpoint is read into them.
+        initialize: draw the weights; False where a checkpoint is read into them. Frozen weights are never drawn.
 
     Returns:
         The module to call: part, or DDP around it.
     """
     if mesh is not None and parallel.tp > 1:
         tensor_parallel(part, mesh["tp"])
+    if recipe.lora is not None:  # after the cuts, which make new parameters, and before FSDP and DDP
+        freeze(part)
     if parallel.activation_checkpointing:
         checkpoint_activations(part)
     if parallel.compile:
@@ -70,7 +72,8 @@ def parallelize(
         shard_data_parallel(part, mesh["dp"], keep_weights=parallel.shard == "zero2")
     part.to_empty(device=device)
     if initialize:
-        init_weights(part, num_layers=recipe.model.num_hidden_layers, seed=recipe.seed)
+        learns = (lambda _: True) if recipe.lora is None else is_lora_name
+        init_weights(part, num_layers=recipe.model.num_hidden_layers, seed=recipe.seed, only=learns)
     if mesh is not None and uses_ddp(parallel):
         return DistributedDataParallel(part, process_group=mesh["dp"].get_group())
     return part
@@ -102,21 +105,57 @@ def tensor_parallel(part: nn.Module, mesh: DeviceMesh) -> None:
         in_block: dict[str, ParallelStyle] = {
             "norm1": SequenceParallel(),
             "attn": gathered,
-            **{f"attn.{name}": ColwiseParallel() for name in ("q", "k", "v")},
-            "attn.qkv": ColwiseParallel(),  # rows are ordered by head: whole heads each
+            **{f"attn.{name}": LoraColwise() for name in ("q", "k", "v")},
+            "attn.qkv": LoraColwise(),  # rows are ordered by head: whole heads each
             **{f"attn.{name}": _norm_of_heads(block) for name in ("q_norm", "k_norm")},
-            "attn.out": RowwiseParallel(output_layouts=Shard(1)),
+            "attn.out": LoraRowwise(output_layouts=Shard(1)),
             "post_norm1": SequenceParallel(use_local_output=True),
             "norm2": SequenceParallel(),
             "mlp": gathered,
-            "mlp.gate": ColwiseParallel(),
-            "mlp.up": ColwiseParallel(),
-            "mlp.down": RowwiseParallel(output_layouts=Shard(1)),
+            "mlp.gate": LoraColwise(),
+            "mlp.up": LoraColwise(),
+            "mlp.down": LoraRowwise(output_layouts=Shard(1)),
             "post_norm2": SequenceParallel(use_local_output=True),
         }
         plan |= {f"blocks.{layer}.{name}": style for name, style in in_block.items()}
     here = {name for name, _ in part.named_modules()}  # a pipeline stage has some of them
     parallelize_module(part, mesh, {name: style for name, style in plan.items() if name in here})
+
+
+class LoraColwise(ColwiseParallel):
+    """Linear layers cut by output; of low-rank matrices beside them B is cut like them, and A is whole."""
+
+    def _partition_linear_fn(self, name: str, module: nn.Module, device_mesh: DeviceMesh) -> None:
+        low_rank = _take_low_rank(module)
+        super()._partition_linear_fn(name, module, device_mesh)  # type: ignore[no-untyped-call]  # torch's own
+        _put_low_rank(module, low_rank, device_mesh, {"lora_A": Replicate(), "lora_B": Shard(0)})
+
+
+class LoraRowwise(RowwiseParallel):
+    """Linear layers cut by input; of low-rank matrices beside them A is cut like them, and B is whole."""
+
+    def _partition_linear_fn(self, name: str, module: nn.Module, device_mesh: DeviceMesh) -> None:
+        low_rank = _take_low_rank(module)
+        super()._partition_linear_fn(name, module, device_mesh)  # type: ignore[no-untyped-call]  # torch's own
+        _put_low_rank(module, low_rank, device_mesh, {"lora_A": Shard(1), "lora_B": Replicate()})
+
+
+def _take_low_rank(module: nn.Module) -> dict[str, Tensor]:
+    """The low-rank matrices of a layer, removed from it: torch's styles cut every parameter alike."""
+    if not isinstance(module, LoraLinear):
+        return {}
+    taken: dict[str, Tensor] = {name: getattr(module, name) for name in ("lora_A", "lora_B")}
+    for name in taken:
+        delattr(module, name)
+    return taken
+
+
+def _put_low_rank(
+    module: nn.Module, low_rank: Mapping[str, Tensor], mesh: DeviceMesh, placements: Mapping[str, Placement]
+) -> None:
+    for name, tensor in low_rank.items():
+        cut = distribute_tensor(tensor, mesh, [placements[name]])
+        module.register_parameter(name, nn.Parameter(cut))
 
 
 class NormOfHeads(ParallelStyle):

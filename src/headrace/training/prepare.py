@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike
@@ -22,6 +21,7 @@ from headrace.training.data import TrainingData, open_data
 from headrace.training.evaluation import HeldOutRows, open_held_out
 from headrace.training.layout import check_layout, device_mesh
 from headrace.training.layout_choice import LayoutChoice, choose_layout, earlier_choice
+from headrace.training.lora import check_lora
 from headrace.training.mirror import Mirror, reachable
 from headrace.training.options import (
     CheckpointOptions,
@@ -34,7 +34,6 @@ from headrace.training.options import (
 from headrace.training.pretrained import Pretrained, check_tokenizer, is_untrained, resolve_pretrained
 from headrace.training.process_group import ProcessGroup
 from headrace.training.recipe import Recipe, RecipeRequest
-from headrace.training.remote_run import RemoteRun
 from headrace.training.restart import delete_run, is_first_attempt
 from headrace.training.run_json import RUN, read_run
 from headrace.training.run_lock import RunLock
@@ -75,8 +74,6 @@ class RunSetup:
     log: RunLog
     stack: ExitStack
     mirror: Mirror | None = None
-    remote: RemoteRun | None = None
-    """The run on an object store whose working directory `out` is."""
     existing: dict[str, Any] | None = None
     """run.json of an earlier start."""
     saved: SavedState | None = None
@@ -106,30 +103,22 @@ class RunSetup:
         """Steps done by earlier starts."""
         return 0 if self.saved is None else self.saved.step
 
-    def find_saved_state(self) -> None:
-        """Look for the newest whole checkpoint; every rank calls."""
-        run = self.existing or {}
-        if self.remote is not None:
-            self.saved = self.remote.find_saved_state(run)
-        else:
-            find = functools.partial(find_saved_state, self.out, run, warn=self.log.add_warning)
-            self.saved = self.group.on_rank0(find)
-
 
 def open_directory(setup: RunSetup, options: TrainArguments) -> None:
     """Lock the run directory, and read what an earlier start left there or on the mirror."""
-    group, out, run, remote = setup.group, setup.out, options.run, setup.remote
-    _lock(setup, options)
+    group, out, run = setup.group, setup.out, options.run
+
+    def lock() -> None:
+        setup.stack.enter_context(RunLock(out))
+
+    group.on_rank0(lock)
     if run.restart and options.checkpoint.mirror is not None:
         raise ConfigError(
             "train: restart does not delete the run's copy on the mirror, which would be continued. Delete both, or "
             "give another --out and --mirror."
         )
     if run.restart and is_first_attempt():
-        delete = functools.partial(delete_run, out) if remote is None else remote.delete
-        group.on_rank0(lambda: delete(options.init_from))
-    if remote is not None:
-        group.on_rank0(remote.fetch_files)
+        group.on_rank0(lambda: delete_run(out, options.init_from))
     if options.checkpoint.mirror is not None:
         url = options.checkpoint.mirror
         mirror = Mirror(group.on_all_ranks(lambda: open_blob(url)), out, warn=setup.log.add_warning)
@@ -150,32 +139,9 @@ def open_directory(setup: RunSetup, options: TrainArguments) -> None:
             if setup.mirror is not None:
                 fetch = setup.mirror.fetch_checkpoint
                 group.on_rank0(lambda: reachable(options.checkpoint.mirror or "", fetch))
-            setup.find_saved_state()
+            setup.saved = group.on_rank0(lambda: find_saved_state(out, existing, warn=setup.log.add_warning))
             if options.parallel.layout == "auto":
                 setup.choice = earlier_choice(existing, options.parallel, processes=group.size)
-
-
-def _lock(setup: RunSetup, options: TrainArguments) -> None:
-    group, out, remote = setup.group, setup.out, setup.remote
-    if remote is None:
-
-        def lock() -> None:
-            setup.stack.enter_context(RunLock(out))
-
-        group.on_rank0(lock)
-        return
-    if options.checkpoint.mirror is not None:
-        raise ConfigError(
-            f"train: out is {remote.url}, on an object store, and mirror copies a local run to one. Leave mirror out."
-        )
-    setup.stack.enter_context(remote.named_in_errors())
-
-    def open_remote() -> None:
-        setup.stack.enter_context(remote.opened())
-
-    group.on_rank0(open_remote)
-    if not group.is_rank0:
-        open_remote()
 
 
 def open_inputs(
@@ -193,14 +159,23 @@ def open_inputs(
     data = group.on_all_ranks(lambda: open_data(stores, options=options.data, snapshots=snapshots))
     setup.data = setup.stack.enter_context(data)
     identity = None if setup.vectors is None else setup.vectors.source
+    adapter: Path | None = None
     options, model, name = _with_shape(setup, options, vocab_size=data.source.vocab_size)
     if pretrained is not None:
+        adapter = pretrained.adapter
+        if options.run.lora.is_given and pretrained.source is None and setup.is_fresh:
+            raise ConfigError(
+                f"train: {out} holds an import, whose weights all learn. To tune them by LoRA give another directory "
+                f"with --out, and --init-from {out}."
+            )
         if setup.branch is None:
             group.on_rank0(lambda: check_tokenizer(pretrained, out, data.source.tokenizer))
         identity, model, name = pretrained.identity, pretrained.config, "custom"
     elif options.model is None and existing is not None and not setup.is_fresh:
         before = existing["recipe"]
         model, name = config_from_json(before["model"], out / RUN), str(before.get("model_name"))
+    elif options.run.lora.is_given and setup.is_fresh and setup.branch is None:
+        raise ConfigError("train: LoRA tunes weights that exist. Name them: init_from (--init-from).")
     setup.pretrained = pretrained
     return options, RecipeRequest(
         model=model,
@@ -210,6 +185,8 @@ def open_inputs(
         seed=options.run.seed,
         banded=options.run.banded,
         init_from=identity,
+        lora=options.run.lora,
+        adapter=adapter if setup.is_fresh else None,
     )
 
 
@@ -263,6 +240,7 @@ def with_layout(
     setup: RunSetup, options: TrainArguments, request: RecipeRequest, recipe: Recipe
 ) -> tuple[TrainArguments, RecipeRequest, Recipe]:
     """With the layout that auto chooses; then the mesh of the layout."""
+    setup.group.on_all_ranks(lambda: check_lora(recipe.lora, options.parallel))
     if options.parallel.layout == "auto":
         choice = setup.choice
         if choice is None:

@@ -7,34 +7,40 @@ read them like any other, and `train` begins with them, on any layout.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-import orjson
-import xxhash
-
 from headrace.errors import ConfigError, ResumeError
 from headrace.model import (
+    BASE,
     HF_CONFIG,
     MANIFEST,
     PRETRAINED,
     Decoder,
     ModelConfig,
+    adapter_base,
+    adapter_identity,
+    base_checkpoint,
+    check_base,
     config_from_json,
     fetch_model,
-    find_checkpoint,
     hash_file,
     hf_config,
-    hf_weight_files,
+    hf_identity,
+    is_adapter,
+    load_base,
     load_hf_tokenizer,
     load_model,
     pretrained_files,
+    read_adapter,
     read_side_files,
+    weights_identity,
 )
-from headrace.paths import local_path, split_checkpoint_name
+from headrace.paths import is_url, local_path, split_checkpoint_name
 from headrace.storage import fsync_directory, make_directory, write_file
 from headrace.tokens import Tokenizer, load_tokenizer
 from headrace.training.checkpoint import CheckpointWriter
@@ -55,7 +61,26 @@ class Pretrained:
     """The source as the user wrote it."""
     config: ModelConfig
     identity: str
-    """"hf" or "run", and a hash of the weights: the recipe keeps it as init_from."""
+    """"hf", "run" or "adapter", and a hash of the weights: the recipe keeps it as init_from."""
+    adapter: Path | None = None
+    """The source, where it is peft's adapter directory."""
+    base: Pretrained | None = None
+    """The weights that the adapter belongs to."""
+
+    @property
+    def files(self) -> Path | None:
+        """The directory with tokenizer and chat template."""
+        return self.source if self.base is None else self.base.source
+
+    def base_json(self, out: Path) -> dict[str, Any]:
+        """Frozen weights that are kept in a run directory, as its run.json holds them."""
+        base = self if self.base is None else self.base
+        local = base.source is not None and not is_url(base.name)
+        return {
+            "from": os.fspath(Path(base.name).resolve()) if local else base.name,
+            "weights": base.identity,
+            "checkpoint": hash_file(base_checkpoint(out) / MANIFEST),
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The source as run.json holds it."""
@@ -120,21 +145,33 @@ def read_pretrained(source: str | PathLike[str]) -> Pretrained:
     """
     path, at = split_checkpoint_name(fetch_model(source))
     if (run := read_run(path)) is not None:
-        directory, _ = find_checkpoint(path, at)
-        identity = f"run {hash_file(directory / MANIFEST)}"
         config = config_from_json(run["recipe"]["model"], path / RUN)
+    elif is_adapter(path):
+        base = _read_base(path)
+        config, identity = base.config, adapter_identity(path, base.identity)
+        return Pretrained(
+            source=path, name=fspath(source), config=config, identity=identity, adapter=path, base=base
+        )
     elif (path / HF_CONFIG).is_file():
         config = hf_config(path)
-        digest = xxhash.xxh3_128(orjson.dumps(config))
-        for file in hf_weight_files(path):
-            digest.update(hash_file(file).encode())
-        identity = f"hf {digest.hexdigest()}"
     else:
         raise ConfigError(
             f"{path}: neither a run ({RUN}) nor a Hugging Face directory ({HF_CONFIG}) is there. "
             f"Give the --out of headrace train, or a Hugging Face directory."
         )
+    identity = weights_identity(source)
     return Pretrained(source=path, at=at, name=fspath(source), config=config, identity=identity)
+
+
+def _read_base(adapter: Path) -> Pretrained:
+    """The weights that an adapter belongs to, compared with those that it was trained with."""
+    name = adapter_base(adapter)
+    if Path(name).resolve() == adapter.resolve():  # a whole model with an adapter beside it
+        config = hf_config(adapter)
+        return Pretrained(source=adapter, name=name, config=config, identity=hf_identity(adapter, config))
+    base = read_pretrained(name)
+    check_base(adapter, name, got=base.identity)
+    return base
 
 
 def resolve_pretrained(
@@ -198,23 +235,26 @@ def check_tokenizer(pretrained: Pretrained, out: Path, store: Tokenizer) -> None
     Raises:
         ConfigError: they give other ids, so that every embedding would mean another token.
     """
-    if pretrained.source is None:
+    if pretrained.files is None:
         model = load_tokenizer(out / "tokenizer")
-    elif (pretrained.source / RUN).is_file():
-        model = load_tokenizer(pretrained.source / "tokenizer")
+    elif (pretrained.files / RUN).is_file():
+        model = load_tokenizer(pretrained.files / "tokenizer")
     else:
-        model = load_hf_tokenizer(pretrained.source)
+        model = load_hf_tokenizer(pretrained.files)
     difference = tokenizer_difference(model, store)
     if difference is not None:
         raise ConfigError(
             f"train: the store's tokenizer {store.name!r} is not {model.name!r} of {pretrained.name} "
             f"({difference}); its ids would mean other tokens to the model. "
-            f"Ingest with --tokenizer {pretrained.source or out / 'tokenizer'}."
+            f"Ingest with --tokenizer {pretrained.files or out / 'tokenizer'}."
         )
 
 
-def write_weights(pretrained: Pretrained, out: Path) -> None:
+def write_weights(pretrained: Pretrained, out: Path, *, frozen: bool = False) -> None:
     """Write tokenizer, and weights as the checkpoint of step 0; does nothing where they are already.
+
+    Frozen weights are written once, as RUN/base, and the checkpoints hold the low-rank matrices alone; those of an
+    adapter are the checkpoint of step 0.
 
     Raises:
         CheckpointError, ConfigError, TokenizerError, SpaceError: see `import_model`.
@@ -222,18 +262,29 @@ def write_weights(pretrained: Pretrained, out: Path) -> None:
     if pretrained.source is None:
         return
     source, at = pretrained.source, pretrained.at
-    model, tokenizer = load_model(source if at is None else f"{source}@{at}")
+    adapter = pretrained.adapter if frozen else None
+    if adapter is not None:
+        model, tokenizer = load_base(adapter, adapter_base(adapter))
+    else:
+        model, tokenizer = load_model(source if at is None else f"{source}@{at}")
     make_directory(out)
     save_tokenizer(tokenizer, out / "tokenizer")
     if isinstance(model, Decoder):
-        _save_side_files(pretrained.source, out)
-    with CheckpointWriter(out / "checkpoints") as writer:
+        _save_side_files(pretrained.files, out)
+    state = {"step": 0, "imported": pretrained.to_json()}
+    with CheckpointWriter(out / (BASE if frozen else "checkpoints")) as writer:
         tensors = {f"model.{name}": tensor.detach() for name, tensor in model.named_parameters()}
-        writer.save(0, tensors, {"step": 0, "imported": pretrained.to_json()})
+        writer.save(0, tensors, state)
+    if adapter is not None:
+        with CheckpointWriter(out / "checkpoints") as writer:
+            low_rank = read_adapter(adapter, model.config)
+            writer.save(0, {f"model.{name}": tensor for name, tensor in low_rank.items()}, state)
 
 
-def _save_side_files(source: Path, out: Path) -> None:
+def _save_side_files(source: Path | None, out: Path) -> None:
     """Copy what a run needs to chat, generate and export as the directory that its weights came from does."""
+    if source is None:
+        return
     directory = pretrained_files(source) if (source / RUN).is_file() else source
     if directory is None:
         return

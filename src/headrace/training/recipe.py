@@ -6,12 +6,24 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
 
 from headrace.errors import ConfigError
-from headrace.model import DECODER_SIZES, GPT3_CONTEXT, SIZES, ModelConfig, Size, gpt_config
+from headrace.model import (
+    DECODER_SIZES,
+    GPT3_CONTEXT,
+    SIZES,
+    LoraConfig,
+    ModelConfig,
+    Size,
+    gpt_config,
+    meta_lora_model,
+)
+from headrace.training.lora import DEFAULT_LR, resolve_lora
+from headrace.training.lora_options import LoraOptions
 from headrace.training.optim import OptimizerSettings, TrainingSchedule
 from headrace.training.options import DataOptions, OptimizerOptions
 
@@ -87,6 +99,24 @@ class Recipe:
     """float32 or bfloat16, of matrix products; weights and optimizer are float32."""
     init_from: str | None = None
     """Where the first weights or embeddings came from, with their hash."""
+    lora: LoraConfig | None = None
+    """None: all weights learn."""
+
+    @property
+    def num_trainable_parameters(self) -> int:
+        """Parameters that learn."""
+        if self.lora is None:
+            return self.model.num_parameters
+        named = meta_lora_model(self.model, self.lora).parameters()
+        return sum(parameter.numel() for parameter in named if parameter.requires_grad)
+
+    @property
+    def flops_per_token(self) -> float:
+        """Floating point operations of one training token; frozen weights have no gradients to compute."""
+        whole = self.model.flops_per_token(self.seq_len)
+        if self.lora is None:
+            return whole
+        return whole - self.model.flops_per_token(0) / 3 + 6.0 * self.num_trainable_parameters
 
     @property
     def schedule(self) -> TrainingSchedule:
@@ -143,6 +173,9 @@ class RecipeRequest:
     seed: int | None
     banded: bool
     init_from: str | None
+    lora: LoraOptions = dataclasses.field(default_factory=LoraOptions)
+    adapter: Path | None = None
+    """The adapter that a fresh run begins with."""
 
     def resolve(
         self,
@@ -172,14 +205,16 @@ class RecipeRequest:
         )
         paper_rows = max(1, round(size.batch_tokens / seq_len))
         batch_size = self.data.batch_size or before.get("batch_size") or paper_rows
-        values = self._optimizer(before, size, steps, batch_size * seq_len)
+        model = self._config(vocab_size, seq_len)
+        lora = resolve_lora(self.lora, model, before=before.get("lora"), adapter=self.adapter)
+        values = self._optimizer(before, size, steps, batch_size * seq_len, by_lora=lora is not None)
         if batch_size % values["gradient_accumulation_steps"]:
             raise ConfigError(
                 f"train: batch_size {batch_size} is not divisible by gradient_accumulation_steps "
                 f"{values['gradient_accumulation_steps']}."
             )
         recipe = Recipe(
-            model=self._config(vocab_size, seq_len),
+            model=model,
             model_name=self.model_name,
             data=data_identity,
             seq_len=seq_len,
@@ -188,12 +223,15 @@ class RecipeRequest:
             seed=before.get("seed", 0) if self.seed is None else self.seed,
             dtype=dtype,
             init_from=self.init_from,
+            lora=lora,
             **values,
         )
         _ = recipe.schedule  # refuses what does not fit together
         return recipe
 
-    def _optimizer(self, before: Mapping[str, Any], size: Size, steps: int, tokens: int) -> dict[str, Any]:
+    def _optimizer(
+        self, before: Mapping[str, Any], size: Size, steps: int, tokens: int, *, by_lora: bool
+    ) -> dict[str, Any]:
         """Values of the optimizer's options: given, else the run's, else the defaults; `tokens` are of a step."""
         given = self.optimizer
         values = {}
@@ -215,7 +253,7 @@ class RecipeRequest:
         if before and before["decay_steps"] != before["steps"] and before["lr_schedule"] == schedule:
             decay_steps = before["decay_steps"]
         defaults = {
-            "lr": size.lr,
+            "lr": DEFAULT_LR if by_lora else size.lr,
             "warmup_steps": min(-(-WARMUP_TOKENS // tokens), max(1, steps // 10)),
             "cooldown_steps": 0,
         }

@@ -160,7 +160,7 @@ def begin_run(
 ) -> list[RunSegment]:
     """Fill the run directory: tokenizer, weights to begin with, run.json; returns the run's one segment."""
     if pretrained is not None:
-        write_weights(pretrained, out)
+        write_weights(pretrained, out, frozen=recipe.lora is not None)
     save_tokenizer(data.source.tokenizer, out / "tokenizer")
     segments = start_segments([], step=0, recipe=recipe, machine=machine)
     write_run(
@@ -170,7 +170,8 @@ def begin_run(
             "segments": segments_json(segments),
             "max_seconds": max_seconds,
             "parameters": recipe.model.num_parameters,
-            "flops_per_token": recipe.model.flops_per_token(recipe.seq_len),
+            "trainable_parameters": recipe.num_trainable_parameters,
+            "flops_per_token": recipe.flops_per_token,
             "tokenizer": {
                 "name": data.source.tokenizer.name,
                 "vocab_size": data.source.tokenizer.vocab_size,
@@ -180,6 +181,7 @@ def begin_run(
             if table is None
             else {"found": int(table.hit.sum()), "tokens": len(table.hit), "hit_rate": table.hit_rate},
             "imported": None if pretrained is None else pretrained.to_json(),
+            "base": None if recipe.lora is None or pretrained is None else pretrained.base_json(out),
             "stores": data.snapshots,
             **machine,
         },

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from headrace.errors import CheckpointError, ResumeError
-from headrace.model import latest_checkpoint, read_tensors
+from headrace.model import latest_checkpoint, read_tensors, verify_base
 from headrace.stats import StageCount
 from headrace.training.metrics import METRICS, last_step
 from headrace.training.process_group import ProcessGroup
@@ -137,31 +137,16 @@ def find_saved_state(out: Path, run: Mapping[str, Any], *, warn: Callable[[str],
     latest = latest_checkpoint(out / "checkpoints", warn=warn)
     if latest is not None:
         return SavedState(directory=latest[0], content=latest[1])
-    error = no_checkpoint_error(out, run, reached=last_step(out / METRICS))
-    if error is not None:
-        raise error
-    return None
-
-
-def no_checkpoint_error(
-    out: Path | str, run: Mapping[str, Any], *, reached: int | None
-) -> CheckpointError | None:
-    """Why a run without a whole checkpoint must not begin at step 0; None where it has not reached its first.
-
-    Args:
-        out: path or URL of the run.
-        run: its run.json.
-        reached: the last step that its metrics have.
-    """
-    if run.get("imported"):
-        return CheckpointError(
+    if run.get("imported") and not run.get("base"):
+        raise CheckpointError(
             f"{out}: the weights that it begins with are gone or damaged, and no later checkpoint is whole. "
             f"Delete the directory and run the same command again."
         )
     if run.get("first_checkpoint") is not None:
-        return CheckpointError(
+        reached = last_step(out / METRICS)
+        raise CheckpointError(
             f"{out}: the run had checkpoints from step {run['first_checkpoint']} on and reached step {reached}, "
-            f"but {out}/checkpoints has no whole one. Put its checkpoints back (or give the --mirror that has "
+            f"but {out / 'checkpoints'} has no whole one. Put its checkpoints back (or give the --mirror that has "
             f"them) and run the same command again, or delete {out} to begin at step 0."
         )
     return None
@@ -180,6 +165,24 @@ def check_fresh(out: Path) -> None:
             f"(or give the --mirror that has it) and run the same command again, or begin at step 0 with --restart, "
             "which deletes the run."
         )
+
+
+def read_frozen(model: TrainableModel, out: Path, expected: object, *, group: ProcessGroup) -> None:
+    """Fill the weights that do not learn from the run's one copy of them; nothing where all learn.
+
+    Args:
+        model: to be filled.
+        out: the run directory.
+        expected: hash of the copy's manifest, as run.json has it.
+        group: the processes.
+
+    Raises:
+        CheckpointError: the copy is gone, damaged, or does not fit the model.
+    """
+    tensors = model.frozen_tensors()
+    if tensors:
+        directory = group.on_rank0(lambda: verify_base(out, expected))
+        group.on_all_ranks(lambda: read_tensors(directory, tensors))
 
 
 def restore(

@@ -12,8 +12,7 @@ from headrace.native import Target, native_target
 class RunSummary:
     """The state of a run when train() returns."""
 
-    out: Path | str
-    """Path or URL of the run."""
+    out: Path
     steps: int
     """Optimizer steps done, over all starts."""
     total_steps: int
@@ -23,6 +22,8 @@ class RunSummary:
     """Of the last step, nats per token; None when nothing was left to do."""
     eval_loss: float | None
     parameters: int
+    trainable_parameters: int
+    """Parameters that learn: fewer with LoRA."""
     tokens_per_s: float
     """Of this start."""
     wall_s: float

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from headrace.model import meta_model, sharded_like
+from headrace.model import add_lora, meta_model, sharded_like
 from headrace.training.device import autocast
 from headrace.training.optim import clip_factor, make_optimizers, scale_gradients
 from headrace.training.options import ParallelOptions
@@ -54,6 +54,7 @@ class TrainableModel:
         if mesh is not None and self.parallel.pp > 1:
             stages = stages_of(whole, self.parallel, mesh.get_local_rank("pp"))
             for stage in stages.values():
+                self._add_lora(stage)
                 parallelize(stage, recipe, self.parallel, mesh, device, initialize=initialize)
             self._parts: list[nn.Module] = list(stages.values())
             self._call: nn.Module | None = None
@@ -61,6 +62,7 @@ class TrainableModel:
                 stages, self.parallel, mesh, device, tied=recipe.model.tie_word_embeddings
             )
         else:
+            self._add_lora(whole)
             self._call = parallelize(whole, recipe, self.parallel, mesh, device, initialize=initialize)
             self._parts = [whole]
         by_torch = self.parallel.shard != "none" or uses_ddp(self.parallel)
@@ -73,8 +75,15 @@ class TrainableModel:
         )
         if token_table_VW is not None and initialize:
             self._fill_tokens(token_table_VW)
-        self.named = [pair for part in self._parts for pair in part.named_parameters()]
+        named = [pair for part in self._parts for pair in part.named_parameters()]
+        self.named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+        """Parameters that learn."""
+        self._frozen = [(name, parameter) for name, parameter in named if not parameter.requires_grad]
         self._optimizers = make_optimizers(self.named, recipe.optimizer_settings)
+
+    def _add_lora(self, part: nn.Module) -> None:
+        if self.recipe.lora is not None:
+            add_lora(part, self.recipe.model, self.recipe.lora)
 
     @torch.no_grad()
     def _fill_tokens(self, table_VW: Tensor) -> None:
@@ -194,7 +203,7 @@ class TrainableModel:
                 group["weight_decay"] = settings.weight_decay
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything to save, by name: model.*, adam.exp_avg.*, adam.exp_avg_sq.*, muon.momentum_buffer.*."""
+        """What learns, and its moments, by name: model.*, adam.exp_avg.*, adam.exp_avg_sq.*, muon.momentum_buffer.*."""
         named: dict[str, Tensor] = {}
         for name, parameter in self.named:
             named[f"model.{name}"] = parameter.detach()
@@ -203,6 +212,10 @@ class TrainableModel:
                 kind = "muon" if "momentum_buffer" in moments else "adam"
                 named |= {f"{kind}.{m}.{name}": tensor for m, tensor in moments.items() if m != "step"}
         return named
+
+    def frozen_tensors(self) -> dict[str, Tensor]:
+        """Weights that do not learn, by name: model.*; the run has them once, beside its checkpoints."""
+        return {f"model.{name}": parameter.detach() for name, parameter in self._frozen}
 
     def set_step(self, step: int) -> None:
         """Set the number of updates that the optimizer's moments have seen (for its bias correction)."""
