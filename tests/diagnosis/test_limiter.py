@@ -36,7 +36,33 @@ def seen(**given):
         (seen(producers={"decompression": 0.9, "idle": 0.1}, workers=1, idle_cores=6.0), "workers"),
         (seen(producers={"decompression": 1.0}, workers=8, idle_cores=0.2), "decompression"),
         (seen(producers={"decompression": 1.0}, workers=2, worker_cpu_s={"1": 9.0, "2": 9.0}), "workers"),
-        (seen(producers={"cpu": 1.0}, gil_late=0.9, runnable_threads=2.5), "gil"),
+        (
+            seen(producers={"cpu": 1.0}, gil_wait=0.6, gil_turns=0.9, gil_threads=2, runnable_threads=2.5),
+            "gil",
+        ),
+        # One thread waits for the GIL only where the sampling thread holds it, or has no core while it holds it.
+        (
+            seen(main={"cpu": 1.0}, gil_wait=0.9, gil_turns=0.9, gil_threads=1, runnable_threads=2.0),
+            "loader_cpu",
+        ),
+        (seen(main={"decompression": 1.0}, gil_wait=0.9, core_wait=0.9, other_cores=2.0), "decompression"),
+        # Other processes on all cores: threads at the GIL wait for a core most of the time.
+        (
+            seen(
+                main={"cpu": 1.0},
+                gil_turns=0.9,
+                gil_threads=2,
+                runnable_threads=2.0,
+                core_wait=0.9,
+                other_cores=7.0,
+            ),
+            "gil",
+        ),
+        # Threads beside a loop that waits for its disk do not hold it up.
+        (
+            seen(main={"storage": 1.0}, gil_wait=0.6, gil_turns=0.9, gil_threads=2, runnable_threads=2.5),
+            "storage",
+        ),
         (seen(producers={"idle": 1.0}, workers=2), "unclear"),
         (seen(samples=2), "unclear"),
     ],
@@ -74,7 +100,13 @@ def test_advice_is_ranked_and_gains_no_more_than_the_ceiling():
         if limiter in ("model", "workers", "unclear"):
             continue
         activity = {"loader_cpu": "cpu", "latency": "sleep", "gil": "cpu"}.get(limiter, limiter)
-        evidence = seen(main={activity: 1.0}, gil_late=float(limiter == "gil"), runnable_threads=2.0)
+        evidence = seen(
+            main={activity: 1.0},
+            gil_wait=0.5,
+            gil_turns=float(limiter == "gil"),
+            gil_threads=2,
+            runnable_threads=2.0,
+        )
         finding = find_limiter(STALL, evidence)
         assert finding.limiter == limiter
         gains = [one.gain for one in advise(STALL, finding, evidence)]
@@ -93,15 +125,26 @@ def test_more_workers_gain_by_their_number():
 
 
 def test_counters_become_shares_and_rates():
-    samples = LoopSamples(waits=10, ticks=20, late_ticks=5, runnable=15, workers=2)
+    samples = LoopSamples(waits=10, turns=4, runnable=15, workers=2)
     samples.main.update(idle=8, hand_over=2)
+    samples.working.update({1: 10, 2: 5, 3: 5})
+    samples.gil.update({1: 1, 2: 4, 3: 0})
+    samples.others.add(4.0, cpu_s=1.0, core_wait_s=1.0)
     before = Usage(
-        threads_s={"python (1)": 1.0}, idle_s=5.0, disk_bytes=100, read_bytes=100, pressure_s={"io": 1.0}
+        threads_s={"python (1)": 1.0},
+        core_wait_s={1: 1.0},
+        idle_s=5.0,
+        busy_s=1.0,
+        disk_bytes=100,
+        read_bytes=100,
+        pressure_s={"io": 1.0},
     )
     after = Usage(
         threads_s={"python (1)": 1.5, "pool (7)": 2.0},
         workers_s={9: 3.0},
+        core_wait_s={1: 2.0, 9: 4.5},
         idle_s=9.0,
+        busy_s=8.5,
         disk_bytes=1100,
         read_bytes=4100,
         pressure_s={"io": 2.0},
@@ -112,18 +155,33 @@ def test_counters_become_shares_and_rates():
     assert evidence.main == {"idle": 0.8, "hand_over": 0.2}
     assert evidence.producers == {"cpu": 0.75, "idle": 0.25}
     assert evidence.thread_cpu_s == {"python (1)": 0.5, "pool (7)": 2.0}
-    assert (evidence.gil_late, evidence.runnable_threads, evidence.idle_cores) == (0.25, 1.5, 2.0)
+    assert (evidence.gil_turns, evidence.gil_threads, evidence.runnable_threads) == (0.4, 1, 1.5)
+    assert evidence.gil_wait == pytest.approx(2 / 3)
+    assert evidence.core_wait == 0.5
+    assert (evidence.idle_cores, evidence.other_cores) == (2.0, 1.0)
     assert evidence.page_cache_hits == 0.75
     assert evidence.pressure["io"] == 0.5
+
+
+def test_cores_that_others_use_are_named_beside_the_work():
+    evidence = seen(main={"decompression": 1.0}, core_wait=0.6, other_cores=1.5, cores=2)
+    finding = find_limiter(STALL, evidence)
+    assert "60 % of the time that they had work they waited for a core" in finding.reason
+    assert any("cores of its own for the job" in one.change for one in advise(STALL, finding, evidence))
+    assert "waited for a core 60 %" in _diagnosis(finding, evidence).to_text()
+
+
+def _diagnosis(finding, evidence):
+    return Diagnosis(
+        stall=STALL, waits=STALL, step_s=0.1, finding=finding, method="blocks", steps=100, free_blocks=5,
+        evidence=evidence, advice=advise(STALL, finding, evidence),
+    )  # fmt: skip
 
 
 def test_a_diagnosis_is_text_and_json():
     evidence = seen(main={"decompression": 1.0}, disk_bytes=10**9, read_bytes=4 * 10**9, pressure={"io": 0.2})
     finding = find_limiter(STALL, evidence)
-    result = Diagnosis(
-        stall=STALL, waits=STALL, step_s=0.1, finding=finding, method="blocks", steps=100, free_blocks=5,
-        evidence=evidence, advice=advise(STALL, finding, evidence),
-    )  # fmt: skip
+    result = _diagnosis(finding, evidence)
     assert result.sentence == (
         "40 % of a step of 100 ms waits for data (95 % interval 35 % to 45 %), because of decompression on the CPU; "
         "with free data the loop would be 1.67 times as fast (1.54 to 1.82)."

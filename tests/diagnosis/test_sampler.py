@@ -16,7 +16,7 @@ import pytest
 
 from headrace.diagnosis import DiagnosedLoader
 from headrace.diagnosis.activity import StackClassifier
-from headrace.diagnosis.kernel import descendants, kernel_state, read_usage
+from headrace.diagnosis.kernel import OwnThreads, descendants, kernel_state, read_usage
 from headrace.diagnosis.worker_sampling import WorkerSamples
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux")
@@ -68,6 +68,59 @@ def test_the_kernel_says_what_a_thread_waits_for():
         end.close()
     os.close(read_end)
     os.close(write_end)
+
+
+def test_threads_of_python_work_are_seen_waiting_for_the_gil():
+    stop = threading.Event()
+
+    def computes():
+        while not stop.is_set():
+            sum(range(1000))
+
+    threads = [in_thread(computes) for _ in range(2)]
+    own = OwnThreads()
+    if own.state(threads[0].native_id) == "unknown":
+        pytest.skip("this system does not show system calls")
+    for thread in threads:
+        until(lambda thread=thread: own.state(thread.native_id) == "gil")
+    stop.set()
+    for thread in threads:
+        thread.join()
+        until(lambda thread=thread: own.state(thread.native_id) == "unknown")  # once it has ended
+    own.close()
+
+
+def test_an_extension_that_waits_for_its_threads_is_idle():
+    """Only work needs a core or the GIL."""
+    frame = sys._getframe()
+    classifier = StackClassifier()
+    for state in ("lock", "poll", "other"):
+        assert classifier.activity(frame, state) == "idle"
+    for state in ("gil", "running", "unknown"):
+        assert classifier.activity(frame, state) == "cpu"
+
+
+def test_two_threads_of_python_work_are_limited_by_the_gil():
+    stop = threading.Event()
+
+    def computes():
+        while not stop.is_set():
+            sum(range(1000))
+
+    def batches():
+        for _ in range(60):
+            yield sum(value * value for value in range(200_000))
+
+    hog = in_thread(computes)
+    diagnosed = DiagnosedLoader(batches(), verbose=False)
+    for _ in diagnosed:
+        pass
+    stop.set()
+    hog.join()
+    evidence = diagnosed.result.evidence
+    if evidence.gil_threads == 0:
+        pytest.skip("this system does not show system calls")
+    assert diagnosed.result.finding.limiter == "gil", evidence
 
 
 def test_a_stack_names_the_work_and_a_queue_the_waiting():

@@ -25,6 +25,8 @@ Activity = Literal[
     "idle",
 ]
 
+CPU_ACTIVITIES: Final[tuple[Activity, ...]] = ("decompression", "parsing", "tokenizing", "cpu")
+"""Work that needs a core."""
 _MAX_FRAMES: Final = 40
 
 
@@ -94,14 +96,15 @@ class StackClassifier:
         named, waits = self.named(frame)
         if state in ("disk", "file"):
             return "storage"
-        if state == "socket" and not waits and named != "hand_over":
-            return "network"
         if state == "sleep":
             return "sleep"
+        if state == "socket" and not waits and named != "hand_over":
+            return "network"
         if state == "pipe":  # a reader of an empty pipe waits; a writer of a full one hands over
             sends = frame is not None and frame.f_code.co_name in ("_send", "_write", "_send_bytes")
             return "hand_over" if sends else "idle"
-        if waits and state != "running":
+        # An extension's code without a name, which is blocked, waits for threads of its own.
+        if (waits and state != "running") or (named is None and state in ("lock", "poll", "other")):
             return "idle"
         # Reading without waiting for the disk is copying from the page cache: the processor's work.
         return "cpu" if named is None or named == "storage" else named
@@ -110,7 +113,7 @@ class StackClassifier:
         """The activity that the nearest known function names, and whether the innermost one waits for a thread."""
         waits, depth = False, 0
         while frame is not None and depth < _MAX_FRAMES:
-            key = (frame.f_code, frame.f_lineno)
+            key = (frame.f_code, frame.f_lineno or 0)  # a frame that is being left has no line
             known = self._known.get(key)
             if known is None:
                 known = self._known[key] = _look(frame.f_code, frame.f_lineno)

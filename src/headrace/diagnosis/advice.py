@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from headrace.diagnosis.activity import CPU_ACTIVITIES
 from headrace.diagnosis.evidence import Evidence
-from headrace.diagnosis.limiter import STALL, Finding
+from headrace.diagnosis.limiter import STALL, Finding, is_short_of_cores
 from headrace.profile import ConfidenceInterval
 
 
@@ -99,6 +100,11 @@ def advise(stall: ConfidenceInterval, finding: Finding, evidence: Evidence) -> t
     else:
         changes = _CHANGES.get(finding.limiter, ())
     share = finding.share
+    if is_short_of_cores(evidence) and finding.work in CPU_ACTIVITIES:
+        used = f"{evidence.other_cores:.1f} of {evidence.cores}"
+        more = evidence.core_wait
+        text = f"cores of its own for the job: other processes use {used}"
+        changes = (*changes, _Change(text, 0.0, more, 1.0))
     for change in changes:
         gain = ConfidenceInterval(
             value=_gain(stall.value * share.value * change.value),

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from headrace.diagnosis.activity import CPU_ACTIVITIES
 from headrace.diagnosis.kernel import Usage
 from headrace.diagnosis.sampler import LoopSamples
 from headrace.platform import available_cores
@@ -24,8 +25,12 @@ class Evidence:
     """Other threads and worker processes in waits: share of their samples by activity."""
     work: Mapping[str, float] = field(default_factory=dict)
     """The loop's own thread outside waits: share of samples by activity."""
-    gil_late: float = 0.0
-    """Share of ticks in waits at which another thread held the GIL."""
+    gil_wait: float = 0.0
+    """Share of their time in waits in which threads that had work, and did not wait for a core, waited for the GIL."""
+    gil_turns: float = 0.0
+    """Share of samples in waits at which a thread waited for the GIL and another Python thread had work, too."""
+    gil_threads: int = 0
+    """Python threads that were seen waiting for the GIL in more than a tenth of the samples in which they had work."""
     runnable_threads: float = 0.0
     """Python threads of this process with work to do in waits, on average."""
     workers: int = 0
@@ -43,6 +48,10 @@ class Evidence:
     """Bytes read by system calls, from disk and from the page cache."""
     network_bytes: int = 0
     """Bytes that the machine received over networks, loopback included."""
+    core_wait: float = 0.0
+    """Share of the time in which threads and workers of this job had work and waited for a core."""
+    other_cores: float = 0.0
+    """Cores that other processes used, on average."""
     idle_cores: float = 0.0
     """Cores of the machine that were idle, on average."""
     cores: int = 1
@@ -91,12 +100,18 @@ def collect_evidence(
         if seconds - before.threads_s.get(name, 0.0) >= 0.01
     }
     workers = {str(pid): seconds - before.workers_s.get(pid, 0.0) for pid, seconds in after.workers_s.items()}
+    own_s = sum(threads.values()) + sum(workers.values())
+    delays_s = sum(
+        max(0.0, seconds - before.core_wait_s.get(one, 0.0)) for one, seconds in after.core_wait_s.items()
+    )
     return Evidence(
         samples=samples.waits,
         main=_shares(samples.main),
         producers=_shares(inside or samples.producers),
         work=_shares(samples.work),
-        gil_late=samples.late_ticks / samples.ticks if samples.ticks else 0.0,
+        gil_wait=_gil_wait(samples),
+        gil_turns=samples.turns / samples.waits if samples.waits else 0.0,
+        gil_threads=sum(count > 0.1 * samples.working[one] for one, count in samples.gil.items()),
         runnable_threads=samples.runnable / samples.waits if samples.waits else 0.0,
         workers=max(samples.workers, len(workers)),
         loader_threads=samples.loader_threads,
@@ -107,6 +122,8 @@ def collect_evidence(
         disk_bytes=max(0, after.disk_bytes - before.disk_bytes),
         read_bytes=max(0, after.read_bytes - before.read_bytes),
         network_bytes=max(0, after.network_bytes - before.network_bytes),
+        core_wait=delays_s / (own_s + delays_s) if own_s + delays_s else 0.0,
+        other_cores=max(0.0, after.busy_s - before.busy_s - own_s) / wall_s if wall_s else 0.0,
         idle_cores=max(0.0, after.idle_s - before.idle_s) / wall_s if wall_s else 0.0,
         cores=available_cores(),
         pressure={
@@ -115,6 +132,18 @@ def collect_evidence(
         },
         queue_fill=queue_fill,
     )
+
+
+def _gil_wait(samples: LoopSamples) -> float:
+    """Share of the time in waits in which the threads that the loop depends on were blocked, although they had work.
+
+    The loop's own thread counts where it works itself; where it waits for others, they do.
+    """
+    main = sum(samples.main.values())
+    working = sum(samples.main[name] for name in CPU_ACTIVITIES) / main if main else 0.0
+    if working < 0.5:
+        return samples.others.blocked_share()
+    return samples.main_wait.blocked_share(working)
 
 
 def _shares(counts: Counter[str]) -> dict[str, float]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
 
+from headrace.diagnosis.activity import CPU_ACTIVITIES
 from headrace.diagnosis.evidence import Evidence
 from headrace.formatting import percent
 from headrace.profile import ConfidenceInterval
@@ -45,7 +46,8 @@ PHRASES: Final[dict[str, str]] = {
     "latency": "waiting inside the loader (sleeping or polling)",
 }
 
-_CPU: Final = ("decompression", "parsing", "tokenizing", "cpu")
+_GIL: Final = 0.3
+"""Threads that wait for the GIL in fewer samples than this are held up by their own work."""
 _AS_LIMITER: Final = {"cpu": "loader_cpu", "sleep": "latency"}
 """Activities that are limiters by another name."""
 
@@ -89,18 +91,41 @@ def find_limiter(stall: ConfidenceInterval, evidence: Evidence) -> Finding:
     if evidence.samples < 5:
         return Finding(limiter="unclear", share=whole, reason="too few samples fell into waits")
     waiting = evidence.main.get("idle", 0.0)
-    contended = evidence.gil_late > 0.3 and evidence.runnable_threads > 1.4
-    if contended:
+    if _takes_turns(evidence):
+        others = 1 - 1 / max(evidence.runnable_threads, 1.0)
+        share = evidence.gil_turns * others if is_short_of_cores(evidence) else evidence.gil_wait
         return Finding(
             limiter="gil",
-            share=_share(evidence.gil_late, evidence.samples),
-            reason=f"{evidence.runnable_threads:.1f} Python threads had work to do at once, and the GIL was held "
-            f"at {percent(evidence.gil_late)} of the probes",
+            share=_share(share, evidence.samples),
+            reason=f"{evidence.runnable_threads:.1f} Python threads had work to do at once, and one waited for the GIL "
+            f"in {percent(evidence.gil_turns)} of the samples",
             work=_top(evidence.producers if waiting > 0.5 else evidence.main)[0],
         )
-    if waiting < 0.5:
-        return _own_thread(evidence)
-    return _others(evidence)
+    finding = _own_thread(evidence) if waiting < 0.5 else _others(evidence)
+    if is_short_of_cores(evidence) and finding.work in CPU_ACTIVITIES:
+        reason = (
+            f"{finding.reason}; {percent(evidence.core_wait)} of the time that they had work they waited for a core, "
+            f"while other processes used {evidence.other_cores:.1f} of {evidence.cores}"
+        )
+        return replace(finding, reason=reason)
+    return finding
+
+
+def _takes_turns(evidence: Evidence) -> bool:
+    """Whether the threads that the loop depends on wait for one another at the GIL.
+
+    On a machine without a free core the time that they wait is mostly for a core; what they wait for when they are
+    looked at still shows the GIL.
+    """
+    if sum(evidence.main.get(name, 0.0) for name in ("storage", "network", "sleep", "hand_over")) > 0.5:
+        return False
+    seen = evidence.gil_turns > _GIL and evidence.gil_threads >= 2
+    return seen and (evidence.gil_wait > 0.1 or is_short_of_cores(evidence))
+
+
+def is_short_of_cores(evidence: Evidence) -> bool:
+    """Whether other processes take cores that this job has work for."""
+    return evidence.core_wait > 0.2 and evidence.other_cores > 0.3
 
 
 def _own_thread(evidence: Evidence) -> Finding:
@@ -127,7 +152,7 @@ def _others(evidence: Evidence) -> Finding:
         )
     activity, share = _top(working)
     share /= sum(working.values())
-    cpu = sum(working.get(name, 0.0) for name in _CPU) / sum(working.values())
+    cpu = sum(working.get(name, 0.0) for name in CPU_ACTIVITIES) / sum(working.values())
     by = "worker processes" if evidence.workers else "the loader's threads"
     # On a machine that others use too, cores that this job does not use count: a further worker would get its share.
     unused = evidence.cores - evidence.own_cores if 0 < evidence.workers < evidence.cores else 0.0

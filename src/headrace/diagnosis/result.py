@@ -129,8 +129,10 @@ def describe_evidence(evidence: Evidence) -> str:
     parts += [
         f"{name} pressure {percent(share)}" for name, share in evidence.pressure.items() if share > 0.05
     ]
-    if evidence.gil_late > 0.05:
-        parts.append(f"GIL held at {percent(evidence.gil_late)} of probes")
+    if evidence.gil_turns > 0.05:
+        parts.append(f"threads waited for the GIL in {percent(evidence.gil_turns)} of samples")
+    if evidence.core_wait > 0.05:
+        parts.append(f"waited for a core {percent(evidence.core_wait)} of the time with work")
     if evidence.queue_fill is not None:
         parts.append(f"{evidence.queue_fill:.1f} batches ready when asked")
     return ", ".join(parts)

@@ -1,4 +1,8 @@
-"""Ticks of a thread -> while the loop waits for data: who works on what, and how long the GIL was held by others."""
+"""Ticks of a thread -> while the loop waits for data: who works on what, and how long threads waited for the GIL.
+
+A thread that waits for the GIL is seen doing so in the kernel. How late the sampling thread wakes would not show it:
+the only thread that needs the GIL may hold it while it waits for a core that other processes use.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,50 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final
 
-from headrace.diagnosis.activity import StackClassifier
-from headrace.diagnosis.kernel import descendants, kernel_state, read_text
+from headrace.diagnosis.activity import CPU_ACTIVITIES, StackClassifier
+from headrace.diagnosis.kernel import (
+    KernelState,
+    OwnThreads,
+    Schedule,
+    ScheduleFile,
+    descendants,
+    kernel_state,
+    read_schedule,
+)
 
 TICK_S: Final = 0.005
 _MAX_SHARE: Final = 0.008
 """Share of one core that sampling may take."""
-_LATE_S: Final = 0.002
-"""A tick that is later than this, and not for want of a core, waited for the GIL: its holders keep it for 5 ms."""
+_GAP_S: Final = 0.1
+"""Two samples of a thread further apart than this say nothing about the time between."""
 _CHILDREN_S: Final = 1.0
 """The list of worker processes is read again after so many seconds."""
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkTime:
+    """How threads spent their time."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    core_wait_s: float = 0.0
+    """Seconds in which they waited for a core."""
+
+    def add(self, wall_s: float, *, cpu_s: float, core_wait_s: float) -> None:
+        """Count a stretch of one thread's time."""
+        self.wall_s += wall_s
+        self.cpu_s += cpu_s
+        self.core_wait_s += core_wait_s
+
+    def blocked_share(self, working: float = 1.0) -> float:
+        """Share of the time in which they were blocked although they had work, waits for a core left out.
+
+        Args:
+            working: share of the time in which they had work.
+        """
+        blocked_s = working * self.wall_s - self.cpu_s - self.core_wait_s
+        total_s = blocked_s + self.cpu_s
+        return min(1.0, blocked_s / total_s) if blocked_s > 0 else 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,9 +73,16 @@ class LoopSamples:
     """Activities of other threads that do something, and of worker processes, in waits: thread samples."""
     work: Counter[str] = field(default_factory=Counter)
     """Activity of the loop's own thread outside waits."""
-    ticks: int = 0
-    late_ticks: int = 0
-    """Ticks in waits that waited for the GIL."""
+    main_wait: WorkTime = field(default_factory=WorkTime)
+    """Time of the loop's own thread in waits."""
+    others: WorkTime = field(default_factory=WorkTime)
+    """Time of other Python threads between samples that both saw them working on a core."""
+    working: Counter[int] = field(default_factory=Counter)
+    """Samples in waits at which each Python thread had work to do."""
+    gil: Counter[int] = field(default_factory=Counter)
+    """Samples in waits at which each Python thread waited for the GIL."""
+    turns: int = 0
+    """Samples in waits at which a Python thread waited for the GIL and another, too, had work to do."""
     runnable: int = 0
     """Python threads, the loop's own included, that had work to do: summed over samples in waits."""
     workers: int = 0
@@ -57,7 +102,12 @@ class LoopSampler:
         self.spent_s = 0.0
         """Seconds that samples took."""
         self._main = threading.get_ident()
-        self._main_tid = threading.get_native_id()
+        self._threads = OwnThreads()
+        self._main_schedule = ScheduleFile(threading.get_native_id())
+        self._wait_began: tuple[float, float, float] | None = None
+        """Clock, processor seconds and seconds without a core of the loop's thread when its wait began."""
+        self._last: dict[int, tuple[float, Schedule]] = {}
+        """For each other thread: when it was last seen working, and its counters then."""
         self._stop = threading.Event()
         self._classifier = StackClassifier()
         self._children: list[int] = []
@@ -71,42 +121,51 @@ class LoopSampler:
     def close(self) -> None:
         """End the thread. A second call does nothing."""
         self._stop.set()
+        self._main_schedule.close()
+
+    def set_waiting(self, waiting: bool) -> None:
+        """The loop begins or ends to wait for its loader; times count where its own thread says so."""
+        self.in_wait = waiting
+        if threading.get_ident() != self._main:
+            return
+        times = time.perf_counter(), time.thread_time(), self._main_schedule.read().core_wait_s
+        if self._wait_began is not None and not waiting:
+            wall_s, cpu_s, core_wait_s = (
+                now - then for now, then in zip(times, self._wait_began, strict=True)
+            )
+            self.samples.main_wait.add(wall_s, cpu_s=cpu_s, core_wait_s=core_wait_s)
+        self._wait_began = times if waiting else None
 
     def _run(self) -> None:
         began, count = time.perf_counter(), 0
-        delay_before = _run_delay_s()
         while not self._stop.is_set():
-            due = time.perf_counter() + TICK_S
             time.sleep(TICK_S)
-            now = time.perf_counter()
             count += 1
-            in_wait, late = self.in_wait, now - due > _LATE_S
-            if in_wait:
-                self.samples.ticks += 1
-            if late:
-                delay = _run_delay_s()
-                if in_wait and now - due - (delay - delay_before) > _LATE_S:
-                    self.samples.late_ticks += 1
-                delay_before = delay
-            if self.spent_s < _MAX_SHARE * (now - began) + 0.002 and (in_wait or count % 16 == 0):
+            in_wait = self.in_wait
+            allowed_s = _MAX_SHARE * (time.perf_counter() - began) + 0.002
+            if self.spent_s < allowed_s and (in_wait or count % 16 == 0):
                 start = time.thread_time()
                 self._sample(in_wait=in_wait)
                 self.spent_s += time.thread_time() - start
+        self._threads.close()
 
     def _sample(self, *, in_wait: bool) -> None:
-        pid, samples = os.getpid(), self.samples
+        samples = self.samples
         if not in_wait:
             frame = sys._current_frames().get(self._main)  # noqa: SLF001  # the documented way to see other threads
             samples.work[self._classifier.activity(frame, "running")] += 1
             return
         ids = {thread.ident: thread.native_id for thread in threading.enumerate()}
-        # The kernel's states first, while this thread does not hold the GIL: afterwards all others wait for it.
-        states = {ident: kernel_state(pid, tid) for ident, tid in ids.items() if tid is not None}
+        states: dict[int | None, KernelState] = {
+            ident: self._threads.state(tid)
+            for ident, tid in ids.items()
+            if tid is not None and ident != self._thread.ident
+        }
         frames: dict[int, FrameType] = sys._current_frames()  # noqa: SLF001
         if not self.in_wait:  # the wait has ended meanwhile
             return
         samples.waits += 1
-        busy = 0
+        now_s, busy, runnable = time.perf_counter(), 0, 0
         for ident, frame in frames.items():
             if ident == self._thread.ident:
                 continue
@@ -116,11 +175,26 @@ class LoopSampler:
             elif activity != "idle":
                 samples.producers[activity] += 1
                 busy += 1
+                if activity in CPU_ACTIVITIES and (tid := ids.get(ident)) is not None:
+                    self._count_time(tid, now_s)
             blocked = activity in ("idle", "sleep", "storage", "network")
-            samples.runnable += not blocked
+            runnable += not blocked
+            samples.working[ident] += not blocked
+            samples.gil[ident] += not blocked and states.get(ident) == "gil"
+        samples.runnable += runnable
+        samples.turns += runnable >= 2 and "gil" in states.values()
         samples.loader_threads = max(samples.loader_threads, busy)
         if not self.workers_sample_themselves:
             self._sample_children()
+
+    def _count_time(self, tid: int, now_s: float) -> None:
+        """Count the time of a thread that works since its last sample, if that saw it working too."""
+        schedule = read_schedule(os.getpid(), tid)
+        before_s, before = self._last.get(tid, (0.0, schedule))
+        self._last[tid] = now_s, schedule
+        if now_s - before_s < _GAP_S:
+            cpu_s, waited_s = schedule.cpu_s - before.cpu_s, schedule.core_wait_s - before.core_wait_s
+            self.samples.others.add(now_s - before_s, cpu_s=cpu_s, core_wait_s=waited_s)
 
     def _sample_children(self) -> None:
         now = time.perf_counter()
@@ -140,9 +214,3 @@ _PROCESS_ACTIVITIES: Final = {
     "socket": "network",
     "sleep": "sleep",
 }
-
-
-def _run_delay_s() -> float:
-    """Seconds that the calling thread has waited for a core."""
-    words = read_text(f"/proc/self/task/{threading.get_native_id()}/schedstat").split()
-    return int(words[1]) / 1e9 if len(words) > 1 else 0.0

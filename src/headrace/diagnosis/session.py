@@ -115,7 +115,7 @@ class Session:
     def set_waiting(self, waiting: bool) -> None:
         """Say whether the loop waits for its loader."""
         if self._sampler is not None:
-            self._sampler.in_wait = waiting
+            self._sampler.set_waiting(waiting)
         if self.worker_samples is not None:
             self.worker_samples.set_waiting(waiting)
 
