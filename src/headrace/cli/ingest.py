@@ -39,6 +39,8 @@ headrace ingest photos/ --samples --out store
 
 headrace ingest clicks.csv --interactions --split last --part train --out store
 
+headrace ingest pairs.jsonl --samples --layout pairs --tokenizer t5-small/ --out store
+
 headrace ingest s3://bucket/raw/*.jsonl.zst --out s3://bucket/store --tokenizer byte --json
 
 The same command continues after a crash; the store's bytes are the same.
@@ -61,7 +63,7 @@ class WorkerOptions:
 class KindOptions:
     """Kind."""
 
-    samples: Annotated[bool, Doc("The sources are images: write rows with labels, boxes or masks.")] = False
+    samples: Annotated[bool, Doc("Write rows of images, or, with --layout pairs, of tokens.")] = False
     interactions: Annotated[
         bool, Doc("The sources are logs of users' interactions with items: write rows of histories.")
     ] = False
@@ -178,11 +180,21 @@ def _sample_rows(summary: IngestSummary) -> list[tuple[str, str]]:
     rows = [
         ("store", summary.out),
         ("rows", f"{count(summary.documents)} in {count(summary.num_shards)} shards"),
-        *([("tokens", f"{count(summary.tokens)} of items")] if summary.tokens else []),
+        *(
+            [
+                (
+                    "tokens",
+                    f"{count(summary.tokens)} of {summary.tokenizer or 'items'}",
+                )
+            ]
+            if summary.tokens
+            else []
+        ),
         ("bytes", f"{size(summary.source_bytes)} of sources, now {size(summary.store_bytes)}"),
         ("time", f"{summary.wall_s:.1f} s with {summary.workers} workers"),
     ]
     rows += [("rejected", f"{count(n)} {reason}; see rejects.jsonl") for reason, n in summary.rejects.items()]
+    rows += [("left out", f"{count(n)} {reason}") for reason, n in summary.dropped.items()]
     return rows + [("note", note) for note in summary.notes]
 
 

@@ -10,7 +10,9 @@ from rich.table import Table
 from headrace.cli.console import count, facts, plain, print_json, progress_bar, size, stdout
 
 if TYPE_CHECKING:
-    from headrace.store import SampleReport
+    from collections.abc import Mapping
+
+    from headrace.store import SampleReport, SampleStore
 
 _SHOWN_CHARS = 120
 
@@ -26,14 +28,17 @@ def inspect_rows(store: str, *, verify: bool, samples: int, json: bool) -> None:
                 verify_samples(opened, progress=progress)
                 verify_job_files(opened)
         report = inspect_samples(opened, samples=samples)
+        shown: list[dict[str, Any]] = [
+            {"row": one.row, "values": _shown(_with_texts(one.values, opened))} for one in report.samples
+        ]
     if json:
-        shown = [{"row": one.row, "values": _shown(one.values)} for one in report.samples]
         print_json(plain(_without_values(report)) | {"samples": shown, "verified": verify})
         return
     rows = [
         ("rows", count(report.rows)),
         ("stored", f"{size(report.nbytes)}, {report.bytes_per_row:,.0f} bytes a row, codec {report.codec}"),
         *((f"column {name}", describe_type(value)) for name, value in report.features.items()),
+        *_sequence_rows(report),
         ("fingerprint", report.fingerprint),
         ("snapshot", str(report.snapshot)),
     ]
@@ -46,9 +51,9 @@ def inspect_rows(store: str, *, verify: bool, samples: int, json: bool) -> None:
     stdout.print(table)
     if report.num_shards > len(report.shards):
         stdout.print(f"... and {count(report.num_shards - len(report.shards))} more shards")
-    for one in report.samples:
-        stdout.print(f"\nrow {count(one.row)}:", style="dim")
-        for name, value in _shown(one.values).items():
+    for sample in shown:
+        stdout.print(f"\nrow {count(sample['row'])}:", style="dim")
+        for name, value in sample["values"].items():
             stdout.print(f"{name}: {value}", markup=False, highlight=False)
 
 
@@ -67,6 +72,34 @@ def describe_type(feature: dict[str, Any]) -> str:
         return f"ClassLabel {', '.join(names[:8])}{more}"
     shape = f" {feature['shape']}" if "shape" in feature else ""
     return f"{kind} {feature.get('dtype', '')}{shape}".rstrip()
+
+
+def _sequence_rows(report: SampleReport) -> list[tuple[str, str]]:
+    lengths = report.sequences
+    if lengths is None:
+        return []
+    tokens = "; ".join(
+        f"{name} {mean:,.1f}, longest {count(lengths.longest[name])}"
+        for name, mean in lengths.mean_tokens.items()
+    )
+    shares = f"{lengths.padding_share:.1%} in random order, {lengths.padding_share_by_length:.1%} by length"
+    return [
+        ("tokens a row", f"{tokens} (of {count(lengths.rows)} rows)"),
+        ("padding", f"{shares}, in batches of 64"),
+    ]
+
+
+def _with_texts(values: Mapping[str, Any], store: SampleStore) -> dict[str, Any]:
+    """A row's values with tokens as their text, where the store has a tokenizer."""
+    from headrace.store import Tokens
+
+    tokenizer = store.tokenizer
+    if tokenizer is None:
+        return dict(values)
+    return {
+        name: tokenizer.decode(value) if isinstance(store.features[name], Tokens) else value
+        for name, value in values.items()
+    }
 
 
 def _shown(values: Any) -> dict[str, Any]:

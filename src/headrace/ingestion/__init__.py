@@ -34,7 +34,7 @@ from headrace.ingestion.options import (
 )
 from headrace.ingestion.read.sources import SourceFile, find_sources
 from headrace.ingestion.run import ingest
-from headrace.ingestion.samples import ImageLayout, Samples
+from headrace.ingestion.samples import SampleLayout, Samples
 
 if TYPE_CHECKING:
     from headrace.ingestion.job.job import verify_job_files
@@ -48,11 +48,11 @@ __all__ = [
     "Distribute",
     "FieldOptions",
     "FilterOptions",
-    "ImageLayout",
     "IngestSummary",
     "Interactions",
     "JobOptions",
     "OperatorOptions",
+    "SampleLayout",
     "Samples",
     "SourceFile",
     "StoreWriter",

@@ -17,7 +17,7 @@ Distribute: TypeAlias = Literal["local", "ray"]
 TextMode: TypeAlias = Literal["auto", "file", "line", "block"]
 Format: TypeAlias = Literal["auto", "jsonl", "json", "text", "csv", "tsv", "parquet", "arrow", "tar"]
 Dedup: TypeAlias = Literal["none", "exact", "minhash"]
-RecordKind: TypeAlias = Literal["auto", "text", "messages", "prompt", "source", "question"]
+RecordKind: TypeAlias = Literal["auto", "text", "messages", "prompt", "source", "question", "preference"]
 Learn: TypeAlias = Literal["answers", "last", "all"]
 
 RECORD_FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -25,6 +25,7 @@ RECORD_FIELDS: Mapping[str, tuple[str, ...]] = {
     "prompt": ("prompt", "completion"),
     "source": ("source", "target"),
     "question": ("question", "answers"),
+    "preference": ("chosen", "rejected"),
 }
 """Fields that make a record one of a kind that is not text."""
 OTHER_FIELDS = ("tools", "context")
@@ -43,6 +44,14 @@ class ChatOptions:
     """Names of tokens and the tokens: bos_token, eos_token."""
     special_tokens: tuple[str, ...] = ()
     """Of the tokenizer: they are special in a template's text, and a message that holds one is rejected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairOptions:
+    """Records are cut into columns of tokens instead of being joined to documents: found by `ingest`."""
+
+    reserved: tuple[str, ...] = ()
+    """Texts that the tokenizer encodes to its special tokens, such as "</s>": records with one are rejected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +91,8 @@ class FieldOptions:
         RecordKind,
         Doc(
             "What a record is: text; messages of a conversation; prompt and completion; source and target; question, "
-            "answers and context. auto: text where there is the text field, else by the names of its fields."
+            "answers and context; preference: chosen and rejected. auto: text where there is the text field, else by "
+            "the names of its fields."
         ),
     ] = "auto"
     names: Annotated[
@@ -110,6 +120,8 @@ class FieldOptions:
     ] = 16 << 20
     chat: ChatOptions | None = None
     """Found by `ingest`: the template that `template` names, or the tokenizer's own."""
+    pairs: PairOptions | None = None
+    """Found by `ingest`, where samples have layout pairs."""
 
     def __post_init__(self) -> None:
         """Validate each field.
@@ -314,7 +326,7 @@ class ContentOptions:
         del values["operators"]["validation_out"]
         # Left out where they are the default: jobs of stores that were made before they existed have none of them.
         default = FieldOptions()
-        for name in ("record", "names", "template", "learn", "chat"):
+        for name in ("record", "names", "template", "learn", "chat", "pairs"):
             if getattr(self.fields, name) == getattr(default, name):
                 del values["fields"][name]
         if self.fields.chat is not None:

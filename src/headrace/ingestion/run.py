@@ -39,6 +39,12 @@ BYTES_PER_WORKER = 16 << 20
 """Bytes of sources for which a process is started; only the default number of workers depends on it."""
 
 
+_FIELDS_OF_PAIRS = (
+    "format", "record", "names", "template", "csv_delimiter", "csv_header", "max_document_bytes",
+)  # fmt: skip
+"""Options of fields that rows of pairs have, as documents have them."""
+
+
 class IngestControl(TypedDict, total=False):
     """What is done with a store that is there, and who is told of the progress."""
 
@@ -77,8 +83,9 @@ def ingest(
         fields: what a document is, which field is its text, and which others are kept.
         operators: what is done to documents before they are tokenized.
         job: when the job stops, and how its work is divided.
-        samples: the sources are images with labels, boxes or masks, and the store has rows (`SampleStore`); tokenizer,
-            fields and operators are of text, and are refused.
+        samples: the store has rows (`SampleStore`): the sources are images with labels, boxes or masks, or, with
+            `Samples(layout="pairs")`, records of two texts, which become columns of tokens. Operators are of documents,
+            and are refused; so are tokenizer and fields for images.
         interactions: the sources are logs of users' interactions with items, and the store has rows of them, or
             documents of item tokens; options of text are refused, and so is `append`.
         control: `append=True` adds files that the store does not have yet; `restart=True` deletes a half-done job or a
@@ -204,19 +211,8 @@ def _ingest_rows(
         raise ConfigError(
             f"distribute is {distribute!r}: {what} are ingested by processes of this machine: local"
         )
-    of_text = [
-        field.name
-        for given, default in ((fields, FieldOptions()), (operators, OperatorOptions()))
-        for field in dataclasses.fields(default)
-        if getattr(given, field.name) != getattr(default, field.name)
-    ]
-    if tokenizer != "byte":
-        of_text.append("tokenizer")
-    if of_text:
-        kind = "samples are images" if isinstance(rows, Samples) else "interactions are a log"
-        raise ConfigError(
-            f"ingest: {kind}, and these options are of text: {', '.join(of_text)}. Leave them out"
-        )
+    is_pairs = isinstance(rows, Samples) and rows.layout == "pairs"
+    _refuse_options_of_documents(rows, tokenizer, fields, operators, is_pairs=is_pairs)
     paths = [sources] if isinstance(sources, str | os.PathLike) else sources
     progress = control.get("progress")
     if isinstance(rows, Interactions):
@@ -237,6 +233,12 @@ def _ingest_rows(
             progress=progress,
         ).run()
     from headrace.ingestion.samples.job import SampleIngest
+    from headrace.tokens import load_tokenizer
+
+    loaded: Tokenizer | None = None
+    if is_pairs:
+        by_name = isinstance(tokenizer, str | os.PathLike)
+        loaded = load_tokenizer(tokenizer) if by_name else tokenizer  # type: ignore[arg-type,assignment]
 
     return SampleIngest(
         sources=paths,
@@ -248,7 +250,40 @@ def _ingest_rows(
         append=append,
         restart=restart,
         progress=progress,
+        fields=fields,
+        tokenizer=loaded,
     ).run()
+
+
+def _refuse_options_of_documents(
+    rows: Samples | Interactions,
+    tokenizer: str | os.PathLike[str] | Tokenizer,
+    fields: FieldOptions,
+    operators: OperatorOptions,
+    *,
+    is_pairs: bool,
+) -> None:
+    """Refuse options that rows of this kind would ignore.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    of_text = [
+        field.name
+        for given, default in ((fields, FieldOptions()), (operators, OperatorOptions()))
+        for field in dataclasses.fields(default)
+        if getattr(given, field.name) != getattr(default, field.name)
+    ]
+    if is_pairs:
+        of_text = [name for name in of_text if name not in _FIELDS_OF_PAIRS]
+    elif tokenizer != "byte":
+        of_text.append("tokenizer")
+    if of_text:
+        kind = "samples are images" if isinstance(rows, Samples) else "interactions are a log"
+        kind += ", and these options are of text"
+        if is_pairs:
+            kind = "pairs are rows, and these options are of documents"
+        raise ConfigError(f"ingest: {kind}: {', '.join(of_text)}. Leave them out")
 
 
 def _plan_job(

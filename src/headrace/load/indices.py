@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from headrace.load.options import LastBatch
-    from headrace.order import QuotaTable, RowOrder
+    from headrace.order import LengthGroupedOrder, QuotaTable, RowOrder
     from headrace.store import RowLookup
 
 # Positions per chunk. The first chunk is small, so that the first batch comes soon; chunks then double, because the
@@ -47,7 +47,7 @@ class IndexStream:
 
     def __init__(
         self,
-        orders: Sequence[RowOrder],
+        orders: Sequence[RowOrder | LengthGroupedOrder],
         table: QuotaTable | None,
         *,
         batch_size: int,
@@ -55,6 +55,7 @@ class IndexStream:
         world_size: int,
         last: LastBatch,
         look_up: Callable[[NDArray[np.int64]], RowLookup | None] | None = None,
+        max_chunk: int | None = None,
     ) -> None:
         self._orders = orders
         self._table = table
@@ -64,6 +65,7 @@ class IndexStream:
         self._last = last
         self._look_up = look_up
         self._lookup: RowLookup | None = None
+        self._max_batches = _MAX_CHUNK if max_chunk is None else max(1, max_chunk // batch_size)
         self._epoch_rows = sum(order.rows for order in orders)
         self._chunk_batches = max(1, _FIRST_CHUNK // batch_size)
         self._begin = 0
@@ -120,7 +122,8 @@ class IndexStream:
         self._sources = None if sources is None else sources.reshape(batches, end - begin)
         self._lookup = None if self._look_up is None else self._look_up(self._rows)
         self._begin, self._batches = position, batches
-        self._chunk_batches = min(2 * self._chunk_batches, max(1, _MAX_CHUNK // max(1, end - begin)))
+        most = min(self._max_batches, max(1, _MAX_CHUNK // max(1, end - begin)))
+        self._chunk_batches = min(2 * self._chunk_batches, most)
 
     def _locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         if self._table is None:

@@ -101,6 +101,8 @@ class Loader(Generic[Array]):
 
     _kinds: ClassVar[dict[type, type[Loader[Any]]]] = {}
     """Class of a source -> the loader for it."""
+    _max_chunk: int | None = None
+    """Positions whose rows are computed at a time at most."""
 
     def __new__(cls, source: Any = None, *_: Any, **options: Any) -> Self:
         """A loader of the source's kind. Unpickling gives no source."""
@@ -198,6 +200,14 @@ class Loader(Generic[Array]):
             output=output,
             reading=reading,
         )
+        if wrong := [
+            *self.output.of_token_columns,
+            *(["group_by_length"] if self.reading.group_by_length else []),
+        ]:
+            raise ConfigError(
+                f"{' and '.join(wrong)}: of columns of tokens in a store of samples; the source is a stream of tokens, "
+                "whose rows have seq_len tokens each. Leave it out"
+            )
         self._rows, self._orders, self._table = self._order_rows()
         self._prepare(batch_size)
 
@@ -523,6 +533,7 @@ class Loader(Generic[Array]):
             world_size=self.world_size,
             last=self.output.last,
             look_up=look_up,
+            max_chunk=self._max_chunk,
         )
 
     # --- statistics, end, copies ---

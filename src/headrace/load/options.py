@@ -70,6 +70,22 @@ class BatchOptions(Generic[FrameworkT_co]):
     mask_document_starts: Annotated[
         bool, Doc("No loss on a document's first token (packed rows never have one).")
     ] = False
+    padding: Annotated[
+        bool,
+        Doc(
+            "Columns of tokens of a store of samples as int64 [B, longest of the batch]: `source` as input_ids and "
+            "attention_mask, `target` as labels (-100 in padding) and decoder_attention_mask, any other NAME as "
+            "NAME_input_ids and NAME_attention_mask. False: (values, offsets)."
+        ),
+    ] = False
+    pad_to_multiple_of: Annotated[int, Doc("Round padded lengths up to a multiple of this.")] = 1
+    pad_id: Annotated[
+        int | None, Doc("The id in padding. Default: the tokenizer's pad token, else its end of document.")
+    ] = None
+    max_length: Annotated[
+        int | None,
+        Doc("Rows of columns of tokens that have more tokens are cut, and keep their last token, the end."),
+    ] = None
     label_mask: Annotated[
         LabelMask | None, Doc("From tokens [B, T + 1] to bool [B, T]: True where a label becomes -100.")
     ] = None
@@ -77,9 +93,30 @@ class BatchOptions(Generic[FrameworkT_co]):
     def __post_init__(self) -> None:
         _check_choice("framework", self.framework, ("auto", "torch", "numpy"))
         _check_choice("last", self.last, ("keep", "drop", "repeat"))
-        for name in ("document_ids", "position_ids", "cu_seqlens", "padding_free", "mask_document_starts"):
+        flags = (
+            "document_ids",
+            "position_ids",
+            "cu_seqlens",
+            "padding_free",
+            "mask_document_starts",
+            "padding",
+        )
+        for name in flags:
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: use True or False")
+        numbers = {
+            "pad_to_multiple_of": checked_int(
+                "pad_to_multiple_of", self.pad_to_multiple_of, low=1, high=1 << 20
+            ),
+            "pad_id": optional_int("pad_id", self.pad_id, low=0, high=MAX_SEQ_LEN),
+            "max_length": optional_int("max_length", self.max_length, low=1, high=MAX_SEQ_LEN),
+        }
+        for name, value in numbers.items():
+            object.__setattr__(self, name, value)
+        if not self.padding and (self.pad_to_multiple_of != 1 or self.pad_id is not None):
+            raise ConfigError(
+                "pad_to_multiple_of and pad_id are of padded batches: give padding=True as well"
+            )
         if self.label_mask is not None and not callable(self.label_mask):
             raise ConfigError(
                 f"label_mask={self.label_mask!r}: a function from tokens [B, T + 1] to bool [B, T], or None"
@@ -89,6 +126,12 @@ class BatchOptions(Generic[FrameworkT_co]):
                 f'device={self.device!r} with framework="numpy": a device holds torch tensors. Use '
                 'framework="torch", or no device'
             )
+
+    @property
+    def of_token_columns(self) -> tuple[str, ...]:
+        """Names of the options that were given and are of columns of tokens in a store of samples."""
+        given = {"padding": self.padding, "max_length": self.max_length is not None}
+        return tuple(name for name, is_given in given.items() if is_given)
 
     @property
     def needs_documents(self) -> bool:
@@ -119,6 +162,21 @@ class ReadOptions:
         int | None,
         Doc('Groups of blocks that shuffle="blocks" mixes. Default: as many as decode to 64 MiB.'),
     ] = None
+    group_by_length: Annotated[
+        int | None,
+        Doc(
+            "Make batches of rows whose columns of tokens are of similar length: the rows of each this many positions "
+            "of the order are sorted and cut into batches, which come in random order. 4096 to 16384 leave little "
+            "padding."
+        ),
+    ] = None
+    group_rows: Annotated[
+        int | None,
+        Doc(
+            "Rows of one such group. Default: the batch_size that the loader is made with. It is part of the order: to "
+            "resume with another batch_size, give the old one here."
+        ),
+    ] = None
     packing_dir: Annotated[
         str | os.PathLike[str] | None,
         Doc("Where packing plans are kept. Default: packing/ in the store's directory."),
@@ -129,9 +187,13 @@ class ReadOptions:
             "threads": optional_int("threads", self.threads, low=0),
             "prefetch": checked_int("prefetch", self.prefetch, low=1),
             "window": optional_int("window", self.window, low=1),
+            "group_by_length": optional_int("group_by_length", self.group_by_length, low=1, high=1 << 20),
+            "group_rows": optional_int("group_rows", self.group_rows, low=1, high=1 << 20),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        if self.group_rows is not None and self.group_by_length is None:
+            raise ConfigError("group_rows is of group_by_length: give both")
 
 
 def checked_int(name: str, value: object, *, low: int | None = None, high: int | None = None) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from typing_extensions import Unpack
 
 from headrace.errors import ConfigError
@@ -12,14 +14,16 @@ from headrace.interactions import InteractionOptions
 from headrace.load.batch import Array
 from headrace.load.defaults import WINDOW_BYTES, choose_shuffle, is_remote
 from headrace.load.loader import Loader
-from headrace.load.options import ColumnOptions, optional_int
+from headrace.load.options import MAX_SEQ_LEN, ColumnOptions, checked_int, optional_int
 from headrace.load.prefetch import Prefetcher
 from headrace.load.sample_rows import SampleBatchBuilder, SampleColumns
-from headrace.order import OrderSpec, RowOrder
+from headrace.order import LengthGroupedOrder, OrderSpec, RowOrder
 from headrace.platform import available_cores
 from headrace.store import SampleStore
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from headrace.load.options import BatchOptions, ReadOptions, ShuffleOption
 
 _GROUP_BYTES = 4 << 20
@@ -31,15 +35,16 @@ _MAX_THREADS = 64
 class SampleLoader(Loader[Array]):
     """What `Loader(store)` makes of a `SampleStore`: batches that map a column's name to its values.
 
-    Numbers and arrays are [B, ...]; ragged columns are (values, offsets); strings are lists. With an `image` transform,
+    Numbers and arrays are [B, ...]; ragged columns are (values, offsets), columns of tokens padded if `output` says so;
+    strings are lists. With an `image` transform,
     images are decoded into uint8 [B, H, W, 3] (or chw), masks become int32 [B, H, W], and boxes and keypoints move with
     the pixels. A rank for which the last batch has no row gets a batch of 0 rows.
 
     Args:
         source: a `SampleStore`.
         batch_size, seed, epochs, rank, world_size, shuffle: see `Loader`.
-        output: `framework` and `last`; the other options are of tokens.
-        reading: threads, which decode, and batches made ahead; the window of a block shuffle.
+        output: `framework` and `last`; `padding`, `pad_to_multiple_of`, `pad_id` and `max_length` of columns of tokens.
+        reading: threads, which decode, and batches made ahead; the window of a block shuffle; `group_by_length`.
         contents: `image`: what is done to images; without it they are delivered encoded, as (bytes, offsets).
             `columns`: the columns of a batch; all by default. `interactions`: negatives, and each distinct history of
             a batch stored once; of stores of interactions.
@@ -97,7 +102,13 @@ class SampleLoader(Loader[Array]):
                 "output: device is of tokens; move a batch of samples by batch[name].to(device)"
             )
         self._columns = SampleColumns(source, columns, image)
-        self._orders = [self._order()]
+        if self.output.of_token_columns and not self._columns.tokens:
+            raise ConfigError(
+                f"{' and '.join(self.output.of_token_columns)}: of columns of tokens, and there is none among: "
+                f"{', '.join(self._columns.features)}"
+            )
+        self._row_order = self._order()
+        self._orders: Any = [self._grouped(batch_size)]
         self._table = None
         self._prepare(batch_size)
 
@@ -114,6 +125,35 @@ class SampleLoader(Loader[Array]):
             window=(window or WINDOW_BYTES // _GROUP_BYTES) if shuffle == "blocks" else 1,
         )
 
+    def _grouped(self, batch_size: int) -> RowOrder | LengthGroupedOrder:
+        """The order, with rows of similar length in one batch where that is asked for."""
+        window, columns = self.reading.group_by_length, self._columns.tokens
+        if window is None:
+            return self._row_order
+        if not columns:
+            raise ConfigError(
+                f"group_by_length={window}: no column of tokens among: {', '.join(self._columns.features)}"
+            )
+        group = self.reading.group_rows or checked_int("batch_size", batch_size, low=1, high=1 << 20)
+        if self.reading.group_rows is None:
+            # A pickled loader, and one whose batch_size is changed, keeps its order.
+            self.reading = replace(self.reading, group_rows=group)
+        longest = self.output.max_length or MAX_SEQ_LEN
+
+        def lengths(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+            total: NDArray[np.int64] = np.minimum(self.source.lengths(rows, columns), longest).sum(axis=1)
+            return total
+
+        window = -(-window // group) * group
+        self._max_chunk = window
+        return LengthGroupedOrder(self._row_order, lengths, window=window, group_rows=group)
+
+    @property
+    def padding_share(self) -> float:
+        """Share of padding among all places of the padded batches that this rank has made so far."""
+        stages = self.stats.snapshot()
+        return stages["padding"].items / max(1, stages["pad"].items) if "pad" in stages else 0.0
+
     @property
     def num_rows(self) -> int:
         """Rows of one epoch, over all ranks."""
@@ -125,7 +165,12 @@ class SampleLoader(Loader[Array]):
 
     def _order_spec(self, position: int) -> OrderSpec:
         del position
-        order = self._orders[0]
+        order = self._row_order
+        grouped = self._orders[0]
+        lengths = ""
+        if isinstance(grouped, LengthGroupedOrder):
+            columns = ",".join(self._columns.tokens)
+            lengths = f"{grouped.window}x{grouped.group_rows} {self.output.max_length or ''} {columns}"
         name = f"blocks:{order.block_rows}x{order.window}" if order.shuffle == "blocks" else order.shuffle
         return OrderSpec(
             store=self.source.fingerprint,
@@ -134,6 +179,7 @@ class SampleLoader(Loader[Array]):
             seed=self.seed,
             shuffle=name,
             packing="none",
+            lengths=lengths,
         )
 
     def _set_batch_size(self, batch_size: int) -> None:
@@ -145,6 +191,7 @@ class SampleLoader(Loader[Array]):
             seed=self.seed,
             batch_size=self._batch_size,
             ranks=(self.rank, self.world_size),
+            output=self.output,
             torch=self._torch,
             stats=self.stats,
             interactions=self.interactions,

@@ -23,8 +23,10 @@ from headrace.images import (
 from headrace.load.batch import Batch
 from headrace.load.buffers import BufferPool
 from headrace.load.interaction_rows import InteractionColumns, output_histories
+from headrace.load.token_columns import cut_rows, model_inputs
 from headrace.order import rank_slice
-from headrace.store import Array, Image, List, Ragged, Value
+from headrace.store import Array, Image, List, Ragged, Tokens, Value
+from headrace.tokens import pad_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from headrace.images import Geometry, ImageTransform
     from headrace.interactions import InteractionOptions
     from headrace.load.indices import BatchIndex
+    from headrace.load.options import BatchOptions
     from headrace.stats import Stats
     from headrace.store import Feature, SampleStore
 
@@ -81,6 +84,7 @@ class SampleColumns:
             and (name in _WITH_BOXES or name.startswith("box_"))
         ]
         done = {*self.masks, self.image} if moved else set()
+        self.tokens = [name for name in names if isinstance(features[name], Tokens)]
         self.gathered = [name for name in names if name not in done or isinstance(features[name], Array)]
 
 
@@ -112,6 +116,7 @@ class SampleBatchBuilder:
         seed: int,
         batch_size: int,
         ranks: tuple[int, int],
+        output: BatchOptions[Any],
         torch: bool,
         stats: Stats,
         interactions: InteractionOptions | None = None,
@@ -129,6 +134,8 @@ class SampleBatchBuilder:
         self._rank, self._world_size = ranks
         self._torch = torch
         self._stats = stats
+        self._output_options = output
+        self._pad_id = _pad_id(store, output) if output.padding else 0
         begin, end = rank_slice(batch_size, rank=self._rank, world_size=self._world_size)
         self._pool: BufferPool | None = None
         if transform is not None:
@@ -244,11 +251,28 @@ class SampleBatchBuilder:
         features = self._columns.features
         if self._interactions is not None:
             histories = output_histories(self._interactions, arrays, self._array)
-        outputs = {
-            name: histories[name] if name in histories else self._output(arrays[name], feature)
-            for name, feature in features.items()
-        }
+        outputs: dict[str, Any] = {}
+        for name, feature in features.items():
+            if name in histories:
+                outputs[name] = histories[name]
+            elif name in self._columns.tokens:
+                outputs |= self._tokens(name, arrays[name], feature)
+            else:
+                outputs[name] = self._output(arrays[name], feature)
         return outputs | {name: self._array(arrays[name]) for name in arrays if name not in features}
+
+    def _tokens(self, name: str, column: Ragged, feature: Feature) -> dict[str, Any]:
+        """A column of tokens, cut and padded as the options say."""
+        options = self._output_options
+        column = cut_rows(column, options.max_length)
+        if not options.padding:
+            return {name: self._output(column, feature)}
+        arrays, places, padding = model_inputs(
+            name, column, pad_id=self._pad_id, multiple_of=options.pad_to_multiple_of
+        )
+        self._stats.add("pad", items=places)
+        self._stats.add("padding", items=padding)
+        return {key: self._array(value) for key, value in arrays.items()}
 
     def _output(self, column: Any, feature: Feature) -> Any:
         if isinstance(column, Ragged):
@@ -269,6 +293,16 @@ class SampleBatchBuilder:
 
         wider = _TORCH_TYPES.get(values.dtype.name)
         return torch.from_numpy(values if wider is None else values.astype(wider))
+
+
+def _pad_id(store: SampleStore, output: BatchOptions[Any]) -> int:
+    if output.pad_id is not None:
+        return output.pad_id
+    if store.tokenizer is None:
+        raise ConfigError(
+            f"{store.url}: has no tokenizer, so which id pads its rows is unknown: give pad_id="
+        )
+    return pad_id_of(store.tokenizer)
 
 
 def _texts(column: Ragged) -> list[str]:

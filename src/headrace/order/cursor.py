@@ -31,6 +31,8 @@ class OrderSpec:
     """none or best_fit."""
     mixture: str = ""
     """Fingerprint of the weights up to the position; empty for one store."""
+    lengths: str = ""
+    """Window, group and columns of rows that are grouped by length; empty, and not in the state, where they are not."""
 
 
 _CURES = {
@@ -41,6 +43,10 @@ _CURES = {
     "shuffle": "pass the shuffle and window that the run was started with",
     "packing": "pass the packing that the run was started with",
     "mixture": "change weights with Mixture.then(position, ...) from a position that is not read yet",
+    "lengths": (
+        "pass the columns, max_length, group_by_length and group_rows (by default the batch_size) that the run was "
+        "started with"
+    ),
 }
 
 
@@ -56,6 +62,8 @@ def state_from_position(position: int, spec: OrderSpec) -> dict[str, int | str]:
     """
     state: dict[str, int | str] = {"headrace": STATE_VERSION, "position": position}
     state.update({field.name: _short(getattr(spec, field.name)) for field in fields(spec)})
+    if not spec.lengths:
+        del state["lengths"]
     return state
 
 
@@ -77,7 +85,7 @@ def position_from_state(state: Mapping[str, object], spec: OrderSpec) -> int:
     differing = []
     for field in fields(spec):
         expected = _short(getattr(spec, field.name))
-        saved = state.get(field.name)
+        saved = state.get(field.name, "" if field.name == "lengths" else None)
         if saved != expected:
             differing.append(
                 f"{field.name}: saved {saved!r}, this loader has {expected!r}; {_CURES[field.name]}"

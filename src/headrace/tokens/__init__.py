@@ -12,6 +12,7 @@
     normalization  characters that engines compose by different Unicode tables
     flat        many texts in one buffer
     parts       texts with a given and a learned part -> ids and which are learned
+    model_inputs  the ids that models expect around a text, and in padding
     probe       is the fast engine exact? text that tells engines apart
     load        a name, a path or a store's files -> a tokenizer
     train       text -> tokenizer.json
@@ -24,9 +25,10 @@ from headrace.tokens.bytelevel import char_of_byte
 from headrace.tokens.flat import SEPARATOR, FlatTexts, lengths_of
 from headrace.tokens.gigatoken import slim_results
 from headrace.tokens.load import load_tokenizer, tokenizer_from_files
+from headrace.tokens.model_inputs import ids_around, pad_id_of
 from headrace.tokens.parts import EncodedParts, PartEncoder, PartMarks
 from headrace.tokens.probe import Mismatch, first_mismatch, tricky_texts
-from headrace.tokens.protocol import Ids, Offsets, Tokenizer
+from headrace.tokens.protocol import Ids, Offsets, Tokenizer, offsets_of
 from headrace.tokens.train import train_tokenizer
 
 __all__ = [
@@ -41,8 +43,11 @@ __all__ = [
     "Tokenizer",
     "char_of_byte",
     "first_mismatch",
+    "ids_around",
     "lengths_of",
     "load_tokenizer",
+    "offsets_of",
+    "pad_id_of",
     "slim_results",
     "tokenizer_from_files",
     "train_tokenizer",

@@ -224,6 +224,14 @@ class HFTokenizer:
         places = np.array(encoding.offsets, np.int64).reshape(-1, 2)
         return np.array(encoding.ids, np.uint32), places
 
+    def ids_around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids that the post-processor puts before and after one text."""
+        encoding = self._template_reference.encode("a", add_special_tokens=True)
+        inner = [i for i, is_added in enumerate(encoding.special_tokens_mask) if not is_added]
+        if not inner:
+            return (), ()
+        return tuple(encoding.ids[: inner[0]]), tuple(encoding.ids[inner[-1] + 1 :])
+
     def files(self) -> dict[str, bytes]:
         """tokenizer.json as it was, the files beside it that name tokens, and the end of document."""
         about = {"kind": "huggingface", "name": self.name, "eos_id": self.eos_id}

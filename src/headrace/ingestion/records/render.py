@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from headrace.errors import ConfigError, SourceError
 from headrace.ingestion.fields import lookup, too_long
-from headrace.ingestion.options import RECORD_FIELDS, FieldOptions
+from headrace.ingestion.options import RECORD_FIELDS, FieldOptions, Learn
 from headrace.ingestion.records.chat import ConversationTemplate
 from headrace.ingestion.records.messages import (
     MessagesError,
@@ -84,7 +85,11 @@ class RecordRenderer:
 
     def columns(self, kind: str) -> tuple[str, ...]:
         """All names that the fields of a kind may have."""
-        optional = {"messages": ("tools", "chat_template_kwargs"), "question": ("context", "id")}
+        optional = {
+            "messages": ("tools", "chat_template_kwargs"),
+            "question": ("context", "id"),
+            "preference": ("prompt", "tools", "chat_template_kwargs"),
+        }
         names = [name for field in RECORD_FIELDS[kind] for name in self._names[field]]
         names += [name for field in optional.get(kind, ()) for name in (field, *self._fields.names_of(field))]
         return tuple(dict.fromkeys([*names, "id"]))
@@ -117,6 +122,13 @@ class RecordRenderer:
         return record.get(name)
 
     def _render(self, kind: str, record: dict[str, Any]) -> tuple[bytes, PartMarks | None] | Fault:
+        if self._fields.pairs is not None:
+            return self._columns(kind, record)
+        if kind == "preference":
+            raise MessagesError(
+                "chosen and rejected are two answers, not a document: ingest them as rows with samples of layout pairs "
+                "(--samples --layout pairs)"
+            )
         if kind == "messages":
             return self._chat(record, messages_of(self._value(record, "messages")))
         given, learned = (self._value(record, name) for name in RECORD_FIELDS[kind])
@@ -125,9 +137,7 @@ class RecordRenderer:
         if isinstance(given, list):
             before, after = messages_of(given), messages_of(learned)
             return self._chat(record, [*before, *after], given=len(before))
-        for field, value in zip(RECORD_FIELDS[kind], (given, learned), strict=True):
-            if not isinstance(value, str):
-                raise MessagesError(f"its {field} is no string but {type(value).__name__}")
+        _check_strings(zip(RECORD_FIELDS[kind], (given, learned), strict=True))
         if self._fields.template is not None:
             turns = [{"role": "user", "content": given}, {"role": "assistant", "content": learned}]
             return self._chat(record, turns)
@@ -137,9 +147,72 @@ class RecordRenderer:
         # The borders of what is learned are kept where all is, so that the parts are encoded by themselves alike.
         return self._checked(text, PartMarks(edges=edges, cuts=(len(begin),), has_special=False))
 
+    def _columns(self, kind: str, record: dict[str, Any]) -> tuple[bytes, PartMarks | None] | Fault:
+        """The texts of a row's columns, one after the other, cut between them."""
+        if kind == "messages":
+            raise MessagesError("a conversation is no pair: it becomes a document, without layout pairs")
+        if kind == "preference":
+            texts, has_special = self._preference(record)
+        else:
+            given, learned = (self._value(record, name) for name in RECORD_FIELDS[kind])
+            if kind == "question":
+                given, learned = _with_context(self._value(record, "context"), given), _first_answer(learned)
+            if isinstance(given, list):
+                before, after = messages_of(given), messages_of(learned)
+                texts, has_special = self._given_and_learned(record, before, after), True
+            else:
+                _check_strings(zip(RECORD_FIELDS[kind], (given, learned), strict=True))
+                texts, has_special = (given, learned), False
+        if not has_special:
+            for name in self._fields.pairs.reserved if self._fields.pairs is not None else ():
+                if any(name in text for text in texts):
+                    raise MessagesError(f"it holds {name!r}, which is a special token of the tokenizer")
+        parts = [text.encode() for text in texts]
+        ends = tuple(itertools.accumulate(map(len, parts)))
+        marks = PartMarks(edges=(ends[-2], ends[-1]), cuts=ends[:-1], has_special=has_special)
+        return self._checked(b"".join(parts), marks)
+
+    def _preference(self, record: dict[str, Any]) -> tuple[tuple[str, ...], bool]:
+        """Prompt, chosen and rejected answer; the messages that both answers begin with are the prompt."""
+        prompt, chosen, rejected = (self._value(record, name) for name in ("prompt", "chosen", "rejected"))
+        if not isinstance(chosen, list):
+            prompt = "" if prompt is None else prompt
+            _check_strings((("prompt", prompt), ("chosen", chosen), ("rejected", rejected)))
+            return (prompt, chosen, rejected), False
+        answers = [messages_of(chosen), messages_of(rejected)]
+        if prompt is None:
+            pairs = zip(*answers, strict=False)
+            shared = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+            before, answers = answers[0][:shared], [one[shared:] for one in answers]
+        else:
+            before = messages_of(prompt)
+        if not all(answers):
+            raise MessagesError("its chosen and rejected messages do not differ")
+        (given, first), (other, second) = (self._given_and_learned(record, before, one) for one in answers)
+        if given != other:
+            raise MessagesError(
+                "the chat template writes the prompt otherwise before each of the two answers"
+            )
+        return (given, first, second), True
+
+    def _given_and_learned(
+        self, record: Mapping[str, Any], before: list[dict[str, Any]], after: list[dict[str, Any]]
+    ) -> tuple[str, str]:
+        """The text of the first messages with the generation prompt, and what the others add to it."""
+        messages = [*before, *after]
+        text, ((begin, _),) = self._conversation(record, messages, given=len(before), learn="answers")
+        return text[:begin], text[begin:]
+
     def _chat(
         self, record: Mapping[str, Any], messages: list[dict[str, Any]], *, given: int | None = None
     ) -> tuple[bytes, PartMarks | None] | Fault:
+        text, runs = self._conversation(record, messages, given=given, learn=self._fields.learn)
+        return self._checked(text.encode(), PartMarks(edges=_bytes(text, runs), cuts=(), has_special=True))
+
+    def _conversation(
+        self, record: Mapping[str, Any], messages: list[dict[str, Any]], *, given: int | None, learn: Learn
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text that the template writes, and its learned runs of characters."""
         if self._template is None:
             raise ConfigError(
                 "a record has messages, and the tokenizer has no chat template to write them by. Name a file with "
@@ -158,8 +231,7 @@ class RecordRenderer:
         values |= record.get("chat_template_kwargs") or {}
         if self._fields.template is not None:
             values = {**record, **values}
-        text, runs = self._template.text(messages, learn=self._fields.learn, given=given, values=values)
-        return self._checked(text.encode(), PartMarks(edges=_bytes(text, runs), cuts=(), has_special=True))
+        return self._template.text(messages, learn=learn, given=given, values=values)
 
     def _checked(self, text: bytes, marks: PartMarks | None) -> tuple[bytes, PartMarks | None] | Fault:
         if len(text) > self._fields.max_document_bytes:
@@ -182,6 +254,12 @@ def _bytes(text: str, runs: list[tuple[int, int]]) -> tuple[int, ...]:
         if len(edges) > 2 and edges[-3] == edges[-2]:
             del edges[-3:-1]
     return tuple(edges)
+
+
+def _check_strings(values: Iterable[tuple[str, Any]]) -> None:
+    for field, value in values:
+        if not isinstance(value, str):
+            raise MessagesError(f"its {field} is no string but {type(value).__name__}")
 
 
 def _with_context(context: Any, question: Any) -> Any:

@@ -159,7 +159,8 @@ def plan_records(file: Path, samples: Samples) -> SamplePlan:
     image = next((name for name in (samples.image_field, *_PATHS) if name in keys), None)
     if image is None:
         raise SourceError(
-            f"{file}: no column of paths; the columns are: {', '.join(keys)}. Name it with --image-field"
+            f"{file}: no column of paths; the columns are: {', '.join(keys)}. Name it with --image-field; for pairs of "
+            "texts give --layout pairs"
         )
     label = next((name for name in (samples.label_field, *_LABELS) if name in keys), None)
     if all(edge in keys for edge in _EDGES):

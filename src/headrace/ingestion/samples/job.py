@@ -1,4 +1,4 @@
-"""Directories and files of images -> a store of samples: begin, continue, append, or nothing to do."""
+"""Files of images, or of pairs -> a store of samples: begin, continue, append, or nothing to do."""
 
 from __future__ import annotations
 
@@ -6,25 +6,36 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 
 from headrace.errors import ConfigError, DocumentError, ResumeError, WorkerError
 from headrace.ingestion.fork_server import start_fork_server
 from headrace.ingestion.job.destination import open_destination
 from headrace.ingestion.job.summary import IngestSummary
-from headrace.ingestion.options import Codec, JobOptions
+from headrace.ingestion.options import Codec, FieldOptions, JobOptions
 from headrace.ingestion.samples.build import SampleBuilder, SampleWorkerSetup, make_sample_worker
 from headrace.ingestion.samples.layouts import plan_samples
 from headrace.ingestion.samples.options import Samples
+from headrace.ingestion.samples.pairs import PairSetup, plan_pairs
 from headrace.ingestion.samples.plan import SamplePlan, SampleUnit
 from headrace.ingestion.units.journal import ROOT, UnitJournal
 from headrace.ingestion.units.sealed import RESTART, damaged, hash_of, read_sealed
 from headrace.platform import available_cores
 from headrace.storage import Blob, LocalBlob
-from headrace.store import Array, SampleShardEntry, commit_samples, current_samples, features_to_json
+from headrace.store import (
+    Array,
+    SampleShardEntry,
+    commit_samples,
+    current_samples,
+    features_to_json,
+    token_dtype,
+)
+from headrace.tokens import Tokenizer
 from headrace.workers import LocalTransport, Result, WorkerDied, WorkerPool, preload_worker
 
 FORMAT = "samples 1"
@@ -47,17 +58,28 @@ class SampleIngest:
     append: bool
     restart: bool
     progress: Progress | None
+    fields: FieldOptions
+    """Of layout pairs."""
+    tokenizer: Tokenizer | None
+    """Of layout pairs."""
 
     def run(self) -> IngestSummary:
         """See `headrace.ingestion.ingest`."""
         started = time.perf_counter()
-        plan = plan_samples(self.sources, self.samples)
+        pairs = None
+        if self.tokenizer is None:
+            plan = plan_samples(self.sources, self.samples)
+        else:
+            plan, pairs = plan_pairs(self.sources, self.fields, self.job, self.tokenizer)
         # JPEG and PNG are compressed already; uncompressed blocks are read in place.
-        codec = self.codec or ("zstd" if isinstance(plan.features["image"], Array) else "none")
+        is_compressed = "image" in plan.features and not isinstance(plan.features["image"], Array)
+        codec = self.codec or ("none" if is_compressed else "zstd")
         with open_destination(self.out, None, restart=self.restart) as destination:
-            return self._run(destination.store, plan, codec, started)
+            return self._run(destination.store, plan, codec, started, pairs)
 
-    def _run(self, blob: Blob, plan: SamplePlan, codec: Codec, started: float) -> IngestSummary:
+    def _run(
+        self, blob: Blob, plan: SamplePlan, codec: Codec, started: float, pairs: PairSetup | None
+    ) -> IngestSummary:
         journal = UnitJournal(blob)
         manifest, half_done = current_samples(blob), journal.job()
         past = [] if manifest is None else list(manifest.extra.get("ingest", ()))
@@ -100,11 +122,12 @@ class SampleIngest:
         records = _records(blob)
         resumed = len(records)
         workers = self._num_workers(blob, plan)
-        for record in self._build(blob, plan, codec, records, workers, generation=description["generation"]):
+        setup = self._setup(blob, plan, codec, pairs, generation=description["generation"])
+        for record in self._build(plan, setup, records, workers):
             records[record["unit"]] = record
         ordered = [records[unit.key] for unit in plan.units]
         _check_rejects(ordered, self.job.max_reject_share)
-        snapshot, about = _commit(blob, plan, description, ordered, past)
+        snapshot, about = _commit(blob, plan, description, ordered, past, self.tokenizer)
         journal.clear()
         if resumed:
             plan.notes.append(f"continued after {resumed} units of an earlier run")
@@ -117,19 +140,10 @@ class SampleIngest:
         most = self.workers or max(1, min(available_cores(), size // BYTES_PER_WORKER))
         return 1 if blob.url.startswith("memory://") else min(most, len(plan.units))
 
-    def _build(
-        self,
-        blob: Blob,
-        plan: SamplePlan,
-        codec: str,
-        done: Mapping[str, Any],
-        workers: int,
-        *,
-        generation: int,
-    ) -> Iterator[dict[str, Any]]:
-        """Records of the units that are left, as they are done."""
-        left = [unit for unit in plan.units if unit.key not in done]
-        setup = SampleWorkerSetup(
+    def _setup(
+        self, blob: Blob, plan: SamplePlan, codec: str, pairs: PairSetup | None, *, generation: int
+    ) -> SampleWorkerSetup:
+        return SampleWorkerSetup(
             url=blob.url,
             features=plan.features,
             codec=codec,
@@ -137,7 +151,14 @@ class SampleIngest:
             label_field=self.samples.label_field,
             strict=self.job.strict,
             generation=generation,
+            pairs=pairs,
         )
+
+    def _build(
+        self, plan: SamplePlan, setup: SampleWorkerSetup, done: Mapping[str, Any], workers: int
+    ) -> Iterator[dict[str, Any]]:
+        """Records of the units that are left, as they are done."""
+        left = [unit for unit in plan.units if unit.key not in done]
         total = sum(unit.nbytes for unit in plan.units)
         finished = total - sum(unit.nbytes for unit in left)
         rows = 0
@@ -164,13 +185,15 @@ class SampleIngest:
             out=blob.url,
             snapshot=snapshot,
             documents=about["rows"],
-            tokens=0,
+            tokens=about.get("tokens", 0),
             bytes_in=about["bytes"],
             source_bytes=about["source_bytes"],
             store_bytes=about["store_bytes"],
             num_sources=about["sources"],
             num_shards=about["shards"],
             rejects=dict(about["rejected"]),
+            dropped={"empty": about["empty"]} if about.get("empty") else {},
+            tokenizer="" if self.tokenizer is None else self.tokenizer.name,
             workers=workers,
             wall_s=time.perf_counter() - started,
             units=len(plan.units),
@@ -180,9 +203,9 @@ class SampleIngest:
 
 
 def _run_in_process(setup: SampleWorkerSetup, units: Sequence[SampleUnit]) -> Iterator[dict[str, Any]]:
-    builder = SampleBuilder(setup)
-    for unit in units:
-        yield builder.run(unit, lambda _: None)
+    with closing(SampleBuilder(setup)) as builder:
+        for unit in units:
+            yield builder.run(unit, lambda _: None)
 
 
 def _run_pool(
@@ -271,6 +294,7 @@ def _commit(
     description: Mapping[str, Any],
     records: Sequence[Mapping[str, Any]],
     past: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer | None,
 ) -> tuple[int, dict[str, Any]]:
     """Write the rejects, then the manifest; returns its snapshot and its entry for the job."""
     generation = int(description["generation"])
@@ -303,11 +327,17 @@ def _commit(
         "hashes": hashes,
         **plan.extra,
     }
+    if tokenizer is not None:
+        nbytes = np.dtype(token_dtype(tokenizer.vocab_size)).itemsize
+        # A row has 4 bytes of offsets in each column, and its ids.
+        about["tokens"] = (about["bytes"] - 4 * len(plan.features) * about["rows"]) // nbytes
+        about["empty"] = sum(record.get("empty", 0) for record in records)
     snapshot = commit_samples(
         blob,
         entries,
         features=plan.features,
         append=generation > 0,
         extra={"ingest": [*(past if generation else ()), about]},
+        tokenizer=tokenizer,
     )
     return snapshot, about

@@ -10,8 +10,8 @@ from typing_extensions import Doc
 from headrace.errors import ConfigError
 from headrace.ingestion.options import check_choice
 
-ImageLayout: TypeAlias = Literal[
-    "auto", "folders", "masks", "tar", "table", "csv", "jsonl", "voc", "coco", "idx"
+SampleLayout: TypeAlias = Literal[
+    "auto", "folders", "masks", "tar", "table", "csv", "jsonl", "voc", "coco", "idx", "pairs"
 ]
 
 
@@ -19,14 +19,16 @@ ImageLayout: TypeAlias = Literal[
 class Samples:
     """Samples.
 
-    How images and what belongs to them are laid out.
+    How images and what belongs to them are laid out, or that records are pairs of texts.
     """
 
     layout: Annotated[
-        ImageLayout,
+        SampleLayout,
         Doc(
             "folders: a folder per class; masks: images/ and masks/; tar: WebDataset; table: Parquet or datasets; csv, "
-            "jsonl: paths and labels; voc: Pascal VOC .xml; coco: COCO .json; idx: MNIST's files. auto: by the names."
+            "jsonl: paths and labels; voc: Pascal VOC .xml; coco: COCO .json; idx: MNIST's files. auto: by the names. "
+            "pairs: records of source and target, prompt and completion, question and answers, or chosen and rejected, "
+            "in any format of text; they become columns of tokens."
         ),
     ] = "auto"
     image_field: Annotated[str, Doc("The column with the image, or its path.")] = "image"
@@ -40,6 +42,6 @@ class Samples:
         Raises:
             ConfigError: naming the field.
         """
-        check_choice("layout", self.layout, ImageLayout)
+        check_choice("layout", self.layout, SampleLayout)
         if self.shard_bytes < 1:
             raise ConfigError(f"shard_bytes is {self.shard_bytes}; expected 1 or more")

@@ -14,7 +14,7 @@ import xxhash
 from headrace.errors import SourceError
 from headrace.store import Feature, features_to_json
 
-UnitKind: TypeAlias = Literal["files", "tar", "table", "idx"]
+UnitKind: TypeAlias = Literal["files", "tar", "table", "idx", "pairs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,8 @@ class SamplePlan:
     notes: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
     """Facts for the manifest, such as COCO's category ids."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options that determine the bytes of the rows, beside the units."""
 
     def add(self, kind: UnitKind, items: Iterable[Any], nbytes: int) -> None:
         """Append a unit."""
@@ -79,6 +81,8 @@ class SamplePlan:
     def fingerprint(self) -> str:
         """32 hex digits of everything that determines the store's bytes."""
         digest = xxhash.xxh3_128(orjson.dumps(features_to_json(self.features)))
+        if self.options:
+            digest.update(orjson.dumps(self.options, option=orjson.OPT_SORT_KEYS))
         for unit in self.units:
             digest.update(orjson.dumps([unit.kind, unit.items], default=list))
         return digest.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace.errors import ConfigError, ManifestError
 from headrace.storage import Blob, open_blob, read_verified
@@ -14,7 +14,12 @@ from headrace.store.format import MANIFEST, snapshot_path
 from headrace.store.samples.features import Features, check_features
 from headrace.store.samples.manifest import SampleManifest, parse_sample_manifest, samples_fingerprint
 from headrace.store.samples.table import SampleShardEntry, SampleTable, encode_table
+from headrace.store.samples.tokenizer import KEY as TOKENIZER
+from headrace.store.samples.tokenizer import write_tokenizer
 from headrace.types import Bytes
+
+if TYPE_CHECKING:
+    from headrace.tokens import Tokenizer
 
 
 def commit_samples(
@@ -24,6 +29,7 @@ def commit_samples(
     features: Features,
     append: bool = False,
     extra: Mapping[str, Any] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> int:
     """Make written shards a store of samples, or the next snapshot of one.
 
@@ -36,12 +42,13 @@ def commit_samples(
         features: of all shards.
         append: add the shards to the current snapshot, instead of replacing it.
         extra: JSON values to store in the manifest.
+        tokenizer: of the columns of tokens; its files are stored in the store.
 
     Returns:
         The snapshot's number, 1 for a new store.
 
     Raises:
-        ConfigError: no shards, names that repeat, or columns that differ from the store's.
+        ConfigError: no shards, names that repeat, or columns or a tokenizer that differ from the store's.
         ManifestError: append without a store, or another snapshot was committed at the same time.
         SpaceError: the device is full; the store is unchanged.
     """
@@ -57,6 +64,7 @@ def commit_samples(
                 f"{blob.url}: its columns are {dict(current.features)}, the new shards have {features}. Write "
                 "a new store"
             )
+        _check_tokenizer(blob, current, tokenizer)
         before = list(read_sample_table(blob, current))
         if entries and before[-len(entries) :] == list(entries):
             return current.snapshot  # the command was run again after it had succeeded
@@ -67,6 +75,8 @@ def commit_samples(
     if len(set(names)) != len(names):
         raise ConfigError(f"{blob.url}: two shards have one name; append shards under new names")
     table = encode_table(everything)
+    if tokenizer is not None:
+        extra = {**(extra or {}), TOKENIZER: write_tokenizer(blob, tokenizer)}
     manifest = SampleManifest(
         snapshot=1 if current is None else current.snapshot + 1,
         fingerprint=samples_fingerprint(
@@ -84,6 +94,18 @@ def commit_samples(
     blob.put(manifest.table.name, table)
     publish_manifest(blob, manifest.to_bytes(), snapshot=manifest.snapshot)
     return manifest.snapshot
+
+
+def _check_tokenizer(blob: Blob, current: SampleManifest, tokenizer: Tokenizer | None) -> None:
+    """Refuse to append rows of another tokenizer than the store's."""
+    about = current.extra.get(TOKENIZER)
+    before = None if about is None else (about["name"], about["fingerprint"])
+    new = None if tokenizer is None else (tokenizer.name, tokenizer.fingerprint)
+    if (before and before[1]) != (new and new[1]):
+        raise ConfigError(
+            f"{blob.url}: its tokenizer is {before and before[0]}, the new shards' is {new and new[0]}, with other "
+            "ids. Write a new store"
+        )
 
 
 def current_samples(blob: Blob, snapshot: int | None = None) -> SampleManifest | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,13 @@ from headrace.store.format import CODECS, MANIFEST, snapshot_path
 from headrace.store.samples.blocks import BlockReader
 from headrace.store.samples.columns import Column, Ragged, concatenate_columns, value_at
 from headrace.store.samples.commit import current_samples, read_sample_table
-from headrace.store.samples.features import Feature, is_bytes
+from headrace.store.samples.features import Feature, is_bytes, number_dtype
 from headrace.store.samples.manifest import SampleManifest
 from headrace.store.samples.table import SampleShardEntry, SampleTable
+from headrace.store.samples.tokenizer import read_sample_tokenizer_files
+
+if TYPE_CHECKING:
+    from headrace.tokens import Tokenizer
 
 CACHE_BYTES = 256 << 20
 
@@ -194,6 +199,28 @@ class SampleStore:
         """JSON values that the writer stored in the manifest."""
         return dict(self._manifest.extra)
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of the columns of tokens; None where the store has none.
+
+        Raises:
+            ManifestError: one of its files is missing or damaged.
+        """
+        files = self.tokenizer_files()
+        if not files:
+            return None
+        from headrace.tokens import tokenizer_from_files
+
+        return tokenizer_from_files(files)
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """Names and contents of the tokenizer's files, checked; empty where the store has none.
+
+        Raises:
+            ManifestError: one is missing or damaged.
+        """
+        return read_sample_tokenizer_files(self._blob, self._manifest)
+
     @property
     def shards(self) -> Sequence[SampleShardEntry]:
         """The shard table; entries are made on access."""
@@ -250,6 +277,35 @@ class SampleStore:
         if np.array_equal(places, np.arange(len(rows))):
             return joined
         return {name: _taken(column, order) for name, column in joined.items()}
+
+    def lengths(self, rows: NDArray[np.int64] | Sequence[int], columns: Sequence[str]) -> NDArray[np.int64]:
+        """How many values rows have in ragged columns, int64 [N, columns]; reads the offsets of their blocks.
+
+        Args:
+            rows: int64 [N], each in [0, num_rows), in any order.
+            columns: of tokens, lists, images, strings or bytes.
+
+        Raises:
+            ConfigError: no such column, or one of numbers.
+            OrderError: no such row.
+            ShardError: a block is damaged or missing.
+        """
+        for name in self._names(columns):
+            if number_dtype(self.features[name]) is not None:
+                raise ConfigError(
+                    f"{self.url}: column {name!r} is {self.features[name]}: its rows have no lengths"
+                )
+        rows = np.asarray(rows, np.int64).reshape(-1)
+        out = np.empty((len(rows), len(columns)), np.int64)
+        groups, places = self._located(rows)
+        at = 0
+        for found, inside in groups:
+            chosen = places[at : at + len(inside)]
+            for number, name in enumerate(columns):
+                offsets: Any = found[name].offsets  # type: ignore[union-attr]  # not of numbers
+                out[chosen, number] = offsets[inside + 1] - offsets[inside]
+            at += len(inside)
+        return out
 
     def bytes_of(self, rows: NDArray[np.int64] | Sequence[int], column: str) -> list[memoryview]:
         """The bytes of one column of images, strings or binary values, not copied.

@@ -45,6 +45,7 @@ def verify_samples(
         raise ManifestError(f"{where}: missing. Copy manifest.json to it") from error
     if stored != store.manifest:
         raise ManifestError(f"{where}: another snapshot than {MANIFEST}. Copy manifest.json to it")
+    store.tokenizer_files()  # checks them
     done = 0
     for number, entry in enumerate(store.shards):
         for path, nbytes, digest in (
