@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
+from flat_options import train
 
 from headrace.errors import ConfigError
 from headrace.load import BatchOptions, Loader
+from headrace.model import GPTConfig
 from headrace.store import Store, commit_store, write_shard
 from headrace.tokens import load_tokenizer, train_tokenizer
 from headrace.training import DataOptions
@@ -65,6 +70,31 @@ def test_a_store_of_another_tokenizer_is_refused(training, tmp_path):
 def test_a_store_without_a_row_of_this_length_is_refused(store, training):
     with pytest.raises(ConfigError):
         open_held_out(store, training, seq_len=10**6, rows=4)
+
+
+def test_bits_per_byte_are_those_of_the_text_of_the_labels_that_count(store, training):
+    """One byte a token, but for ends of documents, whose cost counts and whose text is empty."""
+    held_out = open_held_out(store, training, seq_len=32, rows=8)
+    labels = held_out.labels_NT
+    text = int(((labels >= 0) & (labels < 256)).sum())
+    assert text < labels.numel()  # ends of documents are among them
+    nats = 2.5 * labels.numel()
+    assert held_out.bits_per_byte(2.5) == pytest.approx(nats / math.log(2) / text)
+    masked = dataclasses.replace(held_out, bytes_per_token=0.0)
+    assert masked.bits_per_byte(2.5) is None
+
+
+def test_bits_per_byte_are_in_metrics_log_and_summary(store, other_store, tmp_path, read_metrics):
+    shape = GPTConfig(
+        num_hidden_layers=1, hidden_size=16, num_attention_heads=2, vocab_size=257, max_position_embeddings=16
+    )
+    options = {"seq_len": 16, "batch_size": 4, "steps": 2, "eval_every": 1, "eval_stores": other_store}
+    summary = train(store, out=tmp_path / "run", model=shape, device="cpu", dtype="float32", **options)
+    lines = read_metrics(tmp_path / "run")
+    assert all(1 < line["eval_bits_per_byte"] * math.log(2) / line["eval_loss"] < 1.2 for line in lines)
+    assert summary.eval_bits_per_byte == lines[-1]["eval_bits_per_byte"]
+    expected = f"({summary.eval_bits_per_byte:.3f} bits per byte)"
+    assert expected in (tmp_path / "run" / "train.log").read_text()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

@@ -184,7 +184,9 @@ def _print_summary(summary: RunSummary, *, json: bool) -> None:
         ("run", str(summary.out)),
     ]
     if summary.eval_loss is not None:
-        rows.insert(4, ("eval loss", f"{summary.eval_loss:.4f}"))
+        bits = summary.eval_bits_per_byte
+        per_byte = "" if bits is None else f" ({bits:.4f} bits per byte)"
+        rows.insert(4, ("eval loss", f"{summary.eval_loss:.4f}{per_byte}"))
     if summary.best_step is not None:
         rows.append(("best", f"step {count(summary.best_step)}: {summary.out}@best"))
     if summary.stopped_early:

@@ -57,6 +57,9 @@ def run_tiles(run: RunFiles) -> list[Tile]:
     if best.get("eval_loss") is not None:
         unit = f"nats, at step {count(best['step'])}"
         tiles.append(Tile(name="best held-out loss", value=f"{best['eval_loss']:.2f}", unit=unit))
+    bits = [step.eval_bits_per_byte for step in run.steps if step.eval_bits_per_byte is not None]
+    if bits:
+        tiles.append(Tile(name="lowest held-out bits", value=f"{min(bits):.3f}", unit="per byte of text"))
     speed = overall_tokens_per_s(run.steps)
     if speed is not None:
         tiles.append(Tile(name="training speed", value=count(speed), unit="tokens/s, over the whole run"))

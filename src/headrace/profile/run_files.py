@@ -40,6 +40,8 @@ class StepMetrics:
     """Mean cross-entropy of the step's tokens, nats."""
     eval_loss: float | None = None
     """The same on held-out tokens, where it was evaluated."""
+    eval_bits_per_byte: float | None = None
+    """That in bits per byte of held-out text."""
     tokens: int = 0
     """Tokens trained on so far, this step's included."""
     step_s: float = 0.0
@@ -154,6 +156,7 @@ def _step(row: Json) -> StepMetrics:
         step=int(row["step"]),
         loss=_finite(row.get("loss")),
         eval_loss=_finite(row.get("eval_loss")),
+        eval_bits_per_byte=_finite(row.get("eval_bits_per_byte")),
         tokens=int(row.get("tokens") or 0),
         step_s=_seconds(row, "step_s"),
         data_wait_s=_seconds(row, "data_wait_s"),

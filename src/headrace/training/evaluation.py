@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from headrace.load import Loader, Mixture, ReadOptions
 from headrace.model import IGNORED
 from headrace.order import rank_slice
 from headrace.store import Store
+from headrace.tokens import Tokenizer
 from headrace.training.data import TrainingData, open_data
 from headrace.training.process_group import ProcessGroup
 from headrace.training.tokenizer_check import tokenizer_difference
@@ -33,6 +35,15 @@ class HeldOutRows:
     rank: int
     world_size: int
     """Data-parallel."""
+    bytes_per_token: float
+    """Mean length of the text of a token that counts, in bytes of UTF-8; special tokens have none."""
+
+    def bits_per_byte(self, loss: float) -> float | None:
+        """A mean loss in nats per token -> bits per byte of text; None for rows without text.
+
+        Comparable between tokenizers. What special tokens cost, such as ends of documents, counts too.
+        """
+        return None if self.bytes_per_token == 0 else loss / math.log(2) / self.bytes_per_token
 
     @property
     def fingerprint(self) -> str:
@@ -103,14 +114,22 @@ def open_held_out(
         finally:
             for loader in loaders:
                 loader.close()
+    labels_NT = torch.cat([batch.labels for batch in batches])
     return HeldOutRows(
         ids_NT=torch.cat([batch.input_ids for batch in batches]),
-        labels_NT=torch.cat([batch.labels for batch in batches]),
+        labels_NT=labels_NT,
         positions_NT=_column([batch.position_ids for batch in batches]),
         documents_NT=_column([batch.document_ids for batch in batches]),
         rank=rank,
         world_size=world_size,
+        bytes_per_token=_bytes_per_token(labels_NT, training.source.tokenizer),
     )
+
+
+def _bytes_per_token(labels_NT: Tensor, tokenizer: Tokenizer) -> float:
+    length_of = torch.tensor([len(text) for text in tokenizer.token_bytes()])
+    counted = labels_NT[labels_NT != IGNORED].long()
+    return float(length_of[counted].double().mean()) if len(counted) else 0.0
 
 
 def _rows_in_order(store: Store, training: TrainingData, seq_len: int) -> Loader[Tensor]:

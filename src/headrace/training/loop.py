@@ -124,6 +124,9 @@ def run_loop(
         tokens=state.tokens,
         loss=loop.loss,
         eval_loss=state.eval_loss,
+        eval_bits_per_byte=None
+        if held_out is None or state.eval_loss is None
+        else held_out.bits_per_byte(state.eval_loss),
         parameters=recipe.model.num_parameters,
         trainable_parameters=recipe.num_trainable_parameters,
         tokens_per_s=(state.tokens - tokens_before) / wall_s,
@@ -249,6 +252,7 @@ class _Loop:
         is_best = False
         if held_out is not None:
             more["eval_loss"] = evaluate(self.model, held_out, group=self.group)
+            more["eval_bits_per_byte"] = held_out.bits_per_byte(more["eval_loss"])
             is_best = state.add_evaluation(more["eval_loss"], held_out.fingerprint)
             more["eval_s"] = clock() - trained
         if result.stop_signal and not is_last:

@@ -80,6 +80,8 @@ class StepLines:
         line = f"step {step:,} of {self._total:,}: {step_note(metrics)}"
         if "eval_loss" in metrics:
             line += f", eval loss {metrics['eval_loss']:.3f}"
+            if (bits := metrics.get("eval_bits_per_byte")) is not None:
+                line += f" ({bits:.3f} bits per byte)"
         done = step - self._first + 1
         if step < self._total:
             line += f", {duration(self._timer.elapsed_s / done * (self._total - step))} left"

@@ -34,6 +34,8 @@ class RunSummary:
     """Share of the devices' peak that the last step used; None: hardware that the table does not know."""
     stopped_by: str | None
     """Signal that ended it early, after a checkpoint; None when all steps are done."""
+    eval_bits_per_byte: float | None = None
+    """The last eval_loss in bits per byte of held-out text."""
     best_step: int | None = None
     """Step of the lowest held-out loss."""
     stopped_early: bool = False

@@ -32,7 +32,7 @@ class TensorBoardLog:
     def append(self, line: Mapping[str, Any]) -> None:
         """One step's numbers."""
         for name, value in line.items():
-            if name not in _NOT_CURVES:
+            if name not in _NOT_CURVES and value is not None:
                 self._writer.add_scalar(name, value, line["step"])
 
     def __enter__(self) -> Self:
