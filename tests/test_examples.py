@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import json
 import runpy
 import subprocess
 import sys
+import unittest.mock
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import headrace as hr
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run(
-    name: str, *arguments: object, cwd: Path, before: tuple[str, ...] = (), said: str | None = None
+def run(name: str, *arguments: object, cwd: Path) -> str:
+    """What an example prints, run in this process: torch and transformers are imported once."""
+    output = io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        unittest.mock.patch.object(sys, "argv", [name, *map(str, arguments)]),
+        warnings.catch_warnings(action="default"),
+        contextlib.redirect_stdout(output),
+    ):
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return output.getvalue()
+
+
+def start(
+    name: str,
+    *arguments: object,
+    cwd: Path,
+    before: tuple[str, ...] = (sys.executable,),
+    said: str | None = None,
 ) -> str:
-    command = [*before, str(EXAMPLES / name)] if before else [sys.executable, str(EXAMPLES / name)]
+    """The same in a process of its own, or in those that `before` starts."""
     done = subprocess.run(
-        [*command, *map(str, arguments)],
+        [*before, str(EXAMPLES / name), *map(str, arguments)],
         cwd=cwd,
         input=said,
         capture_output=True,
@@ -33,6 +55,15 @@ def run(
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models as small as these are slower on two threads, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +101,7 @@ def test_your_own_loop_goes_on_with_two_processes_where_one_stopped(place):
     whole = run("own_loop.py", "--store", "easy", "--steps", 8, "--checkpoint", "whole.pt", cwd=place)
     first = run("own_loop.py", "--store", "easy", "--steps", 4, cwd=place)
     torchrun = str(Path(sys.executable).with_name("torchrun"))
-    second = run(
+    second = start(
         "own_loop.py", "--store", "easy", "--steps", 8, cwd=place,
         before=(torchrun, "--standalone", "--nproc-per-node", "2"),
     )  # fmt: skip
@@ -110,8 +141,8 @@ def test_a_model_trains_on_the_better_half_of_its_own_words(place):
 
 
 def test_jax_learns_and_goes_on(place):
-    first = run("jax_loop.py", "--store", "easy", "--steps", 20, cwd=place)
-    second = run("jax_loop.py", "--store", "easy", "--steps", 40, cwd=place)
+    first = start("jax_loop.py", "--store", "easy", "--steps", 20, cwd=place)
+    second = start("jax_loop.py", "--store", "easy", "--steps", 40, cwd=place)
     losses = [float(line.split("loss ")[1]) for line in (first + second).splitlines()]
     assert len(losses) == 2
     assert losses[1] < losses[0]
@@ -131,8 +162,11 @@ def test_loops_of_others_take_the_loader_and_continue_where_one_stopped(place, n
     options = ("--store", "easy", "--batch-size", 32)
     whole = run(name, *options, "--steps", 24, folder, f"{name}-whole", cwd=place)
     first = run(name, *options, "--steps", 12, folder, name, cwd=place)
-    launcher = (str(Path(sys.executable).with_name(again[0])), *again[1:]) if again else ()
-    second = run(name, *options, "--steps", 24, folder, name, cwd=place, before=launcher)
+    if again:
+        launcher = (str(Path(sys.executable).with_name(again[0])), *again[1:])
+        second = start(name, *options, "--steps", 24, folder, name, cwd=place, before=launcher)
+    else:
+        second = run(name, *options, "--steps", 24, folder, name, cwd=place)
     rows = rows_of(whole)
     assert len(rows) == 24
     assert len(set(rows)) == 24
@@ -141,7 +175,7 @@ def test_loops_of_others_take_the_loader_and_continue_where_one_stopped(place, n
 
 
 def test_keras_fits_epochs_and_validates(place):
-    output = run("keras_fit.py", "--store", "easy", "--validation", "hard", "--epochs", 2, cwd=place)
+    output = start("keras_fit.py", "--store", "easy", "--validation", "hard", "--epochs", 2, cwd=place)
     losses = [float(line.split("loss ")[1].split()[0]) for line in output.splitlines() if "epoch" in line]
     assert len(losses) == 2
     assert losses[1] < losses[0]
@@ -163,7 +197,7 @@ def test_a_conversation_streams_from_a_server(place):
     ]
     with subprocess.Popen(served, cwd=place, stdout=subprocess.PIPE, text=True) as server:
         url = json.loads(server.stdout.readline())["url"]
-        told = run("stream_chat.py", "--url", url, "--max-tokens", 8, cwd=place, said="hello\nand again\n")
+        told = start("stream_chat.py", "--url", url, "--max-tokens", 8, cwd=place, said="hello\nand again\n")
         server.terminate()
     assert server.returncode == 0
     assert told.count("> ") == 3
@@ -175,10 +209,10 @@ def test_every_example_says_how_it_is_run():
         assert f"python examples/{path.name} --" in path.read_text().split('"""')[1], path
 
 
-def test_images_are_classified_and_a_run_that_is_repeated_goes_on(tmp_path, monkeypatch, capsys):
+def test_images_are_classified_and_a_run_that_is_repeated_goes_on(tmp_path):
     """classify_images: two classes that differ in brightness, run in this process; then once more, for longer."""
     rng = np.random.default_rng(0)
-    arguments = ["classify_images.py", "--out", str(tmp_path / "out"), "--batch-size", "16"]
+    arguments = ["--out", str(tmp_path / "out"), "--batch-size", "16"]
     for name, count in (("train", 128), ("test", 32)):
         labels = np.arange(count) % 2
         pixels = rng.integers(0, 90, (count, 12, 12)) + 140 * labels[:, None, None]
@@ -189,9 +223,7 @@ def test_images_are_classified_and_a_run_that_is_repeated_goes_on(tmp_path, monk
             file.write_bytes(gzip.compress(head + values.astype(np.uint8).tobytes()))
             arguments.append(str(file))
     for epochs in (1, 2):
-        monkeypatch.setattr(sys, "argv", [*arguments, "--epochs", str(epochs)])
-        runpy.run_path(str(EXAMPLES / "classify_images.py"), run_name="__main__")
-        printed = capsys.readouterr().out
+        printed = run("classify_images.py", *arguments, "--epochs", epochs, cwd=tmp_path)
         assert ("continued at position 128" in printed) == (epochs == 2)
     assert float(printed.split("accuracy ")[1].split()[0]) > 0.9
     assert pq.read_table(tmp_path / "out/predictions.parquet").num_rows == 32
