@@ -1,4 +1,4 @@
-"""The public API's types, as a user's type checker sees them: `make lint` runs mypy over this file, nothing imports it."""
+"""The public API's types, as a type checker sees them: `make lint` runs mypy over this file, nothing imports it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def loaders(store: hr.Store) -> None:
     loader = hr.Loader(store, seq_len=8, batch_size=4, output=hr.BatchOptions(position_ids=True))
     assert_type(next(loader), Batch[torch.Tensor])
     assert_type(next(iter(loader)), Batch[torch.Tensor])
-    assert_type([batch for batch in loader][0], Batch[torch.Tensor])
+    for batch in loader:
+        assert_type(batch, Batch[torch.Tensor])
     assert_type(next(loader).input_ids, torch.Tensor)
     assert_type(next(loader)["labels"], torch.Tensor)
     assert_type(next(loader).position_ids, torch.Tensor | None)
