@@ -227,3 +227,30 @@ def test_images_are_classified_and_a_run_that_is_repeated_goes_on(tmp_path):
         assert ("continued at position 128" in printed) == (epochs == 2)
     assert float(printed.split("accuracy ")[1].split()[0]) > 0.9
     assert pq.read_table(tmp_path / "out/predictions.parquet").num_rows == 32
+
+
+def test_items_are_recommended_and_a_run_that_is_repeated_goes_on(tmp_path, monkeypatch, capsys):
+    """recommend: users walk through the items in one order, which counts do not show; run twice in this process."""
+    lines = [f"u{user},i{(user + step) % 24:02},{step}" for user in range(96) for step in range(8)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *lines]))
+    arguments = [
+        "recommend.py",
+        "--log",
+        str(tmp_path / "log.csv"),
+        "--out",
+        str(tmp_path / "out"),
+        "-k",
+        "1",
+    ]
+    shape = ["--width", "32", "--layers", "1", "--seq-len", "8", "--batch-size", "16", "--lr", "0.01"]
+    for steps in ("20", "40"):
+        monkeypatch.setattr(sys, "argv", [*arguments, *shape, "--steps", steps])
+        runpy.run_path(str(EXAMPLES / "recommend.py"), run_name="__main__")
+        printed = capsys.readouterr().out
+    scores = {line[:13].strip(): float(line[13:].split()[0]) for line in printed.splitlines()[1:4]}
+    assert scores["transformer"] > 0.7
+    assert scores["most popular"] < 0.5
+    predictions = pq.read_table(tmp_path / "out/predictions.parquet").to_pylist()
+    assert len(predictions) == 96
+    assert predictions[0]["user"] == "u0"
+    assert all(row["logprobs"][0] <= 0 for row in predictions)

@@ -396,6 +396,13 @@ def test_a_users_history_is_a_document_of_item_tokens(tmp_path):
     assert tokenizer.decode([3, 2]) == "tea rum"
     (batch,) = hr.Loader(store, seq_len=6, batch_size=1, epochs=1, shuffle="none")
     assert batch.tokens.tolist() == [[0, 3, 4, 3, 4, 1, 4]]
+    again = ingest(log, tmp_path / "store", rows="tokens", split="last", part="train")
+    assert (again.tokens, again.snapshot, again.notes) == (
+        7, 1, ("the store was there already, made by the same command",),
+    )  # fmt: skip
+    with pytest.raises(hr.ConfigError, match="made from other sources or with other options"):
+        ingest(log, tmp_path / "store", rows="tokens")
+    assert ingest(log, tmp_path / "store", rows="tokens", restart=True).tokens == 11
     spaced = write_log(tmp_path / "spaced.csv", [("u", "black tea", 1, 1)])
     with pytest.raises(hr.ConfigError, match="item 'black tea': names of items with a space"):
         ingest(spaced, tmp_path / "spaced", rows="tokens")

@@ -29,13 +29,22 @@ from headrace.ingestion.job.destination import open_destination
 from headrace.ingestion.job.summary import IngestSummary
 from headrace.ingestion.options import Codec, FieldOptions, JobOptions
 from headrace.ingestion.store_writer import StoreWriter
-from headrace.ingestion.units.journal import UnitJournal
-from headrace.ingestion.units.sealed import RESTART, hash_of
+from headrace.ingestion.units.journal import ROOT, UnitJournal
+from headrace.ingestion.units.sealed import RESTART, hash_of, read_sealed, seal
 from headrace.interactions import ITEMS_FILE, USERS_FILE
 from headrace.storage import Blob, LocalBlob, open_blob
-from headrace.store import commit_samples, current_manifest, current_samples, row_nbytes, write_sample_shard
+from headrace.store import (
+    Store,
+    commit_samples,
+    current_manifest,
+    current_samples,
+    row_nbytes,
+    write_sample_shard,
+)
 
 REJECTS = "rejects.jsonl"
+DESCRIPTION = f"{ROOT}/interactions.json"
+"""How a store of item tokens was made; written before its manifest, so that the same command finds nothing to do."""
 BLOCK_BYTES = 4 << 20
 """Rows of a batch lie in few blocks: what a batch costs grows with their number."""
 FORMAT = "interactions 1"
@@ -164,9 +173,17 @@ class InteractionIngest:
     def _write_tokens(
         self, files: Sequence[Path], description: dict[str, Any], started: float
     ) -> IngestSummary:
-        notes = list[str]()
+        notes, blob = list[str](), open_blob(self.out)
+        manifest = None if self.restart else current_manifest(blob)
+        if manifest is not None:
+            if _described(blob) != description:
+                raise ConfigError(
+                    f"{blob.url}: there is a store already, made from other sources or with other options. Give "
+                    f"another --out; {RESTART}"
+                )
+            notes.append("the store was there already, made by the same command")
+            return self._token_summary(blob, description, Counter(), notes, started)
         log, histories = self._read(files, notes)
-        rejected = Counter(reject.reason for reject in log.rejects)
         with tempfile.TemporaryDirectory(prefix="headrace-items-") as folder:
             tokenizer = Path(folder, "items.json")
             tokenizer.write_bytes(item_tokenizer(histories.item_keys))
@@ -178,28 +195,46 @@ class InteractionIngest:
                 restart=self.restart,
             )
             with writer:
+                blob.put(DESCRIPTION, seal(description))
                 for user, text in item_documents(histories, self.interactions.part):
                     writer.write(text, {"user": user})
-        blob = open_blob(self.out)
-        manifest = current_manifest(blob)
-        assert manifest is not None
         if log.rejects:
             _write_rejects(blob, log)
-        return IngestSummary(
-            out=blob.url,
-            snapshot=manifest.snapshot,
-            documents=writer.num_documents,
-            tokens=writer.num_tokens,
-            bytes_in=0,
-            source_bytes=sum(source[1] for source in description["sources"]),
-            store_bytes=manifest.nbytes,
-            num_sources=len(files),
-            num_shards=manifest.num_shards,
-            rejects=dict(sorted(rejected.items())),
-            tokenizer="items",
-            wall_s=time.perf_counter() - started,
-            notes=tuple(notes),
-        )
+        rejected = Counter(reject.reason for reject in log.rejects)
+        return self._token_summary(blob, description, rejected, notes, started)
+
+    def _token_summary(
+        self,
+        blob: Blob,
+        description: Mapping[str, Any],
+        rejected: Counter[str],
+        notes: Sequence[str],
+        started: float,
+    ) -> IngestSummary:
+        with Store.open(self.out) as store:
+            return IngestSummary(
+                out=blob.url,
+                snapshot=store.snapshot,
+                documents=store.num_documents,
+                tokens=store.num_tokens,
+                bytes_in=0,
+                source_bytes=sum(source[1] for source in description["sources"]),
+                store_bytes=store.nbytes,
+                num_sources=len(description["sources"]),
+                num_shards=store.num_shards,
+                rejects=dict(sorted(rejected.items())),
+                tokenizer="items",
+                wall_s=time.perf_counter() - started,
+                notes=tuple(notes),
+            )
+
+
+def _described(blob: Blob) -> Any:
+    """The description of the job that made a store of item tokens; None of other stores."""
+    try:
+        return read_sealed(blob, DESCRIPTION)
+    except FileNotFoundError:
+        return None
 
 
 def _source(path: Path) -> list[Any]:
