@@ -98,6 +98,7 @@ def s3_server(tmp_path_factory):
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=home)
     try:
         _wait_until_up(f"http://127.0.0.1:{base + 3}/buckets/test/ready", server, home / "weed.log")
+        _wait_until_listening(base, server, home / "weed.log")
         yield base
     finally:
         server.kill()  # its own shutdown takes 15 s, and all it holds is in a temporary directory
@@ -116,6 +117,19 @@ def _wait_until_up(url, server, log):
             assert server.poll() is None, log.read_text()[-2000:]
             assert time.monotonic() < deadline, log.read_text()[-2000:]
             threading.Event().wait(0.1)  # another process's start: there is nothing to be told by
+
+
+def _wait_until_listening(port, server, log):
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            assert server.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < deadline, log.read_text()[-2000:]
+            threading.Event().wait(0.05)
+        else:
+            return
 
 
 @pytest.fixture

@@ -31,11 +31,9 @@ def test_a_file_url_is_a_local_path():
 
 
 COMMANDS = {
-    "train --out": ["train", "store", "--steps", "1", "--out", URL],
     "export --out": ["export", "run", "--out", URL],
     "import --out": ["import", "hf", "--out", URL],
     "serve --state": ["serve", "--model", ".", "--port", "0", "--state", URL],
-    "report": ["report", URL],
     "demo --out": ["demo", "--out", URL],
     "tokenizer train --out": ["tokenizer", "train", "text.txt", "--vocab-size", "300", "--out", URL],
     "plan --hardware": ["plan", "--model", "gpt3-125m", "--hardware", URL],
@@ -62,7 +60,18 @@ def test_a_command_refuses_a_url_where_it_needs_a_local_path_and_writes_nothing(
 
 
 def test_a_function_refuses_a_url_that_a_path_has_shortened(tmp_path):
-    with pytest.raises(ConfigError, match="s3://bucket/out"):
-        hr.report(Path("s3://bucket/out"))
+    with pytest.raises(ConfigError, match="hf://owner/out"):
+        hr.report(Path("hf://owner/out"))
     with pytest.raises(ConfigError, match="cache_dir is s3://bucket/cache"):
         hr.Store.open(tmp_path, cache_dir="s3://bucket/cache")
+
+
+def test_a_run_is_refused_where_a_url_cannot_be_written_to(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    for url in ("hf://owner/name", "https://host/run"):
+        assert main(["train", "store", "--steps", "1", "--out", url]) == 2
+        assert f"train: out is {url}: a URL, expected a local path. Give a local directory, or an s3://" in (
+            " ".join(capsys.readouterr().err.split())
+        )
+    assert not list(tmp_path.iterdir())

@@ -19,6 +19,10 @@ _SCHEMES: Final = {
 }  # fmt: skip
 """Schemes that are recognised even where a Path has removed the second slash."""
 
+REMOTE_SCHEMES: Final = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "memory")
+"""Of object stores, which can be written to."""
+_REMOTE_URL: Final = re.compile(r"([A-Za-z0-9]+):/+(.+)")
+
 
 def is_url(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a URL, also one that a Path has shortened.
@@ -28,6 +32,19 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     """
     match = _URL.match(os.fspath(path))
     return match is not None and (bool(match[2]) or match[1].lower() in _SCHEMES)
+
+
+def remote_url(out: str | os.PathLike[str]) -> str | None:
+    """The URL of an object store, also where a Path has shortened it; None of a local path.
+
+    >>> remote_url("s3:/bucket/run/"), remote_url("run"), remote_url("hf://owner/name")
+    ('s3://bucket/run', None, None)
+    """
+    text = os.fspath(out)
+    match = _REMOTE_URL.fullmatch(text) if is_url(text) else None
+    if match is None or match[1].lower() not in REMOTE_SCHEMES:
+        return None
+    return f"{match[1].lower()}://{match[2].rstrip('/')}"
 
 
 def local_path(path: str | os.PathLike[str], *, name: str, cure: str = "Give a local path.") -> Path:

@@ -66,7 +66,7 @@ def test_flags_change_only_on_purpose():
         "plan calibrate": ["--hardware", "--here", "--json", "--out"],
         "train": [
             "--activation-checkpointing", "--banded", "--batch-size", "--betas", "--checkpoint-every",
-            "--checkpoint-seconds", "--compile", "--cooldown-steps", "--decay-steps", "--depth",
+            "--checkpoint-seconds", "--checkpoint-timeout", "--compile", "--cooldown-steps", "--decay-steps", "--depth",
             "--device", "--dp", "--dtype", "--embeddings", "--eps", "--eval-every", "--eval-rows",
             "--eval-stores", "--gradient-accumulation-steps", "--head-dim", "--hidden-size", "--init-from",
             "--init-state", "--intermediate-size", "--json", "--keep-best", "--keep-checkpoints",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import stat
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -141,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         except FileNotFoundError:
             self._respond(404, b"", 0)
             return
-        status, whole = 200, len(data)
+        status, whole, etag = 200, len(data), f'"{zlib.crc32(data):08x}"'
         if requested := self.headers.get("Range"):
             first, last = requested.removeprefix("bytes=").split("-")
             first, last = int(first), min(int(last or whole - 1), whole - 1)
@@ -151,6 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{last}/{whole}")
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+        self.send_header("ETag", etag)
         self.end_headers()
         if body:
             if trouble == "cut":
@@ -229,6 +232,108 @@ class BlobServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+class _ProxyHandler(BaseHTTPRequestHandler):
+    """Forwards every request to another server, as it is; `server.trouble` decides what happens instead."""
+
+    protocol_version = "HTTP/1.1"
+
+    def _forward(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        with self.server.lock:
+            self.server.requests.append((self.command, self.path))
+            number = len(self.server.requests)
+        trouble = self.server.trouble(number, self.command, self.path)
+        if trouble == "hang":
+            self.server.ended.wait()
+            return
+        if trouble == 503:
+            self._send(
+                503, [], b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
+            )
+            return
+        connection = http.client.HTTPConnection(*self.server.target)
+        try:
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                connection.putheader(name, value)
+            connection.endheaders(body)
+            response = connection.getresponse()
+            answer = response.read()
+        finally:
+            connection.close()
+        if trouble == "lose":  # it was done, and the client cannot know
+            self.close_connection = True
+            self.connection.close()
+            return
+        names = ("Connection", "Transfer-Encoding", "Content-Length")
+        headers = [(name, value) for name, value in response.getheaders() if name.title() not in names]
+        if trouble == "flip" and answer:
+            answer = bytes([answer[0] ^ 1]) + answer[1:]
+        length = response.getheader("Content-Length") if self.command == "HEAD" else None
+        self._send(response.status, headers, answer, nbytes=length)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward
+
+    def _send(self, status, headers, body, nbytes=None):
+        self.send_response_only(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("Content-Length", nbytes or str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+class FaultyProxy:
+    """A proxy on loopback before a server of HTTP; `trouble(request number, method, path)` decides what goes wrong.
+
+    None forwards the request; 503 refuses it; "hang" never answers; "lose" forwards it and closes the connection
+    instead of the answer; "flip" changes the answer's first byte.
+    """
+
+    def __init__(self, port):
+        self._server = _QuietServer(("127.0.0.1", 0), _ProxyHandler)
+        self._server.daemon_threads = True
+        self._server.target, self._server.requests = ("127.0.0.1", port), []
+        self._server.lock, self._server.ended = threading.Lock(), threading.Event()
+        self.trouble = lambda number, method, path: None
+        self._server.trouble = self._decide
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
+
+    def _decide(self, number, method, path):
+        return self.trouble(number, method, path)
+
+    @property
+    def port(self):
+        return self._server.server_port
+
+    @property
+    def requests(self):
+        return self._server.requests
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.ended.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _QuietServer(ThreadingHTTPServer):
+    """Clients that were killed, or that gave up, are no errors of the server."""
+
+    def handle_error(self, request, client_address):
+        pass
 
 
 class PowerCut:

@@ -91,6 +91,7 @@ from flat_options import train
 
 def child(asked, said, stop_at):
     os.dup2(os.open(said, os.O_WRONLY), 1)
+    os.environ |= asked.pop("environment", {})
     try:
         torch.set_num_threads(1)
         if asked["model"] is not None:

@@ -1,8 +1,11 @@
-"""Checkpoints: whole or absent, the newest whole one is found, damage is named. Covers distributed_save.py too."""
+"""Checkpoints: whole or absent, the newest whole one is found, damage is named. Covers distributed_save.py and
+checkpoint_place.py too.
+"""
 
 from __future__ import annotations
 
 import errno
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -190,7 +193,7 @@ def test_an_old_checkpoint_that_cannot_be_deleted_is_a_warning(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(module.shutil, "rmtree", refuse)
+    monkeypatch.setattr(shutil, "rmtree", refuse)
     warnings: list[str] = []
     with CheckpointWriter(tmp_path, keep=1, warn=warnings.append) as writer:
         writer.save(2, tensors(2), {"step": 2})

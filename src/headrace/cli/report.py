@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.console import print_json, stdout, warnings_logged
+from headrace.storage import open_blob
 
 EXAMPLES = """[bold]Example[/bold]
 
@@ -17,7 +18,7 @@ headrace report run
 
 def report(
     *,
-    run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+    run: Annotated[str, typer.Argument(help="A run directory, or its URL.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON on stdout.")] = False,
 ) -> None:
     """Write report.html and plots: loss, tokens/s, and where the time went."""
@@ -26,6 +27,13 @@ def report(
     with warnings_logged():
         page = write(run)
     if json:
-        print_json({"report": page, "plots": sorted((run / "plots").glob("*.svg"))})
+        plots = sorted((page.parent / "plots").glob("*.svg")) if isinstance(page, Path) else _plots(page)
+        print_json({"report": page, "plots": plots})
     else:
-        stdout.print(f"report: {page}\nplots:  {run / 'plots'}", soft_wrap=True)
+        stdout.print(f"report: {page}\nplots:  {run.rstrip('/')}/plots", soft_wrap=True)
+
+
+def _plots(page: str) -> list[str]:
+    """URLs of the pictures beside a page."""
+    url = page.rpartition("/")[0]
+    return [f"{url}/{name}" for name in open_blob(url).list("plots/")]

@@ -8,7 +8,6 @@ import signal
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,6 +48,10 @@ headrace train store --depth 12 --gradient-accumulation-steps 32 --out run
 torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --dp 2 --tp 2 --steps 1000 --out run
 
 torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --layout auto --steps 1000 --out run
+
+A run on an object store, its checkpoints sent while training goes on:
+
+headrace train store --model tiny --steps 500 --out s3://bucket/run
 
 The same command again goes on where a killed run stopped; --out alone keeps its options, and what is given
 changes its later steps:
@@ -100,7 +103,10 @@ def train(
     stores: Annotated[
         list[str], typer.Argument(help="One store, or several mixed by their sizes.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="The run directory.", show_default=False)],
+    out: Annotated[
+        str,
+        typer.Option(help="The run directory, or its s3://, gs:// or az:// URL.", show_default=False),
+    ],
     model: TrainModelOptions,
     shape: ShapeOptions,
     data: DataOptions,

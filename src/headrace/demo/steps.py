@@ -268,7 +268,7 @@ def _report(context: DemoContext, progress: ProgressFunction) -> Mapping[str, An
         },
     )
     progress(1, 2, "page and plots")
-    page = report(run)
+    page = Path(report(run))
     return {"report": os.fspath(page)}
 
 

@@ -35,6 +35,7 @@ from headrace.model.checkpoint import (
     latest_checkpoint,
     list_checkpoints,
     manifest_files,
+    parse_manifest,
     read_tensors,
     step_dir,
     verify_checkpoint,
@@ -65,7 +66,7 @@ from headrace.model.identity import (
 )
 from headrace.model.initialize import fresh_weight, init_weights, sharded_like
 from headrace.model.kv import KVCache
-from headrace.model.location import fetch_model, model_name
+from headrace.model.location import cache_directory, fetch_checkpoint, fetch_model, model_name
 from headrace.model.lora import (
     LoraConfig,
     LoraLinear,
@@ -126,12 +127,14 @@ __all__ = [
     "attention_masks",
     "base_checkpoint",
     "build_model",
+    "cache_directory",
     "check_base",
     "config_from_json",
     "decoder_size",
     "default_targets",
     "encode_manifest",
     "export_adapter",
+    "fetch_checkpoint",
     "fetch_model",
     "fill_tensors",
     "find_checkpoint",
@@ -157,6 +160,7 @@ __all__ = [
     "meta_lora_model",
     "meta_model",
     "model_name",
+    "parse_manifest",
     "pretrained_files",
     "read_adapter",
     "read_adapter_config",

@@ -107,20 +107,42 @@ def fetch_model(model: str | os.PathLike[str], *, progress: Progress | None = No
         raise ConfigError(f"model {text}: {error}") from error
 
 
+def cache_directory() -> Path:
+    """Where this machine keeps what it can fetch again: $HEADRACE_CACHE_DIR, or headrace in the user's cache."""
+    directory = os.environ.get(CACHE_DIR)
+    if not directory:
+        base = os.environ.get("XDG_CACHE_HOME")
+        directory = str(Path(base) if base else Path.home() / ".cache") + "/headrace"
+    return local_path(directory, name=CACHE_DIR)
+
+
+def fetch_checkpoint(blob: Blob, step: int, *, progress: Progress | None = None) -> Path:
+    """The local directory of one checkpoint of a run on a remote, every byte compared with its manifest.
+
+    Raises:
+        FileNotFoundError: it is not there, or not whole.
+        CheckpointError, DamagedFileError: it is damaged.
+        ConfigError: it does not fit into the cache.
+        StorageError, SpaceError: the cache's disk.
+        WorkerError: the remote does not answer.
+    """
+    directory = f"checkpoints/step-{step:08d}"
+    manifest = f"{directory}/{MANIFEST}"
+    listed = parse_manifest(bytes(blob.get(manifest)), f"{blob.url}/{manifest}")["files"]
+    hashes = {f"{directory}/{name}": str(one["xxh3_128"]) for name, one in listed.items()}
+    return _fetch_files(blob, blob.url, [manifest, *hashes], hashes, progress) / directory
+
+
 def model_cache() -> FileCache:
     """The cache of this machine, as the environment describes it.
 
     Raises:
         ConfigError: its bound is no number of bytes.
     """
-    directory = os.environ.get(CACHE_DIR)
-    if not directory:
-        base = os.environ.get("XDG_CACHE_HOME")
-        directory = str(Path(base) if base else Path.home() / ".cache") + "/headrace"
     text = os.environ.get(CACHE_DIR_BYTES, str(DEFAULT_CACHE_BYTES))
     if not text.isdecimal():
         raise ConfigError(f"{CACHE_DIR_BYTES} is {text!r}; expected a number of bytes.")
-    models = local_path(directory, name=CACHE_DIR) / "models"
+    models = cache_directory() / "models"
     return _caches.setdefault((str(models), int(text)), FileCache(models, max_bytes=int(text)))
 
 

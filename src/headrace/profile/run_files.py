@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -76,13 +76,21 @@ class RunFiles:
     about: Json = field(default_factory=dict)
 
 
+FILES: Final = ("run.json", "metrics.jsonl", "ingest.json", "naive.json", "predictions.json", "about.json")
+"""What is read of a run directory."""
+
+
 def read_run_files(run_dir: str | PathLike[str]) -> RunFiles:
     """Read the files of a run directory.
 
     Raises:
         ConfigError: not a run directory, or one of its files is not JSON.
     """
-    path = local_path(run_dir, name="report: run", cure="Copy the run to a local directory.")
+    path = local_path(
+        run_dir,
+        name="report: run",
+        cure="Copy the run to a local directory, or give an s3://, gs:// or az:// URL.",
+    )
     if not path.is_dir():
         raise ConfigError(f"{path}: no such directory. A run is what `headrace train --out {path}` writes.")
     if not (path / "run.json").is_file() and not (path / "metrics.jsonl").is_file():

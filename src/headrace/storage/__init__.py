@@ -10,6 +10,7 @@ In reading order:
     opener        a URL or path -> its blob
     reader        an object as a file that seeks
     ranges, limiter, threads   many ranges, read by few requests, by daemon threads
+    upload        a file into an object, by multipart upload
     bulk_read     whole files into memory that is there, by many large requests
     file_cache    whole files fetched once per machine, known to be good
     cache         blocks fetched once per machine, bounded and shared by processes
@@ -45,6 +46,7 @@ from headrace.storage.reader import ObjectFile, split_url
 from headrace.storage.remote import RemoteBlob
 from headrace.storage.retry import Cancelled, Retry, RetryingBlob
 from headrace.storage.threads import INTERRUPT_S, DaemonPool
+from headrace.storage.upload import upload_file
 
 __all__ = [
     "INTERRUPT_S",
@@ -80,6 +82,7 @@ __all__ = [
     "read_verified",
     "split_url",
     "storage_error",
+    "upload_file",
     "validate_arrow",
     "write_all",
     "write_file",

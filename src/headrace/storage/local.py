@@ -109,7 +109,7 @@ class LocalBlob:
 
     def list(self, prefix: str = "") -> list[str]:
         """See `Blob.list`."""
-        top = self.path(prefix) if prefix else self.root
+        top = self.path(prefix.rstrip("/")) if prefix else self.root
         with disk_errors(top):
             names = [path.relative_to(self.root).as_posix() for path in top.rglob("*") if path.is_file()]
         return sorted(name for name in names if not PurePosixPath(name).name.startswith("."))

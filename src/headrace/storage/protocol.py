@@ -6,16 +6,17 @@ now is Unavailable, and worth another try.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from headrace.errors import ConfigError
 from headrace.types import Bytes
 
 Data: TypeAlias = Bytes | Sequence[Bytes]
 """Bytes to write: one buffer, or several that are written one after the other."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Unavailable(ConnectionError):
@@ -80,12 +81,13 @@ def as_buffers(data: Data) -> Sequence[Bytes]:
 
 
 def check_path(path: str) -> str:
-    """Return the name, if it stays below its root.
+    """Return the name, if every place can hold it: below its root, and under this name only.
 
     Raises:
-        ConfigError: it is absolute, empty, or has '..'.
+        ConfigError: it is absolute or empty, or has an empty part, '.', '..' or a control character.
     """
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\0" in path:
-        raise ConfigError(f"blob name {path!r}: expected a relative name without '..'")
+    if _CONTROL.search(path) or not {"", ".", ".."}.isdisjoint(path.split("/")):
+        raise ConfigError(
+            f"blob name {path!r}: expected a relative name without '..', '.', '//', a last '/' and control characters"
+        )
     return path

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import os
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
@@ -41,6 +42,9 @@ HEDGE_MIN_S: Final = 0.5
 HEDGE_FACTOR: Final = 4.0
 """It is sent when the first lasts so many times as long as the slowest of the last requests."""
 _FIRST_HEDGE_S: Final = 5.0
+_PART_RETRIES: Final = 8
+"""Of one part of a multipart upload: a file of a thousand parts does not begin again for one that was refused."""
+_PARTS_IN_FLIGHT: Final = 4
 _HEDGE_WINDOW: Final = 64
 
 # 408 and 429 ask for another try; every other 4xx, and 501, says that the request itself is wrong.
@@ -107,8 +111,9 @@ class RemoteBlob:
         self._reader = self._connect(read_timeout=silence_s, timeout=86400.0)
         self._upload_s = upload_s
         self._writer = self._connect(timeout=upload_s)
+        self._part_writer: Any = None
 
-    def _connect(self, **seconds: float) -> Any:
+    def _connect(self, *, retries: int = 0, **seconds: float) -> Any:
         options: dict[str, Any] = {name: timedelta(seconds=value) for name, value in seconds.items()}
         options["connect_timeout"] = timedelta(seconds=10)
         allowed = any(os.environ.get(name, "").lower() in ("1", "true") for name in _ALLOW_HTTP)
@@ -118,7 +123,10 @@ class RemoteBlob:
         return self._obstore.store.from_url(
             self._url,
             client_options=cast("Any", options),
-            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=60)},
+            retry_config={
+                "max_retries": retries,
+                "retry_timeout": timedelta(seconds=60 if retries == 0 else 600),
+            },
         )
 
     @property
@@ -249,6 +257,28 @@ class RemoteBlob:
                 self._upload_s *= 2
                 self._writer = self._connect(timeout=self._upload_s)
             raise
+
+    def put_parts(self, path: str, parts: Iterable[Bytes], *, part_bytes: int) -> None:
+        """Write an object by multipart upload: its name is there when the last part is, or not at all.
+
+        A part that the server refuses for now is sent again by the client. Parts of an upload that ends before stay
+        on the server without a name, until a lifecycle rule of the bucket removes them.
+
+        Args:
+            path: the name.
+            parts: its bytes in order; each is taken when the one before is under way.
+            part_bytes: of each part but the last.
+        """
+        name = check_path(path)
+        if self._part_writer is None:
+            self._part_writer = self._connect(retries=_PART_RETRIES, timeout=self._upload_s)
+        store = self._part_writer
+        writer = self._obstore.open_writer_async(
+            store, name, buffer_size=part_bytes, max_concurrency=_PARTS_IN_FLIGHT
+        )
+        for part in parts:
+            self._run(path, functools.partial(writer.write, part))
+        self._run(path, writer.close)
 
     def list(self, prefix: str = "") -> list[str]:
         """See `Blob.list`."""

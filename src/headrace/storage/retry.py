@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 from collections.abc import Callable
@@ -37,6 +38,11 @@ class Retry:
         """Seconds to wait after so many failures in a row."""
         full = min(self.max_wait_s, self.first_wait_s * 2.0 ** min(failures - 1, 30))
         return full * (0.5 + 0.5 * self.random())
+
+    def lasting(self, seconds: float) -> Retry:
+        """As often as fills about so many seconds, and no less often than before."""
+        typical_wait_s = 0.75 * self.max_wait_s
+        return dataclasses.replace(self, attempts=self.attempts + int(seconds / typical_wait_s))
 
     def run(
         self,
@@ -87,39 +93,53 @@ class Retry:
 
 
 class RetryingBlob:
-    """A blob whose calls are tried again while it is unavailable; see `Blob`."""
+    """A blob whose calls are tried again while it is unavailable; see `Blob`.
 
-    def __init__(self, inner: Blob, retry: Retry) -> None:
+    Args:
+        inner: the blob.
+        retry: how often, and the waits between.
+        failed: called with each failure.
+    """
+
+    def __init__(
+        self, inner: Blob, retry: Retry, *, failed: Callable[[Unavailable], None] | None = None
+    ) -> None:
         self.inner = inner
         self.retry = retry
+        self._failed = failed
 
     @property
     def url(self) -> str:
         """The inner blob's URL."""
         return self.inner.url
 
-    def _run(self, path: str, work: Callable[[], T]) -> T:
-        return self.retry.run(work, what=f"{self.url}/{path}")
+    def lasting(self, seconds: float, failed: Callable[[Unavailable], None]) -> RetryingBlob:
+        """The same blob for a caller that can wait: its calls are tried again for about so many seconds."""
+        return RetryingBlob(self.inner, self.retry.lasting(seconds), failed=failed)
+
+    def run(self, path: str, work: Callable[[], T]) -> T:
+        """Run a request about a name until it succeeds; see `Retry.run`."""
+        return self.retry.run(work, what=f"{self.url}/{path}", failed=self._failed)
 
     def size(self, path: str) -> int:
         """See `Blob.size`."""
-        return self._run(path, lambda: self.inner.size(path))
+        return self.run(path, lambda: self.inner.size(path))
 
     def info(self, path: str) -> ObjectInfo:
         """See `Blob.info`."""
-        return self._run(path, lambda: self.inner.info(path))
+        return self.run(path, lambda: self.inner.info(path))
 
     def get(self, path: str) -> Bytes:
         """See `Blob.get`."""
-        return self._run(path, lambda: self.inner.get(path))
+        return self.run(path, lambda: self.inner.get(path))
 
     def get_range(self, path: str, start: int, stop: int) -> Bytes:
         """See `Blob.get_range`."""
-        return self._run(path, lambda: self.inner.get_range(path, start, stop))
+        return self.run(path, lambda: self.inner.get_range(path, start, stop))
 
     def put(self, path: str, data: Data) -> None:
         """See `Blob.put`."""
-        self._run(path, lambda: self.inner.put(path, data))
+        self.run(path, lambda: self.inner.put(path, data))
 
     def put_if_absent(self, path: str, data: Data) -> bool:
         """See `Blob.put_if_absent`; a try whose response was lost counts as ours if the stored bytes are ours."""
@@ -133,14 +153,14 @@ class RetryingBlob:
                 failures += 1
                 raise
 
-        if self._run(path, once):
+        if self.run(path, once):
             return True
         return failures > 0 and bytes(self.get(path)) == b"".join(as_buffers(data))
 
     def list(self, prefix: str = "") -> list[str]:
         """See `Blob.list`."""
-        return self._run(prefix, lambda: self.inner.list(prefix))
+        return self.run(prefix, lambda: self.inner.list(prefix))
 
     def delete(self, path: str) -> None:
         """See `Blob.delete`."""
-        self._run(path, lambda: self.inner.delete(path))
+        self.run(path, lambda: self.inner.delete(path))

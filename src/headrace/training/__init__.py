@@ -9,7 +9,9 @@ pretrained       a Hugging Face directory or a run -> weights to begin with
 data, evaluation stores -> training rows and held-out rows
 layout, parallel, pipeline, trainable   a model -> this process's part of it
 loop, train_step the steps, their metrics and checkpoints
-checkpoint, distributed_save, state, mirror   tensors -> checkpoint directories, and back
+checkpoint, distributed_save, save_watch, state, mirror   tensors -> checkpoints, and back
+checkpoint_place, remote_checkpoints   where checkpoints are stored
+remote_run, remote_lock   a run on an object store
 process_group, rendezvous, liveness   the processes of one run
 run_json, run_lock, run_log, metrics  files of the run directory
 

@@ -1,38 +1,31 @@
-"""Tensors and a state -> a checkpoint directory, written by a thread and renamed into place."""
+"""Tensors and a state -> a checkpoint in its place, written by a thread while training goes on."""
 
 from __future__ import annotations
 
 import errno
-import shutil
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Final, Self, TypeVar, cast
 
-import orjson
-import torch
 from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from headrace.errors import CheckpointError, HeadraceError, SpaceError
-from headrace.model import (
-    CHECKPOINT_FORMAT,
-    MANIFEST,
-    STATE,
-    encode_manifest,
-    list_checkpoints,
-    step_dir,
-)
 from headrace.platform import max_file_nbytes
-from headrace.storage import fsync_directory, make_directory, write_file
-from headrace.training.distributed_save import FileEntries, file_entry, save_tensors
+from headrace.storage import write_file
+from headrace.training.checkpoint_place import STAGING, CheckpointPlace, LocalCheckpoints
+from headrace.training.distributed_save import FileEntries, save_tensors
 from headrace.training.liveness import is_network_error
 from headrace.training.process_group import ProcessGroup
+from headrace.training.save_watch import CheckpointGivenUp, SaveWatch
 
-_STAGING = ".staging-"
+T = TypeVar("T")
+YOUNG_S: Final = 10.0
+"""Training waits for a save that is younger than this; a save that lasts longer makes it skip the next one."""
 
 
 class CheckpointWriter:
@@ -40,54 +33,72 @@ class CheckpointWriter:
 
     Every rank has one and calls it at the same steps. The copy's memory is kept between saves and touched
     once, before training starts (12 times faster than a fresh copy: 37 ms against 450 ms for 72 MB).
+
+    A save that is not stored in time is given up with a warning, and training goes on; the last save of a run must
+    succeed.
     """
 
     def __init__(
         self,
-        checkpoints: Path,
+        checkpoints: Path | CheckpointPlace,
         *,
         keep: int = 3,
+        timeout_s: float = 3600.0,
         resumed_step: int | None = None,
         best_step: int | None = None,
         group: ProcessGroup | None = None,
-        before_commit: Callable[[], None] | None = None,
-        after_commit: Callable[[Path], None] | None = None,
+        before_commit: Callable[[SaveWatch], None] | None = None,
+        after_commit: Callable[[int, Mapping[str, object]], None] | None = None,
+        log: Callable[[str], None] = lambda _: None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         """Remove what an earlier process did not finish.
 
         Args:
-            checkpoints: RUN/checkpoints.
-            keep: checkpoints to keep.
+            checkpoints: RUN/checkpoints, or another place.
+            keep: checkpoints to keep in RUN/checkpoints.
+            timeout_s: a save that takes longer is given up.
             resumed_step: newest whole checkpoint; what is older than the newest `keep` is deleted.
             best_step: a checkpoint that is kept beside them; a state that is written may name another as "best".
             group: the processes; default a single one.
-            before_commit: called on rank 0 before a checkpoint gets its name.
-            after_commit: called on rank 0 with the directory of a committed checkpoint.
-            warn: called with a sentence when an old checkpoint cannot be deleted.
+            before_commit: called on rank 0 before a checkpoint is committed.
+            after_commit: called on rank 0 with step and state of a committed checkpoint.
+            log: called with a line about a save that takes long.
+            warn: called with a sentence when a save is given up or an old checkpoint cannot be deleted.
         """
-        self._checkpoints = checkpoints
-        self._keep = keep
+        self._warn = warn if warn is not None else _warn
+        self._log = log
+        self._place: CheckpointPlace = (
+            LocalCheckpoints(checkpoints, keep=keep, warn=self._warn)
+            if isinstance(checkpoints, Path)
+            else checkpoints
+        )
+        self._timeout_s = timeout_s
         self._group = group if group is not None else ProcessGroup()
         self._before_commit = before_commit
         self._after_commit = after_commit
-        self._warn = warn if warn is not None else _warn
         # No pinned or shared memory: a copy that the process owns ends with the process.
         self._stager = DefaultStager(StagingOptions(False, False, False, False))
         self._staged: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
+        self._began = 0.0
+        self._step = 0
         self._error: BaseException | None = None
+        self._skipped_at: int | None = None
         if self._group.is_rank0:
-            with _disk_errors(checkpoints):
-                make_directory(checkpoints)
-                for stale in checkpoints.glob(f"{_STAGING}*"):  # of a process that was killed
-                    self._delete(stale)
-                if resumed_step is not None:
-                    self._delete_old(resumed_step, best_step)
+            try:
+                self._place.prepare(resumed_step, best_step)
+            except OSError as error:
+                raise explain_failure(error, self._place) from error
 
     def allocate(self, tensors: Mapping[str, Tensor]) -> None:
         """Touch the memory of the copy, so that the first save takes no longer than the others."""
         self._stager.stage(dict(tensors))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a save was skipped, and this rank could take it now."""
+        return self._skipped_at is not None and (self._thread is None or not self._thread.is_alive())
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> float:
         """Copy the tensors and begin to write them; returns the seconds that the caller waited.
@@ -98,6 +109,31 @@ class CheckpointWriter:
         stalled_s = self.copy(tensors)
         self.write(step, state)
         return stalled_s
+
+    def skips(self, step: int) -> bool:
+        """Whether a save of this step is left out, as the previous one is still under way; every rank asks.
+
+        Training waits for a previous save that is young. One that was left out is due as soon as the place is free.
+        """
+        if self._thread is None:
+            return False
+        if not self._group.on_rank0(self._is_busy):
+            self._skipped_at = None
+            return False
+        if self._skipped_at is None:
+            self._skipped_at = step
+            if self._group.is_rank0:
+                self._warn(
+                    f"{self._place.name}: the checkpoint of step {step:,} is skipped: that of step {self._step:,} is "
+                    f"still being stored. The next one is made as soon as it is."
+                )
+        return True
+
+    def _is_busy(self) -> bool:
+        assert self._thread is not None
+        if self._skipped_at is None:
+            self._thread.join(timeout=max(0.0, self._began + YOUNG_S - time.perf_counter()))
+        return self._thread.is_alive()
 
     def copy(self, tensors: Mapping[str, Tensor]) -> float:
         """Copy the tensors for the next `write`; returns the seconds that the caller waited.
@@ -112,13 +148,17 @@ class CheckpointWriter:
 
     def write(self, step: int, state: Mapping[str, object]) -> None:
         """Begin to write the tensors that were copied last."""
+        self._step, self._began, self._skipped_at = step, time.perf_counter(), None
         self._thread = threading.Thread(
             target=self._write, args=(step, self._staged, dict(state)), name=f"checkpoint-{step}", daemon=True
         )
         self._thread.start()
 
-    def wait(self) -> None:
-        """Wait until the save in progress is on every rank's disk, for as long as all ranks live.
+    def wait(self, *, is_last: bool = False) -> None:
+        """Wait until the save in progress is stored or given up, for as long as all ranks live.
+
+        Args:
+            is_last: a save that was given up is an error.
 
         Raises:
             SpaceError, CheckpointError: it failed.
@@ -127,15 +167,22 @@ class CheckpointWriter:
             return
         self._thread.join()
         self._thread = None
-        self._group.on_all_ranks(self._raise_error)
+        self._group.on_all_ranks(lambda: self._raise_error(is_last=is_last))
 
-    def _raise_error(self) -> None:
+    def _raise_error(self, *, is_last: bool) -> None:
         error, self._error = self._error, None
         if error is None:
             return
+        if isinstance(error, CheckpointGivenUp):
+            if is_last:
+                raise CheckpointError(
+                    f"{error} It was the last one of this start: run the same command again when the place answers; "
+                    f"it takes the steps since the last whole checkpoint again."
+                ) from error
+            return
         if isinstance(error, HeadraceError) or (self._group.size > 1 and is_network_error(error)):
             raise error  # a rank is gone: no fault of the checkpoint
-        raise explain_failure(error, self._checkpoints) from error
+        raise explain_failure(error, self._place) from error
 
     def __enter__(self) -> Self:
         return self
@@ -158,71 +205,65 @@ class CheckpointWriter:
             SpaceError, CheckpointError: the save in progress failed.
         """
         try:
-            self.wait()
+            self.wait(is_last=True)
         finally:
             self._stager.close()
 
     def _write(self, step: int, staged: dict[str, Tensor], state: dict[str, object]) -> None:
         group = self._group.for_checkpoints or self._group
+        watch = SaveWatch(
+            step=step,
+            rank=self._group.rank,
+            place=self._place.name,
+            limit_s=self._timeout_s,
+            log=self._log,
+            warn=self._warn,
+        )
         try:
-            staging = self._checkpoints / f"{_STAGING}step-{step:08d}"
-            files = save_tensors(staging, staged, group=group)
-            if group.is_rank0:
-                final = self._commit(step, staging, state, files)
-                if self._after_commit is not None:
-                    self._after_commit(final)
+            files = save_tensors(
+                self._place.staging(step),
+                staged,
+                group=group,
+                attempt=self._place.attempt,
+                run=lambda work: self._explained(watch, work),
+                count=watch.count,
+                send=lambda names: self._place.send(step, names, watch),
+            )
+            # Every rank learns whether the checkpoint is there, for as long as that takes.
+            group.on_rank0(lambda: self._explained(watch, lambda: self._commit(step, state, files, watch)))
+            if group.is_rank0 and self._after_commit is not None:
+                self._after_commit(step, state)
         except BaseException as error:  # noqa: BLE001  # carried to the training thread, which raises it
             self._error = error
+            if isinstance(error, CheckpointGivenUp) and not error.shared:
+                self._warn(f"{error} Training goes on.")
+        finally:
+            self._place.clear(step)
 
-    def _commit(self, step: int, staging: Path, state: dict[str, object], files: FileEntries) -> Path:
-        if self._before_commit is not None:
-            self._before_commit()
-        write_file(staging / STATE, orjson.dumps(state, option=orjson.OPT_INDENT_2))
-        written_here = {path.name for path in staging.iterdir()} - files.keys()
-        files = {**files, **{name: file_entry(staging / name) for name in written_here}}
-        manifest = {
-            "format": CHECKPOINT_FORMAT,
-            "step": step,
-            "torch": torch.__version__,
-            "files": dict(sorted(files.items())),
-        }
-        write_file(staging / MANIFEST, encode_manifest(manifest))
-        fsync_directory(staging)
-        final = step_dir(self._checkpoints, step)
-        if final.exists():  # a damaged one that was passed over, now made again
-            self._delete(final)
-        staging.rename(final)
-        fsync_directory(self._checkpoints)
-        best = state.get("best")
-        self._delete_old(step, best["step"] if isinstance(best, Mapping) else None)
-        return final
-
-    def _delete_old(self, newest: int, best: int | None) -> None:
-        # Later ones are damaged (the run resumed before them) and do not count.
-        older = [(step, path) for step, path in list_checkpoints(self._checkpoints) if step <= newest]
-        for step, path in older[: -self._keep]:
-            if step != best:
-                self._delete(path)
-
-    def _delete(self, path: Path) -> None:
-        """Delete a directory, never leaving half a checkpoint under a finished one's name."""
-        aside = path if path.name.startswith(_STAGING) else path.with_name(f"{_STAGING}old-{path.name}")
+    def _explained(self, watch: SaveWatch, work: Callable[[], T]) -> T:
+        """Do work under the watch; errors that the other ranks can be told of."""
         try:
-            if aside != path:
-                path.rename(aside)
-            shutil.rmtree(aside)
-        except OSError as error:
-            self._warn(f"{path}: could not be deleted ({error.strerror}); the run goes on.")
+            return watch.run(work)
+        except HeadraceError:
+            raise
+        except Exception as error:
+            raise explain_failure(error, self._place) from error
+
+    def _commit(self, step: int, state: dict[str, object], files: FileEntries, watch: SaveWatch) -> None:
+        if self._before_commit is not None:
+            self._before_commit(watch)
+        self._place.commit(step, state, files, watch)
 
 
-def explain_failure(error: BaseException, checkpoints: Path) -> HeadraceError:
+def explain_failure(error: BaseException, place: CheckpointPlace) -> HeadraceError:
     """Why a save failed, as an error with its cure.
 
     torch's file writer hides the system's error behind one of its own ("unexpected pos 704 vs 598"), so the
     chain of errors is searched, and then the file system is asked.
     """
+    checkpoints = place.name
     number = next((e.errno for e in _chain(error) if isinstance(e, OSError)), None) or _try_to_write(
-        checkpoints
+        place.staging(0).parent
     )
     whole = "The older checkpoints are whole."
     if number in {errno.ENOSPC, errno.EDQUOT}:
@@ -251,7 +292,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _try_to_write(directory: Path) -> int | None:
     """The system's error number for one more megabyte in a directory; None where it can be written."""
-    probe = directory / f"{_STAGING}probe"
+    probe = directory / f"{STAGING}probe"
     try:
         write_file(probe, bytes(1 << 20))
     except OSError as error:
@@ -259,22 +300,6 @@ def _try_to_write(directory: Path) -> int | None:
     finally:
         probe.unlink(missing_ok=True)
     return None
-
-
-class _disk_errors:  # noqa: N801  # reads as a statement
-    """Errors of the file system within the block become ours."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError):
-            raise explain_failure(error, self._path) from error
 
 
 def _warn(message: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 from os import PathLike
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from headrace.model import ModelConfig, meta_lora_model
-from headrace.paths import local_path
+from headrace.paths import local_path, remote_url
 from headrace.training.device import resolve_device
 from headrace.training.divergence import positions_after
 from headrace.training.loop import LoopFiles, Progress, run_loop
@@ -37,6 +37,7 @@ from headrace.training.prepare import (
 )
 from headrace.training.process_group import open_process_group
 from headrace.training.recipe import Recipe, RecipeRequest
+from headrace.training.remote_run import RemoteRun
 from headrace.training.run_json import read_run
 from headrace.training.run_log import RunLog
 from headrace.training.segments import RunSegment, recipe_at
@@ -51,9 +52,11 @@ from headrace.training.start import (
     resolve_steps,
     warn_of_surprises,
 )
-from headrace.training.state import find_saved_state, read_frozen, restore
+from headrace.training.state import read_frozen, restore
 from headrace.training.summary import RunSummary
 from headrace.training.trainable import TrainableModel
+
+_CURE: Final = "Give a local directory, or an s3://, gs:// or az:// URL."
 
 
 def train(
@@ -75,7 +78,7 @@ def train(
 
     Args:
         stores: a store, its path or URL, several of them, {store: weight}, or a mixture.
-        out: run directory (see docs/train.md).
+        out: run directory, or its s3://, gs:// or az:// URL (see docs/train.md).
         model: a name of SIZES or DECODER_SIZES, or a shape; default tiny, or the shape of init_from.
         init_from: a Hugging Face directory, peft's adapter directory, or a run (RUN, RUN@STEP, RUN@best), to begin
             with; its tokenizer must be the stores'. With run.init_state="full" moments and position are kept too.
@@ -105,12 +108,13 @@ def train(
     with freed_memory_kept(device), ExitStack() as stack:
         log = stack.enter_context(RunLog())
         group = stack.enter_context(open_process_group(device))
+        url = remote_url(out)
+        remote = None
+        if url is not None:
+            remote = RemoteRun(url, group=group, log=log.add_event, warn=log.add_warning)
         setup = RunSetup(
-            out=local_path(
-                out,
-                name="train: out",
-                cure="Write the run to a local directory; mirror (--mirror URL) copies it to an object store.",
-            ),
+            out=local_path(out, name="train: out", cure=_CURE) if remote is None else remote.directory,
+            remote=remote,
             device=device,
             group=group,
             log=log,
@@ -194,14 +198,16 @@ def _begin(
         return segments
 
     segments = group.on_rank0(write)
+    remote = setup.remote
+    if remote is not None:
+        group.on_rank0(remote.send_beginning)
     setup.existing = group.on_rank0(lambda: read_run(out))
     mirror = setup.mirror
     if mirror is not None:
         keep = options.checkpoint.keep_checkpoints
         group.on_rank0(lambda: mirror.send_beginning(keep=keep))
     if is_fresh or setup.branch is not None:
-        run = setup.existing or {}
-        setup.saved = group.on_rank0(lambda: find_saved_state(out, run, warn=setup.log.add_warning))
+        setup.find_saved_state()
     return segments
 
 
@@ -231,6 +237,7 @@ def _run(
         checkpoint=options.checkpoint,
         tensorboard=options.run.tensorboard,
         mirror=setup.mirror,
+        remote=setup.remote,
         log=setup.log,
         first_checkpoint=run.get("first_checkpoint"),
         positions=positions_after(run),
@@ -249,4 +256,8 @@ def _run(
         progress=progress,
     )
     hit_rate = None if setup.table is None else setup.table.hit_rate
+    remote = setup.remote
+    if remote is not None:
+        group.on_rank0(remote.send_last_logs)
+        summary = dataclasses.replace(summary, out=remote.url)
     return dataclasses.replace(summary, hit_rate=hit_rate, notes=tuple(setup.notes))

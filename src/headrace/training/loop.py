@@ -11,9 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from headrace.model import STATE
+from headrace.model import step_dir
 from headrace.stats import StageCount
 from headrace.training.checkpoint import CheckpointWriter
 from headrace.training.divergence import MAX_IN_A_ROW, divergence_error, record_divergence
@@ -24,8 +22,10 @@ from headrace.training.mirror import Mirror
 from headrace.training.options import CheckpointOptions, EvaluationOptions
 from headrace.training.process_group import ProcessGroup
 from headrace.training.recipe import Recipe
+from headrace.training.remote_run import RemoteRun
 from headrace.training.run_json import update_run
 from headrace.training.run_log import RunLog, StepLines, step_note
+from headrace.training.save_watch import SaveWatch
 from headrace.training.segments import RunSegment, recipe_at
 from headrace.training.state import SavedState, TrainLoader, TrainState, find_saved_state, restore
 from headrace.training.stop import StopSignal
@@ -45,6 +45,8 @@ class LoopFiles:
     checkpoint: CheckpointOptions
     tensorboard: bool = False
     mirror: Mirror | None = None
+    remote: RemoteRun | None = None
+    """The run on an object store whose working directory `out` is."""
     log: RunLog = field(default_factory=RunLog)
     first_checkpoint: int | None = None
     """Step of the run's first checkpoint; None before there was one."""
@@ -192,15 +194,18 @@ class _Loop:
                 tensorboard = TensorBoardLog(files.out / "tensorboard", step=state.step)
                 self._logs.append(stack.enter_context(tensorboard))
         self._stop = stack.enter_context(StopSignal())
+        keep, remote = files.checkpoint.keep_checkpoints, files.remote
         self._writer = stack.enter_context(
             CheckpointWriter(
-                files.out / "checkpoints",
-                keep=files.checkpoint.keep_checkpoints,
+                files.out / "checkpoints" if remote is None else remote.checkpoints(keep=keep),
+                keep=keep,
+                timeout_s=files.checkpoint.checkpoint_timeout,
                 resumed_step=files.resumed,
                 best_step=None if state.best is None else state.best["step"],
                 group=group,
-                before_commit=None if metrics is None else metrics.sync,
+                before_commit=None if metrics is None else _BeforeCommit(metrics, remote),
                 after_commit=_AfterCommit(files),
+                log=files.log.add_event,
                 warn=files.log.add_warning,
             )
         )
@@ -231,7 +236,7 @@ class _Loop:
             step=state.step,
             recent=state.recent,
             group=self.group,
-            save_due=clock() - self._saved_at >= self._options.checkpoint_seconds,
+            save_due=clock() - self._saved_at >= self._options.checkpoint_seconds or self._writer.is_due,
             stop_signal=self._stop.number,
             clock=clock,
         )
@@ -258,12 +263,14 @@ class _Loop:
         if result.stop_signal and not is_last:
             self.stopped_by = signal.Signals(result.stop_signal).name
         stall_s, state.elapsed_s = 0.0, clock() - self._begun
+        # These are never left out, and wait for a save that is under way.
         saves = (
             is_last
-            or self._is_due(result)
+            or self.stopped_by is not None
             or (is_best and self._evaluation.keep_best)
             or (held_out is not None and self.patience_is_over)
         )
+        saves = saves or (self._is_due(result) and not self._writer.skips(state.step))
         if saves:
             stall_s = self._writer.copy(self._tensors)
         line = self._line(result, start=start, trained=trained, stall_s=stall_s) | more
@@ -290,8 +297,10 @@ class _Loop:
         """Restore the last checkpoint, and go on behind the rows that were read since."""
         state, files, group, step = self.state, self._files, self.group, self.state.step
         self._writer.wait()
-        saved: SavedState | None = group.on_rank0(
-            lambda: find_saved_state(files.out, {}, warn=files.log.add_warning)
+        saved: SavedState | None = (
+            group.on_rank0(lambda: find_saved_state(files.out, {}, warn=files.log.add_warning))
+            if files.remote is None
+            else files.remote.find_saved_state({})
         )
         recipe = self.model.recipe
         if saved is None or saved.has_weights_only:
@@ -339,11 +348,7 @@ class _Loop:
 
     def _is_due(self, result: StepResult) -> bool:
         every = self._options.checkpoint_every
-        return (
-            result.save_due
-            or self.stopped_by is not None
-            or (every is not None and self.state.step % every == 0)
-        )
+        return result.save_due or (every is not None and self.state.step % every == 0)
 
     def _line(self, result: StepResult, *, start: float, trained: float, stall_s: float) -> dict[str, Any]:
         state = self.state
@@ -369,6 +374,18 @@ class _Loop:
         return line
 
 
+class _BeforeCommit:
+    """What a checkpoint relies on: the lines of its steps are on disk, and on the object store of a remote run."""
+
+    def __init__(self, metrics: MetricsLog, remote: RemoteRun | None) -> None:
+        self._metrics, self._remote = metrics, remote
+
+    def __call__(self, watch: SaveWatch) -> None:
+        self._metrics.sync()
+        if self._remote is not None:
+            self._remote.before_commit(watch)
+
+
 class _AfterCommit:
     """What follows a committed checkpoint on rank 0: run.json says that there was one; the mirror gets it."""
 
@@ -377,13 +394,14 @@ class _AfterCommit:
         self._is_recorded = files.first_checkpoint is not None
         self._best: object = None
 
-    def __call__(self, directory: Path) -> None:
-        files = self._files
-        step = int(directory.name.removeprefix("step-"))
-        best = orjson.loads((directory / STATE).read_bytes())["best"]
+    def __call__(self, step: int, state: Mapping[str, object]) -> None:
+        files, best = self._files, state["best"]
         if not self._is_recorded or best != self._best:
             first = {} if self._is_recorded else {"first_checkpoint": step}
             update_run(files.out, lambda run: {**run, **first, "best": best})
             self._is_recorded, self._best = True, best
+            if files.remote is not None:
+                files.remote.send_last_logs()
         if files.mirror is not None:
+            directory = step_dir(files.out / "checkpoints", step)
             files.mirror.send_checkpoint(directory, keep=files.checkpoint.keep_checkpoints)

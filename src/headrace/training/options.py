@@ -269,6 +269,12 @@ class CheckpointOptions:
     checkpoint_every: Annotated[int | None, Doc("Steps between checkpoints. Default: by time alone.")] = None
     checkpoint_seconds: Annotated[float, Doc("Most seconds between checkpoints.")] = 600.0
     keep_checkpoints: Annotated[int, Doc("Checkpoints to keep; older ones are deleted.")] = 3
+    checkpoint_timeout: Annotated[
+        float,
+        Doc(
+            "Seconds after which a checkpoint that is not stored is given up with a warning; the run goes on."
+        ),
+    ] = 3600.0
     mirror: Annotated[
         str | None,
         Doc("s3://, gs:// or az:// URL that the run is copied to, and restored from where it is missing."),
@@ -279,6 +285,7 @@ class CheckpointOptions:
         _integer("checkpoint_every", self.checkpoint_every, 1)
         _number("checkpoint_seconds", self.checkpoint_seconds, 0)
         _integer("keep_checkpoints", self.keep_checkpoints, 1)
+        _number("checkpoint_timeout", self.checkpoint_timeout, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

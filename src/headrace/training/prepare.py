@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike
@@ -34,6 +35,7 @@ from headrace.training.options import (
 from headrace.training.pretrained import Pretrained, check_tokenizer, is_untrained, resolve_pretrained
 from headrace.training.process_group import ProcessGroup
 from headrace.training.recipe import Recipe, RecipeRequest
+from headrace.training.remote_run import RemoteRun
 from headrace.training.restart import delete_run, is_first_attempt
 from headrace.training.run_json import RUN, read_run
 from headrace.training.run_lock import RunLock
@@ -74,6 +76,8 @@ class RunSetup:
     log: RunLog
     stack: ExitStack
     mirror: Mirror | None = None
+    remote: RemoteRun | None = None
+    """The run on an object store whose working directory `out` is."""
     existing: dict[str, Any] | None = None
     """run.json of an earlier start."""
     saved: SavedState | None = None
@@ -103,22 +107,30 @@ class RunSetup:
         """Steps done by earlier starts."""
         return 0 if self.saved is None else self.saved.step
 
+    def find_saved_state(self) -> None:
+        """Look for the newest whole checkpoint; every rank calls."""
+        run = self.existing or {}
+        if self.remote is not None:
+            self.saved = self.remote.find_saved_state(run)
+        else:
+            find = functools.partial(find_saved_state, self.out, run, warn=self.log.add_warning)
+            self.saved = self.group.on_rank0(find)
+
 
 def open_directory(setup: RunSetup, options: TrainArguments) -> None:
     """Lock the run directory, and read what an earlier start left there or on the mirror."""
-    group, out, run = setup.group, setup.out, options.run
-
-    def lock() -> None:
-        setup.stack.enter_context(RunLock(out))
-
-    group.on_rank0(lock)
+    group, out, run, remote = setup.group, setup.out, options.run, setup.remote
+    _lock(setup, options)
     if run.restart and options.checkpoint.mirror is not None:
         raise ConfigError(
             "train: restart does not delete the run's copy on the mirror, which would be continued. Delete both, or "
             "give another --out and --mirror."
         )
     if run.restart and is_first_attempt():
-        group.on_rank0(lambda: delete_run(out, options.init_from))
+        delete = functools.partial(delete_run, out) if remote is None else remote.delete
+        group.on_rank0(lambda: delete(options.init_from))
+    if remote is not None:
+        group.on_rank0(remote.fetch_files)
     if options.checkpoint.mirror is not None:
         url = options.checkpoint.mirror
         mirror = Mirror(group.on_all_ranks(lambda: open_blob(url)), out, warn=setup.log.add_warning)
@@ -139,9 +151,32 @@ def open_directory(setup: RunSetup, options: TrainArguments) -> None:
             if setup.mirror is not None:
                 fetch = setup.mirror.fetch_checkpoint
                 group.on_rank0(lambda: reachable(options.checkpoint.mirror or "", fetch))
-            setup.saved = group.on_rank0(lambda: find_saved_state(out, existing, warn=setup.log.add_warning))
+            setup.find_saved_state()
             if options.parallel.layout == "auto":
                 setup.choice = earlier_choice(existing, options.parallel, processes=group.size)
+
+
+def _lock(setup: RunSetup, options: TrainArguments) -> None:
+    group, out, remote = setup.group, setup.out, setup.remote
+    if remote is None:
+
+        def lock() -> None:
+            setup.stack.enter_context(RunLock(out))
+
+        group.on_rank0(lock)
+        return
+    if options.checkpoint.mirror is not None:
+        raise ConfigError(
+            f"train: out is {remote.url}, on an object store, and mirror copies a local run to one. Leave mirror out."
+        )
+    setup.stack.enter_context(remote.named_in_errors())
+
+    def open_remote() -> None:
+        setup.stack.enter_context(remote.opened())
+
+    group.on_rank0(open_remote)
+    if not group.is_rank0:
+        open_remote()
 
 
 def open_inputs(
@@ -241,6 +276,11 @@ def with_layout(
 ) -> tuple[TrainArguments, RecipeRequest, Recipe]:
     """With the layout that auto chooses; then the mesh of the layout."""
     setup.group.on_all_ranks(lambda: check_lora(recipe.lora, options.parallel))
+    if recipe.lora is not None and setup.remote is not None:
+        raise ConfigError(
+            f"train: out is {setup.remote.url}, and LoRA keeps the frozen weights in a local run directory. Give a "
+            f"local --out; --mirror {setup.remote.url} copies it there."
+        )
     if options.parallel.layout == "auto":
         choice = setup.choice
         if choice is None:

@@ -137,16 +137,31 @@ def find_saved_state(out: Path, run: Mapping[str, Any], *, warn: Callable[[str],
     latest = latest_checkpoint(out / "checkpoints", warn=warn)
     if latest is not None:
         return SavedState(directory=latest[0], content=latest[1])
+    error = no_checkpoint_error(out, run, reached=last_step(out / METRICS))
+    if error is not None:
+        raise error
+    return None
+
+
+def no_checkpoint_error(
+    out: Path | str, run: Mapping[str, Any], *, reached: int | None
+) -> CheckpointError | None:
+    """Why a run without a whole checkpoint must not begin at step 0; None where it has not reached its first.
+
+    Args:
+        out: path or URL of the run.
+        run: its run.json.
+        reached: the last step that its metrics have.
+    """
     if run.get("imported") and not run.get("base"):
-        raise CheckpointError(
+        return CheckpointError(
             f"{out}: the weights that it begins with are gone or damaged, and no later checkpoint is whole. "
             f"Delete the directory and run the same command again."
         )
     if run.get("first_checkpoint") is not None:
-        reached = last_step(out / METRICS)
-        raise CheckpointError(
+        return CheckpointError(
             f"{out}: the run had checkpoints from step {run['first_checkpoint']} on and reached step {reached}, "
-            f"but {out / 'checkpoints'} has no whole one. Put its checkpoints back (or give the --mirror that has "
+            f"but {out}/checkpoints has no whole one. Put its checkpoints back (or give the --mirror that has "
             f"them) and run the same command again, or delete {out} to begin at step 0."
         )
     return None

@@ -12,7 +12,8 @@ from headrace.native import Target, native_target
 class RunSummary:
     """The state of a run when train() returns."""
 
-    out: Path
+    out: Path | str
+    """Path or URL of the run."""
     steps: int
     """Optimizer steps done, over all starts."""
     total_steps: int
