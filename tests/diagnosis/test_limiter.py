@@ -65,6 +65,9 @@ def seen(**given):
         ),
         (seen(producers={"idle": 1.0}, workers=2), "unclear"),
         (seen(samples=2), "unclear"),
+        (seen(samples=2, late_ticks=30, gil_wait=0.6), "gil"),
+        (seen(samples=2, late_ticks=30, gil_wait=0.1), "unclear"),
+        (seen(samples=2, late_ticks=30, gil_wait=0.2, gil_turns=1.0, gil_threads=2), "gil"),
     ],
 )
 def test_the_resource_that_the_evidence_shows_is_named(evidence, limiter):
@@ -176,6 +179,18 @@ def _diagnosis(finding, evidence):
         stall=STALL, waits=STALL, step_s=0.1, finding=finding, method="blocks", steps=100, free_blocks=5,
         evidence=evidence, advice=advise(STALL, finding, evidence),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("core_wait_s", "activity"), [(5.0, "storage"), (9.0, "cpu")])
+def test_reads_are_storage_where_they_block_and_work_where_the_page_cache_has_the_bytes(
+    core_wait_s, activity
+):
+    """Beside other processes a thread that reads a fast disk is mostly seen waiting for a core."""
+    samples = LoopSamples(waits=10)
+    samples.main.update(reading=9, storage=1)
+    samples.main_wait.add(10.0, cpu_s=0.8, core_wait_s=core_wait_s)
+    evidence = collect_evidence(samples, Counter(), Usage(), Usage(), wall_s=2.0, queue_fill=None)
+    assert evidence.main[activity] >= 0.9
 
 
 def test_a_diagnosis_is_text_and_json():

@@ -14,6 +14,7 @@ from headrace.diagnosis.kernel import KernelState
 
 Activity = Literal[
     "storage",
+    "reading",
     "network",
     "decompression",
     "parsing",
@@ -25,7 +26,7 @@ Activity = Literal[
     "idle",
 ]
 
-CPU_ACTIVITIES: Final[tuple[Activity, ...]] = ("decompression", "parsing", "tokenizing", "cpu")
+CPU_ACTIVITIES: Final[tuple[Activity, ...]] = ("decompression", "parsing", "tokenizing", "reading", "cpu")
 """Work that needs a core."""
 _MAX_FRAMES: Final = 40
 
@@ -106,8 +107,8 @@ class StackClassifier:
         # An extension's code without a name, which is blocked, waits for threads of its own.
         if (waits and state != "running") or (named is None and state in ("lock", "poll", "other")):
             return "idle"
-        # Reading without waiting for the disk is copying from the page cache: the processor's work.
-        return "cpu" if named is None or named == "storage" else named
+        # On a core, or waiting for one, in a read: copying from the page cache, or between two waits for the disk.
+        return "reading" if named == "storage" else named or "cpu"
 
     def named(self, frame: FrameType | None) -> tuple[Activity | None, bool]:
         """The activity that the nearest known function names, and whether the innermost one waits for a thread."""

@@ -31,6 +31,8 @@ class Evidence:
     """Share of samples in waits at which a thread waited for the GIL and another Python thread had work, too."""
     gil_threads: int = 0
     """Python threads that were seen waiting for the GIL in more than a tenth of the samples in which they had work."""
+    late_ticks: int = 0
+    """Ticks that waited for the GIL while the loop waited for data, whose wait was over when the GIL was free."""
     runnable_threads: float = 0.0
     """Python threads of this process with work to do in waits, on average."""
     workers: int = 0
@@ -106,12 +108,13 @@ def collect_evidence(
     )
     return Evidence(
         samples=samples.waits,
-        main=_shares(samples.main),
-        producers=_shares(inside or samples.producers),
+        main=_shares(_by_resource(samples.main, blocked=samples.main_wait.blocked_share())),
+        producers=_shares(_by_resource(inside or samples.producers, blocked=samples.others.blocked_share())),
         work=_shares(samples.work),
         gil_wait=_gil_wait(samples),
         gil_turns=samples.turns / samples.waits if samples.waits else 0.0,
         gil_threads=sum(count > 0.1 * samples.working[one] for one, count in samples.gil.items()),
+        late_ticks=samples.late_ticks,
         runnable_threads=samples.runnable / samples.waits if samples.waits else 0.0,
         workers=max(samples.workers, len(workers)),
         loader_threads=samples.loader_threads,
@@ -134,13 +137,27 @@ def collect_evidence(
     )
 
 
+def _by_resource(counts: Counter[str], *, blocked: float) -> Counter[str]:
+    """Samples in a read that is not blocked, as storage where its threads are blocked most of the time, else as work.
+
+    A fast disk blocks a thread often and shortly; on a busy machine it is then mostly seen waiting for a core.
+    """
+    found = Counter(counts)
+    reading = found.pop("reading", 0)
+    if reading:
+        found["storage" if blocked > 0.5 else "cpu"] += reading
+    return found
+
+
 def _gil_wait(samples: LoopSamples) -> float:
     """Share of the time in waits in which the threads that the loop depends on were blocked, although they had work.
 
     The loop's own thread counts where it works itself; where it waits for others, they do.
     """
     main = sum(samples.main.values())
-    working = sum(samples.main[name] for name in CPU_ACTIVITIES) / main if main else 0.0
+    if main < 5:  # waits too short to be seen
+        return samples.main_wait.blocked_share()
+    working = sum(samples.main[name] for name in CPU_ACTIVITIES) / main
     if working < 0.5:
         return samples.others.blocked_share()
     return samples.main_wait.blocked_share(working)

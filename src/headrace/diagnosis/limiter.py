@@ -89,7 +89,7 @@ def find_limiter(stall: ConfidenceInterval, evidence: Evidence) -> Finding:
             )
         return Finding(limiter="model" if sure else "unclear", share=whole, reason=reason)
     if evidence.samples < 5:
-        return Finding(limiter="unclear", share=whole, reason="too few samples fell into waits")
+        return _unseen(evidence)
     waiting = evidence.main.get("idle", 0.0)
     if _takes_turns(evidence):
         others = 1 - 1 / max(evidence.runnable_threads, 1.0)
@@ -109,6 +109,19 @@ def find_limiter(stall: ConfidenceInterval, evidence: Evidence) -> Finding:
         )
         return replace(finding, reason=reason)
     return finding
+
+
+def _unseen(evidence: Evidence) -> Finding:
+    """The limiter of waits that hardly any sample fell into: they were over whenever the GIL was free to look."""
+    blocked = evidence.late_ticks >= 5 and evidence.gil_wait > _GIL
+    if blocked or (evidence.late_ticks >= 10 and _takes_turns(evidence)):
+        return Finding(
+            limiter="gil",
+            share=_share(max(evidence.gil_wait, 0.5), evidence.late_ticks),
+            reason=f"hardly any sample fell into waits, as the GIL was held in them at {evidence.late_ticks} probes",
+        )
+    whole = ConfidenceInterval(value=1.0, low=0.0, high=1.0)
+    return Finding(limiter="unclear", share=whole, reason="too few samples fell into waits")
 
 
 def _takes_turns(evidence: Evidence) -> bool:

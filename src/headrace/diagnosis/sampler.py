@@ -29,6 +29,8 @@ from headrace.diagnosis.kernel import (
 TICK_S: Final = 0.005
 _MAX_SHARE: Final = 0.008
 """Share of one core that sampling may take."""
+_LATE_S: Final = 0.002
+"""A tick that is later than this, waits for a core left out, waited for the GIL."""
 _GAP_S: Final = 0.1
 """Two samples of a thread further apart than this say nothing about the time between."""
 _CHILDREN_S: Final = 1.0
@@ -81,6 +83,8 @@ class LoopSamples:
     """Samples in waits at which each Python thread had work to do."""
     gil: Counter[int] = field(default_factory=Counter)
     """Samples in waits at which each Python thread waited for the GIL."""
+    late_ticks: int = 0
+    """Ticks that waited for the GIL during a wait of the loop that was over when the GIL was free."""
     turns: int = 0
     """Samples in waits at which a Python thread waited for the GIL and another, too, had work to do."""
     runnable: int = 0
@@ -106,6 +110,8 @@ class LoopSampler:
         self._main_schedule = ScheduleFile(threading.get_native_id())
         self._wait_began: tuple[float, float, float] | None = None
         """Clock, processor seconds and seconds without a core of the loop's thread when its wait began."""
+        self._wait_over_s = 0.0
+        self._core_wait_s = 0.0
         self._last: dict[int, tuple[float, Schedule]] = {}
         """For each other thread: when it was last seen working, and its counters then."""
         self._stop = threading.Event()
@@ -133,21 +139,34 @@ class LoopSampler:
             wall_s, cpu_s, core_wait_s = (
                 now - then for now, then in zip(times, self._wait_began, strict=True)
             )
+            self._wait_over_s = times[0]
             self.samples.main_wait.add(wall_s, cpu_s=cpu_s, core_wait_s=core_wait_s)
         self._wait_began = times if waiting else None
 
     def _run(self) -> None:
         began, count = time.perf_counter(), 0
         while not self._stop.is_set():
+            due = time.perf_counter() + TICK_S
             time.sleep(TICK_S)
             count += 1
             in_wait = self.in_wait
+            if not in_wait and self._wait_over_s > due:
+                self._count_late(due)
             allowed_s = _MAX_SHARE * (time.perf_counter() - began) + 0.002
             if self.spent_s < allowed_s and (in_wait or count % 16 == 0):
                 start = time.thread_time()
                 self._sample(in_wait=in_wait)
                 self.spent_s += time.thread_time() - start
         self._threads.close()
+
+    def _count_late(self, due: float) -> None:
+        """Count a tick whose wait has ended while this thread waited for the GIL, and not for a core."""
+        before_s, self._core_wait_s = (
+            self._core_wait_s,
+            read_schedule(os.getpid(), threading.get_native_id()).core_wait_s,
+        )
+        if time.perf_counter() - due - (self._core_wait_s - before_s) > _LATE_S:
+            self.samples.late_ticks += 1
 
     def _sample(self, *, in_wait: bool) -> None:
         samples = self.samples
