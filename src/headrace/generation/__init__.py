@@ -26,7 +26,7 @@ from headrace.generation.options import EngineOptions, OutputOptions, PromptOpti
 from headrace.platform import limit_openmp_spinning
 
 if TYPE_CHECKING:
-    from headrace.generation.engines import NativeEngine
+    from headrace.generation.engines import EncoderDecoderEngine, NativeEngine
     from headrace.generation.job import GenerateSummary, run_job
     from headrace.generation.loading import LoadedEngine, load_engine
     from headrace.generation.prompts import (
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 limit_openmp_spinning()
 
 _MODULE_OF = {
+    "EncoderDecoderEngine": "engines",
     "NativeEngine": "engines",
     "GenerateSummary": "job",
     "run_job": "job",
@@ -63,6 +64,7 @@ __all__ = [
     "DEFAULT_TOKENS",
     "NEUTRAL_FIELDS",
     "ChatTemplate",
+    "EncoderDecoderEngine",
     "EngineOptions",
     "GenerateSummary",
     "LoadedEngine",

@@ -17,10 +17,12 @@ class Detokenizer:
     (['a', '', 'é', '', ''], 'STOP')
     """
 
-    def __init__(self, table: Sequence[bytes], *, stop: Sequence[str] = ()) -> None:
+    def __init__(self, table: Sequence[bytes], *, stop: Sequence[str] = (), skip_space: bool = False) -> None:
         self._table = table
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(stop)
+        self._skip_space = skip_space
+        """Whether a space that the whole text begins with is left out."""
         self._held = ""
         """Text that may be the beginning of a stop string."""
         self.stopped: str | None = None
@@ -37,6 +39,8 @@ class Detokenizer:
         if self.stopped is not None:
             return ""
         piece = self._table[token_id] if token_id < len(self._table) else b""
+        if self._skip_space and piece:
+            self._skip_space, piece = False, piece.removeprefix(b" ")
         return self._release(self._decoder.decode(piece), last=False)
 
     def finish(self) -> str:

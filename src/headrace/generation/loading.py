@@ -7,13 +7,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from headrace.errors import ConfigError
 from headrace.generation.decoding.gpt_runner import GPTRunner
 from headrace.generation.decoding.hf_runner import HFRunner
+from headrace.generation.engines.encoder_decoder import UNSUPPORTED as NOT_SUPPORTED
+from headrace.generation.engines.encoder_decoder import EncoderDecoderEngine
 from headrace.generation.engines.native import NativeEngine
 from headrace.generation.engines.results import check_supported
 from headrace.generation.job import BatchEngine, Progress
@@ -86,6 +88,16 @@ def load_engine(
     place = pick_device(device)
     path = fetch_model(model, progress=progress)
     limit_threads()
+    about = _encoder_decoder_config(path)
+    if about is not None:
+        if engine != "native":
+            raise ConfigError(
+                f"{path}: engine {engine} generates with decoders, and this model has an encoder too. Use engine "
+                "native."
+            )
+        return _load_encoder_decoder(
+            path, about, dtype=dtype, device=place, batch_size=batch_size, stats=stats
+        )
     if engine != "native":
         return _load_foreign(path, engine=engine, dtype=dtype, device=place, batch_size=batch_size)
     runner, tokenizer = _load_runner(path, dtype=dtype, device=place, progress=progress)
@@ -99,6 +111,49 @@ def load_engine(
         tokenizer_fingerprint=tokenizer.fingerprint,
         dtype=str(runner.dtype).removeprefix("torch."),
         unsupported={},
+    )
+
+
+def _encoder_decoder_config(path: Path) -> dict[str, Any] | None:
+    """The config of a model with an encoder and a decoder; None for other models."""
+    directory, _ = split_checkpoint_name(path)
+    about = None if is_adapter(directory) else read_config(directory)
+    return about if about is not None and about.get("is_encoder_decoder") else None
+
+
+def _load_encoder_decoder(
+    path: Path,
+    about: dict[str, Any],
+    *,
+    dtype: str,
+    device: torch.device,
+    batch_size: int,
+    stats: Stats | None,
+) -> LoadedEngine:
+    if (path / "source.spm").is_file() and not (path / "tokenizer.json").is_file():
+        raise ConfigError(
+            f"{path}: its tokenizer is two SentencePiece models, source.spm and target.spm, which headrace does not "
+            "read. Put a tokenizer.json of it there"
+        )
+    prompts = load_prompts(path)
+    stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)
+    engine = EncoderDecoderEngine(
+        path,
+        model_type=str(about.get("model_type")),
+        dtype=pick_dtype(dtype, stored=stored, device=device),
+        device=device,
+        tokenizer=prompts.tokenizer,
+        eos_ids=prompts.special_ids.eos,
+        batch_size=batch_size,
+        stats=stats,
+    )
+    return LoadedEngine(
+        engine=engine,
+        prompt_tokenizer=prompts,
+        fingerprint=engine.fingerprint,
+        tokenizer_fingerprint=prompts.tokenizer.fingerprint,
+        dtype=str(engine.dtype).removeprefix("torch."),
+        unsupported=NOT_SUPPORTED,
     )
 
 

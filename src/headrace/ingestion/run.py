@@ -237,8 +237,7 @@ def _ingest_rows(
 
     loaded: Tokenizer | None = None
     if is_pairs:
-        by_name = isinstance(tokenizer, str | os.PathLike)
-        loaded = load_tokenizer(tokenizer) if by_name else tokenizer  # type: ignore[arg-type,assignment]
+        loaded = load_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
 
     return SampleIngest(
         sources=paths,

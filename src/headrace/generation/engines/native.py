@@ -92,6 +92,16 @@ class NativeEngine:
         """Maximum length of a row."""
 
     @property
+    def vocab_size(self) -> int:
+        """Ids of the model are below it."""
+        return self.runner.vocab_size
+
+    @property
+    def context(self) -> int:
+        """Tokens that a row can have."""
+        return self.runner.context
+
+    @property
     def running(self) -> int:
         """Rows in the cache."""
         return len(self._rows)

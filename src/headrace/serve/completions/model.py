@@ -10,7 +10,13 @@ from pathlib import Path
 import orjson
 
 from headrace.errors import ConfigError, HeadraceError
-from headrace.generation import LoadedEngine, NativeEngine, load_chat_template, load_engine
+from headrace.generation import (
+    EncoderDecoderEngine,
+    LoadedEngine,
+    NativeEngine,
+    load_chat_template,
+    load_engine,
+)
 from headrace.model import fetch_model, model_name
 from headrace.paths import split_checkpoint_name
 from headrace.serve.protocol import APIError, ChatMessage, bad_request
@@ -48,13 +54,13 @@ class ServedModel:
         loaded: LoadedEngine = load_engine(
             fetched, dtype=dtype, device=device, batch_size=batch_size, progress=progress
         )
-        if not isinstance(loaded.engine, NativeEngine):
+        if not isinstance(loaded.engine, NativeEngine | EncoderDecoderEngine):
             raise ConfigError(f"serve: {path}: its engine cannot run step by step, so it cannot stream.")
         self.engine = loaded.engine
         self.dtype, self.fingerprint = loaded.dtype, loaded.fingerprint
         self.tokenizer_fingerprint = loaded.tokenizer_fingerprint
         self.batch_size = batch_size
-        self.vocab_size, self.context = self.engine.runner.vocab_size, self.engine.runner.context
+        self.vocab_size, self.context = self.engine.vocab_size, self.engine.context
         self._prompts = loaded.prompt_tokenizer
         self.tokenizer = loaded.prompt_tokenizer.tokenizer
         self._special = _special_tokens(path)

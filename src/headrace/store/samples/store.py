@@ -302,7 +302,8 @@ class SampleStore:
         for found, inside in groups:
             chosen = places[at : at + len(inside)]
             for number, name in enumerate(columns):
-                offsets: Any = found[name].offsets  # type: ignore[union-attr]  # not of numbers
+                column: Any = found[name]  # a Ragged: not of numbers
+                offsets = column.offsets
                 out[chosen, number] = offsets[inside + 1] - offsets[inside]
             at += len(inside)
         return out
