@@ -45,6 +45,13 @@ headrace train store --num-hidden-layers 12 --hidden-size 768 --num-attention-he
 
 headrace train store --depth 12 --gradient-accumulation-steps 32 --out run
 
+headrace train store --model gpt3-125m --optimizer muon --steps 1000 --out run
+
+Held-out loss every 100 steps, until it was not lower five times; steps that diverge are left out:
+
+headrace train store --model gpt3-125m --steps 10000 --eval-stores held-out --eval-every 100 --patience 5 \
+--on-divergence skip --spike-sigma 6 --out run
+
 torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --dp 2 --tp 2 --steps 1000 --out run
 
 torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --layout auto --steps 1000 --out run
