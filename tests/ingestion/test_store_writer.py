@@ -57,6 +57,15 @@ def test_rows_of_a_dataset_keep_the_fields_that_are_named(tmp_path, texts_of):
     assert kept.select(["lang", "n"]).to_pydict() == {"lang": ["en", "de"], "n": ["1", "2"]}
 
 
+def test_a_kept_field_that_no_document_has_is_named_in_a_warning(tmp_path, caplog):
+    with StoreWriter(tmp_path / "store", fields=FieldOptions(keep=["lang", "url"])) as writer:
+        writer.write("without")
+        writer.extend([{"text": "with", "lang": "en"}])
+    assert [record.getMessage() for record in caplog.records] == [
+        "no document has a value in the kept field 'url': is this its name? The store has nulls there"
+    ]
+
+
 def test_an_error_in_the_block_leaves_no_store_and_the_next_writer_starts_over(
     tmp_path, make_documents, texts_of
 ):

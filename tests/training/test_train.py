@@ -254,6 +254,10 @@ def test_a_held_out_store_is_evaluated_on_time_and_its_loss_falls(
     found = {line["step"]: line["eval_loss"] for line in read_metrics(tmp_path) if "eval_loss" in line}
     assert list(found) == [20, 40]
     assert found[40] == summary.eval_loss < found[20]
+    assert summary.eval_step == 40
+    # A later start without held-out rows does not present that loss as one of its last step.
+    later = train(store, out=tmp_path, **{**options, "steps": 42})
+    assert (later.steps, later.eval_loss, later.eval_step) == (42, found[40], 40)
 
 
 def test_steps_that_fit_a_time_are_decided_once(store: Path, tmp_path: Path) -> None:

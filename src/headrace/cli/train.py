@@ -199,7 +199,9 @@ def _print_summary(summary: RunSummary, *, json: bool) -> None:
     if summary.eval_loss is not None:
         bits = summary.eval_bits_per_byte
         per_byte = "" if bits is None else f" ({bits:.4f} bits per byte)"
-        rows.insert(4, ("eval loss", f"{summary.eval_loss:.4f}{per_byte}"))
+        stale = summary.eval_step is not None and summary.eval_step != summary.steps
+        step = f" after step {count(summary.eval_step or 0)}" if stale else ""
+        rows.insert(4, ("eval loss", f"{summary.eval_loss:.4f}{per_byte}{step}"))
     if summary.best_step is not None:
         rows.append(("best", f"step {count(summary.best_step)}: {summary.out}@best"))
     if summary.stopped_early:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -30,6 +31,8 @@ from headrace.ingestion.units.record import UnitRecord
 from headrace.stats import Stats
 from headrace.store import current_manifest
 from headrace.tokens import PartEncoder, PartMarks, Tokenizer, load_tokenizer
+
+logger = logging.getLogger("headrace.ingestion")
 
 BATCH_BYTES = 1 << 20
 """Texts are tokenized in batches of this size."""
@@ -97,6 +100,7 @@ class StoreWriter:
         self._texts: list[bytes] = []
         self._marks: list[PartMarks | None] = []
         self._meta: dict[str, list[str | None]] = {name: [] for name in fields.keep}
+        self._kept = dict.fromkeys(fields.keep, 0)
         self._pending_bytes = 0
         self._stats = Stats()
         self.num_documents = 0
@@ -137,7 +141,9 @@ class StoreWriter:
         self._texts.append(data)
         self._marks.append(marks)
         for name, values in self._meta.items():
-            values.append(as_metadata(lookup(meta, name)) if meta is not None else None)
+            value = as_metadata(lookup(meta, name)) if meta is not None else None
+            values.append(value)
+            self._kept[name] += value is not None
         self._pending_bytes += len(data)
         if self._pending_bytes >= BATCH_BYTES:
             self._encode()
@@ -176,6 +182,12 @@ class StoreWriter:
             if not self.num_documents:
                 raise DocumentError(f"{self._destination.store.url}: no documents were written")
             self._shards.flush(self._stats)
+            for name, count in self._kept.items():
+                if not count:
+                    logger.warning(
+                        "no document has a value in the kept field %r: is this its name? The store has nulls there",
+                        name,
+                    )
             record = UnitRecord(
                 track=0,
                 part=0,

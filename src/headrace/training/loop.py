@@ -129,6 +129,7 @@ def run_loop(
         eval_bits_per_byte=None
         if held_out is None or state.eval_loss is None
         else held_out.bits_per_byte(state.eval_loss),
+        eval_step=state.eval_step,
         parameters=recipe.model.num_parameters,
         trainable_parameters=recipe.num_trainable_parameters,
         tokens_per_s=(state.tokens - tokens_before) / wall_s,

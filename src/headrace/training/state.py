@@ -82,6 +82,9 @@ class TrainState:
     tokens: int = 0
     elapsed_s: float = 0.0
     eval_loss: float | None = None
+    """Of the last evaluation."""
+    eval_step: int | None = None
+    """Step of the last evaluation."""
     updates: int = 0
     """Steps whose update was not left out."""
     left_out: int = 0
@@ -94,7 +97,7 @@ class TrainState:
 
     def add_evaluation(self, loss: float, held_out: str) -> bool:
         """Compare a held-out loss with the best one over the same rows; returns whether it is lower."""
-        self.eval_loss = loss
+        self.eval_loss, self.eval_step = loss, self.step
         if self.best is None or self.best["held_out"] != held_out or loss < self.best["eval_loss"]:
             if not math.isfinite(loss):
                 return False
@@ -118,6 +121,7 @@ class TrainState:
             "tokens": self.tokens,
             "elapsed_s": self.elapsed_s,
             "eval_loss": self.eval_loss,
+            "eval_step": self.eval_step,
             "updates": self.updates,
             "left_out": self.left_out,
             "recent": self.recent,
@@ -225,4 +229,4 @@ def restore(
     group.on_all_ranks(lambda: loader.load_state_dict(state["loader"]))
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["rng"]), dtype=torch.uint8))
     names = [entry.name for entry in fields(TrainState)]
-    return TrainState(**copy.deepcopy({name: state[name] for name in names}))
+    return TrainState(**copy.deepcopy({name: state[name] for name in names if name in state}))

@@ -22,6 +22,7 @@ class RunSummary:
     loss: float | None
     """Of the last step, nats per token; None when nothing was left to do."""
     eval_loss: float | None
+    """Held-out loss of the last evaluation, over all starts."""
     parameters: int
     trainable_parameters: int
     """Parameters that learn: fewer with LoRA."""
@@ -37,6 +38,8 @@ class RunSummary:
     """Signal that ended it early, after a checkpoint; None when all steps are done."""
     eval_bits_per_byte: float | None = None
     """The last eval_loss in bits per byte of held-out text."""
+    eval_step: int | None = None
+    """Step after which `eval_loss` was measured."""
     best_step: int | None = None
     """Step of the lowest held-out loss."""
     stopped_early: bool = False
