@@ -200,7 +200,8 @@ def test_a_conversation_streams_from_a_server(place):
         told = start("stream_chat.py", "--url", url, "--max-tokens", 8, cwd=place, said="hello\nand again\n")
         server.terminate()
     assert server.returncode == 0
-    assert told.count("> ") == 3
+    # The model writes what it likes; a prompt begins a line.
+    assert sum(line.startswith("> ") for line in told.split("\n")) == 3
     assert len(told) > 12
 
 
