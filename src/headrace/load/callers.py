@@ -19,7 +19,8 @@ _BETWEEN: Final = ("headrace", "torch.utils.data")
 WITH_ACCELERATE: Final = (
     "accelerate shards the batches of a DataLoader among processes and reads one ahead; the loader has sharded them "
     "already, and its state would be one batch too far. Give accelerate the loader itself: "
-    "model, optimizer, loader = accelerator.prepare(model, optimizer, loader)"
+    "model, optimizer, loader = accelerator.prepare(model, optimizer, loader). With transformers, train by "
+    "headrace.interop.hf.Trainer(...)"
 )
 
 
