@@ -60,12 +60,8 @@ def check_prompt(request: Request, *, vocab_size: int, context: int, cache: int 
     Raises:
         ConfigError: saying which.
     """
+    check_token_ids(request, vocab_size=vocab_size)
     ids = request.token_ids
-    if not ids:
-        raise ConfigError("prompt: no tokens. Give at least one, for example the end-of-document id.")
-    if min(ids) < 0 or max(ids) >= vocab_size:
-        bad = next(i for i in ids if not 0 <= i < vocab_size)
-        raise ConfigError(f"prompt: token id {bad}; the model's ids are in [0, {vocab_size}).")
     max_length = context if cache is None else min(context, cache)
     if len(ids) + (request.sampling.max_new_tokens > 0) > max_length:
         # OpenAI's clients recognise a prompt that is too long by these words.
@@ -73,6 +69,20 @@ def check_prompt(request: Request, *, vocab_size: int, context: int, cache: int 
         raise ConfigError(
             f"prompt: {len(ids)} tokens and one to generate; {limit} {max_length} tokens. Shorten the prompt."
         )
+
+
+def check_token_ids(request: Request, *, vocab_size: int) -> None:
+    """Refuse a prompt that has no tokens, or ids outside the vocabulary.
+
+    Raises:
+        ConfigError: saying which.
+    """
+    ids = request.token_ids
+    if not ids:
+        raise ConfigError("prompt: no tokens. Give at least one, for example the end-of-document id.")
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        bad = next(i for i in ids if not 0 <= i < vocab_size)
+        raise ConfigError(f"prompt: token id {bad}; the model's ids are in [0, {vocab_size}).")
 
 
 def error_prediction(request: Request, error: Exception | str, *, kind: str | None = None) -> Prediction:

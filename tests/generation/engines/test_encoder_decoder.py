@@ -147,3 +147,10 @@ def test_what_is_not_supported_is_refused_by_name(directory, tmp_path):
     (tmp_path / "source.spm").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"source\.spm and target\.spm, which headrace does not read"):
         load_engine(str(tmp_path), device="cpu")
+    for sampling, message in (
+        (hr.SamplingOptions(max_new_tokens=0), "max_new_tokens: 0"),
+        (hr.SamplingOptions(prompt_logprobs=True), "no prompt_logprobs"),
+    ):
+        row = next(loaded.engine.run([Request(prompt_id="a", token_ids=(5,), sampling=sampling)]))
+        assert row.finish_reason == "error"
+        assert message in row.error["message"]

@@ -1,4 +1,4 @@
-"""Tests native.py and row.py, and through them request.py."""
+"""Tests native.py, request_loop.py and row.py, and through them request.py."""
 
 import math
 from dataclasses import replace

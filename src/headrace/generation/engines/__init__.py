@@ -2,6 +2,7 @@
 
 native               continuous batching over one key/value cache
 encoder_decoder      T5, BART, Marian: prompts encoded together, decoded step by step
+request_loop         a stream of requests -> predictions, by either of the two
 row                  the state of one row while it is generated
 transformers_engine  transformers' continuous batching
 vllm_engine          vLLM

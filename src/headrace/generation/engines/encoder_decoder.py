@@ -20,8 +20,10 @@ from headrace.errors import ConfigError
 from headrace.generation.decoding.fingerprint import fingerprint_of
 from headrace.generation.decoding.hf_weights import no_progress_bars
 from headrace.generation.detokenizer import Detokenizer
+from headrace.generation.engines.request_loop import run_requests
+from headrace.generation.engines.results import check_supported
 from headrace.generation.engines.row import Row
-from headrace.generation.request import Request, Token, error_prediction
+from headrace.generation.request import Request, Token, check_token_ids
 from headrace.generation.sampling.sampler import sample
 from headrace.stats import Stats
 from headrace.tokens import Tokenizer
@@ -133,23 +135,20 @@ class EncoderDecoderEngine:
 
         Raises:
             ConfigError: it has no tokens, ids outside the vocabulary, is too long for the encoder, or asks for the
-                prompt's log-probabilities.
+                prompt's log-probabilities or for no token.
         """
         ids, sampling = request.token_ids, request.sampling
-        if not ids:
-            raise ConfigError("prompt: no tokens. Give at least one, for example the end-of-document id.")
-        if min(ids) < 0 or max(ids) >= self.vocab_size:
-            bad = next(i for i in ids if not 0 <= i < self.vocab_size)
-            raise ConfigError(f"prompt: token id {bad}; the model's ids are in [0, {self.vocab_size}).")
+        check_token_ids(request, vocab_size=self.vocab_size)
         if len(ids) > self.context:
             # OpenAI's clients recognise a prompt that is too long by these words.
             raise ConfigError(
                 f"prompt: {len(ids)} tokens; this model's maximum context length is {self.context} tokens. "
                 "Shorten the prompt."
             )
-        if sampling.prompt_logprobs or sampling.max_new_tokens < 1:
+        check_supported(sampling, UNSUPPORTED)
+        if sampling.max_new_tokens < 1:
             raise ConfigError(
-                f"generate: this model has no prompt_logprobs. {UNSUPPORTED['prompt_logprobs']}"
+                "max_new_tokens: 0; a model with encoder and decoder scores no prompt. Give 1 or more."
             )
 
     def cancel(self, key: tuple[str, int]) -> bool:
@@ -170,21 +169,7 @@ class EncoderDecoderEngine:
 
         A request that cannot be generated becomes an error row. Rows come out in the order in which they end.
         """
-        source = iter(requests)
-        more = True
-        while more or self._groups or self._waiting:
-            while more and len(self._waiting) < self._batch_size:
-                request = next(source, None)
-                if request is None:
-                    more = False
-                    break
-                try:
-                    self.add(request)
-                except ConfigError as error:
-                    yield error_prediction(request, error)
-            for token in self.step():
-                if token.prediction is not None:
-                    yield token.prediction
+        return run_requests(self, requests, batch_size=self._batch_size)
 
     @torch.inference_mode()
     def step(self) -> list[Token]:

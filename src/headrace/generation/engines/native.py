@@ -15,8 +15,9 @@ from torch import Tensor
 
 from headrace.errors import ConfigError
 from headrace.generation.decoding.attention import StepPlan, plan_step
+from headrace.generation.engines.request_loop import run_requests
 from headrace.generation.engines.row import Row
-from headrace.generation.request import Request, Token, check_prompt, error_prediction
+from headrace.generation.request import Request, Token, check_prompt
 from headrace.generation.sampling.sampler import sample
 from headrace.model import KVCache
 from headrace.stats import Stats
@@ -147,21 +148,7 @@ class NativeEngine:
 
         A request that cannot be generated becomes an error row. Rows come out in the order in which they end.
         """
-        source = iter(requests)
-        more = True
-        while more or self._rows or self._waiting:
-            while more and len(self._waiting) < self._batch_size:
-                request = next(source, None)
-                if request is None:
-                    more = False
-                    break
-                try:
-                    self.add(request)
-                except ConfigError as error:
-                    yield error_prediction(request, error)
-            for token in self.step():
-                if token.prediction is not None:
-                    yield token.prediction
+        return run_requests(self, requests, batch_size=self._batch_size)
 
     def step(self) -> list[Token]:
         """Make one token for every row, those that enter included; the rows that end leave."""
