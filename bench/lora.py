@@ -13,10 +13,6 @@ Cause     Not profiled yet.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +21,6 @@ import numpy as np
 
 from corpora import add_corpus_options, files_of
 from measure import (
-    BENCH,
     DATA,
     at_least,
     at_most,
@@ -33,6 +28,7 @@ from measure import (
     number,
     options,
     report,
+    run_worker,
     spread,
     summary,
     table,
@@ -45,18 +41,7 @@ SENTENCE = "The headrace brings water to the turbine, and the turbine turns the 
 
 def ask(job: dict[str, Any]) -> dict[str, Any]:
     """Run a contestant in a fresh process."""
-    done = subprocess.run(
-        [sys.executable, str(BENCH / "lora_worker.py"), json.dumps(job)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1200,
-        env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},
-    )
-    if done.returncode:
-        raise RuntimeError(f"{job['way']}: exit {done.returncode}: {done.stderr[-2000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    return run_worker("lora_worker.py", job, limit_s=1200)
 
 
 def random_base(out: Path, tokenizer: str, *, small: bool) -> Path:

@@ -1,7 +1,6 @@
 """Functions to time -> medians, spreads, goals met or missed, and one JSON and one Markdown file a benchmark.
 
-Every file in this folder uses these few names, so that all results say the same things: which machine, how
-          busy
+Every file in this folder uses these few names, so that all results say the same things: which machine, how busy
 it was, which commit, which versions, how often, and the spread beside the median.
 """
 
@@ -29,6 +28,33 @@ BENCH = Path(__file__).resolve().parent
 CHECKOUT = BENCH.parent
 DATA = Path(os.environ.get("HEADRACE_BENCH_DATA", BENCH / ".data"))
 """Prepared corpora and stores; large, never committed, made again when deleted."""
+
+
+def run_worker(
+    script: str, job: Mapping[str, Any], *, limit_s: float, killed: bool = False
+) -> dict[str, Any]:
+    """A contestant in a fresh process: what its last line says.
+
+    Args:
+        script: in bench/; its argument is the job as JSON.
+        job: `way` names the contestant.
+        limit_s: how long it may take.
+        killed: it kills itself; the answer is then empty.
+    """
+    done = subprocess.run(
+        [sys.executable, str(BENCH / script), json.dumps(job)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=limit_s,
+        env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},
+    )
+    if killed and done.returncode == -9:
+        return {}
+    if done.returncode:
+        raise RuntimeError(f"{job['way']}: exit {done.returncode}: {done.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

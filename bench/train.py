@@ -19,10 +19,6 @@ Cause     {cause}
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -33,7 +29,6 @@ import numpy as np
 from corpora import add_corpus_options, files_of, tokens_for_loading
 from load_worker import ours_store, raw_file
 from measure import (
-    BENCH,
     CHECKOUT,
     DATA,
     Goal,
@@ -43,6 +38,7 @@ from measure import (
     number,
     options,
     report,
+    run_worker,
     say,
     spread,
     summary,
@@ -71,20 +67,7 @@ B, T = 8, 256
 
 def ask(job: dict[str, Any]) -> dict[str, Any]:
     """Run a contestant in a fresh process."""
-    done = subprocess.run(
-        [sys.executable, str(BENCH / "train_worker.py"), json.dumps(job)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-        env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},
-    )
-    if done.returncode:
-        if job.get("kill_at") is not None and done.returncode == -9:
-            return {}
-        raise RuntimeError(f"{job['way']}: exit {done.returncode}: {done.stderr[-2000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    return run_worker("train_worker.py", job, limit_s=600, killed=job.get("kill_at") is not None)
 
 
 def products_per_s(shape: dict[str, int], dtype: str) -> float:

@@ -19,7 +19,7 @@ import pytest
 from headrace.native import available_targets, use_target
 from headrace.storage import open_blob
 
-sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("storage", "store", "store/samples")]
+sys.path[:0] = [str(Path(__file__).parent / folder) for folder in (".", "storage", "store", "store/samples")]
 
 
 TARGETS = ("off", "baseline", "avx2", "avx512")

@@ -59,7 +59,12 @@ def api_page() -> str:
     for title, names in sections.items():
         if names:
             lines += [f"## {title}", ""]
-            lines += [f"::: headrace.{name}\n    options:\n      heading_level: 3\n" for name in names]
+            lines += [
+                f"::: headrace.{name}\n    options:\n      heading_level: 3\n"
+                # Its loops and its state are of a base class that is no public name.
+                + ("      inherited_members: true\n" if name == "Loader" else "")
+                for name in names
+            ]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""progress.py, loader.py: each loop over a finite loader is a pass; resume, threads and Ctrl-C keep the count."""
+"""progress.py, stateful.py: each loop over a finite loader is a pass; resume, threads and Ctrl-C keep the count."""
 
 from __future__ import annotations
 

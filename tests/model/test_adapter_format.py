@@ -15,52 +15,27 @@ from safetensors.torch import load_file, save_file
 
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model import (
-    DecoderConfig,
-    GPTConfig,
     LoraConfig,
-    build_model,
     hf_config,
     load_model,
     target_names,
-    to_hf,
 )
 from headrace.model.adapter_format import read_adapter, read_adapter_config, write_adapter
-from headrace.tokens.byte import ByteTokenizer
+from small_models import random_hf_directory, small_gpt, small_llama
 
-GPT_SHAPE = GPTConfig(
-    num_hidden_layers=2, hidden_size=16, num_attention_heads=2, vocab_size=257, max_position_embeddings=16
-)
-LLAMA = DecoderConfig(
-    model_type="llama",
-    num_hidden_layers=2,
-    hidden_size=16,
-    intermediate_size=24,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=4,
-    vocab_size=257,
-    max_position_embeddings=16,
-)
+GPT_SHAPE = small_gpt(width=16, num_attention_heads=2)
+LLAMA = small_llama(width=16)
 IDS = torch.arange(24).view(2, 12) * 11 % 257
-
-
-def make_base(out, shape):
-    model = build_model(shape)
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape) * 0.2)
-    return to_hf(model, ByteTokenizer(), out)
 
 
 @pytest.fixture(scope="module", params=[GPT_SHAPE, LLAMA], ids=["gpt2", "llama"])
 def base(request, tmp_path_factory):
-    return make_base(tmp_path_factory.mktemp("base") / "hf", request.param)
+    return random_hf_directory(tmp_path_factory.mktemp("base") / "hf", request.param)
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    return make_base(tmp_path_factory.mktemp("base") / "llama", LLAMA)
+    return random_hf_directory(tmp_path_factory.mktemp("base") / "llama", LLAMA)
 
 
 def peft_model(base, **options):

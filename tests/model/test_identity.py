@@ -10,7 +10,6 @@ import torch
 
 from headrace.errors import CheckpointError
 from headrace.model import (
-    GPTConfig,
     LoraConfig,
     build_model,
     hf_config,
@@ -23,10 +22,9 @@ from headrace.model.adapter_format import write_adapter
 from headrace.model.lora import empty_lora_tensors
 from headrace.tokens.byte import ByteTokenizer
 from headrace.training import import_model
+from small_models import small_gpt
 
-SHAPE = GPTConfig(
-    num_hidden_layers=1, hidden_size=16, num_attention_heads=2, vocab_size=257, max_position_embeddings=16
-)
+SHAPE = small_gpt(width=16, num_hidden_layers=1)
 
 
 @pytest.fixture

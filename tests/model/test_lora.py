@@ -9,8 +9,6 @@ import torch
 
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model import (
-    DecoderConfig,
-    GPTConfig,
     LoraConfig,
     add_lora,
     build_model,
@@ -20,21 +18,10 @@ from headrace.model import (
     target_names,
 )
 from headrace.model.lora import empty_lora_tensors, linear_names, merge_lora
+from small_models import small_gpt, small_llama
 
-GPT_SHAPE = GPTConfig(
-    num_hidden_layers=2, hidden_size=16, num_attention_heads=2, vocab_size=65, max_position_embeddings=16
-)
-LLAMA = DecoderConfig(
-    model_type="llama",
-    num_hidden_layers=2,
-    hidden_size=16,
-    intermediate_size=24,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=4,
-    vocab_size=65,
-    max_position_embeddings=16,
-)
+GPT_SHAPE = small_gpt(width=16, vocab_size=65, num_attention_heads=2)
+LLAMA = small_llama(width=16, vocab_size=65)
 LORA = LoraConfig(r=3, lora_alpha=6.0, target_modules=("all-linear",))
 
 

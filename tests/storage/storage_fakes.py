@@ -195,29 +195,18 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-class BlobServer:
-    """An HTTP server on loopback that serves a blob; `trouble(request number, path)` decides what goes wrong.
+class LoopbackServer:
+    """A server in a thread of this process; in a `with` block it answers. `requests` are those that it got."""
 
-    None serves the request; a status, or a status and an S3 error code, is sent instead; "cut" closes the connection
-    halfway, "flip" changes a byte, "trickle" sends a byte at a time, and "hang" sends nothing until the server ends.
-    """
-
-    def __init__(self, blob):
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
-        self._server.blob, self._server.requests, self._server.ended = blob, [], threading.Event()
-        self.trouble = lambda number, path: None
-        self._server.trouble = self._decide
+    def __init__(self, server, **values):
+        self._server = server
+        server.daemon_threads = True
+        server.requests, server.ended = [], threading.Event()
+        for name, value in values.items():
+            setattr(server, name, value)
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
         )
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def _decide(self, number, path):
-        return self.trouble(number, path)
 
     @property
     def requests(self):
@@ -232,6 +221,26 @@ class BlobServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+class BlobServer(LoopbackServer):
+    """An HTTP server on loopback that serves a blob; `trouble(request number, path)` decides what goes wrong.
+
+    None serves the request; a status, or a status and an S3 error code, is sent instead; "cut" closes the connection
+    halfway, "flip" changes a byte, "trickle" sends a byte at a time, and "hang" sends nothing until the server ends.
+    """
+
+    def __init__(self, blob):
+        self.trouble = lambda number, path: None
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        super().__init__(server, blob=blob, trouble=self._decide)
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def _decide(self, number, path):
+        return self.trouble(number, path)
 
 
 class _ProxyHandler(BaseHTTPRequestHandler):
@@ -289,7 +298,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         pass
 
 
-class FaultyProxy:
+class FaultyProxy(LoopbackServer):
     """A proxy on loopback before a server of HTTP; `trouble(request number, method, path)` decides what goes wrong.
 
     None forwards the request; 503 refuses it; "hang" never answers; "lose" forwards it and closes the connection
@@ -297,15 +306,9 @@ class FaultyProxy:
     """
 
     def __init__(self, port):
-        self._server = _QuietServer(("127.0.0.1", 0), _ProxyHandler)
-        self._server.daemon_threads = True
-        self._server.target, self._server.requests = ("127.0.0.1", port), []
-        self._server.lock, self._server.ended = threading.Lock(), threading.Event()
         self.trouble = lambda number, method, path: None
-        self._server.trouble = self._decide
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        )
+        server = _QuietServer(("127.0.0.1", 0), _ProxyHandler)
+        super().__init__(server, target=("127.0.0.1", port), lock=threading.Lock(), trouble=self._decide)
 
     def _decide(self, number, method, path):
         return self.trouble(number, method, path)
@@ -313,20 +316,6 @@ class FaultyProxy:
     @property
     def port(self):
         return self._server.server_port
-
-    @property
-    def requests(self):
-        return self._server.requests
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._server.ended.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 class _QuietServer(ThreadingHTTPServer):

@@ -19,25 +19,13 @@ from typer.testing import CliRunner
 
 from headrace.cli.app import app
 from headrace.errors import CheckpointError, ConfigError, ResumeError
-from headrace.model import DecoderConfig, GPTConfig, build_model, export_adapter, load_model, to_hf
+from headrace.model import export_adapter, load_model, to_hf
 from headrace.store import Store
-from headrace.tokens.byte import ByteTokenizer
 from headrace.training import LoraOptions
+from small_models import random_hf_directory, small_gpt, small_llama
 
-GPT_SHAPE = GPTConfig(
-    num_hidden_layers=2, hidden_size=32, num_attention_heads=4, vocab_size=257, max_position_embeddings=32
-)
-LLAMA = DecoderConfig(
-    model_type="llama",
-    num_hidden_layers=2,
-    hidden_size=32,
-    intermediate_size=48,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    vocab_size=257,
-    max_position_embeddings=32,
-)
+GPT_SHAPE = small_gpt()
+LLAMA = small_llama()
 OPTIONS: dict[str, Any] = {
     "batch_size": 8,
     "steps": 6,
@@ -50,18 +38,9 @@ LORA = LoraOptions(r=2, lora_alpha=8, target_modules=("all-linear",))
 IDS = torch.arange(32)[None] * 7 % 257
 
 
-def make_base(out: Path, shape: Any) -> Path:
-    model = build_model(shape)
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape) * 0.1)
-    return to_hf(model, ByteTokenizer(), out)
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base") / "llama", LLAMA)
+    return random_hf_directory(tmp_path_factory.mktemp("base") / "llama", LLAMA)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +97,7 @@ def test_losses_equal_those_of_peft_on_the_same_rows(
 
     from headrace import Loader
 
-    base, out = make_base(tmp_path / "base", shape), tmp_path / "run"
+    base, out = random_hf_directory(tmp_path / "base", shape), tmp_path / "run"
     options = {
         **OPTIONS,
         "warmup_steps": 1,
@@ -263,7 +242,13 @@ def test_frozen_weights_of_another_run_are_refused(
     with pytest.raises(CheckpointError, match="frozen weights that the run tunes are gone"):
         train(store, out=out, steps=8)
     other = tmp_path / "other"
-    train(store, out=other, init_from=make_base(tmp_path / "b", LLAMA), lora=LORA, **{**OPTIONS, "steps": 1})
+    train(
+        store,
+        out=other,
+        init_from=random_hf_directory(tmp_path / "b", LLAMA),
+        lora=LORA,
+        **{**OPTIONS, "steps": 1},
+    )
     shutil.copytree(other / "base", out / "base")
     with pytest.raises(CheckpointError, match="other weights than those that the run tunes"):
         load_model(out)

@@ -17,26 +17,15 @@ import torch
 from flat_options import train
 
 from headrace.errors import CheckpointError, ConfigError, ResumeError, TokenizerError
-from headrace.model import GPT, DecoderConfig, GPTConfig, build_model, load_model, pretrained_files, to_hf
+from headrace.model import GPT, build_model, load_model, pretrained_files, to_hf
 from headrace.store import Store
 from headrace.tokens import load_tokenizer, train_tokenizer
 from headrace.tokens.byte import ByteTokenizer
 from headrace.training import import_model
+from small_models import small_gpt, small_llama
 
-SHAPE = GPTConfig(
-    num_hidden_layers=2, hidden_size=32, num_attention_heads=4, vocab_size=257, max_position_embeddings=32
-)
-LLAMA = DecoderConfig(
-    model_type="llama",
-    num_hidden_layers=2,
-    hidden_size=32,
-    intermediate_size=48,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    vocab_size=257,
-    max_position_embeddings=32,
-)
+SHAPE = small_gpt()
+LLAMA = small_llama()
 OPTIONS: dict[str, Any] = {
     "batch_size": 8, "steps": 6, "lr": 3e-3, "seed": 5, "device": "cpu", "dtype": "float32",
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """A run: learns, repeats exactly, continues after any stop, and refuses to become another.
 
-Covers loop.py, train_step.py, stop.py, summary.py and tensorboard.py.
+Covers loop.py, loop_files.py, train_step.py, stop.py, summary.py and tensorboard.py.
 """
 
 from __future__ import annotations

@@ -13,18 +13,9 @@ import numpy as np
 import pytest
 
 from headrace.model import DecoderConfig, RopeParameters
+from small_models import small_llama
 
-LLAMA = DecoderConfig(
-    model_type="llama",
-    num_hidden_layers=4,
-    hidden_size=32,
-    intermediate_size=48,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    vocab_size=257,
-    max_position_embeddings=64,
-)
+LLAMA = small_llama(num_hidden_layers=4, max_position_embeddings=64)
 SHAPES: dict[str, DecoderConfig] = {
     "llama": LLAMA,
     "llama, tied, biases": dataclasses.replace(

@@ -12,6 +12,7 @@ In reading order:
     batch_builder, batch rows -> a batch: a mapping that models take
     read_ahead           rows announced to remote stores
     thread_pool, prefetch  batches made ahead
+    stateful             loops over passes, one position as the state
     loader               all of it: `Loader`
     sample_rows, sample_loader   the same for stores of samples: images decoded into the batch
     pytree               batches as pytrees of torch and JAX

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 from typing_extensions import Unpack
 
-from headrace.errors import ConfigError, OrderError, ResumeError, WorkerError
-from headrace.load.batch import Array, Batch
+from headrace.errors import ConfigError
+from headrace.load.batch import Array
 from headrace.load.batch_builder import BatchBuilder
-from headrace.load.callers import (
-    WITH_ACCELERATE,
-    called_by_accelerate,
-    called_by_lightning,
-    iterated_by_accelerate,
-)
 from headrace.load.defaults import is_remote, order_name, row_order, threads_for
 from headrace.load.device import DevicePlacement
-from headrace.load.distributed import check_rank, check_workers, data_rank
-from headrace.load.forks import fork_count
+from headrace.load.distributed import data_rank
 from headrace.load.host import HostPlacement, use_torch
 from headrace.load.indices import IndexStream
 from headrace.load.mixture import Mixture
 from headrace.load.options import (
     MAX_EPOCHS,
-    MAX_POSITION,
     MAX_SEQ_LEN,
     BatchOptions,
     ColumnOptions,
@@ -39,15 +29,15 @@ from headrace.load.options import (
 )
 from headrace.load.packing.rows import PackedRows
 from headrace.load.prefetch import Prefetcher
-from headrace.load.progress import Progress
 from headrace.load.pytree import register_batches
 from headrace.load.read_ahead import ReadAhead
 from headrace.load.rows import ConcatenatedRows
-from headrace.order import OrderSpec, position_from_state, rank_slice, state_from_position
+from headrace.load.stateful import StatefulBatches
+from headrace.order import OrderSpec, rank_slice
 from headrace.stats import StageCount, Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
@@ -56,11 +46,8 @@ if TYPE_CHECKING:
     from headrace.order import QuotaTable, RowOrder
     from headrace.store import RowLookup, SampleStore, Store
 
-_ENDLESS_BATCHES = 1 << 40
-"""Length that Lightning sees of an endless loader."""
 
-
-class Loader(Generic[Array]):
+class Loader(StatefulBatches[Array]):
     """Batches of a store in an order that is a function of seed and position.
 
     `for batch in loader` is one pass: this rank's rows of one global batch after another, `epochs` epochs long. The
@@ -235,10 +222,7 @@ class Loader(Generic[Array]):
     def _prepare(self, batch_size: int) -> None:
         """Begin at position 0, once the orders are known."""
         self._torch = use_torch("torch" if self.output.device is not None else self.output.framework)
-        self._progress = Progress(None if self.epochs is None else self.epochs * self.num_rows)
-        self._lock = threading.RLock()
-        self._closed = False
-        self._began: int | None = None
+        self._begin_at_zero()
         register_batches()
         self._set_batch_size(batch_size)
 
@@ -269,25 +253,12 @@ class Loader(Generic[Array]):
     def _stores(self) -> tuple[Store, ...]:
         return self.source.stores if isinstance(self.source, Mixture) else (self.source,)
 
-    # --- position and state ---
+    # --- rows, batch size and order ---
 
     @property
     def num_rows(self) -> int:
         """Rows of one epoch, over all ranks; of a mixture, the rows of all its stores."""
         return sum(rows.num_rows for rows in self._rows)
-
-    @property
-    def position(self) -> int:
-        """Rows of the global order taken so far, over all ranks and epochs."""
-        return self._progress.position
-
-    @property
-    def epoch(self) -> int:
-        """Epoch of the next batch's first row: `for epoch in range(loader.epoch, 3)` goes on after a resume."""
-        progress = self._progress
-        if progress.end is not None and not self._index.steps(progress.position, progress.end):
-            return max(progress.position, progress.end) // self.num_rows
-        return progress.position // self.num_rows
 
     @property
     def batch_size(self) -> int:
@@ -300,65 +271,6 @@ class Loader(Generic[Array]):
             self._prefetcher.close()
             self._set_batch_size(rows)
 
-    @property
-    def batches_per_pass(self) -> int | None:
-        """Batches of a whole pass, the same on every rank; None where the loader is endless."""
-        return None if self.epochs is None else self._index.steps(0, self.epochs * self.num_rows)
-
-    def __len__(self) -> int:
-        """Batches of the loop that is under way, or else of the next one; the same on every rank.
-
-        After `seek` or `load_state_dict` these are the batches that are left of the pass.
-
-        Raises:
-            TypeError: the loader is endless.
-        """
-        progress, whole = self._progress, self.batches_per_pass
-        if called_by_lightning():
-            # Counts the batches before a resume itself. From what has no length it takes a batch ahead.
-            return _ENDLESS_BATCHES if whole is None else whole
-        if whole is None:
-            raise TypeError("this loader is endless (epochs=None) and has no length. Give epochs=")
-        steps = self._index.steps(progress.begin, progress.end)
-        return whole if steps is None or progress.is_whole_next else steps
-
-    def seek(self, position: int) -> None:
-        """Go to a position of the global order; the next batch begins there.
-
-        Raises:
-            OrderError: not an integer from 0 to 2**62.
-        """
-        try:
-            position = checked_int("position", position, low=0, high=MAX_POSITION)
-        except ConfigError as error:
-            raise OrderError(f"seek: {error}") from None
-        with self._lock:
-            self._progress.seek(position)
-            self._restart()
-
-    def state_dict(self) -> dict[str, int | str]:
-        """The position and what fixes the order: at most 256 bytes of JSON, the same on every rank."""
-        position = self._progress.position
-        return state_from_position(position, self._order_spec(position))
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on at a saved position, on any number of ranks and with any batch size.
-
-        Raises:
-            ResumeError: not a loader's state, or one of another store, tokenizer, seq_len, seed, shuffle, packing
-                or mixture.
-        """
-        if not hasattr(state, "get"):
-            raise ResumeError(
-                f"load_state_dict: expected the dict of Loader.state_dict(), got {type(state).__name__}"
-            )
-        position = state.get("position")
-        spec = self._order_spec(position if isinstance(position, int) else 0)
-        position = position_from_state(state, spec)
-        if position > MAX_POSITION:
-            raise ResumeError(f"loader state: position {position}, expected at most 2**62. Is it damaged?")
-        self.seek(position)
-
     def _order_spec(self, position: int) -> OrderSpec:
         return OrderSpec(
             store=self.source.fingerprint,
@@ -369,104 +281,6 @@ class Loader(Generic[Array]):
             packing=self.packing,
             mixture=self._table.fingerprint_before(position) if self._table else "",
         )
-
-    # --- batches ---
-
-    def __iter__(self) -> Iterator[Batch[Array]]:
-        """A loop over the next pass, or over the rest of one after `seek`, `load_state_dict` or `next(loader)`.
-
-        Raises:
-            ConfigError: a DataLoader of accelerate iterates it, which would shard its batches again.
-        """
-        if iterated_by_accelerate():
-            raise ConfigError(WITH_ACCELERATE)
-        with self._lock:
-            progress = self._progress
-            loop: BatchIterator[Array] = BatchIterator(self)
-            left = progress.end is None or self._index.steps(progress.position, progress.end)
-            progress.begin_loop(loop, has_batches=bool(left))
-            loop.end = progress.end
-            return loop
-
-    def __next__(self) -> Batch[Array]:
-        """This rank's rows of the next global batch.
-
-        Raises:
-            StopIteration: the pass is at its end.
-            ShardError: a block is damaged; the position stays, and the next call tries again.
-            ConfigError: torch.distributed says another rank than the loader was made for, or the loader is closed.
-            WorkerError: called in a forked child of the process that took the first batch.
-        """
-        return self.take(self._progress.end)
-
-    def __getitem__(self, index: object) -> NoReturn:
-        """Not supported: a loader is iterated.
-
-        Raises:
-            ConfigError: always; torch's DataLoader and the Trainer of transformers call this.
-        """
-        raise ConfigError(
-            "a Loader is iterated, not indexed: it shuffles, batches and shards by itself. Loops and trainers take "
-            "the loader in a DataLoader's place; where a DataLoader is insisted on, write "
-            "headrace.interop.torch.dataloader(loader); for transformers, headrace.interop.hf.Trainer(...)"
-        )
-
-    def __getattr__(self, name: str) -> NoReturn:
-        # accelerate looks for it on the dataset of a DataLoader before it iterates that.
-        if name == "set_epoch" and called_by_accelerate():
-            raise ConfigError(WITH_ACCELERATE)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-
-    def take(self, end: int | None) -> Batch[Array]:
-        """The batch at the position, of a pass that ends at `end`; iterators of the loader call this.
-
-        Raises:
-            StopIteration: the pass is at its end.
-        """
-        if self._began != fork_count():
-            self._begin()
-        progress, position, after = self._progress, -1, -1
-        try:
-            with self._lock:
-                position = progress.position
-                taken = self._prefetcher.take(position, end)
-                if taken is not None:
-                    batch, ready = taken
-                    if ready is not None:  # the event after which the copy to the device is done
-                        self._placement.arrive(batch.tokens, ready)
-                    after = position + batch.global_rows
-                    if end is not None and after > end:  # last="repeat": the next pass reads these rows again
-                        after = end
-                    progress.position = after
-                    return batch
-                if end == progress.end:
-                    progress.finish()
-        except BaseException:
-            # Ctrl-C may come at any instruction: a batch that was not returned is not taken.
-            with self._lock:
-                if progress.position == after:
-                    progress.position = position
-                self._prefetcher.close()
-            raise
-        raise StopIteration
-
-    def end_loop(self, loop: BatchIterator[Array]) -> None:
-        """An iterator has reached the end of its pass."""
-        self._progress.end_loop(loop)
-
-    def _begin(self) -> None:
-        """Check once, at the first batch; a loader that has not begun may be forked or sent to another process."""
-        if self._closed:
-            raise ConfigError("this loader is closed; make another one")
-        if self._began is not None:
-            raise WorkerError(
-                f"this loader began in another process and is used in its forked child {os.getpid()}: both "
-                "would read the same rows. Make the loader in the process that uses it"
-            )
-        if not self._rank_given:
-            check_workers()
-            check_rank(self.rank, self.world_size)
-        self._began = fork_count()
 
     def _set_batch_size(self, batch_size: int) -> None:
         batch_size = self._checked_batch_size(batch_size)
@@ -536,7 +350,7 @@ class Loader(Generic[Array]):
             max_chunk=self._max_chunk,
         )
 
-    # --- statistics, end, copies ---
+    # --- statistics and copies ---
 
     def stages(self) -> dict[str, StageCount]:
         """Where the time of loading goes: the stores' stages, `read` and `decode`, then the loader's own.
@@ -549,18 +363,6 @@ class Loader(Generic[Array]):
             for name, stage in stats.snapshot().items():
                 stages[name] = stages[name] + stage if name in stages else stage
         return stages
-
-    def close(self) -> None:
-        """End the threads and drop what was made ahead; the store stays open. A second call does nothing."""
-        self._closed = True
-        self._began = None
-        self._prefetcher.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """Options and position: a pickled loader goes on at its position in another process."""
@@ -578,31 +380,6 @@ class Loader(Generic[Array]):
             f"{self._batch_size}, rank {self.rank} of {self.world_size}, "
             f"{order_name(self._orders)}, at {self._progress.position:,})"
         )
-
-
-class BatchIterator(Generic[Array]):
-    """One loop over a loader: the batches up to the end of its pass."""
-
-    __slots__ = ("__weakref__", "_done", "_loader", "end")
-
-    def __init__(self, loader: Loader[Array]) -> None:
-        self._loader = loader
-        self._done = False
-        self.end: int | None = None
-        """Position at which the pass ends."""
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Batch[Array]:
-        if self._done:
-            raise StopIteration
-        try:
-            return self._loader.take(self.end)
-        except StopIteration:
-            self._done = True
-            self._loader.end_loop(self)
-            raise
 
 
 def _checked_options(name: str, options: Any, expected: type) -> Any:

@@ -13,7 +13,8 @@ from headrace.model import ModelConfig, meta_lora_model
 from headrace.paths import local_path, remote_url
 from headrace.training.device import resolve_device
 from headrace.training.divergence import positions_after
-from headrace.training.loop import LoopFiles, Progress, run_loop
+from headrace.training.loop import Progress, run_loop
+from headrace.training.loop_files import LoopFiles
 from headrace.training.memory import freed_memory_kept
 from headrace.training.optim import describe_groups
 from headrace.training.options import (

@@ -7,25 +7,20 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
-from headrace.model import step_dir
 from headrace.stats import StageCount
 from headrace.training.checkpoint import CheckpointWriter
 from headrace.training.divergence import MAX_IN_A_ROW, divergence_error, record_divergence
 from headrace.training.evaluation import HeldOutRows, evaluate
+from headrace.training.loop_files import AfterCommit, BeforeCommit, LoopFiles
 from headrace.training.metrics import METRICS, MetricsLog
 from headrace.training.mfu import device_peak
-from headrace.training.mirror import Mirror
-from headrace.training.options import CheckpointOptions, EvaluationOptions
+from headrace.training.options import EvaluationOptions
 from headrace.training.process_group import ProcessGroup
 from headrace.training.recipe import Recipe
-from headrace.training.remote_run import RemoteRun
-from headrace.training.run_json import update_run
 from headrace.training.run_log import RunLog, StepLines, step_note
-from headrace.training.save_watch import SaveWatch
 from headrace.training.segments import RunSegment, recipe_at
 from headrace.training.state import SavedState, TrainLoader, TrainState, find_saved_state, restore
 from headrace.training.stop import StopSignal
@@ -35,25 +30,6 @@ from headrace.training.train_step import StepResult, train_step
 from headrace.training.trainable import TrainableModel
 
 Progress = Callable[[int, int | None, str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopFiles:
-    """The files that the loop writes, and how often."""
-
-    out: Path
-    checkpoint: CheckpointOptions
-    tensorboard: bool = False
-    mirror: Mirror | None = None
-    remote: RemoteRun | None = None
-    """The run on an object store whose working directory `out` is."""
-    log: RunLog = field(default_factory=RunLog)
-    first_checkpoint: int | None = None
-    """Step of the run's first checkpoint; None before there was one."""
-    positions: Mapping[int, int] = field(default_factory=dict)
-    """See `positions_after`."""
-    resumed: int | None = None
-    """Step of the checkpoint that the loop starts from; None without one."""
 
 
 class LoaderTimes:
@@ -204,8 +180,8 @@ class _Loop:
                 resumed_step=files.resumed,
                 best_step=None if state.best is None else state.best["step"],
                 group=group,
-                before_commit=None if metrics is None else _BeforeCommit(metrics, remote),
-                after_commit=_AfterCommit(files),
+                before_commit=None if metrics is None else BeforeCommit(metrics, remote),
+                after_commit=AfterCommit(files),
                 log=files.log.add_event,
                 warn=files.log.add_warning,
             )
@@ -373,36 +349,3 @@ class _Loop:
             flops_per_s = result.tokens * self._flops_per_token / step_s
             line["mfu"] = self.mfu = flops_per_s / (self._peak * self.group.size)
         return line
-
-
-class _BeforeCommit:
-    """What a checkpoint relies on: the lines of its steps are on disk, and on the object store of a remote run."""
-
-    def __init__(self, metrics: MetricsLog, remote: RemoteRun | None) -> None:
-        self._metrics, self._remote = metrics, remote
-
-    def __call__(self, watch: SaveWatch) -> None:
-        self._metrics.sync()
-        if self._remote is not None:
-            self._remote.before_commit(watch)
-
-
-class _AfterCommit:
-    """What follows a committed checkpoint on rank 0: run.json says that there was one; the mirror gets it."""
-
-    def __init__(self, files: LoopFiles) -> None:
-        self._files = files
-        self._is_recorded = files.first_checkpoint is not None
-        self._best: object = None
-
-    def __call__(self, step: int, state: Mapping[str, object]) -> None:
-        files, best = self._files, state["best"]
-        if not self._is_recorded or best != self._best:
-            first = {} if self._is_recorded else {"first_checkpoint": step}
-            update_run(files.out, lambda run: {**run, **first, "best": best})
-            self._is_recorded, self._best = True, best
-            if files.remote is not None:
-                files.remote.send_last_logs()
-        if files.mirror is not None:
-            directory = step_dir(files.out / "checkpoints", step)
-            files.mirror.send_checkpoint(directory, keep=files.checkpoint.keep_checkpoints)

@@ -1,4 +1,5 @@
-"""What is written to a store of samples is what is read: store.py, shard.py, table.py, blocks.py, block.py, commit.py,
+"""What is written to a store of samples is what is read: store.py, shard.py, table.py, blocks.py, block.py,
+locate.py, commit.py,
 features.py, columns.py, manifest.py, index.py, inspect.py.
 """
 

@@ -9,6 +9,7 @@ In reading order:
     shard          columns -> a shard's files
     manifest, commit   shards' entries -> a snapshot
     blocks         block numbers -> blocks: mapped, or fetched and decoded, each checked
+    locate         row numbers -> blocks and places inside
     store          `SampleStore`
     verify, inspect    every byte checked; a summary of a store
 """

@@ -91,6 +91,11 @@ class BlockReader:
         self._pool = DaemonPool(_FETCHES, name="headrace-samples")
         self._closed = False
 
+    @property
+    def url(self) -> str:
+        """Of the store."""
+        return self._blob.url
+
     def close(self) -> None:
         """End the threads, and raise in those that wait for a block."""
         self._closed = True

@@ -274,3 +274,8 @@ def value_at(column: Column, row: int, feature: Feature) -> Any:
     if number_dtype(feature) is not None and not row_shape(feature):
         return value.item()
     return value
+
+
+def take_rows(column: Column, rows: NDArray[np.int64]) -> Column:
+    """Rows of a column, in the given order; copies."""
+    return column.take(rows) if isinstance(column, Ragged) else column[rows]

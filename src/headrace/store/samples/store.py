@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.errors import ConfigError, ManifestError, OrderError, StoreError
+from headrace.errors import ConfigError, ManifestError, StoreError
 from headrace.platform import after_fork_in_child
 from headrace.stats import Stats
 from headrace.storage import Blob, absolute_url, open_blob
 from headrace.store.format import CODECS, MANIFEST, snapshot_path
 from headrace.store.samples.blocks import BlockReader
-from headrace.store.samples.columns import Column, Ragged, concatenate_columns, value_at
+from headrace.store.samples.columns import Column, Ragged, concatenate_columns, take_rows, value_at
 from headrace.store.samples.commit import current_samples, read_sample_table
 from headrace.store.samples.features import Feature, is_bytes, number_dtype
+from headrace.store.samples.locate import locate_rows, read_blocks_of
 from headrace.store.samples.manifest import SampleManifest
 from headrace.store.samples.table import SampleShardEntry, SampleTable
 from headrace.store.samples.tokenizer import read_sample_tokenizer_files
@@ -270,13 +271,13 @@ class SampleStore:
         if not len(rows):
             return self._empty(names)
         groups, places = self._located(rows)
-        parts = [{name: _taken(found[name], inside) for name in names} for found, inside in groups]
+        parts = [{name: take_rows(found[name], inside) for name in names} for found, inside in groups]
         joined = concatenate_columns(parts) if len(parts) > 1 else parts[0]
         order = np.empty(len(rows), np.int64)
         order[places] = np.arange(len(rows))
         if np.array_equal(places, np.arange(len(rows))):
             return joined
-        return {name: _taken(column, order) for name, column in joined.items()}
+        return {name: take_rows(column, order) for name, column in joined.items()}
 
     def lengths(self, rows: NDArray[np.int64] | Sequence[int], columns: Sequence[str]) -> NDArray[np.int64]:
         """How many values rows have in ragged columns, int64 [N, columns]; reads the offsets of their blocks.
@@ -346,7 +347,8 @@ class SampleStore:
         """Begin to fetch the blocks of rows that will be read, where the store is remote."""
         rows = np.asarray(rows, np.int64)
         if len(rows) and "://" in self.url:
-            self._reader().prefetch(np.unique(self._block_numbers(rows)[0]).tolist())
+            blocks, _ = locate_rows(rows, self._table, self._reader())
+            self._reader().prefetch(np.unique(blocks).tolist())
 
     def _names(self, columns: Sequence[str] | None) -> list[str]:
         names = list(self.features) if columns is None else list(columns)
@@ -359,40 +361,12 @@ class SampleStore:
 
     def _empty(self, names: Sequence[str]) -> dict[str, Column]:
         first = self.gather([0], names)
-        return {name: _taken(column, np.empty(0, np.int64)) for name, column in first.items()}
-
-    def _block_numbers(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Block of each row, and the row's number inside it."""
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.num_rows:
-            raise OrderError(f"{self.url}: rows {rows.min()} to {rows.max()}, the store has {self.num_rows}")
-        reader, table = self._reader(), self._table
-        shards = np.searchsorted(table.row_starts, rows, "right") - 1
-        distinct = np.unique(shards).tolist()
-        reader.load_indexes(distinct)
-        blocks, inside = np.empty_like(rows), rows - table.row_starts[shards]
-        for shard in distinct:
-            chosen = shards == shard
-            starts = reader.index(shard).row_starts
-            number = np.searchsorted(starts, inside[chosen], "right") - 1
-            blocks[chosen] = number + table.block_starts[shard]
-            inside[chosen] -= starts[number]
-        return blocks, inside
+        return {name: take_rows(column, np.empty(0, np.int64)) for name, column in first.items()}
 
     def _located(
         self, rows: NDArray[np.int64]
     ) -> tuple[list[tuple[dict[str, Column], NDArray[np.int64]]], NDArray[np.int64]]:
-        """For each block its columns and the rows inside it; and the place in `rows` of each of those, in order."""
-        if not len(rows):
-            return [], rows
-        numbers, inside = self._block_numbers(rows)
-        places = np.argsort(numbers, kind="stable")
-        distinct, firsts = np.unique(numbers[places], return_index=True)
-        blocks = self._reader().get(distinct.tolist())
-        parts = np.split(inside[places], firsts[1:])
-        groups = [
-            (blocks[number].columns, part) for number, part in zip(distinct.tolist(), parts, strict=True)
-        ]
-        return groups, places
+        return read_blocks_of(rows, self._table, self._reader())
 
     # --- closing and copying ---
 
@@ -423,7 +397,3 @@ class SampleStore:
 
 def _open(cls: type[SampleStore], options: dict[str, Any]) -> SampleStore:
     return cls.open(options.pop("url"), **options)
-
-
-def _taken(column: Column, rows: NDArray[np.int64]) -> Column:
-    return column.take(rows) if isinstance(column, Ragged) else column[rows]
