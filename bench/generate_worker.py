@@ -100,8 +100,8 @@ def one_row(job: Job) -> tuple[Any, int]:
     from headrace.generation.decoding.gpt_runner import GPTRunner
     from headrace.generation.engines.native import NativeEngine
     from headrace.generation.loading import load_engine
-    from headrace.model.gpt import GPT
-    from headrace.model.sizes import gpt_config
+    from headrace.model.gpt.gpt import GPT
+    from headrace.model.gpt.sizes import gpt_config
 
     dtype = getattr(torch, job["dtype"])
     if "size" in job:  # random weights: what they are does not change how fast they are read

@@ -75,7 +75,7 @@ def products_per_s(shape: dict[str, int], dtype: str) -> float:
     import torch
 
     from headrace.model.products import product
-    from headrace.training.memory import freed_memory_kept
+    from headrace.training.step.memory import freed_memory_kept
 
     width, rows, kind = shape["hidden_size"], B * T, getattr(torch, dtype)
     seconds = 0.0
@@ -134,7 +134,7 @@ def main() -> None:
     chosen = parser.parse_args()
     import torch
 
-    from headrace.training.device import resolve_dtype
+    from headrace.training.step.device import resolve_dtype
 
     dtype = chosen.dtype or resolve_dtype("auto", torch.device("cpu"))
     corpus = tokens_for_loading(

@@ -5,8 +5,8 @@ Run       python bench/train_gpu.py [--corpus DIR --tokenizer tokenizer.json]; o
           "not measured", and --on-cpu runs a tiny shape to see that everything works
 Compares  hr.train with compile, each size in a fresh process; torch.nn.DataParallel (one process, a thread and a
           copy of the model a GPU, at every step) is the documented worst rival where there are several GPUs.
-Ceiling   The device's dense bfloat16 peak, from the table in headrace/training/mfu.py; a device that is not in it has
-          no MFU, and that is said.
+Ceiling   The device's dense bfloat16 peak, from the table in headrace/training/step/mfu.py; a device that is not
+          in it has no MFU, and that is said.
 Reports   Tokens/s of the median step, MFU (model FLOPs: no recomputation counted), share waiting for data.
 Cause     not measured
 """

@@ -155,7 +155,7 @@ def naive(job: Job) -> dict[str, Any]:
 
     from headrace.demo.loader_comparison import naive_batches
     from headrace.model import GPT
-    from headrace.training.parallel import compile_blocks
+    from headrace.training.distributed.model_parallel import compile_blocks
 
     model = GPT(shape_of(job))
     if job["compile"]:

@@ -11,7 +11,7 @@ import headrace as hr
 from headrace.load.batch import Batch
 from headrace.load.mixture import Mixture
 from headrace.load.options import ReadOptions
-from headrace.model.decoder import Decoder
+from headrace.model.llama.decoder import Decoder
 from headrace.stats import StageCount
 from headrace.tokens.protocol import Tokenizer
 

@@ -12,10 +12,10 @@ from flat_options import train
 
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model import GPTConfig, find_checkpoint, load_model
-from headrace.model.checkpoint import list_checkpoints
+from headrace.model.weights.checkpoint import list_checkpoints
 from headrace.store import commit_store, write_shard
 from headrace.tokens.byte import ByteTokenizer
-from headrace.training.state import TrainState
+from headrace.training.checkpoints.state import TrainState
 
 SHAPE = {
     "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "vocab_size": 257,

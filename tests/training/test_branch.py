@@ -12,7 +12,7 @@ from flat_options import train
 
 from headrace.errors import CheckpointError, ConfigError, ResumeError
 from headrace.model import GPTConfig, load_model
-from headrace.model.checkpoint import list_checkpoints
+from headrace.model.weights.checkpoint import list_checkpoints
 
 SHAPE = GPTConfig(
     num_hidden_layers=1, hidden_size=16, num_attention_heads=2, vocab_size=257, max_position_embeddings=16

@@ -16,7 +16,7 @@ from headrace.model import GPTConfig
 from headrace.profile import read_run_files
 from headrace.profile.figures import run_facts
 from headrace.training import ParallelOptions, layout_choice, prepare
-from headrace.training.process_group import ProcessGroup
+from headrace.training.distributed.process_group import ProcessGroup
 
 SHAPE = GPTConfig(
     num_hidden_layers=4, hidden_size=32, num_attention_heads=4, vocab_size=257, max_position_embeddings=32

@@ -23,10 +23,10 @@ from headrace.paths import remote_url
 from headrace.profile import report
 from headrace.storage import Blob, open_blob
 from headrace.training import LoraOptions
-from headrace.training.process_group import ProcessGroup
-from headrace.training.remote_checkpoints import committed_steps, directory_of
+from headrace.training.checkpoints.remote_place import committed_steps, directory_of
+from headrace.training.checkpoints.save_watch import SaveWatch
+from headrace.training.distributed.process_group import ProcessGroup
 from headrace.training.remote_run import RemoteRun
-from headrace.training.save_watch import SaveWatch
 
 OPTIONS: dict[str, Any] = {
     "model": GPTConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2,
@@ -102,7 +102,7 @@ def test_a_run_that_lost_all_checkpoints_asks_and_changes_nothing(lost: str, sto
 def test_a_second_run_into_the_same_place_is_refused_by_the_url(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from headrace.training import remote_lock
+    from headrace.training.run_directory import remote_lock
 
     url = "memory://second"
     monkeypatch.setattr(remote_lock, "RENEW_S", 0.05)

@@ -23,7 +23,7 @@ from flat_options import train
 from headrace.errors import CheckpointError, ConfigError, ManifestError, ResumeError
 from headrace.load import BatchOptions
 from headrace.model import GPTConfig, load_model
-from headrace.model.checkpoint import list_checkpoints
+from headrace.model.weights.checkpoint import list_checkpoints
 from headrace.store import Store
 
 TINY = GPTConfig(
@@ -318,7 +318,7 @@ def test_tensorboard_is_written_without_loading_tensorflow(tmp_path: Path) -> No
     program = """
 import sys
 from pathlib import Path
-from headrace.training.tensorboard import TensorBoardLog
+from headrace.training.run_directory.tensorboard import TensorBoardLog
 
 with TensorBoardLog(Path(sys.argv[1]), step=0) as log:
     log.append({"step": 1, "loss": 2.5})

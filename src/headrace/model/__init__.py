@@ -1,31 +1,50 @@
 """Token ids -> logits: GPT-3's decoder and Llama's family, sizes by name, weights in and out.
 
-gpt           GPT-3's decoder
-decoder       the decoder of Llama, Mistral, Qwen, Gemma, OLMo 2, SmolLM; its shape is in decoder_config
-rope          positions -> rotary angles, with their scalings
+gpt/          GPT-3's decoder, its sizes, GPT-2's files
+llama/        the decoder of Llama, Mistral, Qwen, Gemma, OLMo 2, SmolLM, its sizes and files
+lora/         low-rank matrices beside frozen weights
+weights/      paths and URLs -> weights in a model's tensors, and back
+tensor_files  safetensors files -> tensors that exist, by large reads in flight
 families      a shape of either family -> its model
 initialize    name, shape and seed -> a parameter's first values
-sizes, decoder_sizes   names of the GPT-3 paper, and of published models -> shapes
 loss          hidden states and labels -> cross-entropy
 products      matrix products, by oneDNN where that is faster
 kv            keys and values of earlier tokens
-location      path, URL or hf:// name -> a local directory, every byte checked
-weights       run, Hugging Face directory or file <-> model
-tensor_files  safetensors files -> tensors that exist, by large reads in flight
-hf_directory  Hugging Face directory -> shape and tensors
-gpt2_format   GPT-2's names, layouts and config keys
-architectures, decoder_format, decoder_tensors   those of Llama's family
-lora          a model with low-rank matrices beside its linear layers, and merged
-adapter, adapter_format  peft's adapter directory <-> low-rank matrices
-identity      a directory -> a hash of its weights
-hf_tokenizer  tokenizer <-> files of transformers
 embed         word vectors -> a first token table
-checkpoint    a run's checkpoint directories -> state and tensors
 """
 
-from headrace.model.adapter import export_adapter
-from headrace.model.adapter_format import adapter_base, is_adapter, read_adapter, read_adapter_config
-from headrace.model.checkpoint import (
+from headrace.model.embed import TokenTable, WordVectors, read_vectors, token_table
+from headrace.model.families import Model, ModelConfig, build_model, config_from_json, meta_model
+from headrace.model.gpt.gpt import (
+    GPT,
+    Attention,
+    GPTConfig,
+    TransformerBlock,
+    attention_masks,
+)
+from headrace.model.gpt.sizes import GPT3_CONTEXT, SIZES, Size, gpt_config
+from headrace.model.initialize import fresh_weight, init_weights, sharded_like
+from headrace.model.kv import KVCache
+from headrace.model.llama.decoder import Decoder
+from headrace.model.llama.decoder_config import DecoderConfig
+from headrace.model.llama.decoder_format import read_decoder_config
+from headrace.model.llama.decoder_sizes import DECODER_SIZES, decoder_size
+from headrace.model.llama.rope import RopeParameters
+from headrace.model.lora.adapter_format import adapter_base, is_adapter, read_adapter, read_adapter_config
+from headrace.model.lora.layers import (
+    LoraConfig,
+    LoraLinear,
+    add_lora,
+    default_targets,
+    freeze,
+    is_lora_name,
+    meta_lora_model,
+    target_names,
+)
+from headrace.model.loss import IGNORED, linear_cross_entropy
+from headrace.model.tensor_files import TensorEntry, fill_tensors, read_headers
+from headrace.model.weights.adapter import export_adapter
+from headrace.model.weights.checkpoint import (
     CHECKPOINT_FORMAT,
     MANIFEST,
     STATE,
@@ -40,22 +59,9 @@ from headrace.model.checkpoint import (
     step_dir,
     verify_checkpoint,
 )
-from headrace.model.decoder import Decoder
-from headrace.model.decoder_config import DecoderConfig
-from headrace.model.decoder_format import read_decoder_config
-from headrace.model.decoder_sizes import DECODER_SIZES, decoder_size
-from headrace.model.embed import TokenTable, WordVectors, read_vectors, token_table
-from headrace.model.families import Model, ModelConfig, build_model, config_from_json, meta_model
-from headrace.model.gpt import (
-    GPT,
-    Attention,
-    GPTConfig,
-    TransformerBlock,
-    attention_masks,
-)
-from headrace.model.hf_directory import HF_CONFIG, hf_config, hf_weight_files
-from headrace.model.hf_tokenizer import load_hf_tokenizer
-from headrace.model.identity import (
+from headrace.model.weights.hf_directory import HF_CONFIG, hf_config, hf_weight_files
+from headrace.model.weights.hf_tokenizer import load_hf_tokenizer
+from headrace.model.weights.identity import (
     BASE,
     adapter_identity,
     base_checkpoint,
@@ -64,24 +70,7 @@ from headrace.model.identity import (
     verify_base,
     weights_identity,
 )
-from headrace.model.initialize import fresh_weight, init_weights, sharded_like
-from headrace.model.kv import KVCache
-from headrace.model.location import cache_directory, fetch_checkpoint, fetch_model, model_name
-from headrace.model.lora import (
-    LoraConfig,
-    LoraLinear,
-    add_lora,
-    default_targets,
-    freeze,
-    is_lora_name,
-    meta_lora_model,
-    target_names,
-)
-from headrace.model.loss import IGNORED, linear_cross_entropy
-from headrace.model.rope import RopeParameters
-from headrace.model.sizes import GPT3_CONTEXT, SIZES, Size, gpt_config
-from headrace.model.tensor_files import TensorEntry, fill_tensors, read_headers
-from headrace.model.weights import (
+from headrace.model.weights.load import (
     PRETRAINED,
     from_hf,
     load_base,
@@ -93,6 +82,7 @@ from headrace.model.weights import (
     to_hf,
     to_transformers,
 )
+from headrace.model.weights.location import cache_directory, fetch_checkpoint, fetch_model, model_name
 
 __all__ = [
     "BASE",

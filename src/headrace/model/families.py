@@ -7,9 +7,9 @@ from typing import Any, TypeAlias, cast
 import torch
 
 from headrace.errors import CheckpointError, ConfigError
-from headrace.model.decoder import Decoder
-from headrace.model.decoder_config import DecoderConfig
-from headrace.model.gpt import GPT, GPTConfig
+from headrace.model.gpt.gpt import GPT, GPTConfig
+from headrace.model.llama.decoder import Decoder
+from headrace.model.llama.decoder_config import DecoderConfig
 
 ModelConfig: TypeAlias = GPTConfig | DecoderConfig
 Model: TypeAlias = GPT | Decoder

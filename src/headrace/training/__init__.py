@@ -1,19 +1,18 @@
 """Batches + model -> a run directory: metrics and checkpoints.
 
 options, shape_options, lora_options   what users can set
-shape            a name or shape options -> the shape
-launch           train(): the steps from options to the loop
-lora             LoRA options -> its configuration
-recipe, start    options -> the recipe, and the files that begin a run
-pretrained       a Hugging Face directory or a run -> weights to begin with
+shape, recipe, lora   options -> the shape, the recipe, the LoRA configuration: all that the loss curve depends on
+prepare, start   what a start opens, and the files that begin a run
+launch, loop, loop_files   train(): the steps from options to the last checkpoint
 data, evaluation stores -> training rows and held-out rows
-layout, parallel, pipeline, trainable   a model -> this process's part of it
-loop, train_step the steps, their metrics and checkpoints
-checkpoint, distributed_save, save_watch, state, mirror   tensors -> checkpoints, and back
-checkpoint_place, remote_checkpoints   where checkpoints are stored
-remote_run, remote_lock   a run on an object store
-process_group, rendezvous, liveness   the processes of one run
-run_json, run_lock, run_log, metrics  files of the run directory
+pretrained, branch   a Hugging Face directory or a run -> what a run begins with
+optim, muon      optimizers, parameter groups, learning rates
+layout_choice    `layout="auto"`: the layout that trains fastest, planned and measured
+remote_run       `--out s3://...`: a run that lives on an object store
+step/            rows and a model -> one optimizer step
+distributed/     the processes of a run, and each one's part of the model
+checkpoints/     tensors and a state -> checkpoints, and back
+run_directory/   the files of a run directory, here or on an object store
 
 Names are imported when they are first used: the options need no torch.
 """
@@ -37,8 +36,8 @@ from headrace.training.summary import RunSummary
 
 if TYPE_CHECKING:
     from headrace.training.launch import train
-    from headrace.training.mfu import peak_flops
     from headrace.training.pretrained import ImportSummary, import_model
+    from headrace.training.step.mfu import peak_flops
 
 __all__ = [
     "CheckpointOptions",
@@ -56,7 +55,12 @@ __all__ = [
     "train",
 ]
 
-_LAZY = {"train": "launch", "ImportSummary": "pretrained", "import_model": "pretrained", "peak_flops": "mfu"}
+_LAZY = {
+    "train": "launch",
+    "ImportSummary": "pretrained",
+    "import_model": "pretrained",
+    "peak_flops": "step.mfu",
+}
 
 
 def __getattr__(name: str) -> Any:

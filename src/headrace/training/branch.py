@@ -23,9 +23,9 @@ from headrace.model import (
 )
 from headrace.paths import local_path, split_checkpoint_name
 from headrace.storage import fsync_directory, make_directory
-from headrace.training.metrics import METRICS, lines_up_to
-from headrace.training.run_json import read_run
-from headrace.training.state import SavedState
+from headrace.training.checkpoints.state import SavedState
+from headrace.training.run_directory.metrics import METRICS, lines_up_to
+from headrace.training.run_directory.run_json import read_run
 
 _STAGING = ".staging-branch"
 

@@ -18,9 +18,9 @@ from headrace.order import rank_slice
 from headrace.store import Store
 from headrace.tokens import Tokenizer
 from headrace.training.data import TrainingData, open_data
-from headrace.training.process_group import ProcessGroup
+from headrace.training.distributed.process_group import ProcessGroup
+from headrace.training.step.trainable import TrainableModel
 from headrace.training.tokenizer_check import tokenizer_difference
-from headrace.training.trainable import TrainableModel
 
 
 @dataclass(frozen=True, kw_only=True)

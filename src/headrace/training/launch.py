@@ -11,11 +11,10 @@ import torch
 
 from headrace.model import ModelConfig, meta_lora_model
 from headrace.paths import local_path, remote_url
-from headrace.training.device import resolve_device
-from headrace.training.divergence import positions_after
+from headrace.training.checkpoints.state import read_frozen, restore
+from headrace.training.distributed.process_group import open_process_group
 from headrace.training.loop import Progress, run_loop
 from headrace.training.loop_files import LoopFiles
-from headrace.training.memory import freed_memory_kept
 from headrace.training.optim import describe_groups
 from headrace.training.options import (
     CheckpointOptions,
@@ -36,12 +35,11 @@ from headrace.training.prepare import (
     resolve_request,
     with_layout,
 )
-from headrace.training.process_group import open_process_group
 from headrace.training.recipe import Recipe, RecipeRequest
 from headrace.training.remote_run import RemoteRun
-from headrace.training.run_json import read_run
-from headrace.training.run_log import RunLog
-from headrace.training.segments import RunSegment, recipe_at
+from headrace.training.run_directory.run_json import read_run
+from headrace.training.run_directory.run_log import RunLog
+from headrace.training.run_directory.segments import RunSegment, recipe_at
 from headrace.training.shape_options import ShapeOptions
 from headrace.training.start import (
     Limits,
@@ -53,9 +51,11 @@ from headrace.training.start import (
     resolve_steps,
     warn_of_surprises,
 )
-from headrace.training.state import read_frozen, restore
+from headrace.training.step.device import resolve_device
+from headrace.training.step.divergence import positions_after
+from headrace.training.step.memory import freed_memory_kept
+from headrace.training.step.trainable import TrainableModel
 from headrace.training.summary import RunSummary
-from headrace.training.trainable import TrainableModel
 
 _CURE: Final = "Give a local directory, or an s3://, gs:// or az:// URL."
 

@@ -31,11 +31,11 @@ from headrace.plan import (
     system_of_hardware,
 )
 from headrace.probe import describe_hardware, probe_group
-from headrace.training.layout import check_layout, device_mesh
+from headrace.training.distributed.layout import check_layout, device_mesh
+from headrace.training.distributed.process_group import ProcessGroup
 from headrace.training.options import ParallelOptions
-from headrace.training.process_group import ProcessGroup
 from headrace.training.recipe import Recipe
-from headrace.training.trainable import TrainableModel
+from headrace.training.step.trainable import TrainableModel
 
 MAX_TRIALS = 6
 """Layouts that are measured at most."""

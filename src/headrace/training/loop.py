@@ -11,23 +11,23 @@ from dataclasses import fields
 from typing import Any
 
 from headrace.stats import StageCount
-from headrace.training.checkpoint import CheckpointWriter
-from headrace.training.divergence import MAX_IN_A_ROW, divergence_error, record_divergence
+from headrace.training.checkpoints.state import SavedState, TrainLoader, TrainState, find_saved_state, restore
+from headrace.training.checkpoints.writer import CheckpointWriter
+from headrace.training.distributed.process_group import ProcessGroup
 from headrace.training.evaluation import HeldOutRows, evaluate
 from headrace.training.loop_files import AfterCommit, BeforeCommit, LoopFiles
-from headrace.training.metrics import METRICS, MetricsLog
-from headrace.training.mfu import device_peak
 from headrace.training.options import EvaluationOptions
-from headrace.training.process_group import ProcessGroup
 from headrace.training.recipe import Recipe
-from headrace.training.run_log import RunLog, StepLines, step_note
-from headrace.training.segments import RunSegment, recipe_at
-from headrace.training.state import SavedState, TrainLoader, TrainState, find_saved_state, restore
+from headrace.training.run_directory.metrics import METRICS, MetricsLog
+from headrace.training.run_directory.run_log import RunLog, StepLines, step_note
+from headrace.training.run_directory.segments import RunSegment, recipe_at
+from headrace.training.run_directory.tensorboard import TensorBoardLog
+from headrace.training.step.divergence import MAX_IN_A_ROW, divergence_error, record_divergence
+from headrace.training.step.mfu import device_peak
+from headrace.training.step.train_step import StepResult, train_step
+from headrace.training.step.trainable import TrainableModel
 from headrace.training.stop import StopSignal
 from headrace.training.summary import RunSummary
-from headrace.training.tensorboard import TensorBoardLog
-from headrace.training.train_step import StepResult, train_step
-from headrace.training.trainable import TrainableModel
 
 Progress = Callable[[int, int | None, str], None]
 

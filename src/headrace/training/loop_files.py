@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.model import step_dir
-from headrace.training.metrics import MetricsLog
-from headrace.training.mirror import Mirror
+from headrace.training.checkpoints.save_watch import SaveWatch
 from headrace.training.options import CheckpointOptions
 from headrace.training.remote_run import RemoteRun
-from headrace.training.run_json import update_run
-from headrace.training.run_log import RunLog
-from headrace.training.save_watch import SaveWatch
+from headrace.training.run_directory.metrics import MetricsLog
+from headrace.training.run_directory.mirror import Mirror
+from headrace.training.run_directory.run_json import update_run
+from headrace.training.run_directory.run_log import RunLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,13 @@ from headrace.load import Loader
 from headrace.model import GPT3_CONTEXT, ModelConfig, TokenTable, WordVectors, config_from_json, read_vectors
 from headrace.storage import open_blob
 from headrace.training.branch import Branch, check_branch, open_branch
+from headrace.training.checkpoints.state import SavedState, check_fresh, find_saved_state
 from headrace.training.data import TrainingData, open_data
+from headrace.training.distributed.layout import check_layout, device_mesh
+from headrace.training.distributed.process_group import ProcessGroup
 from headrace.training.evaluation import HeldOutRows, open_held_out
-from headrace.training.layout import check_layout, device_mesh
 from headrace.training.layout_choice import LayoutChoice, choose_layout, earlier_choice
 from headrace.training.lora import check_lora
-from headrace.training.mirror import Mirror, reachable
 from headrace.training.options import (
     CheckpointOptions,
     DataOptions,
@@ -33,13 +34,13 @@ from headrace.training.options import (
     RunOptions,
 )
 from headrace.training.pretrained import Pretrained, check_tokenizer, is_untrained, resolve_pretrained
-from headrace.training.process_group import ProcessGroup
 from headrace.training.recipe import Recipe, RecipeRequest
 from headrace.training.remote_run import RemoteRun
-from headrace.training.restart import delete_run, is_first_attempt
-from headrace.training.run_json import RUN, read_run
-from headrace.training.run_lock import RunLock
-from headrace.training.run_log import RunLog
+from headrace.training.run_directory.mirror import Mirror, reachable
+from headrace.training.run_directory.restart import delete_run, is_first_attempt
+from headrace.training.run_directory.run_json import RUN, read_run
+from headrace.training.run_directory.run_lock import RunLock
+from headrace.training.run_directory.run_log import RunLog
 from headrace.training.shape import depth_rule, named_shape, shape_of
 from headrace.training.shape_options import ShapeOptions
 from headrace.training.start import (
@@ -47,7 +48,6 @@ from headrace.training.start import (
     first_table,
     resolve_recipe,
 )
-from headrace.training.state import SavedState, check_fresh, find_saved_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,9 +43,9 @@ from headrace.model import (
 from headrace.paths import is_url, local_path, split_checkpoint_name
 from headrace.storage import fsync_directory, make_directory, write_file
 from headrace.tokens import Tokenizer, load_tokenizer
-from headrace.training.checkpoint import CheckpointWriter
-from headrace.training.run_json import RUN, read_run, write_run
-from headrace.training.run_lock import RunLock
+from headrace.training.checkpoints.writer import CheckpointWriter
+from headrace.training.run_directory.run_json import RUN, read_run, write_run
+from headrace.training.run_directory.run_lock import RunLock
 from headrace.training.tokenizer_check import tokenizer_difference
 
 

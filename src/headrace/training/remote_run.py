@@ -29,20 +29,20 @@ from headrace.storage import (
     upload_file,
     write_file,
 )
-from headrace.training.metrics import METRICS, last_step
-from headrace.training.process_group import ProcessGroup
-from headrace.training.remote_checkpoints import (
+from headrace.training.checkpoints.remote_place import (
     RemoteCheckpoints,
     committed_steps,
     directory_of,
     given_up,
     patient,
 )
-from headrace.training.remote_lock import LOCKS, RemoteRunLock
-from headrace.training.restart import check_deletable
-from headrace.training.run_json import RUN
-from headrace.training.save_watch import SaveWatch
-from headrace.training.state import SavedState, no_checkpoint_error
+from headrace.training.checkpoints.save_watch import SaveWatch
+from headrace.training.checkpoints.state import SavedState, no_checkpoint_error
+from headrace.training.distributed.process_group import ProcessGroup
+from headrace.training.run_directory.metrics import METRICS, last_step
+from headrace.training.run_directory.remote_lock import LOCKS, RemoteRunLock
+from headrace.training.run_directory.restart import check_deletable
+from headrace.training.run_directory.run_json import RUN
 
 _END_S: Final = 60.0
 """Longest wait at the end for the logs to be sent."""

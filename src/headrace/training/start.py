@@ -16,14 +16,14 @@ import torch
 
 from headrace.errors import ConfigError, ResumeError
 from headrace.model import TokenTable, WordVectors, fresh_weight, token_table
+from headrace.training.checkpoints.state import SavedState
 from headrace.training.data import TrainingData
-from headrace.training.device import resolve_dtype
 from headrace.training.options import ParallelOptions
 from headrace.training.pretrained import Pretrained, is_untrained, save_tokenizer, write_weights
 from headrace.training.recipe import Recipe, RecipeRequest, identity_of
-from headrace.training.run_json import RUN, check_same, write_run
-from headrace.training.run_log import RunLog
-from headrace.training.segments import (
+from headrace.training.run_directory.run_json import RUN, check_same, write_run
+from headrace.training.run_directory.run_log import RunLog
+from headrace.training.run_directory.segments import (
     RunSegment,
     read_segments,
     recipe_at,
@@ -31,8 +31,8 @@ from headrace.training.segments import (
     start_segments,
     steps_of_tokens,
 )
-from headrace.training.state import SavedState
-from headrace.training.trainable import TrainableModel
+from headrace.training.step.device import resolve_dtype
+from headrace.training.step.trainable import TrainableModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
