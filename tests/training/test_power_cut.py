@@ -13,7 +13,7 @@ import orjson
 from flat_options import train
 
 from headrace.model import GPTConfig, list_checkpoints
-from headrace.training import checkpoint as module
+from headrace.training.checkpoints import writer as module
 
 SHAPE = GPTConfig(
     num_hidden_layers=1, hidden_size=16, num_attention_heads=2, vocab_size=257, max_position_embeddings=16

@@ -159,7 +159,7 @@ def test_an_export_replaces_an_export(directory: Path) -> None:
 
 
 def test_an_export_that_fails_leaves_no_model(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headrace.model import weights as module
+    from headrace.model.weights import load as module
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

@@ -13,7 +13,7 @@ from storage_fakes import FakeClock, FlakyBlob, busy
 from headrace.errors import CheckpointError, ResumeError
 from headrace.model import verify_checkpoint
 from headrace.storage import Blob, MemoryBlob, Retry, RetryingBlob, open_blob
-from headrace.training import checkpoint as module
+from headrace.training.checkpoints import writer as module
 from headrace.training.checkpoints.remote_place import RemoteCheckpoints, committed_steps
 from headrace.training.checkpoints.writer import CheckpointWriter
 

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from headrace.errors import CheckpointError, SpaceError
 from headrace.model import latest_checkpoint, list_checkpoints, read_tensors, verify_checkpoint
-from headrace.training import checkpoint as module
+from headrace.training.checkpoints import writer as module
 from headrace.training.checkpoints.writer import CheckpointWriter
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import SpaceError
-from headrace.training import metrics as module
+from headrace.training.run_directory import metrics as module
 from headrace.training.run_directory.metrics import MetricsLog, last_step
 
 

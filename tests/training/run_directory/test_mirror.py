@@ -12,7 +12,7 @@ from flat_options import train
 from headrace.errors import CheckpointError, ResumeError, StorageError, StoreError, WorkerError
 from headrace.model import GPTConfig, list_checkpoints
 from headrace.storage import MemoryBlob, Unavailable, open_blob
-from headrace.training import mirror as module
+from headrace.training.run_directory import mirror as module
 from headrace.training.run_directory.mirror import Mirror, reachable
 
 OPTIONS: dict[str, Any] = {
