@@ -27,8 +27,8 @@ TIMES = (
 class FakeServer:
     """Serves the page and OpenAI's protocol on loopback, in a thread.
 
-    script: pieces of an answer: text, (text, tokens), an event, or an Exception that breaks the connection;
-        INDEX in a text is the choice's index.
+    script: pieces of an answer: text, (text, tokens), an event, a threading.Event that is waited for, or an Exception
+        that breaks the connection; INDEX in a text is the choice's index.
     refuse: (status, headers, body) instead of any answer, until it is None again.
     """
 
@@ -131,6 +131,9 @@ class FakeServer:
         try:
             for piece in self.script:
                 await asyncio.sleep(self.pace_s)
+                if isinstance(piece, threading.Event):
+                    await asyncio.to_thread(piece.wait, 15)
+                    continue
                 if isinstance(piece, Exception):
                     raise piece
                 if isinstance(piece, dict):
