@@ -39,10 +39,11 @@ BYTES_PER_WORKER = 16 << 20
 """Bytes of sources for which a process is started; only the default number of workers depends on it."""
 
 
-_FIELDS_OF_PAIRS = (
+_OPTIONS_OF_PAIRS = (
     "format", "record", "names", "template", "csv_delimiter", "csv_header", "max_document_bytes",
+    "skip_damaged", "shard_text_bytes",
 )  # fmt: skip
-"""Options of fields that rows of pairs have, as documents have them."""
+"""Options of documents that rows of pairs have as well."""
 
 
 class IngestControl(TypedDict, total=False):
@@ -212,7 +213,7 @@ def _ingest_rows(
             f"distribute is {distribute!r}: {what} are ingested by processes of this machine: local"
         )
     is_pairs = isinstance(rows, Samples) and rows.layout == "pairs"
-    _refuse_options_of_documents(rows, tokenizer, fields, operators, is_pairs=is_pairs)
+    _refuse_options_of_documents(rows, tokenizer, fields, operators, job, is_pairs=is_pairs)
     paths = [sources] if isinstance(sources, str | os.PathLike) else sources
     progress = control.get("progress")
     if isinstance(rows, Interactions):
@@ -259,6 +260,7 @@ def _refuse_options_of_documents(
     tokenizer: str | os.PathLike[str] | Tokenizer,
     fields: FieldOptions,
     operators: OperatorOptions,
+    job: JobOptions,
     *,
     is_pairs: bool,
 ) -> None:
@@ -273,8 +275,13 @@ def _refuse_options_of_documents(
         for field in dataclasses.fields(default)
         if getattr(given, field.name) != getattr(default, field.name)
     ]
+    of_text += [
+        name
+        for name in ("skip_damaged", "shard_text_bytes", "block_tokens")
+        if getattr(job, name) != getattr(JobOptions(), name)
+    ]
     if is_pairs:
-        of_text = [name for name in of_text if name not in _FIELDS_OF_PAIRS]
+        of_text = [name for name in of_text if name not in _OPTIONS_OF_PAIRS]
     elif tokenizer != "byte":
         of_text.append("tokenizer")
     if of_text:

@@ -29,7 +29,8 @@ from headrace.types import Bytes
 StoreKind: TypeAlias = Literal["tokens", "samples"]
 VERSIONS: Final[Mapping[str, int]] = {"tokens": FORMAT_VERSION, "samples": SAMPLES_VERSION}
 _CURES: Final[Mapping[str, str]] = {
-    "tokens": "Open it with headrace.SampleStore.open(...)",
+    "tokens": "Open it with headrace.SampleStore.open(...), and read it with headrace.Loader in a loop of your "
+    "own; train, diagnose and generate take stores of tokens, which headrace ingest writes without --samples",
     "samples": "Open it with headrace.Store.open(...)",
 }
 _END = b'"\n}\n'

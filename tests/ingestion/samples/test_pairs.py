@@ -224,6 +224,11 @@ def test_what_is_no_pair_is_refused_by_name(tmp_path):
             fields=hr.FieldOptions(keep=("id",)),
             operators=hr.OperatorOptions(normalise=True),
         )
+    for options in ({"image_field": "a"}, {"label_field": "a"}):
+        with pytest.raises(ConfigError, match=f"{min(options)}: not an option of layout pairs.*--field"):
+            hr.ingest(both, tmp_path / "out", samples=hr.Samples(layout="pairs", **options))
+    with pytest.raises(ConfigError, match="options are of documents: block_tokens"):
+        ingested(both, tmp_path / "out", job=hr.JobOptions(block_tokens=512))
     with pytest.raises(DocumentError, match="its target is no string"):
         ingested(
             write_lines(tmp_path / "s.jsonl", [RECORDS[0], {"source": "a", "target": 3}]),

@@ -1,5 +1,5 @@
 """Images of every layout become rows, the same bytes for any number of workers: annotations.py, build.py, job.py,
-layouts.py, options.py, plan.py, rows.py, tables.py.
+layouts.py, options.py, plan.py, rows.py, tables.py, yolo.py.
 """
 
 from __future__ import annotations
@@ -223,6 +223,79 @@ def test_boxes_of_every_annotation_format(tmp_path, make):
         assert extra["ingest"][0]["category_ids"] == [3, 7]
 
 
+def yolo(path, names, lines):
+    """Two images of 30 x 20; one has a file of labels."""
+    for folder in ("images/train", "labels/train"):
+        (path / folder).mkdir(parents=True)
+    for i in range(2):
+        (path / f"images/train/{i}.jpg").write_bytes(jpeg(i))
+    (path / "labels/train/0.txt").write_text("\n".join(lines) + "\n")
+    for name, text in names.items():
+        (path / name).write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("data.yaml", "train: images/train\nnc: 2\nnames: ['car', 'oak # tree']  # two\n"),
+        ("data.yaml", 'names: [car,\n  "oak # tree"]\n'),
+        ("data.yaml", "names:\n  0: car\n  1: 'oak # tree'\nnc: 2\n"),
+        ("data.yaml", "names:\n- car\n- oak # tree\n"),
+        ("classes.txt", "car\noak # tree\n"),
+    ],
+)
+def test_yolo_boxes_are_corners_in_pixels(tmp_path, name, text):
+    lines = ["1 0.5 0.5 0.2 0.5", "0 0.1 0.1 0.4 0.1 0.4 0.6"]
+    source = yolo(tmp_path / "in", {name: text}, lines)
+    summary = hr.ingest(source, tmp_path / "out", samples=hr.Samples())
+    features, rows = read(tmp_path / "out")
+    expected = "oak" if text.endswith("- oak # tree\n") else "oak # tree"  # a comment where it is not quoted
+    assert features["classes"].feature.names == ("car", expected)
+    assert [row["name"] for row in rows] == ["train/0.jpg", "train/1.jpg"]
+    assert np.allclose(rows[0]["boxes"], [[12, 5, 18, 15], [3, 2, 12, 12]], atol=1e-5)
+    assert rows[0]["classes"].tolist() == [1, 0]
+    assert len(rows[1]["boxes"]) == 0
+    assert summary.notes[0].startswith("layout yolo")
+    assert any("1 polygons" in note for note in summary.notes)
+    assert any("1 images have no file in labels/" in note for note in summary.notes)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("2 0.5 0.5 0.2 0.5", "class 2; there are names for 2 classes"),
+        ("0 50 50 20 20", "expected shares of the image"),
+        ("0 0.5 0.5", "3 values; expected a class and a box or polygon"),
+        ("0 0.5 0.5 nan 0.5", "expected shares"),
+        ("0 0.5 0.5 0 0.5", "expected x0 < x1"),
+        ("car 0.5 0.5 0.2 0.5", "invalid literal"),
+    ],
+)
+def test_a_yolo_line_that_is_no_box_makes_its_image_a_reject(tmp_path, line, words):
+    source = yolo(tmp_path / "in", {"classes.txt": "car\noak\n"}, [line])
+    (source / "labels/train/orphan.txt").write_text("0 0.5 0.5 0.2 0.5\n")
+    summary = hr.ingest(source, tmp_path / "out", samples=hr.Samples(), job=hr.JobOptions(max_reject_share=1))
+    assert summary.rejects == {"bad_annotation": 2}
+    details = (tmp_path / "out/rejects.jsonl").read_text()
+    assert words in details
+    assert "orphan.txt: no image of its name" in details
+
+
+def test_yolo_without_class_names_and_splits_in_folders_are_named(tmp_path):
+    lines = ["0 0.5 0.5 0.2 0.5"]
+    for name, text in ((None, ""), ("data.yaml", "nc: 2\n"), ("data.yaml", "names: {1: car}\n")):
+        source = yolo(tmp_path / f"in{len(text)}", {} if name is None else {name: text}, lines)
+        with pytest.raises(SourceError, match="no names of classes"):
+            hr.ingest(source, tmp_path / "out", samples=hr.Samples())
+    root = tmp_path / "root"
+    yolo(root / "valid", {}, lines)
+    (root / "data.yaml").write_text("names: [car]\n")
+    with pytest.raises(SourceError, match="give one of its folders: valid"):
+        hr.ingest(root, tmp_path / "out", samples=hr.Samples())
+    assert hr.ingest(root / "valid", tmp_path / "out", samples=hr.Samples()).documents == 2
+
+
 def test_a_box_without_area_and_an_image_that_is_missing_are_rejects(tmp_path):
     source = voc(tmp_path)
     text = (source / "a.xml").read_text()
@@ -369,6 +442,8 @@ def test_options_out_of_range_are_named(tmp_path):
         ({"operators": hr.OperatorOptions(dedup="exact")}, "dedup"),
         ({"fields": hr.FieldOptions(text_field="body")}, "text_field"),
         ({"tokenizer": "gpt2"}, "tokenizer"),
+        ({"job": hr.JobOptions(skip_damaged=True)}, "skip_damaged"),
+        ({"job": hr.JobOptions(block_tokens=512)}, "block_tokens"),
     ],
 )
 def test_options_of_text_are_refused_for_samples(tmp_path, options, named):
@@ -390,3 +465,27 @@ def test_options_and_mixtures_of_the_other_kind_of_store_are_refused_by_name(tmp
         hr.Loader(samples, seq_len=8, packing="best_fit", batch_size=1)
     with pytest.raises(ConfigError, match="is a store of samples: a mixture is of stores of tokens"):
         hr.mix({tokens: 0.5, samples: 0.5})
+
+
+@pytest.mark.parametrize("option", ["image_field", "label_field"])
+def test_names_of_columns_are_refused_where_there_are_none(tmp_path, capsys, option):
+    source = folders(tmp_path / "in", 2)
+    with pytest.raises(ConfigError, match=f"{option}: not an option of layout folders"):
+        hr.ingest(source, tmp_path / "out", samples=hr.Samples(**{option: "x"}))
+    flag = f"--{option.replace('_', '-')}"
+    assert main(["ingest", str(source), "--samples", "--out", str(tmp_path / "out"), flag, "x"]) == 2
+    assert "not an option of layout folders" in capsys.readouterr().err
+    (tmp_path / "list.csv").write_text("path,label\nin/cat/000.jpg,1\n")
+    pq.write_table(pa.table({"image": [jpeg(0)], "label": [1]}), tmp_path / "a.parquet")
+    for file in ("list.csv", "a.parquet"):
+        with pytest.raises(SourceError, match=r"no column 'x'.*the columns are"):
+            hr.ingest(tmp_path / file, tmp_path / "out", samples=hr.Samples(**{option: "x"}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_commands_for_tokens_say_what_reads_a_store_of_samples(tmp_path, capsys):
+    hr.ingest(folders(tmp_path / "in", 2), tmp_path / "samples", samples=hr.Samples())
+    assert main(["train", str(tmp_path / "samples"), "--out", str(tmp_path / "run"), "--steps", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "headrace.Loader in a loop of your own" in error
+    assert "train, diagnose and generate take stores of tokens" in error

@@ -37,7 +37,7 @@ def plan_voc(files: Sequence[Path], samples: Samples) -> SamplePlan:
         except (ET.ParseError, ValueError, OSError) as error:
             parsed.append((file, [], f"annotation {file.name}: {error}"))
     names = sorted({name for _, objects, _ in parsed for name, _ in objects})
-    return _boxes_plan("voc", [(path, {}, objects, fault) for path, objects, fault in parsed], names, samples)
+    return boxes_plan("voc", [(path, {}, objects, fault) for path, objects, fault in parsed], names, samples)
 
 
 def _read_voc(file: Path) -> tuple[Path, list[tuple[str, list[float]]], str]:
@@ -67,13 +67,22 @@ def _find_image(folder: Path, name: str, others: Sequence[str]) -> Path:
     return folder / base
 
 
-def _boxes_plan(
+def boxes_plan(
     layout: str,
     rows: Sequence[AnnotatedImage],
     names: Sequence[str],
     samples: Samples,
     more: Mapping[str, Feature] | None = None,
 ) -> SamplePlan:
+    """The plan of images with boxes.
+
+    Args:
+        layout: its name, for the notes.
+        rows: see `AnnotatedImage`; a class is one of `names`, or its number.
+        names: of the classes.
+        samples: bytes of a shard.
+        more: other columns.
+    """
     features: dict[str, Feature] = {
         "image": Image(),
         "boxes": BOXES,
@@ -141,7 +150,7 @@ def plan_coco(file: Path, samples: Samples) -> SamplePlan:
         "iscrowd": List(Value("uint8")),
         "area": List(Value("float32")),
     }
-    plan = _boxes_plan("coco", rows, list(categories.values()), samples, more)
+    plan = boxes_plan("coco", rows, list(categories.values()), samples, more)
     plan.extra["category_ids"] = list(categories)
     if any(one.get("segmentation") for one in data["annotations"]):
         plan.notes.append(f"{file}: boxes were taken, segmentations were not")
@@ -156,6 +165,12 @@ def plan_records(file: Path, samples: Samples) -> SamplePlan:
     """
     records = _read_records(file)
     keys = list(records[0]) if records else []
+    for option in ("image_field", "label_field"):
+        name = getattr(samples, option)
+        if name != getattr(Samples(), option) and name not in keys:
+            raise SourceError(
+                f"{file}: no column {name!r} ({option}); the columns are: {', '.join(map(str, keys))}"
+            )
     image = next((name for name in (samples.image_field, *_PATHS) if name in keys), None)
     if image is None:
         raise SourceError(
@@ -204,7 +219,7 @@ def _plan_box_records(
     rows: list[AnnotatedImage] = [
         (file.parent / path, {}, boxes, faults.get(path, "")) for path, boxes in grouped.items()
     ]
-    return _boxes_plan("csv", rows, names, samples)
+    return boxes_plan("csv", rows, names, samples)
 
 
 def _class_names(file: Path, values: Sequence[Any]) -> list[str]:

@@ -19,7 +19,7 @@ from headrace.ingestion.job.destination import open_destination
 from headrace.ingestion.job.summary import IngestSummary
 from headrace.ingestion.options import Codec, FieldOptions, JobOptions
 from headrace.ingestion.samples.build import SampleBuilder, SampleWorkerSetup, make_sample_worker
-from headrace.ingestion.samples.layouts import plan_samples
+from headrace.ingestion.samples.layouts import check_fields, plan_samples
 from headrace.ingestion.samples.options import Samples
 from headrace.ingestion.samples.pairs import PairSetup, plan_pairs
 from headrace.ingestion.samples.plan import SamplePlan, SampleUnit
@@ -70,6 +70,7 @@ class SampleIngest:
         if self.tokenizer is None:
             plan = plan_samples(self.sources, self.samples)
         else:
+            check_fields("pairs", self.samples)
             plan, pairs = plan_pairs(self.sources, self.fields, self.job, self.tokenizer)
         # JPEG and PNG are compressed already; uncompressed blocks are read in place.
         is_compressed = "image" in plan.features and not isinstance(plan.features["image"], Array)

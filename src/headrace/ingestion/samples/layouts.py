@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from headrace.errors import ConfigError, SourceError
 from headrace.ingestion.samples.annotations import plan_coco, plan_records, plan_voc
 from headrace.ingestion.samples.options import Samples
-from headrace.ingestion.samples.plan import ImageFile, SamplePlan, image_file, source_file
+from headrace.ingestion.samples.plan import (
+    ImageFile,
+    SamplePlan,
+    image_file,
+    images_below,
+    source_file,
+)
 from headrace.ingestion.samples.tables import plan_idx, plan_tables
+from headrace.ingestion.samples.yolo import plan_yolo
 from headrace.store import ClassLabel, Feature, Image, Value
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _SUFFIXES = {
     "tar": (".tar",),
     "table": (".parquet", ".arrow"),
@@ -23,6 +29,8 @@ _SUFFIXES = {
     "csv": (".csv",),
     "jsonl": (".jsonl",),
 }
+_WITH_FIELDS = ("table", "csv", "jsonl")
+"""Layouts whose sources have named columns."""
 _IDX = ("idx3-ubyte", "idx4-ubyte", "idx3-ubyte.gz", "idx4-ubyte.gz")
 
 
@@ -41,15 +49,17 @@ def plan_samples(sources: Sequence[str | os.PathLike[str]], samples: Samples) ->
     directory = paths[0] if len(paths) == 1 and paths[0].is_dir() else None
     files = _files(directory) if directory is not None else sorted(paths)
     layout = samples.layout if samples.layout != "auto" else _layout_of(directory, files)
+    check_fields(layout, samples)
     suffixes = _SUFFIXES.get(layout)
     if suffixes is not None:
         files = [file for file in files if file.suffix in suffixes]
         if not files:
             raise SourceError(f"{paths[0]}: no images in it (layout {layout} has files {' '.join(suffixes)})")
-    if layout in ("folders", "masks"):
+    if layout in ("folders", "masks", "yolo"):
         if directory is None:
             raise ConfigError(f"layout {layout} is one directory; give its path alone")
-        plan = (_plan_folders if layout == "folders" else _plan_masks)(directory, samples)
+        planner = {"folders": _plan_folders, "masks": _plan_masks, "yolo": plan_yolo}[layout]
+        plan = planner(directory, samples)
     elif layout == "tar":
         plan = _plan_tars(files)
     elif layout == "table":
@@ -68,6 +78,22 @@ def plan_samples(sources: Sequence[str | os.PathLike[str]], samples: Samples) ->
         0, f"layout {layout}" + ("" if samples.layout != "auto" else ", by the names of the files")
     )
     return plan
+
+
+def check_fields(layout: str, samples: Samples) -> None:
+    """Refuse names of columns for a layout that has none."""
+    named = [
+        name for name in ("image_field", "label_field") if getattr(samples, name) != getattr(Samples(), name)
+    ]
+    if named and layout not in _WITH_FIELDS:
+        cure = (
+            "Name the fields of pairs with --field"
+            if layout == "pairs"
+            else "Leave it out, or name the --layout"
+        )
+        raise ConfigError(
+            f"{' and '.join(named)}: not an option of layout {layout}, but of {', '.join(_WITH_FIELDS)}. {cure}"
+        )
 
 
 def _existing(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -108,6 +134,10 @@ def _layout_of(directory: Path | None, files: Sequence[Path]) -> str:
     ):
         if found:
             return layout
+    if directory is not None and (
+        "data.yaml" in names or ((directory / "images").is_dir() and (directory / "labels").is_dir())
+    ):
+        return "yolo"
     if directory is not None and (directory / "images").is_dir() and (directory / "masks").is_dir():
         return "masks"
     if directory is not None:
@@ -122,18 +152,6 @@ def _single(files: Sequence[Path], layout: str) -> Path:
     return files[0]
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
-    """Images in a folder and its folders, sorted, hidden ones left out."""
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith((".", "_")):
-                continue
-            if entry.is_dir():
-                yield from _images_below(Path(entry.path))
-            elif entry.name.lower().endswith(IMAGES):
-                yield Path(entry.path)
-
-
 def _plan_folders(directory: Path, samples: Samples) -> SamplePlan:
     folders = sorted(path for path in directory.iterdir() if path.is_dir() and path.name[0] not in "._")
     features: dict[str, Feature] = {"image": Image(), "name": Value("string")}
@@ -141,7 +159,7 @@ def _plan_folders(directory: Path, samples: Samples) -> SamplePlan:
     names: list[str] = []
     notes = []
     for folder in folders:
-        found = list(_images_below(folder))
+        found = list(images_below(folder))
         if not found:
             notes.append(f"{folder}: no images in it; it is no class")
             continue
@@ -152,16 +170,16 @@ def _plan_folders(directory: Path, samples: Samples) -> SamplePlan:
     if names:
         features = {"image": Image(), "label": ClassLabel(tuple(names)), "name": Value("string")}
     else:  # images without classes
-        files = [image_file(path, {"name": path.name}) for path in _images_below(directory)]
+        files = [image_file(path, {"name": path.name}) for path in images_below(directory)]
     plan = SamplePlan(layout="folders", features=features, notes=notes)
     plan.add_files(files, samples.shard_bytes)
     return plan
 
 
 def _plan_masks(directory: Path, samples: Samples) -> SamplePlan:
-    masks = {path.stem: path for path in _images_below(directory / "masks")}
+    masks = {path.stem: path for path in images_below(directory / "masks")}
     files = []
-    for path in _images_below(directory / "images"):
+    for path in images_below(directory / "images"):
         mask = masks.get(path.stem)
         fault = "" if mask is not None else f"no mask of its name in {directory / 'masks'}"
         files.append(image_file(path, {"name": path.name}, mask=mask, fault=fault))

@@ -11,7 +11,7 @@ from headrace.errors import ConfigError
 from headrace.ingestion.options import check_choice
 
 SampleLayout: TypeAlias = Literal[
-    "auto", "folders", "masks", "tar", "table", "csv", "jsonl", "voc", "coco", "idx", "pairs"
+    "auto", "folders", "masks", "tar", "table", "csv", "jsonl", "voc", "coco", "yolo", "idx", "pairs"
 ]
 
 
@@ -26,7 +26,8 @@ class Samples:
         SampleLayout,
         Doc(
             "folders: a folder per class; masks: images/ and masks/; tar: WebDataset; table: Parquet or datasets; csv, "
-            "jsonl: paths and labels; voc: Pascal VOC .xml; coco: COCO .json; idx: MNIST's files. auto: by the names. "
+            "jsonl: paths and labels; voc: Pascal VOC .xml; coco: COCO .json; yolo: images/ and labels/; idx: MNIST's "
+            "files. auto: by the names. "
             "pairs: records of source and target, prompt and completion, question and answers, or chosen and rejected, "
             "in any format of text; they become columns of tokens."
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,6 +14,7 @@ import xxhash
 from headrace.errors import SourceError
 from headrace.store import Feature, features_to_json
 
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 UnitKind: TypeAlias = Literal["files", "tar", "table", "idx", "pairs"]
 
 
@@ -123,3 +124,15 @@ def source_file(path: Path) -> tuple[str, int, int]:
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from error
     return str(path), status.st_size, status.st_mtime_ns
+
+
+def images_below(folder: Path) -> Iterator[Path]:
+    """Images in a folder and its folders, sorted, hidden ones left out."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith((".", "_")):
+                continue
+            if entry.is_dir():
+                yield from images_below(Path(entry.path))
+            elif entry.name.lower().endswith(IMAGES):
+                yield Path(entry.path)

@@ -62,6 +62,10 @@ def _features(file: Path, schema: Any, samples: Samples) -> tuple[dict[str, Feat
             f"{file}: no column {samples.image_field!r}; the columns are: {', '.join(schema.names)}. "
             "Name the one with the images with --image-field"
         )
+    if samples.label_field != Samples().label_field and samples.label_field not in schema.names:
+        raise SourceError(
+            f"{file}: no column {samples.label_field!r} (label_field); the columns are: {', '.join(schema.names)}"
+        )
     kind = schema.field(samples.image_field).type
     is_struct = pa.types.is_struct(kind) and "bytes" in [kind.field(i).name for i in range(kind.num_fields)]
     if not is_struct and not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
