@@ -30,6 +30,11 @@ def test_a_file_url_is_a_local_path():
     assert local_path("file:///data/a%20run", name="run") == Path("/data/a run")
 
 
+def test_an_empty_path_is_refused_and_is_not_the_current_directory():
+    with pytest.raises(ConfigError, match=r"^run is empty; expected a local path"):
+        local_path("", name="run")
+
+
 COMMANDS = {
     "export --out": ["export", "run", "--out", URL],
     "import --out": ["import", "hf", "--out", URL],

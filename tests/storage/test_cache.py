@@ -18,6 +18,7 @@ from headrace.storage import NodeCache, open_blob
 from headrace.store import Store
 
 TOKENS, ENDS = sample_tokens(6400)
+KEYS = [f"aa{'0' * 14}-{'0' * 16}-{i:x}" for i in range(10)]
 FORK = multiprocessing.get_context("fork")
 
 
@@ -112,8 +113,8 @@ def test_processes_of_one_machine_fetch_each_block_once(open_store, monkeypatch)
 
 def _claim_and_die(path, connection):
     cache = NodeCache(path, max_bytes=1 << 20, next_uses=dict)
-    assert cache.claim("aa-1")
-    cache._path("aa-1", ".tmp").write_bytes(b"half")
+    assert cache.claim(KEYS[1])
+    cache._path(KEYS[1], ".tmp").write_bytes(b"half")
     connection.send("claimed")
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -126,27 +127,27 @@ def test_a_killed_process_leaves_no_claim_and_its_debris_is_cleaned(tmp_path):
     assert mine.recv() == "claimed"
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == ["aa-1.claim", "aa-1.tmp"]
+    assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == [f"{KEYS[1]}.claim", f"{KEYS[1]}.tmp"]
     cache = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
     assert list((tmp_path / "aa").iterdir()) == []
-    assert cache.claim("aa-1")
+    assert cache.claim(KEYS[1])
 
 
 def test_a_claim_keeps_others_away_until_it_is_released(tmp_path):
     one = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
     two = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
-    assert one.claim("aa-1")
-    assert not two.claim("aa-1")
+    assert one.claim(KEYS[1])
+    assert not two.claim(KEYS[1])
     waited = threading.Event()
-    thread = threading.Thread(target=lambda: (two.wait("aa-1"), waited.set()))
+    thread = threading.Thread(target=lambda: (two.wait(KEYS[1]), waited.set()))
     thread.start()
     assert not waited.is_set()
-    one.put("aa-1", b"block")
-    one.release("aa-1")
+    one.put(KEYS[1], b"block")
+    one.release(KEYS[1])
     thread.join()
     assert waited.is_set()
-    assert two.get("aa-1") == b"block"
-    assert two.claim("aa-1")
+    assert two.get(KEYS[1]) == b"block"
+    assert two.claim(KEYS[1])
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -165,23 +166,21 @@ def fill(cache, keys):
 
 
 def test_what_is_needed_last_goes_first(tmp_path):
-    keys = [f"aa-{i}" for i in range(10)]
     cache = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
-    fill(cache, keys)
-    upcoming = {key: rank for rank, key in enumerate(keys)}
+    fill(cache, KEYS)
+    upcoming = {key: rank for rank, key in enumerate(KEYS)}
     NodeCache(tmp_path, max_bytes=500, next_uses=lambda: upcoming)
-    assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == keys[:4], "90 % of the bound"
+    assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == KEYS[:4], "90 % of the bound"
 
 
 def test_without_an_order_the_oldest_goes_first(tmp_path):
-    keys = [f"aa-{i}" for i in range(10)]
     cache = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
-    fill(cache, keys)
-    for age, key in enumerate(keys):
+    fill(cache, KEYS)
+    for age, key in enumerate(KEYS):
         os.utime(tmp_path / "aa" / key, (1000 - age, 1000 - age))
-    assert cache.get("aa-9") is not None, "used now"
+    assert cache.get(KEYS[9]) is not None, "used now"
     NodeCache(tmp_path, max_bytes=400, next_uses=dict)
-    assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == ["aa-0", "aa-1", "aa-9"]
+    assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == [KEYS[0], KEYS[1], KEYS[9]]
 
 
 def test_a_block_damaged_in_the_cache_is_fetched_again(open_store, tmp_path):
@@ -256,3 +255,36 @@ def test_a_cache_over_its_bound_is_opened_and_evicts(open_store, tmp_path):
     smaller, _ = open_store(cache_dir_bytes=1000)
     assert sum(file.stat().st_size for file in cached(tmp_path)) <= 1000
     assert read_rows(smaller, seed=1)
+
+
+def test_files_of_the_user_in_the_directory_are_never_removed_nor_read(tmp_path):
+    """A home directory given as cache_dir: neither eviction nor the removal of debris takes what is not the cache's."""
+    uuid = "aa0000000000-0000-4000-8000-000000000000"
+    names = ["photos/1.jpg", "photos/notes.tmp", "photos/x.claim", f"aa/{uuid}", "aa/aa-1", f"ab/{KEYS[2]}", "x.tmp"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(1000))
+        os.utime(tmp_path / name, (1, 1))
+    elsewhere = tmp_path.with_name("elsewhere")
+    elsewhere.mkdir()
+    (elsewhere / KEYS[3].replace("aa", "ac", 1)).write_bytes(bytes(1000))
+    (tmp_path / "ac").symlink_to(elsewhere)
+    fill(NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict), KEYS)
+    NodeCache(tmp_path, max_bytes=300, next_uses=dict)
+    assert all((tmp_path / name).read_bytes() == bytes(1000) for name in names)
+    assert len(list(elsewhere.iterdir())) == 1
+    assert sum((tmp_path / "aa" / key).exists() for key in KEYS) == 2
+
+
+def test_a_directory_that_is_not_the_caches_and_cannot_be_read_is_no_error(tmp_path, monkeypatch):
+    """The root of a disk has lost+found, which only root may read."""
+    (tmp_path / "lost+found").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if "lost+found" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    fill(NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict), KEYS)

@@ -125,6 +125,17 @@ def test_the_least_recently_used_is_removed_and_what_is_in_use_never(tmp_path, b
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"a", "d", "e"}
 
 
+def test_directories_of_the_user_are_never_removed(tmp_path, blob):
+    """$HEADRACE_CACHE_DIR/models may be where the user's own models are."""
+    for name in ("llama", "half/deep"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model.safetensors").write_bytes(bytes(100_000))
+    FileCache(tmp_path, max_bytes=30_000).fetch("k", blob, remote_files())
+    FileCache(tmp_path, max_bytes=30_000).fetch("k2", blob, remote_files())
+    assert (tmp_path / "llama" / "model.safetensors").stat().st_size == 100_000
+    assert (tmp_path / "half" / "deep" / "model.safetensors").stat().st_size == 100_000
+
+
 def test_files_that_do_not_fit_are_refused_before_anything_is_read(tmp_path, blob):
     with pytest.raises(
         ConfigError, match=r"have 25,605 bytes, .* may hold 100\. Raise HEADRACE_CACHE_DIR_BYTES"

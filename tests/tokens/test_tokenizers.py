@@ -201,6 +201,17 @@ def test_training_on_nothing_or_for_too_few_ids_is_refused(tmp_path):
     assert not (tmp_path / "t.json").exists()
 
 
+def test_an_out_that_cannot_be_a_file_is_refused_before_the_texts_are_read(tmp_path, monkeypatch):
+    from headrace.errors import ConfigError
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    for out in (".", "..", "/", tmp_path, "file/t.json"):
+        with pytest.raises(ConfigError, match=r"tokenizer train: out is .*(a directory|cannot be made)"):
+            train_tokenizer(iter(()), vocab_size=300, out=out)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_transformers_reads_what_we_trained_to_the_same_ids(trained, sentences):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(trained))

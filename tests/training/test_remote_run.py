@@ -126,7 +126,9 @@ def test_other_options_are_refused_by_the_url_and_restart_starts_over(store: Pat
     train(store, out=url, **OPTIONS)
     with pytest.raises(ResumeError, match=f"{url}: holds another run"):
         train(store, out=url, **{**OPTIONS, "seq_len": 8})
+    open_blob(url).put("notes/of-the-user.txt", b"kept")
     assert train(store, out=url, restart=True, **{**OPTIONS, "seq_len": 8}).resumed_from == 0
+    assert bytes(open_blob(url).get("notes/of-the-user.txt")) == b"kept"
     with pytest.raises(ConfigError, match="Leave mirror out"):
         train(store, out=url, mirror="memory://m", **OPTIONS)
     open_blob("memory://restart-other").put("tokenizer/x", b"")

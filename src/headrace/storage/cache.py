@@ -1,6 +1,6 @@
 """Stored blocks of a remote store -> files of a local directory that all processes of the machine share.
 
-    <directory>/<2 hex>/<key>         a block's stored bytes, renamed into place
+    <directory>/<2 hex>/<key>         a block's stored bytes, renamed into place; the key begins with these digits
     <directory>/<2 hex>/<key>.claim   locked (flock) by the process that fetches the block
     <directory>/evict.lock            locked (flock) by the process that removes blocks
 
@@ -8,12 +8,14 @@ A claim is a lock of the kernel, not a file's existence: it ends with the proces
 died, and the next process removes the file.
 
 A cache that fails while it is used (a full device, no inodes, an I/O error) is bypassed: blocks are fetched as if
-there were none. A directory that cannot be used at all is refused when it is opened.
+there were none. A directory that cannot be used at all is refused when it is opened. Files with other names, which
+may be the user's, are never touched.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,6 +30,9 @@ from headrace.types import Bytes
 _LOW_WATER: Final = 0.9
 """Eviction goes on to this part of the bound, so that it is not needed for each block."""
 _SUFFIXES: Final = (".claim", ".tmp")
+_FILE: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]+(\.claim|\.tmp)?")
+"""Name of a file that this cache makes: a block's key (see `block_key`), or a suffix after it."""
+_FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 
 
 class NodeCache:
@@ -115,7 +120,8 @@ class NodeCache:
         except OSError:
             return
         try:
-            lock_file(handle, wait=True)
+            with suppress(OSError):  # no locks here, as on some network file systems: fetched without the cache
+                lock_file(handle, wait=True)
         finally:
             os.close(handle)
 
@@ -152,9 +158,11 @@ class NodeCache:
     def _files(self) -> Iterator[os.DirEntry[str]]:
         with os.scandir(self._directory) as tops:
             for top in tops:
-                if top.is_dir():
+                if _FOLDER.fullmatch(top.name) and top.is_dir(follow_symlinks=False):
                     with os.scandir(top.path) as entries:
-                        yield from entries
+                        yield from (
+                            e for e in entries if _FILE.fullmatch(e.name) and e.name.startswith(top.name)
+                        )
 
     def _evict(self) -> None:
         """Remove blocks down to the low-water mark, if there are more than the bound."""
@@ -174,8 +182,9 @@ class NodeCache:
             for _, path, size, _ in blocks:
                 if total <= _LOW_WATER * self._max_bytes:
                     break
-                Path(path).unlink(missing_ok=True)
-                total -= size
+                with suppress(PermissionError):  # of another user
+                    Path(path).unlink(missing_ok=True)
+                    total -= size
 
     def _remove_debris(self) -> None:
         """Remove claims and half-written files of processes that died."""

@@ -186,10 +186,14 @@ class FileCache:
         raise DamagedFileError(f"{message}. Damaged there? Copy it there again.")
 
     def _evict(self, entry: Path, nbytes: int) -> None:
-        """Remove directories that nobody uses, the least recently used first, until `nbytes` fit."""
+        """Remove directories that nobody uses, the least recently used first, until `nbytes` fit.
+
+        A directory without a lock file beside it was not made by a cache: it is the user's and stays.
+        """
         others = []
         for path in self._directory.iterdir():
-            if path.is_dir() and path != entry:
+            made_here = path.with_name(f"{path.name}.use").is_file() and not path.is_symlink()
+            if path.is_dir() and made_here and path != entry:
                 with suppress(OSError):
                     used = (path / COMPLETE).stat().st_mtime_ns if (path / COMPLETE).exists() else 0
                     others.append((used, path, sum(f.stat().st_size for f in path.rglob("*") if f.is_file())))

@@ -32,7 +32,7 @@ def train_tokenizer(
         The path written.
 
     Raises:
-        ConfigError: vocab_size is below 257.
+        ConfigError: vocab_size is below 257, or `out` cannot be a file.
         SourceError: there is no text.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -42,6 +42,7 @@ def train_tokenizer(
             f"vocab_size is {vocab_size}; byte-level BPE needs {SMALLEST_VOCAB} or more: "
             f"256 bytes and the end of document"
         )
+    path = _writable(local_path(out, name="tokenizer train: out"))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -56,13 +57,29 @@ def train_tokenizer(
     if read.nbytes == 0:
         raise SourceError("no text to train a tokenizer on: every document is empty, or there is none")
     tokenizer.add_special_tokens([END_OF_TEXT])
-    path = local_path(out, name="tokenizer train: out")
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
     partial.replace(path)
     if progress is not None:
         progress(read.nbytes, read.nbytes, f"{tokenizer.get_vocab_size()} ids")
+    return path
+
+
+def _writable(path: Path) -> Path:
+    """The path of a file to write, before the texts are read; its directory is made.
+
+    Raises:
+        ConfigError: it is a directory, or its directory cannot be made.
+    """
+    if path.is_dir():
+        raise ConfigError(f"tokenizer train: out is {path}, a directory: name a file in it, such as tokenizer.json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"tokenizer train: out is {path}: its directory cannot be made: {error.strerror or error}. "
+            "Name a file in a directory that can be written"
+        ) from error
     return path
 
 

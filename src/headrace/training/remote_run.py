@@ -40,8 +40,8 @@ from headrace.training.checkpoints.save_watch import SaveWatch
 from headrace.training.checkpoints.state import SavedState, no_checkpoint_error
 from headrace.training.distributed.process_group import ProcessGroup
 from headrace.training.run_directory.metrics import METRICS, last_step
-from headrace.training.run_directory.remote_lock import LOCKS, RemoteRunLock
-from headrace.training.run_directory.restart import check_deletable
+from headrace.training.run_directory.remote_lock import RemoteRunLock
+from headrace.training.run_directory.restart import check_deletable, is_run_file
 from headrace.training.run_directory.run_json import RUN
 
 _END_S: Final = 60.0
@@ -94,8 +94,8 @@ class RemoteRun:
                 self._lock.release()
 
     def delete(self, init_from: str | os.PathLike[str] | None) -> None:
-        """Delete the run's objects, run.json last; see `delete_run`."""
-        names = [name for name in self._blob.list() if not name.startswith(LOCKS)]
+        """Delete the run's objects, run.json last; others that are below its URL stay; see `delete_run`."""
+        names = [name for name in self._blob.list() if is_run_file(name)]
         held = sorted({name.partition("/")[0] for name in names})
         run = bytes(self._blob.get(RUN)) if RUN in names else b""
         if not check_deletable(self.url, held, run, init_from):
@@ -106,7 +106,7 @@ class RemoteRun:
     def fetch_files(self) -> None:
         """Bring everything but checkpoints into the working directory; rank 0."""
         for name in self._blob.list():
-            if name.startswith((LOCKS, "checkpoints/")):
+            if name.startswith("checkpoints/") or not is_run_file(name):
                 continue
             path = self.directory / name
             make_directory(path.parent)

@@ -28,6 +28,15 @@ _OWNED = (
 )
 
 
+def is_run_file(name: str) -> bool:
+    """Whether a name, relative to a run, is of the run or below one of its directories.
+
+    >>> is_run_file("run.json"), is_run_file("checkpoints/best.json"), is_run_file("notes.txt")
+    (True, True, False)
+    """
+    return name.partition("/")[0] in _OWNED
+
+
 def is_first_attempt(environment: Mapping[str, str] = os.environ) -> bool:
     """Was this process started by the user, not again by torchrun or Slurm after a failure?
 
