@@ -63,7 +63,7 @@ def local_path(path: str | os.PathLike[str], *, name: str, cure: str = "Give a l
     """
     text = os.fspath(path)
     if not text:  # Path("") is the current directory: an unset variable would fill it, or clear it
-        raise ConfigError(f"{name} is empty; expected a local path, \".\" for the current directory. {cure}")
+        raise ConfigError(f'{name} is empty; expected a local path, "." for the current directory. {cure}')
     if not is_url(text):
         return Path(text)
     scheme, _, rest = text.partition(":/")

@@ -260,7 +260,15 @@ def test_a_cache_over_its_bound_is_opened_and_evicts(open_store, tmp_path):
 def test_files_of_the_user_in_the_directory_are_never_removed_nor_read(tmp_path):
     """A home directory given as cache_dir: neither eviction nor the removal of debris takes what is not the cache's."""
     uuid = "aa0000000000-0000-4000-8000-000000000000"
-    names = ["photos/1.jpg", "photos/notes.tmp", "photos/x.claim", f"aa/{uuid}", "aa/aa-1", f"ab/{KEYS[2]}", "x.tmp"]
+    names = [
+        "photos/1.jpg",
+        "photos/notes.tmp",
+        "photos/x.claim",
+        f"aa/{uuid}",
+        "aa/aa-1",
+        f"ab/{KEYS[2]}",
+        "x.tmp",
+    ]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(bytes(1000))

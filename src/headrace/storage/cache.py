@@ -120,7 +120,9 @@ class NodeCache:
         except OSError:
             return
         try:
-            with suppress(OSError):  # no locks here, as on some network file systems: fetched without the cache
+            with suppress(
+                OSError
+            ):  # no locks here, as on some network file systems: fetched without the cache
                 lock_file(handle, wait=True)
         finally:
             os.close(handle)

@@ -72,7 +72,9 @@ def _writable(path: Path) -> Path:
         ConfigError: it is a directory, or its directory cannot be made.
     """
     if path.is_dir():
-        raise ConfigError(f"tokenizer train: out is {path}, a directory: name a file in it, such as tokenizer.json")
+        raise ConfigError(
+            f"tokenizer train: out is {path}, a directory: name a file in it, such as tokenizer.json"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
