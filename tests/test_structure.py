@@ -52,10 +52,10 @@ def test_public_names_change_only_on_purpose():
         "FilterOptions", "GPTConfig", "HeadraceError", "ImageTransform", "InputError", "InteractionOptions",
         "Interactions", "JobOptions", "Loader",
         "ManifestError", "OperatorOptions", "OptimizerOptions", "OrderError", "OutputOptions", "ParallelOptions",
-        "PromptOptions", "ReadOptions", "ResumeError", "RunOptions", "SampleStore", "Samples", "SamplingOptions",
-        "ShardError", "SinkError", "SourceError", "SpaceError", "StorageError", "Store", "StoreError",
-        "StoreWriter", "TokenizerError", "WorkerError", "diagnose", "generate", "ingest", "load_model",
-        "load_tokenizer", "mix", "read_predictions", "report", "train", "train_tokenizer",
+        "PrefixCacheOptions", "PromptOptions", "ReadOptions", "ResumeError", "RunOptions", "SampleStore", "Samples",
+        "SamplingOptions", "ShardError", "SinkError", "SourceError", "SpaceError", "StorageError", "Store",
+        "StoreError", "StoreWriter", "TokenizerError", "WorkerError", "diagnose", "generate", "ingest",
+        "load_model", "load_tokenizer", "mix", "read_predictions", "report", "train", "train_tokenizer",
     ]  # fmt: skip
 
 

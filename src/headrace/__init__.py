@@ -21,7 +21,7 @@ The path of the data, and the names that meet it:
                   GPT, GPTConfig, load_model                GPT-3's decoder, and its weights
     predictions   generate(model=..., prompts=..., out=...) -> parts, each key once; GenerateSummary
                   SamplingOptions, EngineOptions            its options
-                  PromptOptions, OutputOptions
+                  PromptOptions, OutputOptions, PrefixCacheOptions
                   read_predictions(out)                     what is committed, as Arrow
     a look        diagnose(loader)                          is a loop bound by its data or its model; Diagnosis
                   DiagnoseOptions                           how precisely, at what cost
@@ -61,7 +61,14 @@ if TYPE_CHECKING:
         TokenizerError,
         WorkerError,
     )
-    from headrace.generation import EngineOptions, OutputOptions, PromptOptions, SamplingOptions, generate
+    from headrace.generation import (
+        EngineOptions,
+        OutputOptions,
+        PrefixCacheOptions,
+        PromptOptions,
+        SamplingOptions,
+        generate,
+    )
     from headrace.images import ImageTransform
     from headrace.ingestion import (
         FieldOptions,
@@ -117,7 +124,14 @@ _EXPORTS = {
         "RunOptions",
         "train",
     ],
-    "headrace.generation": ["EngineOptions", "OutputOptions", "PromptOptions", "SamplingOptions", "generate"],
+    "headrace.generation": [
+        "EngineOptions",
+        "OutputOptions",
+        "PrefixCacheOptions",
+        "PromptOptions",
+        "SamplingOptions",
+        "generate",
+    ],
     "headrace.sink": ["read_predictions"],
     "headrace.profile": ["report"],
     "headrace.errors": [
@@ -170,6 +184,7 @@ __all__ = [
     "OrderError",
     "OutputOptions",
     "ParallelOptions",
+    "PrefixCacheOptions",
     "PromptOptions",
     "ReadOptions",
     "ResumeError",

@@ -83,7 +83,8 @@ def test_flags_change_only_on_purpose():
         "generate": [
             "--add-special-tokens", "--batch-size", "--device", "--distribute", "--dtype", "--engine", "--format",
             "--frequency-penalty", "--ignore-eos", "--json", "--logprobs", "--max-new-tokens", "--min-p", "--model",
-            "--num-samples", "--out", "--presence-penalty", "--prompt-logprobs", "--prompts",
+            "--num-samples", "--out", "--prefix-cache", "--prefix-cache-disk-bytes", "--prefix-cache-memory-bytes",
+            "--presence-penalty", "--prompt-logprobs", "--prompts",
             "--rebuild-commits", "--repetition-penalty", "--retry-errors", "--seed",
             "--split-special-tokens", "--stop", "--temperature",
             "--top-k", "--top-p", "--workers",
@@ -91,7 +92,8 @@ def test_flags_change_only_on_purpose():
         "serve": [
             "--allow-host", "--allow-origin", "--api-key", "--batch-size", "--device", "--drain-s", "--dtype", "--host",
             "--json", "--max-body-bytes", "--max-connections", "--max-queue", "--max-upload-bytes", "--model", "--name",
-            "--port", "--predictions", "--state",
+            "--port", "--predictions", "--prefix-cache", "--prefix-cache-disk-bytes", "--prefix-cache-memory-bytes",
+            "--share-prefixes", "--state",
         ],
         "diagnose": [
             "--batch-size", "--cache-dir", "--gpu", "--json", "--model", "--out", "--seconds", "--seq-len", "--shuffle",

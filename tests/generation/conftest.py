@@ -7,6 +7,7 @@ import torch
 
 from headrace.generation import Request, SamplingOptions
 from headrace.generation.decoding.gpt_runner import GPTRunner
+from headrace.generation.prefix_cache import PrefixCache
 from headrace.model import GPT, GPTConfig
 from headrace.types import Prediction
 
@@ -58,6 +59,20 @@ def table():
 @pytest.fixture
 def runner(gpt):
     return GPTRunner(gpt)
+
+
+@pytest.fixture
+def new_prefix_cache():
+    """A prefix cache with blocks of four tokens, for a runner."""
+
+    def new(runner, **more):
+        shape = PrefixCache.shape_for(runner.new_cache(num_rows=1, capacity=1), block_tokens=4)
+        return PrefixCache(
+            **{"model": runner.kv_fingerprint, "dtype": runner.dtype, "shape": shape, "memory_bytes": 1 << 24}
+            | more
+        )
+
+    return new
 
 
 @pytest.fixture

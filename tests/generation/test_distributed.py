@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from headrace.errors import ConfigError, WorkerError
-from headrace.generation import EngineOptions, Request, SamplingOptions, generate
+from headrace.generation import EngineOptions, PrefixCacheOptions, Request, SamplingOptions, generate
 from headrace.generation.distributed import EnginePool, EngineSetup, open_transport
 from headrace.sink import read_predictions
 from headrace.tokens import load_tokenizer
@@ -43,7 +43,13 @@ def whole(model, tmp_path_factory):
 @pytest.fixture
 def setups(model):
     setup = EngineSetup(
-        model=str(model), engine="native", dtype="float32", device="cpu", batch_size=4, threads=1
+        model=str(model),
+        engine="native",
+        dtype="float32",
+        device="cpu",
+        batch_size=4,
+        threads=1,
+        prefix_cache=PrefixCacheOptions(),
     )
     return [setup, setup]
 
@@ -128,7 +134,7 @@ def test_requests_are_read_only_as_workers_take_them(transport, setups):
 def test_a_job_killed_with_its_workers_goes_on_and_leaves_no_process(model, whole, tmp_path):
     script = (
         "import os, signal, sys\n"
-        "from headrace.generation import EngineOptions, generate\n"
+        "from headrace.generation import EngineOptions, PrefixCacheOptions, generate\n"
         "from headrace.sink import Sink\n"
         "put, seen = Sink.put, []\n"
         "def stop(self, row):\n"

@@ -1135,6 +1135,7 @@ def test_the_real_servers_metrics_are_plotted_and_its_predictions_are_shown(real
     expect(tile.nth(3)).to_have_text(re.compile(r"[\d.]+ m?s median"))
     expect(tile.nth(4)).to_have_text(re.compile(r"[\d.]+ m?s median"))
     expect(tile.nth(5)).to_have_text(re.compile(r"[1-9][\d.k]* tokens"))
+    expect(tile.nth(6)).to_have_text(re.compile(r"\d+ % of prompt tokens|\W+"))
     expect(page.get_by_role("img", name=re.compile(r"Wait in the queue.*median [\d.]+ m?s"))).to_be_visible()
     page.get_by_role("tab", name="Predictions").click()
     expect(page.locator("#stores")).to_contain_text("2 rows")

@@ -69,7 +69,12 @@ def test_a_model_without_special_tokens_answers_text_and_refuses_an_empty_prompt
     server = new_server(bare)
     asked = {"max_tokens": 5, "temperature": 0}
     answer = server.post("/v1/completions", {"prompt": "the water", **asked}).json()
-    assert answer["usage"] == {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    assert answer["usage"] == {
+        "prompt_tokens": 9,
+        "completion_tokens": 5,
+        "total_tokens": 14,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     for prompt in ("", ["the", ""]):
         empty = server.post("/v1/completions", {"prompt": prompt, **asked})
         assert (empty.status_code, empty.json()["error"]["param"]) == (400, "prompt")

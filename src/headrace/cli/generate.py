@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import typer
 
 from headrace.cli.console import count, facts, print_json, progress_bar, stdout
 from headrace.cli.options import MODEL_HELP, with_options
-from headrace.generation import EngineOptions, OutputOptions, PromptOptions, SamplingOptions
+from headrace.generation import (
+    EngineOptions,
+    OutputOptions,
+    PrefixCacheOptions,
+    PromptOptions,
+    SamplingOptions,
+)
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -18,6 +25,8 @@ headrace generate --model run --prompts prompts.txt.gz --out predictions --tempe
 
 headrace generate --model run --prompts prompts.parquet --out s3://bucket/predictions --workers 4
 
+headrace generate --model run --prompts prompts.jsonl --out predictions --prefix-cache ~/.cache/prefixes
+
 headrace generate --model hf://HuggingFaceTB/SmolLM2-135M --prompts prompts.txt --out predictions
 
 The same command resumes after a crash; every prediction is stored once.
@@ -25,7 +34,11 @@ The same command resumes after a crash; every prediction is stored once.
 
 
 @with_options(
-    sampling=SamplingOptions, prompt_options=PromptOptions, output=OutputOptions, engine=EngineOptions
+    sampling=SamplingOptions,
+    prompt_options=PromptOptions,
+    output=OutputOptions,
+    engine=EngineOptions,
+    prefix_cache=PrefixCacheOptions,
 )
 def generate(
     *,
@@ -43,6 +56,7 @@ def generate(
     prompt_options: PromptOptions,
     output: OutputOptions,
     engine: EngineOptions,
+    prefix_cache: PrefixCacheOptions,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
     """Generate for every prompt and store each prediction exactly once."""
@@ -57,7 +71,7 @@ def generate(
             prompts,
             out,
             sampling=sampling,
-            engine=engine,
+            engine=dataclasses.replace(engine, prefix_cache=prefix_cache),
             prompt_options=prompt_options,
             output=output,
             progress=progress,
@@ -70,6 +84,10 @@ def generate(
         ("predictions", f"{count(summary.num_predictions)} stored, {count(summary.num_new)} of them new"),
         ("errors", count(summary.num_errors)),
         ("tokens", count(summary.completion_tokens)),
+        (
+            "prompt tokens",
+            f"{count(summary.prompt_tokens)}, {count(summary.cached_tokens)} of them from the prefix cache",
+        ),
         ("tokens/s", count(summary.tokens_per_s)),
         ("native", summary.native),
         ("out", summary.out),

@@ -11,6 +11,7 @@ import typer
 
 from headrace.cli.console import facts, print_json, stdout, warn
 from headrace.cli.options import MODEL_HELP, with_options
+from headrace.generation import PrefixCacheOptions
 from headrace.serve import ServeOptions, ServerInfo
 from headrace.serve import serve as run
 
@@ -20,6 +21,8 @@ headrace serve --model run --port 8000
 
 headrace serve --model hf-model --port 8000 --api-key SECRET --predictions out
 
+headrace serve --model run --prefix-cache ~/.cache/prefixes
+
 curl localhost:8000/v1/completions -H 'content-type: application/json' -d '{"prompt": "The wheel", "stream": true}'
 
 The page is at /. SIGTERM or Ctrl-C finishes running requests, then ends; a second one ends at once.
@@ -27,11 +30,12 @@ The page is at /. SIGTERM or Ctrl-C finishes running requests, then ends; a seco
 KEY_VARIABLE = "HEADRACE_API_KEY"
 
 
-@with_options(options=ServeOptions)
+@with_options(options=ServeOptions, prefix_cache=PrefixCacheOptions)
 def serve(
     *,
     model: Annotated[str, typer.Option(help=MODEL_HELP, show_default=False)],
     options: ServeOptions,
+    prefix_cache: PrefixCacheOptions,
     json: Annotated[bool, typer.Option("--json", help="Print the address as JSON on stdout.")] = False,
 ) -> None:
     """Serve a model: OpenAI's completions, chat, files and batches, metrics, and a page."""
@@ -43,6 +47,7 @@ def serve(
             stdout.print(facts("serving", [("url", info.url), ("model", info.model), ("dtype", info.dtype)]))
         sys.stdout.flush()
 
+    options = dataclasses.replace(options, prefix_cache=prefix_cache)
     key = os.environ.get(KEY_VARIABLE)
     if key:
         options = dataclasses.replace(options, api_keys=[*(options.api_keys or ()), key])

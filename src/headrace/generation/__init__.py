@@ -3,6 +3,7 @@
 options          what users can set
 prompts/         files, lists, batch lines, conversations -> prompts
 request          one sample to generate -> its tokens and its prediction
+prefix_cache/    keys and values of prompts' common prefixes
 decoding/        a step's tokens -> logits
 sampling/        logits -> tokens
 detokenizer      tokens -> text that is final
@@ -22,7 +23,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from headrace.generation.options import EngineOptions, OutputOptions, PromptOptions, SamplingOptions
+from headrace.generation.options import (
+    EngineOptions,
+    OutputOptions,
+    PrefixCacheOptions,
+    PromptOptions,
+    SamplingOptions,
+)
 from headrace.platform import limit_openmp_spinning
 
 if TYPE_CHECKING:
@@ -70,6 +77,7 @@ __all__ = [
     "LoadedEngine",
     "NativeEngine",
     "OutputOptions",
+    "PrefixCacheOptions",
     "Prompt",
     "PromptOptions",
     "Request",

@@ -20,6 +20,7 @@ import torch
 from headrace.errors import HeadraceError, WorkerError
 from headrace.generation.job import BatchEngine
 from headrace.generation.loading import LoadedEngine, load_engine, load_prompts
+from headrace.generation.options import PrefixCacheOptions
 from headrace.generation.request import Request
 from headrace.model import fetch_model
 from headrace.paths import is_url
@@ -53,6 +54,7 @@ class EngineSetup:
     batch_size: int
     threads: int | None
     """Of a CPU; None leaves torch's own number."""
+    prefix_cache: PrefixCacheOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,8 @@ class FinishedRows:
     rows: tuple[Prediction, ...]
     ended: bool = False
     """All rows are finished, and no request follows."""
+    cached_tokens: int = 0
+    """Prompt tokens that this worker has found in its prefix cache, since it was started."""
 
 
 class EngineWorker:
@@ -90,6 +94,7 @@ class EngineWorker:
         del argument
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._rows: queue.SimpleQueue[Prediction | Exception | None] = queue.SimpleQueue()
+        self._engine: BatchEngine | None = None
 
     def run(
         self, task: EngineSetup | RequestBatch, notify: Callable[[object], None]
@@ -114,7 +119,9 @@ class EngineWorker:
             dtype=setup.dtype,
             device=setup.device,
             batch_size=setup.batch_size,
+            prefix_cache=setup.prefix_cache,
         )
+        self._engine = loaded.engine
         threading.Thread(target=self._run_engine, args=(loaded.engine,), daemon=True).start()
         return WorkerInfo(
             fingerprint=loaded.fingerprint,
@@ -135,13 +142,17 @@ class EngineWorker:
             try:
                 row = self._rows.get(timeout=timeout)
             except queue.Empty:
-                return FinishedRows(rows=tuple(rows))
+                return FinishedRows(rows=tuple(rows), cached_tokens=self._cached_tokens)
             if row is None:
-                return FinishedRows(rows=tuple(rows), ended=True)
+                return FinishedRows(rows=tuple(rows), ended=True, cached_tokens=self._cached_tokens)
             if isinstance(row, Exception):
                 raise row
             rows.append(row)
             timeout = COLLECT_S
+
+    @property
+    def _cached_tokens(self) -> int:
+        return 0 if self._engine is None else self._engine.cached_tokens
 
     def _run_engine(self, engine: BatchEngine) -> None:
         try:
@@ -184,6 +195,10 @@ class RequestQueue:
         self.info: WorkerInfo | None = None
         self.rows: list[Prediction] = []
         """Finished, and not taken yet."""
+        self.cached_tokens = 0
+        """Prompt tokens that workers have found in their prefix caches."""
+        self._cached_tokens = [0] * len(setups)
+        """The part of each worker's present process."""
 
     @property
     def is_done(self) -> bool:
@@ -223,6 +238,8 @@ class RequestQueue:
             if held.pop((row.prompt_id, row.sample_index), None) is not None:
                 self._deaths = 0
                 self.rows.append(row)
+        self.cached_tokens += max(0, result.cached_tokens - self._cached_tokens[worker])
+        self._cached_tokens[worker] = result.cached_tokens
         if result.ended:
             self._ended.add(worker)
 
@@ -250,6 +267,7 @@ class RequestQueue:
         self._held[worker].clear()
         self._sent_last.discard(worker)
         self._loaded.discard(worker)
+        self._cached_tokens[worker] = 0
 
     def _check(self, info: WorkerInfo) -> None:
         if self.info is None:
@@ -281,6 +299,8 @@ class EnginePool:
             pass
         assert loading.info is not None
         self.info = loading.info
+        self.cached_tokens = 0
+        """See `BatchEngine`."""
 
     def run(self, requests: Iterable[Request]) -> Iterator[Prediction]:
         """Rows in the order in which they are finished."""
@@ -290,6 +310,7 @@ class EnginePool:
         tasks.info = self.info
         for _ in self._pool.run(tasks):
             rows, tasks.rows = tasks.rows, []
+            self.cached_tokens = tasks.cached_tokens
             yield from rows
 
 
@@ -303,6 +324,7 @@ def load_workers(
     batch_size: int,
     workers: int,
     distribute: str,
+    prefix_cache: PrefixCacheOptions = PrefixCacheOptions(),  # noqa: B008  # frozen
 ) -> Iterator[LoadedEngine]:
     """Load the same model in several workers, as one engine; they are stopped at the end.
 
@@ -321,6 +343,7 @@ def load_workers(
             device=f"cuda:{number % gpus}" if gpus else device,
             batch_size=batch_size,
             threads=max(1, torch.get_num_threads() // workers) if local else None,
+            prefix_cache=prefix_cache,
         )
         for number in range(workers)
     ]

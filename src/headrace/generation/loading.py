@@ -20,7 +20,8 @@ from headrace.generation.engines.native import NativeEngine
 from headrace.generation.engines.results import check_supported
 from headrace.generation.job import BatchEngine, Progress
 from headrace.generation.model_directory import base_directory, read_config, special_ids_of
-from headrace.generation.options import SamplingOptions
+from headrace.generation.options import PrefixCacheOptions, SamplingOptions
+from headrace.generation.prefix_cache import BlockDirectory, PrefixCache
 from headrace.generation.prompts.tokenizer import PromptTokenizer
 from headrace.model import Decoder, fetch_model, is_adapter, load_model
 from headrace.paths import split_checkpoint_name
@@ -65,6 +66,7 @@ def load_engine(
     dtype: str = "auto",
     device: str = "auto",
     batch_size: int = 32,
+    prefix_cache: PrefixCacheOptions = PrefixCacheOptions(),  # noqa: B008  # frozen
     stats: Stats | None = None,
     progress: Progress | None = None,
 ) -> LoadedEngine:
@@ -77,6 +79,7 @@ def load_engine(
         dtype: of the weights; "auto": as stored, on a CPU float32.
         device: "cpu", "cuda" or "auto".
         batch_size: rows that are generated at once.
+        prefix_cache: what is kept of prompts that have been computed; of engine native.
         stats: counts the engine's time.
         progress: called as progress(bytes done, bytes in all, note) while weights are read.
 
@@ -95,16 +98,31 @@ def load_engine(
                 f"{path}: engine {engine} generates with decoders, and this model has an encoder too. Use engine "
                 "native."
             )
+        if prefix_cache.directory is not None:
+            raise ConfigError(
+                f"{path}: prefix_cache is for decoders; an encoder reads each prompt as a whole, so that two prompts "
+                "have no prefix in common. Leave prefix_cache out."
+            )
         return _load_encoder_decoder(
             path, about, dtype=dtype, device=place, batch_size=batch_size, stats=stats
         )
     if engine != "native":
+        if prefix_cache.directory is not None:
+            raise ConfigError(
+                f"generate: prefix_cache is for engine native; engine {engine} has a cache of its own, or none. "
+                "Leave prefix_cache out, or use engine native."
+            )
         return _load_foreign(path, engine=engine, dtype=dtype, device=place, batch_size=batch_size)
     runner, tokenizer = _load_runner(path, dtype=dtype, device=place, progress=progress)
     special_ids = special_ids_of(split_checkpoint_name(path)[0], tokenizer)
     return LoadedEngine(
         engine=NativeEngine(
-            runner, tokenizer.token_bytes(), eos_ids=special_ids.eos, batch_size=batch_size, stats=stats
+            runner,
+            tokenizer.token_bytes(),
+            eos_ids=special_ids.eos,
+            batch_size=batch_size,
+            stats=stats,
+            prefix_cache=open_prefix_cache(runner, prefix_cache),
         ),
         prompt_tokenizer=PromptTokenizer(tokenizer, special_ids),
         fingerprint=runner.fingerprint,
@@ -155,6 +173,41 @@ def _load_encoder_decoder(
         dtype=str(engine.dtype).removeprefix("torch."),
         unsupported=NOT_SUPPORTED,
     )
+
+
+def open_prefix_cache(runner: GPTRunner | HFRunner, options: PrefixCacheOptions) -> PrefixCache | None:
+    """The prefix cache of a model; None where no memory is given.
+
+    Raises:
+        ConfigError: the directory cannot be used, or a block of the model does not fit into a bound.
+    """
+    if not options.memory_bytes:
+        return None
+    shape = PrefixCache.shape_for(runner.new_cache(num_rows=1, capacity=1))
+    directory = None
+    if options.directory is not None:
+        directory = BlockDirectory(
+            options.directory,
+            max_bytes=options.disk_bytes,
+            model=runner.kv_fingerprint,
+            dtype=runner.dtype,
+            shape=shape,
+            device=runner.device,
+        )
+    cache = PrefixCache(
+        model=runner.kv_fingerprint,
+        dtype=runner.dtype,
+        shape=shape,
+        memory_bytes=options.memory_bytes,
+        keep_answers=options.keep_answers,
+        directory=directory,
+    )
+    if not cache.max_blocks:
+        raise ConfigError(
+            f"prefix_cache_memory_bytes is {options.memory_bytes}; a block of this model has {cache.block_nbytes} "
+            "bytes. Give more, or 0 for no prefix cache."
+        )
+    return cache
 
 
 def _load_foreign(

@@ -111,6 +111,50 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixCacheOptions:
+    """Prefix cache.
+
+    Keys and values of what prompts have in common at their beginning, kept so that each is computed once. None of
+    these changes what is generated, beyond the rounding that a batch has as well.
+    """
+
+    directory: Annotated[
+        str | None,
+        Doc(
+            "A local directory that keeps prefixes over restarts and shares them among workers of a machine."
+        ),
+        Flag("--prefix-cache"),
+    ] = None
+    memory_bytes: Annotated[
+        int,
+        Doc("Memory for prefixes, of each worker; 0 computes every prompt from its beginning."),
+        Flag("--prefix-cache-memory-bytes"),
+    ] = 1 << 30
+    disk_bytes: Annotated[int, Doc("Bound of the directory's files."), Flag("--prefix-cache-disk-bytes")] = (
+        20 << 30
+    )
+    keep_answers: bool = False
+    """Keep generated tokens as well, for the next turn of a conversation; servers do."""
+
+    def __post_init__(self) -> None:
+        """Validate each field.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        for name in ("memory_bytes", "disk_bytes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"prefix_cache_{name} is {getattr(self, name)}; expected 0 or more.")
+        if self.directory == "":
+            raise ConfigError("prefix_cache is empty. Give a local directory, or leave it out.")
+        if self.directory is not None and not self.memory_bytes:
+            raise ConfigError(
+                "prefix_cache_memory_bytes is 0, and prefix_cache names a directory: blocks pass through memory. Give "
+                "some, or leave prefix_cache out."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """Engine.
 
@@ -130,6 +174,8 @@ class EngineOptions:
     distribute: Annotated[
         Distribute, Doc("Where workers run: processes of this machine, or actors of a Ray cluster.")
     ] = "local"
+    prefix_cache: PrefixCacheOptions = PrefixCacheOptions()
+    """What is kept of prompts that have been computed; of the native engine."""
 
     def __post_init__(self) -> None:
         """Validate each field.

@@ -22,6 +22,8 @@ class Request:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     stream: str | None = None
     """Name of its random stream; None: prompt_id. A server gives requests with equal seeds the same name."""
+    cache_scope: str = ""
+    """Cached prefixes are shared by requests of one scope only; a server has one for each API key."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -46,6 +48,8 @@ class Token:
     """Of the prompt's tokens, when requested; given with the row's first token."""
     prompt_top: tuple[tuple[tuple[int, float], ...], ...] | None = None
     """Most likely tokens at each position of the prompt, empty at the first; when both were requested."""
+    cached_tokens: int = 0
+    """Tokens of the prompt that were found in the prefix cache."""
 
 
 def check_prompt(request: Request, *, vocab_size: int, context: int, cache: int | None = None) -> None:

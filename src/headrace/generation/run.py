@@ -117,6 +117,7 @@ def _generate(
                 "num_new": num_new,
                 "num_errors": num_errors,
                 "prompt_tokens": prompt_tokens,
+                "cached_tokens": loaded.engine.cached_tokens,
                 "completion_tokens": completion_tokens,
                 "wall_s": wall_s,
                 "tokens_per_s": completion_tokens / wall_s if wall_s > 0 else 0.0,
@@ -147,6 +148,7 @@ def _load(
         "dtype": engine.dtype,
         "device": engine.device,
         "batch_size": engine.batch_size,
+        "prefix_cache": engine.prefix_cache,
     }
     if engine.workers > 1 or engine.distribute != "local":
         return stack.enter_context(

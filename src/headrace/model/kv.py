@@ -131,6 +131,16 @@ class KVCache:
         self.k_LBHSD[:, target, :, :length] = self.k_LBHSD[:, source, :, :length]
         self.v_LBHSD[:, target, :, :length] = self.v_LBHSD[:, source, :, :length]
 
+    def copy_tokens(self, slot: int, start: int, stop: int) -> Tensor:
+        """A copy of the keys and values of some tokens of a row, [2, L, H, T, D]."""
+        return torch.stack((self.k_LBHSD[:, slot, :, start:stop], self.v_LBHSD[:, slot, :, start:stop]))
+
+    def paste_tokens(self, slot: int, start: int, block_2LHTD: Tensor) -> None:
+        """Write what `copy_tokens` returned over a row's tokens from a position on."""
+        stop = start + block_2LHTD.shape[3]
+        self.k_LBHSD[:, slot, :, start:stop] = block_2LHTD[0]
+        self.v_LBHSD[:, slot, :, start:stop] = block_2LHTD[1]
+
     def resized(self, *, num_rows: int, capacity: int, keep_rows: int, keep_tokens: int) -> KVCache:
         """A cache of another size with the first tokens of the first rows copied over."""
         L, _, H, _, D = self.k_LBHSD.shape

@@ -24,7 +24,7 @@ from headrace.serve.engine_thread import EngineThread
 from headrace.serve.files import FileStore
 from headrace.serve.history import MetricsHistory
 from headrace.serve.metrics import CONTENT_TYPE, Metrics
-from headrace.serve.middleware import RequestMiddleware, error_for
+from headrace.serve.middleware import CACHE_SCOPE, RequestMiddleware, error_for
 from headrace.serve.options import ServeOptions
 from headrace.serve.origins import CrossOriginPolicy
 from headrace.serve.page import page_routes
@@ -64,6 +64,7 @@ class ModelServer:
             gauges={
                 "num_requests_running": ("Samples that decode now.", lambda: self._gauge("running")),
                 "num_requests_waiting": ("Samples that wait for a free row.", lambda: self._gauge("waiting")),
+                "prefix_cache_memory_bytes": ("Bytes of prefixes in memory.", self._cached_bytes),
             },
         )
         self.on_start: Callable[[], None] = lambda: None
@@ -73,7 +74,11 @@ class ModelServer:
         self._redact = redact
         self._history = MetricsHistory(self.metrics.read)
         self._files = FileStore(state, max_upload_bytes=options.max_upload_bytes)
-        self._batches = BatchQueue(self._files, model=model, redact=redact)
+        # Without keys all clients are one.
+        self._share_prefixes = options.share_prefixes or not options.api_keys
+        self._batches = BatchQueue(
+            self._files, model=model, redact=redact, share_prefixes=self._share_prefixes
+        )
         self._document = orjson.dumps(
             openapi_document(title=f"headrace serving {model.name}", version=VERSION)
         )
@@ -143,6 +148,7 @@ class ModelServer:
                 await history
             await self._batches.stop()
             await asyncio.to_thread(self.engine.stop)
+            await asyncio.to_thread(self.model.engine.close)
 
     def close(self) -> None:
         """Release the state directory."""
@@ -159,20 +165,25 @@ class ModelServer:
     def _gauge(self, name: str) -> float:
         return 0.0 if self.engine is None else float(getattr(self.engine, name))
 
+    def _cached_bytes(self) -> float:
+        cache = self.model.engine.prefix_cache
+        return 0.0 if cache is None else float(cache.nbytes)
+
     # ---- OpenAI's paths ----
 
     async def _complete(self, request: Request) -> ASGIApp:
-        return self._response(await read_body(request, CompletionBody))
+        return self._response(await read_body(request, CompletionBody), request)
 
     async def _chat(self, request: Request) -> ASGIApp:
-        return self._response(await read_body(request, ChatBody))
+        return self._response(await read_body(request, ChatBody), request)
 
-    def _response(self, body: CompletionBody | ChatBody) -> CompletionResponse:
+    def _response(self, body: CompletionBody | ChatBody, http: Request) -> CompletionResponse:
         self._check_accepting()
         engine = self._running_engine()
         if engine.waiting >= self._max_queue:
             raise self._queue_full(engine)
-        request = parse_request(body, self.model)
+        scope = "" if self._share_prefixes else http.scope[CACHE_SCOPE]
+        request = parse_request(body, self.model, cache_scope=scope)
         count = len(request.tokens.requests)
         if count > self._max_queue + self.model.batch_size:
             raise bad_request(

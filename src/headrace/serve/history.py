@@ -55,7 +55,7 @@ class MetricsHistory:
         self._recent.append((now, values, histograms))
         while len(self._recent) > 2 and now - self._recent[1][0] >= QUANTILE_WINDOW_S:
             self._recent.popleft()
-        _, _, oldest = self._recent[0]
+        _, earliest, oldest = self._recent[0]
         before, then, _ = next(
             (one for one in reversed(self._recent) if now - one[0] >= RATE_WINDOW_S), self._recent[0]
         )
@@ -68,6 +68,11 @@ class MetricsHistory:
         for name in RATES:
             grown = values.get(name, 0.0) - then.get(name, 0.0)
             sample[name.replace("_total", "_per_second")] = grown / (now - before) if now > before else None
+        looked_up, found = (
+            values.get(f"prefix_cache_{name}_total", 0.0) - earliest.get(f"prefix_cache_{name}_total", 0.0)
+            for name in ("queries", "hits")
+        )
+        sample["prefix_cache_hit_rate"] = found / looked_up if looked_up else None
         for name in TIMES:
             sample[name] = [
                 quantile(q, histograms.get(name, {}), oldest.get(name, {})) if len(self._recent) > 1 else None

@@ -41,6 +41,13 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens processed.")
         self._generation_tokens = self._counter("generation_tokens", "Tokens generated.")
+        self._num_looked_up = self._num_found = 0
+        self._prefix_queries = self._counter(
+            "prefix_cache_queries", "Prompt tokens that were looked up in the prefix cache."
+        )
+        self._prefix_hits = self._counter(
+            "prefix_cache_hits", "Prompt tokens that were found in the prefix cache."
+        )
         self.cancelled = self._counter(
             "request_cancelled", "Samples whose client disconnected before their end."
         )
@@ -68,7 +75,8 @@ class Metrics:
             labelnames=("model_name", "status"),
             registry=self._registry,
         )
-        for name, (text, read) in (gauges or {}).items():
+        rate = "Part of the prompt tokens so far that were found in the prefix cache, 0 to 1."
+        for name, (text, read) in {**(gauges or {}), "prefix_cache_hit_rate": (rate, self._hit_rate)}.items():
             gauge = Gauge(f"{PREFIX}{name}", text, labelnames=("model_name",), registry=self._registry)
             gauge.labels(model).set_function(read)
 
@@ -88,12 +96,19 @@ class Metrics:
             if not before:
                 self._queue.observe(max(0.0, started - stream.arrived))
                 self._prompt_tokens.inc(len(token.request.token_ids))
+                self._count_prefix(len(token.request.token_ids), token.cached_tokens)
             stream.last_at[choice] = ended
             if token.prediction is not None:
                 self._request.observe(ended - stream.arrived)
                 self._success.labels(self._model, token.prediction.finish_reason).inc()
         if generated:
             self._generation_tokens.inc(generated)
+
+    def _count_prefix(self, looked_up: int, found: int) -> None:
+        self._num_looked_up += looked_up
+        self._num_found += found
+        self._prefix_queries.inc(looked_up)
+        self._prefix_hits.inc(found)
 
     def count_response(self, status: int) -> None:
         """Count one response."""
@@ -106,6 +121,9 @@ class Metrics:
     def read(self) -> tuple[Mapping[str, float], Histograms]:
         """All values now, see `read_registry`."""
         return read_registry(self._registry)
+
+    def _hit_rate(self) -> float:
+        return self._num_found / self._num_looked_up if self._num_looked_up else 0.0
 
     def _counter(self, name: str, text: str) -> Counter:
         counter = Counter(f"{PREFIX}{name}", text, labelnames=("model_name",), registry=self._registry)

@@ -24,6 +24,8 @@ from headrace.serve.redaction import os_error_message
 
 logger = logging.getLogger(__name__)
 
+CACHE_SCOPE = "headrace.cache_scope"
+"""Field of the ASGI scope: prefixes are shared by requests of one cache scope."""
 PAGE_PATHS = ("/", "/page/")
 OPEN_PATHS = ("/health", "/openapi.json")
 FILES_PATH = "/v1/files"
@@ -80,7 +82,7 @@ class RequestMiddleware:
                 scope["headers"], http_version=scope.get("http_version", "1.1"), open_path=is_page
             )
             if not is_page and scope["path"] not in OPEN_PATHS:
-                self._check_key(scope["method"], headers)
+                scope[CACHE_SCOPE] = self._check_key(scope["method"], headers)
             await self._app(scope, self._limited_receive(scope["path"], headers, receive), counted_send)
         except ClientDisconnect:
             return
@@ -89,9 +91,10 @@ class RequestMiddleware:
                 raise  # uvicorn closes the connection: half a response must not look complete
             await _send_error(error_for(error, redact=self._redact), counted_send)
 
-    def _check_key(self, method: str, headers: dict[bytes, bytes]) -> None:
+    def _check_key(self, method: str, headers: dict[bytes, bytes]) -> str:
+        """Refuse a request without a valid key; its cache scope, which is the key's hash."""
         if not self._keys or method == "OPTIONS":
-            return
+            return ""
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         digest = hashlib.sha256(given.strip()).digest()
         matches = [hmac.compare_digest(digest, key) for key in self._keys]
@@ -102,6 +105,7 @@ class RequestMiddleware:
                 code="invalid_api_key",
                 headers={"www-authenticate": "Bearer"},
             )
+        return digest.hex()
 
     def _limited_receive(self, path: str, headers: dict[bytes, bytes], receive: Receive) -> Receive:
         limit = MAX_FILE_BYTES + MULTIPART_BYTES if path == FILES_PATH else self._max_body_bytes

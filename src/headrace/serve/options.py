@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from typing_extensions import Doc
 
 from headrace.errors import ConfigError
+from headrace.generation import PrefixCacheOptions
 from headrace.types import Flag
 
 
@@ -54,6 +55,15 @@ class ServeOptions:
     max_upload_bytes: Annotated[int, Doc("Largest total of uploaded files.")] = 10 << 30
     max_connections: Annotated[int, Doc("Open connections; more are refused with status 503.")] = 1000
     drain_s: Annotated[float, Doc("Seconds that running requests have after SIGTERM.")] = 30.0
+    share_prefixes: Annotated[
+        bool,
+        Doc(
+            "Let API keys use prefixes that were computed for other keys; a fast answer then tells that somebody "
+            "has sent the same text."
+        ),
+    ] = False
+    prefix_cache: PrefixCacheOptions = field(default_factory=PrefixCacheOptions)
+    """What is kept of prompts that have been computed."""
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning.

@@ -43,9 +43,17 @@ def run_server(
     """
     raise_open_file_limit(options.max_connections + OTHER_FILES)
     served = ServedModel(
-        model, name=options.name, dtype=options.dtype, device=options.device, batch_size=options.batch_size
+        model,
+        name=options.name,
+        dtype=options.dtype,
+        device=options.device,
+        batch_size=options.batch_size,
+        prefix_cache=options.prefix_cache,
     )
-    redact = Redactor({"state": state, "model": model, **options.stores})
+    directories = {"state": state, "model": model, **options.stores}
+    if options.prefix_cache.directory is not None:
+        directories["prefix-cache"] = options.prefix_cache.directory
+    redact = Redactor(directories)
     server = ModelServer(served, state=state, options=options, redact=redact)
     info = _info(served, listener, state=state, options=options)
     running = _AnnouncingServer(_uvicorn_config(server, options), lambda: ready(info))

@@ -39,7 +39,12 @@ class NodeCache:
     """Blocks on a local disk, at most `max_bytes` of them, each fetched by one process of the machine."""
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, max_bytes: int, next_uses: Callable[[], Mapping[str, int]]
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        max_bytes: int,
+        next_uses: Callable[[], Mapping[str, int]],
+        option: str = "cache_dir",
     ) -> None:
         """Create the directory and remove what dead processes left.
 
@@ -47,6 +52,7 @@ class NodeCache:
             directory: local; shared by the processes of one machine.
             max_bytes: bound on the blocks' bytes; exceeded by at most a 32nd of it for each process.
             next_uses: key -> rank of its next use, for the keys whose use is announced.
+            option: names the directory in error messages.
 
         Raises:
             ConfigError: the directory cannot be created or written.
@@ -64,8 +70,8 @@ class NodeCache:
         except OSError as error:
             if error.errno not in FULL_DEVICE:
                 raise ConfigError(
-                    f"cache_dir {self._directory}: cannot be used: {error.strerror or error}. Name a local directory "
-                    "that can be written, or leave cache_dir out"
+                    f"{option} {self._directory}: cannot be used: {error.strerror or error}. Name a local directory "
+                    f"that can be written, or leave {option} out"
                 ) from error
 
     def get(self, key: str) -> bytes | None:
@@ -75,9 +81,21 @@ class NodeCache:
             data = path.read_bytes()
         except OSError:
             return None
-        with suppress(OSError):
-            os.utime(path)  # a process that evicts without knowing the order sees that this block was used
+        self.touch(key)
         return data
+
+    def has(self, key: str) -> bool:
+        """Whether a block is here."""
+        return self._path(key).exists()
+
+    def touch(self, key: str) -> None:
+        """Mark a block as used, for the process that evicts without knowing the order."""
+        with suppress(OSError):
+            os.utime(self._path(key))
+
+    def path_of(self, key: str) -> Path:
+        """A block's file, for messages."""
+        return self._path(key)
 
     def claim(self, key: str) -> bool:
         """Try to become the process that fetches a block; False if another one is. End it with `release`."""
@@ -127,11 +145,11 @@ class NodeCache:
         finally:
             os.close(handle)
 
-    def put(self, key: str, stored: Bytes) -> None:
-        """Keep a claimed block's bytes; where they cannot be written they are not kept, which is no error."""
+    def put(self, key: str, stored: Bytes) -> bool:
+        """Keep a claimed block's bytes; False where they cannot be written and are not kept, which is no error."""
         with self._lock:
             if self._claims.get(key) is None:
-                return  # no claim could be made, and another process may write the same file
+                return False  # no claim could be made, and another process may write the same file
         path, temporary = self._path(key), self._path(key, ".tmp")
         try:
             temporary.write_bytes(stored)
@@ -139,7 +157,7 @@ class NodeCache:
         except OSError:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            return
+            return False
         with self._lock:
             self._unscanned += len(stored)
             due = self._unscanned > self._max_bytes // 32
@@ -148,6 +166,7 @@ class NodeCache:
         if due:
             with suppress(OSError):
                 self._evict()
+        return True
 
     def drop(self, key: str) -> None:
         """Remove a block whose bytes are damaged."""

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.generation.decoding.attention import attend, plan_step
+from headrace.generation.decoding.attention import PromptSpan, attend, plan_step
 from headrace.model.kv import KVCache
 
 
@@ -64,7 +64,7 @@ def test_a_step_with_prompts_and_decoded_rows_keeps_them_apart():
     assert step.ids_N.tolist() == [7, 8, 1, 2, 3, 4, 5]
     assert step.position_N.tolist() == [3, 5, 0, 1, 2, 0, 1]
     assert step.slot_N.tolist() == [0, 1, 2, 2, 2, 3, 3]
-    assert step.prompts == ((2, 5), (5, 7))
+    assert step.prompts == (PromptSpan(2, 5, 2, 0), PromptSpan(5, 7, 3, 0))
     assert step.keep_K.tolist() == [0, 1, 4, 5, 6]
     assert (step.decoded, step.seen, step.ragged) == (2, 6, True)
 
@@ -81,3 +81,36 @@ def test_what_an_earlier_row_left_in_the_cache_is_not_seen(dtype):
     out = attend(kv, step, 0, q, q, q)
     torch.testing.assert_close(out[0], torch.ones(1, 4, dtype=dtype))
     assert float(out[1].max()) <= 1.0
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 7), st.integers(1, 5)), min_size=1, max_size=4),
+    groups=st.sampled_from([(4, 4), (4, 2)]),
+    window=st.sampled_from([None, 1, 3, 100]),
+    softcap=st.sampled_from([None, 1e6]),
+)
+def test_prompts_behind_a_prefix_in_the_cache_attend_as_whole_rows_would(lengths, groups, window, softcap):
+    """Several rows with prefixes of other lengths, or none, in one step."""
+    H, G = groups
+    rng = torch.Generator().manual_seed(0)
+    rows = [
+        [torch.randn(before + new, heads, 8, generator=rng) for heads in (H, G, G)] for before, new in lengths
+    ]
+    kv = KVCache(num_layers=2, num_rows=len(rows), num_heads=G, capacity=16, head_dim=8)
+    for slot, (before, _) in enumerate(lengths):
+        kv.k_LBHSD[1, slot, :, :before] = rows[slot][1][:before].transpose(0, 1)
+        kv.v_LBHSD[1, slot, :, :before] = rows[slot][2][:before].transpose(0, 1)
+    step = plan_step(
+        [],
+        [(slot, [0] * new, False) for slot, (_, new) in enumerate(lengths)],
+        cached=[before for before, _ in lengths],
+    )
+    news = [[part[before:] for part in row] for row, (before, _) in zip(rows, lengths, strict=True)]
+    q, k, v = (torch.cat([row[i] for row in news]) for i in range(3))
+    out = attend(kv, step, 1, q, k, v, window=window, softcap=softcap)
+    expected = [
+        by_hand(*row, window=window, scale=None)[before:]
+        for row, (before, _) in zip(rows, lengths, strict=True)
+    ]
+    torch.testing.assert_close(out, torch.cat(expected), atol=1e-4, rtol=1e-3)

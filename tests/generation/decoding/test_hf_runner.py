@@ -135,6 +135,58 @@ def test_greedy_tokens_equal_transformers_generate(directory, make_requests, bat
         assert got[request.prompt_id] == tuple(expected[0, len(request.token_ids) :].tolist())
 
 
+def test_greedy_tokens_are_the_same_with_a_prefix_cache(directory, make_requests, new_prefix_cache):
+    """Windows, caps, rotations, grouped queries; alone and in a batch, computed and from the cache."""
+    runner = HFRunner.of_directory(directory, dtype=torch.float32, device=torch.device("cpu"))
+    head = tuple(7 * i % 128 for i in range(22))
+    requests = [
+        replace(request, token_ids=head + tuple(i % 128 for i in request.token_ids))
+        for request in make_requests(6, longest=12, own=lambda _: {"max_new_tokens": 8, "logprobs": True})
+    ]
+    table = [b"x"] * 128
+    expected = {row.prompt_id: row for row in NativeEngine(runner, table, batch_size=6).run(requests)}
+    for batch_size in (1, 6):
+        engine = NativeEngine(runner, table, batch_size=batch_size, prefix_cache=new_prefix_cache(runner))
+        for row in engine.run(requests):
+            assert row.token_ids == expected[row.prompt_id].token_ids
+            assert row.logprobs == pytest.approx(expected[row.prompt_id].logprobs, abs=2e-3)
+        assert engine.cached_tokens >= 5 * 20
+
+
+SCALED = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+DEFAULT = {"rope_type": "default", "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(
+    ("family", "one", "other"),
+    [
+        ("Llama", {"rope_parameters": DEFAULT}, {"rope_parameters": DEFAULT | {"rope_theta": 1e5}}),
+        ("Llama", {"rope_parameters": DEFAULT}, {"rope_parameters": SCALED}),
+        ("Llama", {"rope_parameters": SCALED}, {"rope_parameters": SCALED | {"factor": 4.0}}),
+        ("Mistral", {"sliding_window": 5}, {"sliding_window": 6}),
+        ("Mistral", {"sliding_window": 5}, {"sliding_window": None}),
+    ],
+    ids=["theta", "scaled", "factor", "window", "no window"],
+)
+def test_models_of_equal_weights_that_rotate_or_attend_differently_share_no_prefix(
+    tmp_path, family, one, other
+):
+    """The fingerprint of the weights is equal; that of keys and values is not, and the directory does not matter."""
+    import transformers as t
+
+    found = []
+    for name, more in (("one", one), ("same", one), ("other", other)):
+        torch.manual_seed(1)
+        config = getattr(t, f"{family}Config")(**SHAPE, num_key_value_heads=2, **more)
+        getattr(t, f"{family}ForCausalLM")(config).save_pretrained(tmp_path / name)
+        cpu = torch.device("cpu")
+        runner = HFRunner.of_directory(tmp_path / name, dtype=torch.float32, device=cpu)
+        found.append((runner.fingerprint, runner.kv_fingerprint))
+    assert found[0] == found[1]
+    assert found[0][0] == found[2][0]
+    assert found[0][1] != found[2][1]
+
+
 @pytest.mark.parametrize(
     ("family", "why"),
     [

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 import headrace as hr
 from headrace.errors import ConfigError
-from headrace.generation import load_engine
+from headrace.generation import PrefixCacheOptions, load_engine
 from headrace.generation.request import Request
 
 TEXTS = ["ab", "hello there", "a", "the quick brown fox", "", "zz z", "one two three four five"]
@@ -128,6 +128,9 @@ def test_what_is_not_supported_is_refused_by_name(directory, tmp_path):
     for engine in ("transformers", "vllm"):
         with pytest.raises(ConfigError, match=f"engine {engine} generates with decoders"):
             load_engine(str(directory), engine=engine, device="cpu")
+    prefixes = PrefixCacheOptions(directory=str(tmp_path / "prefixes"))
+    with pytest.raises(ConfigError, match="prefix_cache is for decoders"):
+        load_engine(str(directory), device="cpu", prefix_cache=prefixes)
     loaded = load_engine(str(directory), device="cpu")
     with pytest.raises(ConfigError, match="no prompt_logprobs"):
         loaded.check_supported(hr.SamplingOptions(prompt_logprobs=True))

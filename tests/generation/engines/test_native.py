@@ -1,6 +1,7 @@
 """Tests native.py, request_loop.py and row.py, and through them request.py."""
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -294,3 +295,114 @@ def test_bfloat16_weights_run_in_bfloat16(gpt, table, make_requests):
 def test_an_engine_without_room_is_refused(runner, table, options):
     with pytest.raises(ConfigError):
         NativeEngine(runner, table, **options)
+
+
+def with_heads(requests, *, heads=2, length=30):
+    """The requests behind a few common heads, in turn."""
+    rng = random.Random(5)
+    texts = [tuple(rng.randrange(256) for _ in range(length)) for _ in range(heads)]
+    return [
+        replace(request, token_ids=(texts[i % heads] + request.token_ids)[: length + 20])
+        for i, request in enumerate(requests)
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+@pytest.mark.parametrize("banded", [False, True])
+def test_rows_are_the_same_with_a_prefix_cache(
+    gpt, banded_gpt, table, make_requests, new_prefix_cache, batch_size, banded
+):
+    """Greedy and sampled, tokens and scores, by the row alone and in a batch; the second time all from the cache."""
+    runner = GPTRunner(banded_gpt if banded else gpt)
+    requests = with_heads(
+        make_requests(
+            16,
+            own=lambda i: {
+                "temperature": (0.0, 0.7)[i % 2], "logprobs": True, "prompt_logprobs": i % 5 == 0,
+            },
+        )
+    )  # fmt: skip
+    expected = results(NativeEngine(runner, table, batch_size=batch_size), requests)
+    cache = new_prefix_cache(runner)
+    for _ in range(2):
+        engine = NativeEngine(runner, table, batch_size=batch_size, prefix_cache=cache)
+        got = results(engine, requests)
+        for key, row in got.items():
+            assert row.logprobs == pytest.approx(expected[key].logprobs, abs=1e-3)
+            assert replace(row, logprobs=None, prompt_logprobs=None) == replace(
+                expected[key], logprobs=None, prompt_logprobs=None
+            )
+            if row.prompt_logprobs is not None:
+                assert row.prompt_logprobs[1:] == pytest.approx(expected[key].prompt_logprobs[1:], abs=1e-3)
+    whole = sum(
+        (len(request.token_ids) - 1) // 4 * 4 for request in requests if not request.sampling.prompt_logprobs
+    )
+    assert engine.cached_tokens == whole
+
+
+class RecordingRunner:
+    """A runner that records how many tokens each step computes."""
+
+    def __init__(self, runner):
+        self._runner, self.tokens = runner, []
+
+    def __getattr__(self, name):
+        return getattr(self._runner, name)
+
+    def hidden(self, step, kv):
+        self.tokens.append(len(step.ids_N))
+        return self._runner.hidden(step, kv)
+
+
+def test_a_head_that_many_prompts_have_is_computed_once(runner, table, make_requests, new_prefix_cache):
+    """The first prompt of each head enters in the first step, all others in the second, though all had space."""
+    requests = with_heads(make_requests(16, longest=3, own=lambda _: {"max_new_tokens": 1}), length=40)
+    recorded = RecordingRunner(runner)
+    engine = NativeEngine(recorded, table, batch_size=16, prefix_cache=new_prefix_cache(runner))
+    assert len(results(engine, requests)) == 16
+    total = sum(len(request.token_ids) for request in requests)
+    first = sum(len(request.token_ids) for request in requests[:2])
+    assert recorded.tokens == [first, total - first - 14 * 40]
+    assert engine.cached_tokens == 14 * 40
+
+
+def test_samples_of_one_prompt_compute_it_once(runner, table, make_requests, new_prefix_cache):
+    (request,) = make_requests(1, own=lambda _: {"temperature": 1.0, "max_new_tokens": 5})
+    request = replace(request, token_ids=tuple(range(41)))
+    samples = [replace(request, prompt_id=str(i), sample_index=i, stream="") for i in range(6)]
+    expected = results(NativeEngine(runner, table, batch_size=8), samples)
+    engine = NativeEngine(runner, table, batch_size=8, prefix_cache=new_prefix_cache(runner))
+    assert results(engine, samples) == expected
+    assert engine.cached_tokens == 5 * 40
+
+
+def test_requests_of_other_scopes_find_nothing(runner, table, make_requests, new_prefix_cache):
+    requests = with_heads(make_requests(4, longest=3), heads=1)
+    requests = [replace(request, cache_scope=str(i % 2)) for i, request in enumerate(requests)]
+    engine = NativeEngine(runner, table, prefix_cache=new_prefix_cache(runner))
+    results(engine, requests[:2])
+    assert engine.cached_tokens == 0
+    results(engine, requests[2:])
+    assert engine.cached_tokens == 2 * 28
+
+
+def test_the_next_turn_of_a_conversation_continues_the_answer(runner, table, make_requests, new_prefix_cache):
+    """Keys and values of generated tokens are kept where that is set."""
+    (first,) = make_requests(1, longest=2, own=lambda _: {"max_new_tokens": 30})
+    for keep_answers, found in ((False, 0), (True, 28)):
+        cache = new_prefix_cache(runner, keep_answers=keep_answers)
+        engine = NativeEngine(runner, table, prefix_cache=cache)
+        (row,) = engine.run([first])
+        ids = (*first.token_ids, *row.token_ids, 5)
+        second = replace(first, token_ids=ids, prompt_id="2")
+        assert results(engine, [second]) == results(NativeEngine(runner, table), [second])
+        assert engine.cached_tokens == found
+
+
+def test_a_prefix_cache_too_small_for_a_head_changes_nothing(runner, table, make_requests, new_prefix_cache):
+    requests = with_heads(make_requests(12), heads=3)
+    expected = results(NativeEngine(runner, table, batch_size=4), requests)
+    probe = new_prefix_cache(runner)
+    cache = new_prefix_cache(runner, memory_bytes=3 * probe.block_nbytes)
+    assert results(NativeEngine(runner, table, batch_size=4, prefix_cache=cache), requests) == expected
+    assert cache.num_blocks == 3

@@ -1,8 +1,8 @@
 """Queries, keys and values of one step's tokens -> attention of each token over its own row.
 
-A step is one flat list of tokens of many rows: one token of every row that is being decoded, then all tokens of every
-prompt that enters. There is no padding, so the matrix products around attention compute nothing in vain, and the
-weights are read once for both kinds.
+A step is one flat list of tokens of many rows: one token of every row that is being decoded, then the tokens of every
+prompt that enters, all of them or those behind a prefix whose keys and values are in the cache. There is no padding,
+so the matrix products around attention compute nothing in vain, and the weights are read once for both kinds.
 
 Shapes: N tokens of the step, n of them decoded rows, H query heads, G key/value heads, D head width,
 S slots up to the longest row.
@@ -21,6 +21,16 @@ from torch import Tensor
 from headrace.model import KVCache
 
 
+@dataclass(frozen=True, slots=True)
+class PromptSpan:
+    """Tokens of one entering prompt: [start, stop) of a step's tokens, behind some that are in the cache."""
+
+    start: int
+    stop: int
+    slot: int
+    cached: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
     """The tokens of a step, and the row and position of each."""
@@ -33,8 +43,8 @@ class StepPlan:
     """int64; row of the cache; decoded rows are 0 to n - 1, in this order"""
     decoded: int
     """n: the first n tokens are one new token of each row that is being decoded."""
-    prompts: tuple[tuple[int, int], ...]
-    """[start, stop) of each entering prompt among the N tokens, whole and from position 0."""
+    prompts: tuple[PromptSpan, ...]
+    """Of each entering prompt, all tokens that are not in the cache."""
     seen: int
     """S: slots up to the longest decoded row, after this step."""
     ragged: bool
@@ -47,12 +57,15 @@ class StepPlan:
     """Slot and position of the token, where the step has only one."""
     masks: dict[int | None, Tensor | None]
     """By window; made once a step for all layers with that window."""
+    prompt_masks: dict[tuple[int, int, int | None], Tensor]
+    """By tokens, tokens in the cache, and window: of prompts with a prefix in the cache."""
 
 
 def plan_step(
     decoded: Sequence[tuple[int, int]],
     prompts: Sequence[tuple[int, Sequence[int], bool]],
     *,
+    cached: Sequence[int] = (),
     device: torch.device | str = "cpu",
 ) -> StepPlan:
     """Lay out a step.
@@ -60,6 +73,7 @@ def plan_step(
     Args:
         decoded: (last token id, tokens in the row before it) of slots 0, 1, ...
         prompts: (slot, token ids, whether logits of every token are requested) of rows that enter.
+        cached: of each prompt, tokens before these ids whose keys and values are in the row's slot; default none.
         device: where the model is.
     """
     ids = [token for token, _ in decoded]
@@ -67,13 +81,13 @@ def plan_step(
     slots = list(range(len(decoded)))
     keep = list(range(len(decoded)))
     spans = []
-    for slot, tokens, every in prompts:
+    for (slot, tokens, every), before in zip(prompts, cached or [0] * len(prompts), strict=True):
         start = len(ids)
         ids.extend(tokens)
-        positions.extend(range(len(tokens)))
+        positions.extend(range(before, before + len(tokens)))
         slots.extend([slot] * len(tokens))
         keep.extend(range(start, len(ids)) if every else [len(ids) - 1])
-        spans.append((start, len(ids)))
+        spans.append(PromptSpan(start, len(ids), slot, before))
     lengths = [length for _, length in decoded]
     packed = torch.tensor([ids, positions, slots], dtype=torch.int64).to(device)
     return StepPlan(
@@ -88,6 +102,7 @@ def plan_step(
         keeps_all=len(keep) == len(ids),
         only_token=(slots[0], positions[0]) if len(ids) == 1 else None,
         masks={},
+        prompt_masks={},
     )
 
 
@@ -141,19 +156,25 @@ def attend(
     out_NHD = q_NHD.new_empty(N, H, D)
     if n:
         out_NHD[:n] = out_nHD
-    for start, stop in step.prompts:
-        T = stop - start
-        banded = window is not None and window < T
+    for span in step.prompts:
+        tokens = slice(span.start, span.stop)
+        T = span.stop - span.start
+        if span.cached:
+            k_GSD, v_GSD = (x[span.slot].narrow(1, 0, span.cached + T) for x in (k_BGSD, v_BGSD))
+            mask: Tensor | None = _prompt_mask(step, T, span.cached, window)
+        else:
+            k_GSD, v_GSD = k_NGD[tokens].transpose(0, 1), v_NGD[tokens].transpose(0, 1)
+            mask = _band(T, window, q_NHD.device) if window is not None and window < T else None
         out = product(
-            q_NHD[start:stop].transpose(0, 1)[None],
-            k_NGD[start:stop].transpose(0, 1)[None],
-            v_NGD[start:stop].transpose(0, 1)[None],
-            attn_mask=_band(T, window, q_NHD.device) if banded and window is not None else None,
-            is_causal=not banded,
+            q_NHD[tokens].transpose(0, 1)[None],
+            k_GSD[None],
+            v_GSD[None],
+            attn_mask=mask,
+            is_causal=mask is None,
             scale=scale,
             enable_gqa=G != H,
         )
-        out_NHD[start:stop] = out[0].transpose(0, 1)
+        out_NHD[tokens] = out[0].transpose(0, 1)
     return out_NHD
 
 
@@ -199,6 +220,20 @@ def _decode_mask(step: StepPlan, window: int | None, dtype: torch.dtype) -> Tens
         zeros_nS = torch.zeros(hidden_nS.shape, dtype=dtype, device=hidden_nS.device)
         step.masks[window] = zeros_nS.masked_fill_(hidden_nS, -torch.inf)[:, None, None]
     return step.masks[window]
+
+
+def _prompt_mask(step: StepPlan, num_tokens: int, cached: int, window: int | None) -> Tensor:
+    """Bool mask [T, S] of tokens behind a prefix: the slots that each attends to."""
+    key = num_tokens, cached, window
+    if key not in step.prompt_masks:
+        stop = cached + num_tokens
+        position_T1 = torch.arange(cached, stop, device=step.position_N.device)[:, None]
+        slot_S = torch.arange(stop, device=step.position_N.device)
+        seen_TS = slot_S <= position_T1
+        if window is not None:
+            seen_TS &= slot_S > position_T1 - window
+        step.prompt_masks[key] = seen_TS
+    return step.prompt_masks[key]
 
 
 def _band(num_tokens: int, window: int, device: torch.device) -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import orjson
 import torch
 import xxhash
 from torch import Tensor
@@ -18,6 +20,20 @@ def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def fingerprint_of_cache(weights: str, config: Mapping[str, Any], *, library: str = "") -> str:
+    """32 hex digits that are equal where the keys and values of equal tokens are.
+
+    Args:
+        weights: their fingerprint.
+        config: of the model; two models of the same weights can rotate or attend in different ways.
+        library: name and version of what implements the model, where that is not headrace.
+    """
+    content = orjson.dumps(
+        [weights, config, library], default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+    )
+    return xxhash.xxh3_128_hexdigest(content)
 
 
 def fingerprint_of_files(directory: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import cast
 
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812  # the name that every reader of t
 from torch import Tensor
 
 from headrace.generation.decoding.attention import StepPlan, attend
-from headrace.generation.decoding.fingerprint import fingerprint_of
+from headrace.generation.decoding.fingerprint import fingerprint_of, fingerprint_of_cache
 from headrace.generation.decoding.packed_linear import PackedLinear
 from headrace.generation.decoding.single_row import DecoderShape, LayerWeights, SingleRowDecoder, decoder_for
 from headrace.model import GPT, Attention, KVCache, TransformerBlock
@@ -47,6 +47,7 @@ class GPTRunner:
         self.vocab_size = model.config.vocab_size
         self.context = model.config.max_position_embeddings
         self.fingerprint = fingerprint_of(model.state_dict())
+        self.kv_fingerprint = fingerprint_of_cache(self.fingerprint, asdict(model.config))
         weight = model.tok.weight.detach()
         self.dtype, self.device = weight.dtype, weight.device
         self._layers = [

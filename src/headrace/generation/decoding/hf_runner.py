@@ -17,7 +17,7 @@ from torch import Tensor
 
 from headrace.errors import ConfigError
 from headrace.generation.decoding.attention import StepPlan, attend, plan_step
-from headrace.generation.decoding.fingerprint import fingerprint_of
+from headrace.generation.decoding.fingerprint import fingerprint_of, fingerprint_of_cache
 from headrace.generation.decoding.fused import FusedDecoder
 from headrace.generation.decoding.hf_weights import load_transformers, transformers_of_decoder
 from headrace.model import Decoder, KVCache
@@ -57,6 +57,7 @@ class HFRunner:
             getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         )
         self.fingerprint = fingerprint_of(self.model.state_dict())
+        self.kv_fingerprint = _cache_fingerprint(self.fingerprint, model.config)
         self._own_head = False
         self._fused: FusedDecoder | None = None
         self.one_row = "torch"
@@ -187,6 +188,14 @@ class HFRunner:
             step = plan_step(rows, [], device=self.device)
             got.append(self.logits(self.hidden(step, kv))[before:])
         return torch.cat([logits.float() for logits in got])
+
+
+def _cache_fingerprint(weights: str, config: Any) -> str:
+    import transformers
+
+    ignored = {"_name_or_path", "transformers_version", "_attn_implementation", "attn_implementation"}
+    content = {name: value for name, value in config.to_dict().items() if name not in ignored}
+    return fingerprint_of_cache(weights, content, library=f"transformers {transformers.__version__}")
 
 
 def _checked_config(config: Any, directory: Path) -> Any:

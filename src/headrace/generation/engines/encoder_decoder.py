@@ -65,6 +65,10 @@ class EncoderDecoderEngine:
         ConfigError: a model that is not one of `MODEL_TYPES`, or whose config has no token that begins the output.
     """
 
+    cached_tokens = 0
+    """See `BatchEngine`; an encoder reads each prompt as a whole."""
+    prefix_cache = None
+
     def __init__(
         self,
         directory: Path,
@@ -163,6 +167,9 @@ class EncoderDecoderEngine:
                 self._keep(group, keep)
                 return True
         return False
+
+    def close(self) -> None:
+        """Release nothing: this engine keeps nothing beside its memory."""
 
     def run(self, requests: Iterable[Request]) -> Iterator[Prediction]:
         """Generate for a stream of requests, which is read only as far ahead as a batch needs.

@@ -17,6 +17,7 @@ from headrace.errors import ConfigError
 from headrace.generation.decoding.attention import StepPlan, plan_step
 from headrace.generation.engines.request_loop import run_requests
 from headrace.generation.engines.row import Row
+from headrace.generation.prefix_cache import PrefixCache, PrefixMatch
 from headrace.generation.request import Request, Token, check_prompt
 from headrace.generation.sampling.sampler import sample
 from headrace.model import KVCache
@@ -25,6 +26,7 @@ from headrace.types import Prediction
 
 SLOT_STEP = 128
 """The cache grows in steps of this many tokens a row, so that it is not resized for every length."""
+CLOSE_S = 10.0
 CACHE_BYTES = 4 << 30
 PREFILL_TOKENS = 2048
 """Prompt tokens that may enter in one step; bounds the step's memory and the time that decoded rows wait."""
@@ -39,6 +41,9 @@ class Runner(Protocol):
     device: torch.device
     fingerprint: str
     """32 hex digits of the weights."""
+    dtype: torch.dtype
+    kv_fingerprint: str
+    """32 hex digits, equal where the keys and values of equal tokens are."""
 
     def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
         """An empty cache that fits the model."""
@@ -60,6 +65,8 @@ class NativeEngine:
         batch_size: rows decoded at once.
         cache_bytes: limit of the key/value cache; fewer rows run at the same time where they are long.
         prefill_tokens: prompt tokens that enter in one step, at least one prompt.
+        stats: counts the engine's time.
+        prefix_cache: of the runner's model; None computes every prompt from its beginning.
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class NativeEngine:
         cache_bytes: int = CACHE_BYTES,
         prefill_tokens: int = PREFILL_TOKENS,
         stats: Stats | None = None,
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         if batch_size < 1 or prefill_tokens < 1:
             raise ConfigError(
@@ -79,6 +87,9 @@ class NativeEngine:
             )
         self.runner = runner
         self.stats = stats or Stats()
+        self.prefix_cache = prefix_cache
+        self.cached_tokens = 0
+        """Prompt tokens that were found in the prefix cache."""
         self._table = token_bytes
         self._eos = frozenset(eos_ids)
         self._batch_size, self._prefill_tokens = batch_size, prefill_tokens
@@ -131,6 +142,11 @@ class NativeEngine:
             request, vocab_size=self.runner.vocab_size, context=self.runner.context, cache=self._slots
         )
 
+    def close(self) -> None:
+        """Write what the prefix cache still keeps in memory only, if it has a directory."""
+        if self.prefix_cache is not None:
+            self.prefix_cache.close(CLOSE_S)
+
     def cancel(self, key: tuple[str, int]) -> bool:
         """Remove a request that waits or runs; False when there is none with this key."""
         for request in self._waiting:
@@ -148,26 +164,39 @@ class NativeEngine:
 
         A request that cannot be generated becomes an error row. Rows come out in the order in which they end.
         """
-        return run_requests(self, requests, batch_size=self._batch_size)
+        yield from run_requests(self, requests, batch_size=self._batch_size)
+        self.close()
 
     def step(self) -> list[Token]:
         """Make one token for every row, those that enter included; the rows that end leave."""
-        entering = self._admit()
+        admitted = self._admit()
+        entering = [row for row, _ in admitted]
         if not self._rows and not entering:
             return []
         with self.stats.busy(
-            "forward", items=len(self._rows) + sum(len(row.request.token_ids) for row in entering)
+            "forward",
+            items=len(self._rows)
+            + sum(len(row.request.token_ids) - match.num_tokens for row, match in admitted),
         ):
             step = plan_step(
                 [(row.tokens[-1], row.cached) for row in self._rows],
                 [
-                    (len(self._rows) + i, row.request.token_ids, row.request.sampling.prompt_logprobs)
-                    for i, row in enumerate(entering)
+                    (
+                        len(self._rows) + i,
+                        row.request.token_ids[match.num_tokens :],
+                        row.request.sampling.prompt_logprobs,
+                    )
+                    for i, (row, match) in enumerate(admitted)
                 ],
+                cached=[match.num_tokens for _, match in admitted],
                 device=self.runner.device,
             )
             assert self._kv is not None
+            self._read_prefixes(admitted, self._kv)
             x_KW = self.runner.hidden(step, self._kv)
+            if self.prefix_cache is not None:
+                for i, (_, match) in enumerate(admitted):
+                    self.prefix_cache.insert(match.keys, self._kv, len(self._rows) + i)
             for row in self._rows:
                 row.cached += 1
             last = list(range(len(self._rows)))
@@ -188,22 +217,68 @@ class NativeEngine:
                 row.take(one, eos_ids=self._eos, max_length=self._max_length)
                 for row, one in zip(self._rows, sampled, strict=True)
             ]
-        self._remove([slot for slot, token in enumerate(tokens) if token.prediction is not None])
+        ended = [slot for slot, token in enumerate(tokens) if token.prediction is not None]
+        self._keep_answers(ended)
+        self._remove(ended)
         return tokens
 
-    def _admit(self) -> list[Row]:
-        """Rows for the requests that enter now, as far as rows, cache and the step's budget reach."""
-        entering: list[Row] = []
+    def _admit(self) -> list[tuple[Row, PrefixMatch]]:
+        """Rows for the requests that enter now, as far as rows, cache and the step's budget reach.
+
+        A request whose next block is computed by another one of this step waits for the next step, which finds it: a
+        prefix that many prompts have in common is computed once.
+        """
+        entering: list[tuple[Row, PrefixMatch]] = []
+        computed: set[str] = set()
         budget = self._prefill_tokens
-        while self._waiting and len(self._rows) + len(entering) < self._batch_size:
-            request = self._waiting[0]
-            if entering and len(request.token_ids) > budget:
+        at = 0
+        while at < min(len(self._waiting), self._batch_size):
+            if len(self._rows) + len(entering) >= self._batch_size:
                 break
-            if not self._reserve(request, entering):
+            request = self._waiting[at]
+            match = self._find_prefix(request)
+            if match.next_key in computed:
+                at += 1
+                continue
+            missing = len(request.token_ids) - match.num_tokens
+            if entering and missing > budget:
                 break
-            budget -= len(request.token_ids)
-            entering.append(Row(self._waiting.popleft(), self._table))
+            if not self._reserve(request, [row for row, _ in entering]):
+                break
+            budget -= missing
+            del self._waiting[at]
+            if self.prefix_cache is not None:
+                computed.update(match.keys[len(match.blocks) : self.prefix_cache.max_blocks])
+            entering.append((Row(request, self._table, cached_tokens=match.num_tokens), match))
+            self.cached_tokens += match.num_tokens
         return entering
+
+    def _find_prefix(self, request: Request) -> PrefixMatch:
+        """What the prefix cache has of a prompt; scores of a prompt's tokens need all of them computed."""
+        if self.prefix_cache is None or len(request.token_ids) < self.prefix_cache.block_tokens:
+            return PrefixMatch()
+        if request.sampling.prompt_logprobs:
+            keys = self.prefix_cache.keys_of(request.token_ids, scope=request.cache_scope)
+            return PrefixMatch(keys=tuple(keys))
+        return self.prefix_cache.find(request.token_ids, scope=request.cache_scope)
+
+    def _read_prefixes(self, admitted: Sequence[tuple[Row, PrefixMatch]], kv: KVCache) -> None:
+        """Copy the keys and values of known prefixes to the rows that enter."""
+        for slot, (_, match) in enumerate(admitted, start=len(self._rows)):
+            for number, block in enumerate(match.blocks):
+                kv.paste_tokens(slot, number * block.shape[3], block)
+
+    def _keep_answers(self, slots: Sequence[int]) -> None:
+        """Give the prefix cache the rows that have ended, generated tokens included."""
+        cache = self.prefix_cache
+        if cache is None or not cache.keep_answers:
+            return
+        for slot in slots:
+            row = self._rows[slot]
+            ids = (*row.request.token_ids, *row.tokens)[: row.cached]
+            if len(ids) // cache.block_tokens > len(row.request.token_ids) // cache.block_tokens:
+                assert self._kv is not None
+                cache.insert(cache.keys_of(ids, scope=row.request.cache_scope), self._kv, slot)
 
     def _reserve(self, request: Request, entering: Sequence[Row]) -> bool:
         """Resize the cache for one more row; False when the request must wait for other rows to end."""

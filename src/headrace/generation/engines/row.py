@@ -24,10 +24,12 @@ class Row:
     Args:
         request: the sample.
         table: bytes of each id.
+        cached_tokens: tokens of the prompt that were found in the prefix cache.
     """
 
     __slots__ = (
         "cached",
+        "cached_tokens",
         "logprobs",
         "prompt_logprobs",
         "prompt_top",
@@ -37,8 +39,9 @@ class Row:
         "tokens",
     )
 
-    def __init__(self, request: Request, table: Sequence[bytes]) -> None:
+    def __init__(self, request: Request, table: Sequence[bytes], *, cached_tokens: int = 0) -> None:
         self.request = request
+        self.cached_tokens = cached_tokens
         self.sampler = SamplerState(
             sampling=request.sampling,
             key=stream_key(
@@ -99,6 +102,7 @@ class Row:
                 prediction=self._finished("length"),
                 prompt_logprobs=self.prompt_logprobs,
                 prompt_top=self.prompt_top,
+                cached_tokens=self.cached_tokens,
             )
         first = not self.tokens
         self.tokens.append(sampled.token_id)
@@ -126,6 +130,7 @@ class Row:
             prediction=prediction,
             prompt_logprobs=self.prompt_logprobs if first else None,
             prompt_top=self.prompt_top if first else None,
+            cached_tokens=self.cached_tokens,
         )
 
     def _finished(self, reason: str) -> Prediction:

@@ -66,6 +66,9 @@ class TransformersEngine:
         batch_size: rows in one step.
     """
 
+    cached_tokens = 0
+    """See `BatchEngine`; the library does not report them here."""
+
     def __init__(
         self,
         directory: Path,

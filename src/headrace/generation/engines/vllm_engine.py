@@ -34,6 +34,9 @@ class VLLMEngine:
         ConfigError: vLLM is not installed.
     """
 
+    cached_tokens = 0
+    """See `BatchEngine`; the library does not report them here."""
+
     def __init__(
         self,
         directory: Path,

@@ -57,6 +57,7 @@ class BatchQueue:
         files: uploaded files, and the directory of the batches.
         model: the model.
         redact: removes the server's paths from error messages.
+        share_prefixes: use prefixes that were computed for other requests; else those of the same batch only.
         clock: seconds since 1970.
     """
 
@@ -66,8 +67,10 @@ class BatchQueue:
         *,
         model: ServedModel,
         redact: Callable[[str], str] = str,
+        share_prefixes: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._share_prefixes = share_prefixes
         self._store, self._model, self._redact, self._clock = BatchStore(files), model, redact, clock
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -254,12 +257,13 @@ class BatchQueue:
         rows = max(1, self._model.batch_size * 3 // 4)
         free = asyncio.Semaphore(rows)
         counts = batch["request_counts"]
+        scope = "" if self._share_prefixes else f"batch {batch['id']}"
         written = time.monotonic()
 
         async def generate(line: BatchLine) -> None:
             nonlocal written
             try:
-                row = await self._generate_line(line, ENDPOINTS[batch["endpoint"]])
+                row = await self._generate_line(line, ENDPOINTS[batch["endpoint"]], scope=scope)
                 await loop.run_in_executor(thread, sink.put, row)
                 counts["failed" if row.error else "completed"] += 1
                 if time.monotonic() - written > WRITE_EVERY_S and batch["id"] not in self._cancelled:
@@ -282,11 +286,13 @@ class BatchQueue:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
-    async def _generate_line(self, line: BatchLine, schema: type[CompletionBody | ChatBody]) -> Prediction:
+    async def _generate_line(
+        self, line: BatchLine, schema: type[CompletionBody | ChatBody], *, scope: str
+    ) -> Prediction:
         """One line's response, or its error, as a row."""
         assert self._engine is not None
         try:
-            request = parse_request(parse_fields(line.body, schema), self._model)
+            request = parse_request(parse_fields(line.body, schema), self._model, cache_scope=scope)
             async with submitted(request, self._engine):
                 response = await collect(request, ResponseFormatter(request, self._model))
         except APIError as refused:

@@ -48,6 +48,7 @@ class ResponseFormatter:
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
         self._reasons: list[str | None] = [None] * count
         self._completion_tokens = [0] * count
+        self._cached_tokens = [0] * count
         self._started = [False] * count
         self._offsets = [TextOffsets(self._echoed(i)) for i in range(count)]
         self._head = b'data: {"id":%b,"object":%b,"created":%d,"model":%b,"choices":[' % (
@@ -96,6 +97,7 @@ class ResponseFormatter:
         entries: list[TokenLogprob] = []
         reason = None
         for token in tokens:
+            self._cached_tokens[choice] = token.cached_tokens
             self._completion_tokens[choice] += token.token_id is not None
             if request.logprobs:
                 entries += self._entries(choice, token)
@@ -129,6 +131,7 @@ class ResponseFormatter:
             APIError: a sample failed.
         """
         for choice, token in tokens:
+            self._cached_tokens[choice] = token.cached_tokens
             self._completion_tokens[choice] += token.token_id is not None
             self._texts[choice].append(token.text)
             if self._request.logprobs:
@@ -161,7 +164,7 @@ class ResponseFormatter:
             "usage": self.usage(),
         }
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         """Tokens so far; a prompt counts once, however many samples it has."""
         prompt = sum(len(ids) for ids, _ in self._request.prompts)
         completion = sum(self._completion_tokens)
@@ -169,6 +172,8 @@ class ResponseFormatter:
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
+            # Of a prompt's samples the first one: the others find what it has computed.
+            "prompt_tokens_details": {"cached_tokens": sum(self._cached_tokens[:: self._request.n])},
         }
 
     # ---- both ----

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -14,6 +15,7 @@ from headrace.generation import (
     EncoderDecoderEngine,
     LoadedEngine,
     NativeEngine,
+    PrefixCacheOptions,
     load_chat_template,
     load_engine,
 )
@@ -32,6 +34,7 @@ class ServedModel:
         dtype: of the weights; "auto" as `generate` chooses it.
         device: "cpu", "cuda" or "auto".
         batch_size: samples that decode at once.
+        prefix_cache: what is kept of prompts and answers that have been computed.
         progress: called as progress(bytes done, bytes in all, note) while the model is read.
 
     Raises:
@@ -46,13 +49,19 @@ class ServedModel:
         dtype: str = "auto",
         device: str = "auto",
         batch_size: int = 32,
+        prefix_cache: PrefixCacheOptions = PrefixCacheOptions(),  # noqa: B008  # frozen
         progress: Progress | None = None,
     ) -> None:
         self.name = name or model_name(model)
         fetched = fetch_model(model, progress=progress)
         path, _ = split_checkpoint_name(fetched)
         loaded: LoadedEngine = load_engine(
-            fetched, dtype=dtype, device=device, batch_size=batch_size, progress=progress
+            fetched,
+            dtype=dtype,
+            device=device,
+            batch_size=batch_size,
+            prefix_cache=replace(prefix_cache, keep_answers=True),
+            progress=progress,
         )
         if not isinstance(loaded.engine, NativeEngine | EncoderDecoderEngine):
             raise ConfigError(f"serve: {path}: its engine cannot run step by step, so it cannot stream.")

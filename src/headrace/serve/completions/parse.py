@@ -39,8 +39,15 @@ class ParsedRequest:
     """Whether every frame of a stream contains the usage so far."""
 
 
-def parse_request(body: CompletionBody | ChatBody, model: ServedModel) -> ParsedRequest:
+def parse_request(
+    body: CompletionBody | ChatBody, model: ServedModel, *, cache_scope: str = ""
+) -> ParsedRequest:
     """Build the engine's requests for a body.
+
+    Args:
+        body: of the request.
+        model: the model.
+        cache_scope: cached prefixes are shared by requests of one scope only.
 
     Raises:
         APIError: the model is unknown, or the engine cannot run the request.
@@ -64,7 +71,7 @@ def parse_request(body: CompletionBody | ChatBody, model: ServedModel) -> Parsed
         # Without a seed, two equal prompts of a list are two different samples.
         own = sampling if body.seed is not None or i == 0 else replace(sampling, seed=sampling.seed + i)
         for sample in range(body.n):
-            requests.append(_engine_request(model, f"{identity}/{i}", sample, ids, own))
+            requests.append(_engine_request(model, f"{identity}/{i}", sample, ids, own, cache_scope))
     options = body.stream_options
     return ParsedRequest(
         id=("chatcmpl-" if chat else "cmpl-") + identity,
@@ -116,9 +123,21 @@ def _completion(body: CompletionBody, model: ServedModel) -> tuple[Prompts, Samp
 
 
 def _engine_request(
-    model: ServedModel, prompt_id: str, sample: int, ids: tuple[int, ...], sampling: SamplingOptions
+    model: ServedModel,
+    prompt_id: str,
+    sample: int,
+    ids: tuple[int, ...],
+    sampling: SamplingOptions,
+    cache_scope: str,
 ) -> Request:
-    request = Request(prompt_id=prompt_id, sample_index=sample, token_ids=ids, sampling=sampling, stream="")
+    request = Request(
+        prompt_id=prompt_id,
+        sample_index=sample,
+        token_ids=ids,
+        sampling=sampling,
+        stream="",
+        cache_scope=cache_scope,
+    )
     try:
         model.engine.check(request)
     except ConfigError as error:

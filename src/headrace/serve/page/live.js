@@ -14,6 +14,7 @@ function sampleOf(read) {
     requests: [read.running, read.waiting],
     tokens: [read.generation_tokens_per_second, read.prompt_tokens_per_second],
     ...Object.fromEntries(Object.entries(TIMES).map(([key, name]) => [key, read[name]])),
+    hits: [read.prefix_cache_hit_rate ?? null],
     total: read.generation_tokens_total,
   };
 }
@@ -55,10 +56,12 @@ $("pause").onclick = () => {
 };
 $("span").onchange = () => { saved.set("span", $("span").value); drawLive(); };
 
+const percent = (part) => `${Math.round(part * 100)} %`;
 const LEFT = 54, RIGHT = 8, TOP_EDGE = 8, FLOOR = 22;
 const CHARTS = [
   { key: "requests", title: "Requests", unit: "at this moment", names: ["running", "waiting"], write: short, least: 4 },
   { key: "tokens", title: "Throughput", unit: "tokens/s", names: ["generated", "prompt"], write: short, least: 10 },
+  { key: "hits", title: "Prompt tokens from the cache", unit: "over 10 s", names: ["hit rate"], write: percent, least: 1 },
   { key: "first", title: "Time to first token", unit: "over 10 s", names: ["median", "95th percentile"], write: seconds, time: true },
   { key: "between", title: "Between two tokens", unit: "over 10 s", names: ["median", "95th percentile"], write: seconds, time: true },
   { key: "queue", title: "Wait in the queue", unit: "over 10 s", names: ["median", "95th percentile"], write: seconds, time: true },
@@ -163,6 +166,7 @@ function drawTiles(sample) {
     ["Running", sample?.requests[0], short, ""], ["Waiting", sample?.requests[1], short, ""],
     ["Generated", sample?.tokens[0], short, "tokens/s"], ["First token", sample?.first[0], seconds, "median"],
     ["Between tokens", sample?.between[0], seconds, "median"], ["Generated so far", sample?.total, short, "tokens"],
+    ["From the cache", sample?.hits[0], percent, "of prompt tokens"],
   ];
   $("tiles").replaceChildren(...tiles.map(([name, value, write, unit]) => el("div", {}, el("dt", {}, name),
     el("dd", {}, value == null ? "–" : write(value), " ", el("small", {}, value == null ? "" : unit)))));

@@ -30,6 +30,13 @@ USAGE = {
     "properties": {
         name: {"type": "integer", "minimum": 0}
         for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    }
+    | {
+        "prompt_tokens_details": {
+            "type": "object",
+            "required": ["cached_tokens"],
+            "properties": {"cached_tokens": {"type": "integer", "minimum": 0}},
+        }
     },
 }
 ANY_OBJECT = {"type": "object"}
