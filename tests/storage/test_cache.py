@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import threading
 
@@ -14,12 +15,18 @@ from storage_fakes import FlakyBlob
 from store_fakes import make_store, sample_tokens
 
 from headrace.errors import ConfigError
+from headrace.generation.prefix_cache.token_hashes import KEY_FORMAT
 from headrace.storage import NodeCache, open_blob
 from headrace.store import Store
+from headrace.store.read.fetch import BLOCK_KEY_FORMAT
 
 TOKENS, ENDS = sample_tokens(6400)
 KEYS = [f"aa{'0' * 14}-{'0' * 16}-{i:x}" for i in range(10)]
 FORK = multiprocessing.get_context("fork")
+
+
+def open_cache(path, *, max_bytes=1 << 20, next_uses=dict, key_format=BLOCK_KEY_FORMAT):
+    return NodeCache(path, max_bytes=max_bytes, next_uses=next_uses, key_format=key_format)
 
 
 @pytest.fixture
@@ -112,7 +119,7 @@ def test_processes_of_one_machine_fetch_each_block_once(open_store, monkeypatch)
 
 
 def _claim_and_die(path, connection):
-    cache = NodeCache(path, max_bytes=1 << 20, next_uses=dict)
+    cache = open_cache(path)
     assert cache.claim(KEYS[1])
     cache._path(KEYS[1], ".tmp").write_bytes(b"half")
     connection.send("claimed")
@@ -128,14 +135,14 @@ def test_a_killed_process_leaves_no_claim_and_its_debris_is_cleaned(tmp_path):
     child.join()
     assert child.exitcode == -signal.SIGKILL
     assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == [f"{KEYS[1]}.claim", f"{KEYS[1]}.tmp"]
-    cache = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
+    cache = open_cache(tmp_path)
     assert list((tmp_path / "aa").iterdir()) == []
     assert cache.claim(KEYS[1])
 
 
 def test_a_claim_keeps_others_away_until_it_is_released(tmp_path):
-    one = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
-    two = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
+    one = open_cache(tmp_path)
+    two = open_cache(tmp_path)
     assert one.claim(KEYS[1])
     assert not two.claim(KEYS[1])
     waited = threading.Event()
@@ -166,20 +173,20 @@ def fill(cache, keys):
 
 
 def test_what_is_needed_last_goes_first(tmp_path):
-    cache = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
+    cache = open_cache(tmp_path)
     fill(cache, KEYS)
     upcoming = {key: rank for rank, key in enumerate(KEYS)}
-    NodeCache(tmp_path, max_bytes=500, next_uses=lambda: upcoming)
+    open_cache(tmp_path, max_bytes=500, next_uses=lambda: upcoming)
     assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == KEYS[:4], "90 % of the bound"
 
 
 def test_without_an_order_the_oldest_goes_first(tmp_path):
-    cache = NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict)
+    cache = open_cache(tmp_path)
     fill(cache, KEYS)
     for age, key in enumerate(KEYS):
         os.utime(tmp_path / "aa" / key, (1000 - age, 1000 - age))
     assert cache.get(KEYS[9]) is not None, "used now"
-    NodeCache(tmp_path, max_bytes=400, next_uses=dict)
+    open_cache(tmp_path, max_bytes=400)
     assert sorted(file.name for file in (tmp_path / "aa").iterdir()) == [KEYS[0], KEYS[1], KEYS[9]]
 
 
@@ -277,8 +284,8 @@ def test_files_of_the_user_in_the_directory_are_never_removed_nor_read(tmp_path)
     elsewhere.mkdir()
     (elsewhere / KEYS[3].replace("aa", "ac", 1)).write_bytes(bytes(1000))
     (tmp_path / "ac").symlink_to(elsewhere)
-    fill(NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict), KEYS)
-    NodeCache(tmp_path, max_bytes=300, next_uses=dict)
+    fill(open_cache(tmp_path), KEYS)
+    open_cache(tmp_path, max_bytes=300)
     assert all((tmp_path / name).read_bytes() == bytes(1000) for name in names)
     assert len(list(elsewhere.iterdir())) == 1
     assert sum((tmp_path / "aa" / key).exists() for key in KEYS) == 2
@@ -295,4 +302,22 @@ def test_a_directory_that_is_not_the_caches_and_cannot_be_read_is_no_error(tmp_p
         return real(path)
 
     monkeypatch.setattr("os.scandir", scandir)
-    fill(NodeCache(tmp_path, max_bytes=1 << 20, next_uses=dict), KEYS)
+    fill(open_cache(tmp_path), KEYS)
+
+
+def test_caches_with_other_keys_share_a_directory_and_remove_only_their_own(tmp_path):
+    other = [f"aa{i:038x}" for i in range(10)]
+    fill(open_cache(tmp_path), KEYS)
+    fill(open_cache(tmp_path, key_format=KEY_FORMAT), other)
+    open_cache(tmp_path, max_bytes=300, key_format=KEY_FORMAT)
+    assert sum((tmp_path / "aa" / key).exists() for key in other) == 2
+    assert all((tmp_path / "aa" / key).exists() for key in KEYS)
+
+
+def test_the_files_of_a_stores_cache_are_the_caches_own(open_store, tmp_path):
+    """A file that the cache does not know for its own is never removed: the bound would not hold."""
+    store, _ = open_store()
+    store.read(0, 640)
+    names = [file.name for file in (tmp_path / "cache").glob("??/*")]
+    assert names
+    assert all(re.fullmatch(BLOCK_KEY_FORMAT, name) for name in names)

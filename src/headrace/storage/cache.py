@@ -30,8 +30,6 @@ from headrace.types import Bytes
 _LOW_WATER: Final = 0.9
 """Eviction goes on to this part of the bound, so that it is not needed for each block."""
 _SUFFIXES: Final = (".claim", ".tmp")
-_FILE: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]+(\.claim|\.tmp)?")
-"""Name of a file that this cache makes: a block's key (see `block_key`), or a suffix after it."""
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 
 
@@ -44,6 +42,7 @@ class NodeCache:
         *,
         max_bytes: int,
         next_uses: Callable[[], Mapping[str, int]],
+        key_format: str,
         option: str = "cache_dir",
     ) -> None:
         """Create the directory and remove what dead processes left.
@@ -52,6 +51,8 @@ class NodeCache:
             directory: local; shared by the processes of one machine.
             max_bytes: bound on the blocks' bytes; exceeded by at most a 32nd of it for each process.
             next_uses: key -> rank of its next use, for the keys whose use is announced.
+            key_format: regular expression that every key matches as a whole; a file with another name is not this
+                cache's, and is neither counted nor removed.
             option: names the directory in error messages.
 
         Raises:
@@ -60,6 +61,7 @@ class NodeCache:
         self._directory = Path(directory).absolute()
         self._max_bytes = max_bytes
         self._next_uses = next_uses
+        self._file_name = re.compile(rf"(?:{key_format})(?:\.claim|\.tmp)?")
         self._claims: dict[str, int | None] = {}
         self._lock = threading.Lock()
         self._unscanned = 0
@@ -182,7 +184,9 @@ class NodeCache:
                 if _FOLDER.fullmatch(top.name) and top.is_dir(follow_symlinks=False):
                     with os.scandir(top.path) as entries:
                         yield from (
-                            e for e in entries if _FILE.fullmatch(e.name) and e.name.startswith(top.name)
+                            e
+                            for e in entries
+                            if self._file_name.fullmatch(e.name) and e.name.startswith(top.name)
                         )
 
     def _evict(self) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from headrace.errors import ConfigError
 from headrace.generation.prefix_cache.block_file import BlockDamagedError, decode_block, encode_block
+from headrace.generation.prefix_cache.token_hashes import KEY_FORMAT
 from headrace.paths import is_url
 from headrace.storage import NodeCache
 
@@ -72,7 +73,9 @@ class BlockDirectory:
         with suppress(OSError):  # NodeCache refuses a directory that cannot be made
             # Prompts can be guessed from their keys and values: other users must not read them.
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._files = NodeCache(self.path, max_bytes=max_bytes, next_uses=dict, option="prefix_cache")
+        self._files = NodeCache(
+            self.path, max_bytes=max_bytes, next_uses=dict, key_format=KEY_FORMAT, option="prefix_cache"
+        )
         self._max_pending = max(1, pending_bytes // size)
         self._chains: deque[Sequence[tuple[str, Tensor]]] = deque()
         self._pending = 0

@@ -17,6 +17,8 @@ BLOCK_TOKENS = 32
 """Tokens of a block: the unit that is found, stored and removed."""
 FORMAT = 1
 KEY_BYTES = 20
+KEY_FORMAT = rf"[0-9a-f]{{{2 * KEY_BYTES}}}"
+"""Regular expression of a block's key."""
 
 
 def root_key(*, model: str, dtype: str, shape: Sequence[int], scope: str) -> bytes:

@@ -26,6 +26,8 @@ from headrace.types import Bytes
 _CACHED_GAP: Final = 1 << 10
 _PLANNERS: Final = 4
 MAX_TRIES_DAMAGED: Final = 3
+BLOCK_KEY_FORMAT: Final = r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]+"
+"""Regular expression of a block's key in the node cache: its shard's content hash and checksum, and its number."""
 Keep = Callable[["BlockRequest", Bytes], None]
 """Called with each block's stored bytes once they are checked."""
 

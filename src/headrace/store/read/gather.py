@@ -15,7 +15,7 @@ from headrace.native import Rows
 from headrace.stats import Stats
 from headrace.storage import LocalBlob, NodeCache, Retry, RetryingBlob
 from headrace.store.read.block_cache import BlockCache, slot_stride
-from headrace.store.read.fetch import FetchedBlocks
+from headrace.store.read.fetch import BLOCK_KEY_FORMAT, FetchedBlocks
 from headrace.store.read.lookup import CachedRowLookup, MappedRowLookup, RowLookup
 from headrace.store.read.mapped_blocks import NOT_READY, MappedBlocks
 from headrace.store.read.source import ShardSource
@@ -134,7 +134,9 @@ class Gather:
             blob, retry = source.blob.inner, source.blob.retry
         cache = None
         if cache_dir is not None:
-            cache = NodeCache(cache_dir, max_bytes=cache_dir_bytes, next_uses=self._next_uses)
+            cache = NodeCache(
+                cache_dir, max_bytes=cache_dir_bytes, next_uses=self._next_uses, key_format=BLOCK_KEY_FORMAT
+            )
         return FetchedBlocks(source, blob, self._dtype, verify=verify, stats=stats, cache=cache, retry=retry)
 
     def _next_uses(self) -> dict[str, int]:
