@@ -7,6 +7,7 @@ import json
 import pickle
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -356,6 +357,12 @@ def test_large_vocabularies_keep_their_ids(fake_store):
 def test_options_that_make_no_sense_are_refused_by_name(store, options, named):
     with pytest.raises(ConfigError, match=named):
         Loader(store, **{"seq_len": 9, "batch_size": 4, **options})
+
+
+@pytest.mark.parametrize("source", ["store", Path("store"), None, [1, 2, 3], np.arange(9)])
+def test_what_is_no_open_store_is_refused_with_the_call_that_opens_one(source):
+    with pytest.raises(ConfigError, match=r"expected a store or a mixture\. Give headrace\.Store\.open"):
+        Loader(source, seq_len=4, batch_size=2)
 
 
 def test_ranks_and_positions_out_of_range_are_refused(store):

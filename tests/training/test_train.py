@@ -212,7 +212,7 @@ def test_another_store_is_refused_and_a_moved_one_is_not(
         ({"device": "tpu"}, "no device named 'tpu'"),
         (
             {"model": dataclasses.replace(TINY, max_position_embeddings=10**6), "seq_len": 10**6},
-            "hold no row of seq_len=1000000",
+            "no row of seq_len=1000000 can be filled",
         ),
     ],
 )

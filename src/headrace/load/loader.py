@@ -175,6 +175,11 @@ class Loader(StatefulBatches[Array]):
         output: BatchOptions[Any] | None = None,
         reading: ReadOptions | None = None,
     ) -> None:
+        if not hasattr(source, "fingerprint"):
+            raise ConfigError(
+                f"Loader: source is {source!r:.200} ({type(source).__name__}), expected a store or a mixture. Give "
+                'headrace.Store.open("STORE"), or headrace.SampleStore.open("STORE") for a store of samples'
+            )
         self.source = source
         self.seq_len = checked_int("seq_len", seq_len, low=1, high=MAX_SEQ_LEN)
         self.packing = check_packing(packing)

@@ -20,6 +20,21 @@ GROUP_BLOCKS = 32
 not end where blocks end, so each group needs one block more than its rows fill: 3 % of the bytes."""
 
 
+def check_row_length(store: Store, seq_len: int) -> None:
+    """Refuse rows that all the tokens of a store do not fill.
+
+    Raises:
+        ConfigError: a row of seq_len inputs and one token of lookahead is longer than the store.
+    """
+    if store.num_tokens > seq_len:
+        return
+    cure = f"Use seq_len={store.num_tokens - 1} or less, or ingest more text"
+    raise ConfigError(
+        f"{store.url}: no row of seq_len={seq_len} can be filled: the store has {store.num_tokens} tokens, and a row "
+        f"needs {seq_len + 1}. {cure if store.num_tokens > 1 else 'Ingest more text'}"
+    )
+
+
 class ConcatenatedRows:
     """Rows of the store's stream, cut every `seq_len` tokens; a row has one token more, the last label."""
 
@@ -29,12 +44,8 @@ class ConcatenatedRows:
         self.store = store
         self.seq_len = seq_len
         self.has_spans = store.has_spans
+        check_row_length(store, seq_len)
         self.num_rows = store.num_rows(seq_len)
-        if self.num_rows < 1:
-            raise ConfigError(
-                f"{store.url}: {store.num_tokens} tokens hold no row of seq_len={seq_len} (a row needs "
-                f"{seq_len + 1}). Use a shorter seq_len, or ingest more text"
-            )
 
     def read(self, rows: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Tokens of rows.

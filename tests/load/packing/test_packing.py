@@ -1,5 +1,6 @@
 """best_fit.py, plan.py, rows.py: packed rows hold every target of every document once, and keep the order."""
 
+import re
 import threading
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis.strategies import integers, lists
 
 from headrace.errors import ConfigError, ShardError
 from headrace.load import BatchOptions, Loader, ReadOptions
+from headrace.load.options import MAX_SEQ_LEN
 from headrace.load.packing import plan as planning
 from headrace.load.packing.best_fit import best_fit
 from headrace.load.packing.plan import PackingPlan, plan_name, write_plan
@@ -24,6 +26,11 @@ def test_best_fit_puts_every_piece_into_one_row_that_holds_it(capacity, lengths)
     # Best fit never has two rows that would fit into one.
     filled = sorted(sum(lengths[piece] for piece in row) for row in rows)
     assert len(filled) < 2 or filled[0] + filled[1] > capacity
+
+
+def test_the_work_of_best_fit_does_not_follow_the_rows_length():
+    """One bit a place would be 128 TiB."""
+    assert best_fit([5, 3, 9], 2**50) == [[2, 0, 1]]
 
 
 def reference_best_fit(lengths, capacity):
@@ -87,14 +94,14 @@ def batch_pieces(store, batch):
 def test_every_target_of_every_document_is_learnt_once(
     fake_store, tmp_path_factory, num_tokens, seq_len, mean_doc, seed
 ):
-    store = fake_store(num_tokens, seed=seed, mean_doc=mean_doc)
+    store = fake_store(max(num_tokens, seq_len + 1), seed=seed, mean_doc=mean_doc)
     loader = Loader(
         store, seq_len=seq_len, batch_size=3, epochs=1, packing="best_fit", output=BatchOptions(framework="numpy"),
         reading=ReadOptions(packing_dir=tmp_path_factory.mktemp("plan")),
     )  # fmt: skip
     store.plan = loader._rows[0].plan
     firsts = {0, *store.ends[:-1].tolist()}
-    assert sorted(targets(store, loader)) == [p for p in range(num_tokens) if p not in firsts]
+    assert sorted(targets(store, loader)) == [p for p in range(store.num_tokens) if p not in firsts]
 
 
 def test_regions_hand_over_what_did_not_fit_and_lose_nothing(fake_store, tmp_path, monkeypatch):
@@ -120,6 +127,20 @@ def test_rows_are_nearly_full_where_documents_are_of_all_lengths(fake_store, tmp
         store, seq_len=512, batch_size=16, packing="best_fit", reading=ReadOptions(packing_dir=tmp_path)
     )
     assert loader.num_rows < 1.01 * (store.num_tokens - store.num_documents) / 512 + 1
+
+
+@pytest.mark.parametrize("packing", [None, "best_fit"])
+@pytest.mark.parametrize("seq_len", [1000, 4096, MAX_SEQ_LEN])
+def test_rows_longer_than_the_store_are_refused_before_any_work(fake_store, tmp_path, packing, seq_len):
+    reading = ReadOptions(packing_dir=tmp_path)
+    message = (
+        f"fake: no row of seq_len={seq_len} can be filled: the store has 1000 tokens, and a row needs {seq_len + 1}. "
+        "Use seq_len=999 or less, or ingest more text"
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Loader(fake_store(1000), seq_len=seq_len, batch_size=1, packing=packing, reading=reading)
+    assert list(tmp_path.iterdir()) == []
+    assert Loader(fake_store(1000), seq_len=999, batch_size=1, packing=packing, reading=reading).num_rows >= 1
 
 
 def test_a_plan_is_made_once_and_beside_the_store(make_store):

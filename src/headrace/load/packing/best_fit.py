@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,8 +12,7 @@ if TYPE_CHECKING:
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Pack pieces into rows, the longest first, each into the fullest row that still has enough free places.
 
-    Bit r of one integer is set where some row has r free places: the fullest row that is large enough is the lowest set
-    bit after one shift, instead of a search in a tree.
+    Time and memory follow the number of pieces and rows, not the capacity.
 
     >>> best_fit([3, 5, 2, 4, 2], capacity=8)
     [[1, 0], [3, 2, 4]]
@@ -28,23 +28,25 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     Source: Ding et al. 2024, "Fewer Truncations Improve Language Modeling", arXiv 2404.10830.
     """
     rows: list[list[int]] = []
-    rows_by_free: list[list[int]] = [[] for _ in range(capacity + 1)]
-    occupied = 0
+    rows_by_free: dict[int, list[int]] = {}
+    free_places: list[int] = []  # the keys of rows_by_free, ascending
     # Stable: pieces of equal length stay in the stream's order.
     for piece in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = lengths[piece]
-        fitting = occupied >> length
-        if fitting:
-            free = length + (fitting & -fitting).bit_length() - 1
+        at = bisect_left(free_places, length)
+        if at < len(free_places):
+            free = free_places[at]
             row = rows_by_free[free].pop()
             if not rows_by_free[free]:
-                occupied &= ~(1 << free)
+                del rows_by_free[free], free_places[at]
         else:
             free, row = capacity, len(rows)
             rows.append([])
         rows[row].append(piece)
         left = free - length
-        if left:
+        if left in rows_by_free:
             rows_by_free[left].append(row)
-            occupied |= 1 << left
+        elif left:
+            rows_by_free[left] = [row]
+            insort(free_places, left)
     return rows

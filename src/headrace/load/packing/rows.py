@@ -11,6 +11,7 @@ import numpy as np
 from headrace.errors import ConfigError
 from headrace.load.packing.boundaries import DocumentBoundaries
 from headrace.load.packing.plan import PackingPlan, plan_name, region_rows, write_plan
+from headrace.load.rows import check_row_length
 from headrace.paths import local_path
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class PackedRows:
         self.store = store
         self.seq_len = seq_len
         self.has_spans = store.has_spans
+        check_row_length(store, seq_len)
         path = _plan_dir(store, plan_dir) / plan_name(store, seq_len)
         if not path.exists():
             write_plan(store, seq_len, path)
