@@ -1,4 +1,4 @@
-"""The rules of the code's structure: public names, imports, sizes, words, and where tests are."""
+"""The rules of the code's structure: imports, sizes, words, and where tests are."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-
-import headrace
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "headrace"
@@ -36,33 +34,6 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
-
-
-def test_every_public_name_can_be_imported_and_is_documented():
-    for name in headrace.__all__:
-        value = getattr(headrace, name)
-        assert value.__doc__, name
-        assert name in headrace.__doc__ or issubclass(value, headrace.HeadraceError), name
-
-
-def test_public_names_change_only_on_purpose():
-    assert headrace.__all__ == [
-        "GPT", "Batch", "BatchOptions", "CheckpointError", "CheckpointOptions", "ConfigError", "DataOptions",
-        "DiagnoseOptions", "Diagnosis", "DocumentError", "EngineOptions", "EvaluationOptions", "FieldOptions",
-        "FilterOptions", "GPTConfig", "HeadraceError", "ImageTransform", "InputError", "InteractionOptions",
-        "Interactions", "JobOptions", "Loader",
-        "ManifestError", "OperatorOptions", "OptimizerOptions", "OrderError", "OutputOptions", "ParallelOptions",
-        "PrefixCacheOptions", "PromptOptions", "ReadOptions", "ResumeError", "RunOptions", "SampleStore", "Samples",
-        "SamplingOptions", "ShardError", "SinkError", "SourceError", "SpaceError", "StorageError", "Store",
-        "StoreError", "StoreWriter", "TokenizerError", "WorkerError", "diagnose", "generate", "ingest",
-        "load_model", "load_tokenizer", "mix", "read_predictions", "report", "train", "train_tokenizer",
-    ]  # fmt: skip
-
-
-def test_no_public_name_is_also_a_folder():
-    """`import headrace.training` never changes what `headrace.train` is."""
-    folders = {path.name for path in (ROOT / "src/headrace").iterdir()}
-    assert not folders & set(headrace.__all__)
 
 
 def test_no_folder_offers_a_name_that_is_also_one_of_its_modules():
