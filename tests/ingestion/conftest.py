@@ -1,6 +1,7 @@
 """Fakes and corpora for ingest: small files in every format, and a trained vocabulary."""
 
 import gzip
+import io
 import json
 import random
 from pathlib import Path
@@ -113,3 +114,64 @@ def tokenizer_json(tmp_path_factory) -> Path:
 
     path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.json"
     return train_tokenizer(_make_documents(200, seed=99), vocab_size=400, out=path)
+
+
+class WarcBuilder:
+    """Records written by warcio, which shares no code with what reads them."""
+
+    def __init__(self, *, gzip: bool = True) -> None:
+        from warcio.warcwriter import WARCWriter
+
+        self._out = io.BytesIO()
+        self._writer = WARCWriter(self._out, gzip=gzip)
+        self._writer._create_temp_file = io.BytesIO  # warcio's own temporary files stay open
+        self.offsets: list[int] = []
+        """Where each record begins, in stored bytes."""
+
+    def add(
+        self, kind: str, payload: bytes, *, url="http://example.org/", http=None, status="200 OK", **headers
+    ):
+        """Append a record; `http` are the headers of a response, a list of pairs."""
+        from warcio.statusandheaders import StatusAndHeaders
+
+        self.offsets.append(self._out.tell())
+        lines = None if http is None else StatusAndHeaders(status, http, protocol="HTTP/1.1")
+        content_type = headers.pop("content_type", "" if http is not None else "text/plain")
+        record = self._writer.create_warc_record(
+            url,
+            kind,
+            payload=io.BytesIO(payload),
+            http_headers=lines,
+            warc_content_type=content_type,
+            warc_headers_dict={name.replace("_", "-"): value for name, value in headers.items()},
+        )
+        self._writer.write_record(record)
+
+    def texts(self, texts):
+        """Append conversion records, as a .wet has them."""
+        for i, text in enumerate(texts):
+            self.add("conversion", text.encode(), url=f"http://example.org/{i}")
+        return self
+
+    def page(self, html, *, content_type="text/html; charset=utf-8", http=(), **more):
+        """Append a response with a page."""
+        body = html.encode() if isinstance(html, str) else html
+        self.add("response", body, http=[("Content-Type", content_type), *http], **more)
+        return self
+
+    @property
+    def data(self) -> bytes:
+        """The file so far."""
+        return self._out.getvalue()
+
+    def records(self) -> list[bytes]:
+        """The stored bytes of each record."""
+        return [
+            self.data[a:b] for a, b in zip(self.offsets, [*self.offsets[1:], len(self.data)], strict=True)
+        ]
+
+
+@pytest.fixture(scope="session")
+def warc():
+    """The class that writes web archives."""
+    return WarcBuilder

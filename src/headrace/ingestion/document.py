@@ -19,7 +19,8 @@ class Reject:
     line: int | None
     """Line in the file, counting from 1, for formats of lines; row in a table, counting from 1; else None."""
     reason: str
-    """invalid_utf8, broken_json, no_text, too_long, broken_row, bad_conversation, or damaged_file."""
+    """invalid_utf8, broken_json, no_text, too_long, broken_row, bad_conversation, damaged_file; of web archives also
+    broken_record, wrong_digest, broken_http or broken_html."""
     detail: str
     """What was got and expected, in words."""
 
@@ -38,6 +39,8 @@ class Parsed:
     """Lines are counted from the start of what is read as one unit; the job adds what stands before."""
     empty: int = 0
     """Documents without a character; they are left out, and not an error."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Records that are no documents, by what they are; left out, and no error."""
     nbytes: int = 0
     """Decompressed bytes that this was parsed from."""
     lines: int = 0

@@ -15,7 +15,7 @@ from headrace.types import Flag
 Codec: TypeAlias = Literal["none", "lz4", "zstd"]
 Distribute: TypeAlias = Literal["local", "ray"]
 TextMode: TypeAlias = Literal["auto", "file", "line", "block"]
-Format: TypeAlias = Literal["auto", "jsonl", "json", "text", "csv", "tsv", "parquet", "arrow", "tar"]
+Format: TypeAlias = Literal["auto", "jsonl", "json", "text", "csv", "tsv", "parquet", "arrow", "tar", "warc"]
 Dedup: TypeAlias = Literal["none", "exact", "minhash"]
 RecordKind: TypeAlias = Literal["auto", "text", "messages", "prompt", "source", "question", "preference"]
 Learn: TypeAlias = Literal["answers", "last", "all"]
@@ -311,6 +311,8 @@ class ContentOptions:
 
     map_fingerprint: str | None = None
     """Hash of the source of the module of `operators.map`."""
+    html_extractor: str | None = None
+    """The library that extracts the text of pages, where a source is a web archive; see `html_text`."""
 
     def __post_init__(self) -> None:
         """Validate each field.
@@ -329,6 +331,8 @@ class ContentOptions:
         for name in ("record", "names", "template", "learn", "chat", "pairs"):
             if getattr(self.fields, name) == getattr(default, name):
                 del values["fields"][name]
+        if self.html_extractor is None:
+            del values["html_extractor"]
         if self.fields.chat is not None:
             parts = repr(
                 (self.fields.chat.template, self.fields.chat.variables, self.fields.chat.special_tokens)

@@ -24,7 +24,7 @@ from headrace.ingestion.options import (
     OperatorOptions,
     check_choice,
 )
-from headrace.ingestion.read.sources import SourceFile, find_sources
+from headrace.ingestion.read.sources import SourceFile, find_sources, has_pages
 from headrace.ingestion.samples.options import Samples
 from headrace.platform import available_cores
 
@@ -74,8 +74,8 @@ def ingest(
     The store's bytes depend on sources, options and tokenizer alone. Without a manifest, written last, it is no store.
 
     Args:
-        sources: files, globs, directories, URLs (s3, gs, az, http(s)) of .txt, .jsonl, .json, .csv, .tsv,
-            .parquet, Arrow or Feather, Hugging Face datasets directories, WebDataset tars; plain or compressed.
+        sources: files, globs, directories, URLs (s3, gs, az, http(s)) of .txt, .jsonl, .json, .csv, .tsv, .parquet,
+            Arrow, Feather, datasets directories, WebDataset tars, web archives (.warc, .wet); plain or compressed.
         out: the store: a directory or a URL.
         tokenizer: byte, gpt2 or another of tiktoken's names, a path (see `load_tokenizer`), or a tokenizer.
         codec: compression of the store's blocks; None takes zstd, and none for images, which are compressed already.
@@ -307,6 +307,7 @@ def _plan_job(
     from headrace.ingestion.operators.map import fingerprint
     from headrace.ingestion.operators.minhash import algorithm_version
     from headrace.ingestion.options import ContentOptions
+    from headrace.ingestion.parse.html_text import extractor_version
     from headrace.ingestion.records import chat_options
     from headrace.ingestion.units.plan import shard_bytes_for
 
@@ -318,6 +319,7 @@ def _plan_job(
         shard_text_bytes=job.shard_text_bytes or shard_bytes_for(files),
         map_fingerprint=None if operators.map is None else fingerprint(operators.map),
         minhash_algorithm=algorithm_version() if operators.dedup == "minhash" else None,
+        html_extractor=extractor_version() if any(map(has_pages, files)) else None,
     )
     return IngestJob(sources=tuple(files), options=options, tokenizer=tokenizer, generation=0)
 

@@ -130,7 +130,7 @@ def _long(parameters):
         ("a.jsonl.gz", b"PK\x03\x04rest", "zip"),
         ("a.txt", b"7z\xbc\xaf\x27\x1crest", "7z"),
         ("a.lz4", b"\x02\x21\x4c\x18rest", "legacy"),
-        ("a.warc", b"WARC/1.0\r\nWARC-Type: warcinfo", "WARC"),
+        ("a.arc", b"filedesc://crawl.arc 0.0.0.0", "warcio recompress"),
         ("a.pdf", b"%PDF-1.7", "PDF"),
         ("a.txt.br", b"\x0b\x02\x80", "brotli"),
         ("a.pkl", b"\x80\x04\x95\x00", "pickle"),

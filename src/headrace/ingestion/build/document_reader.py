@@ -189,6 +189,7 @@ class DocumentReader:
             counts.totals["lines"] += parsed.lines
             if parsed.empty:
                 counts.dropped["empty"] += parsed.empty
+            counts.dropped.update(parsed.dropped)
             for name in self._options.fields.keep:
                 values = parsed.meta.setdefault(name, [None] * len(parsed.texts))  # text files have no fields
                 counts.kept[name] += sum(value is not None for value in values)

@@ -13,6 +13,7 @@ from headrace.ingestion.parse.jsonl import JsonLines
 from headrace.ingestion.parse.objects import JsonObjects
 from headrace.ingestion.parse.plain import PlainText
 from headrace.ingestion.parse.tarfiles import TarSamples
+from headrace.ingestion.parse.warc import WarcDocuments
 from headrace.ingestion.read.cuts import (
     Cut,
     Lines,
@@ -110,6 +111,8 @@ def open_reader(source: SourceFile, fields: FieldOptions, seek_points: bytes | N
         )
     if source.format == "tar":
         return TarSamples(url, source.compression, fields)
+    if source.format == "warc":
+        return WarcDocuments(url, source.compression, fields)
     cut, parser = _cut_and_parser(source, fields)
     records = Records(
         lambda start: Stream(url, source.compression, start=start, seek_points=seek_points),

@@ -46,7 +46,7 @@ _REFUSED = {
     b"\x1f\x9d": "packed by compress (.Z). Write it anew: zcat FILE | zstd > NEW.zst",
     b"LZIP\x01": "packed by lzip. Write it anew: lzip -dc FILE | zstd > NEW.zst",
     b"\xff\x06\x00\x00sNaPpY": "packed by snappy. Write it anew with zstd",
-    b"WARC/1.": "a WARC file (web archive). Extract the texts first, for example with warcio or trafilatura",
+    b"filedesc:": "an ARC file, the format before WARC. Convert it: warcio recompress FILE NEW.warc.gz",
     b"%PDF-": "a PDF document. Extract its text first",
     b"\x89HDF": "an HDF5 file. Write its texts as Parquet or JSON lines",
     b"SQLite format 3": "an SQLite database. Write its texts as Parquet or JSON lines",

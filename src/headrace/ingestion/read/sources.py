@@ -14,6 +14,7 @@ import orjson
 import xxhash
 
 from headrace.errors import SourceError
+from headrace.ingestion.read.members import member_begins
 from headrace.ingestion.read.open import SUFFIXES, compression_of, open_raw, read_head, refuse_unreadable
 
 _FORMAT_OF = {
@@ -29,6 +30,8 @@ _FORMAT_OF = {
     ".feather": "arrow",
     ".ipc": "arrow",
     ".tar": "tar",
+    ".warc": "warc",
+    ".wet": "warc",
     ".txt": "text",
     ".text": "text",
     ".md": "text",
@@ -41,6 +44,8 @@ _MARKS = {  # UTF-32's little-endian mark begins with UTF-16's
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
+WARC = b"WARC/"
+"""A web archive's first bytes."""
 _GLOB = frozenset("*?[")
 _HEAD_BYTES = 4096
 # Text is at most this many times as long as its compressed form, nearly always; only balance depends on it.
@@ -160,7 +165,9 @@ def describe(url: str, *, format: str = "auto") -> SourceFile:
         raw.close()
     compression = compression_of(url, head)
     if compression != "none":
-        head = read_head(url, compression, _HEAD_BYTES)
+        # The reader of web archives passes over a damaged member, also the first one.
+        is_archive = compression == "gzip" and member_begins(head, WARC)
+        head = WARC if is_archive else read_head(url, compression, _HEAD_BYTES)
         refuse_unreadable(url, head)
     named = format_of(url, head) if format == "auto" else format
     if named in _TEXTUAL and (encoding := _wide_encoding(head)) is not None:
@@ -195,7 +202,7 @@ def format_of(url: str, head: bytes) -> str:
     """What a file holds: by its first (decompressed) bytes where they tell, else by its name.
 
     Raises:
-        SourceError: an Arrow, Parquet or tar file by name that is none.
+        SourceError: an Arrow, Parquet, tar or WARC file by name that is none.
     """
     if head.startswith(b"PAR1"):
         return "parquet"
@@ -203,8 +210,10 @@ def format_of(url: str, head: bytes) -> str:
         return "arrow"
     if head[257:262] == b"ustar":
         return "tar"
+    if head.startswith(WARC):
+        return "warc"
     named = _FORMAT_OF.get(_plain_suffix(url))
-    if named in ("parquet", "arrow", "tar"):
+    if named in ("parquet", "arrow", "tar", "warc"):
         got = head[:6].hex(" ") or "nothing"
         raise SourceError(
             f"{url}: named as {named}, but its first bytes are {got}. Damaged? Fetch it again. "
@@ -214,6 +223,11 @@ def format_of(url: str, head: bytes) -> str:
         return named
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     return _json_format(start) if start.startswith(b"{") else "text"
+
+
+def has_pages(source: SourceFile) -> bool:
+    """Is it a web archive that may hold pages, not texts alone?"""
+    return source.format == "warc" and _plain_suffix(source.url) != ".wet"
 
 
 def _wide_encoding(head: bytes) -> str | None:

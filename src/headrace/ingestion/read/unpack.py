@@ -42,7 +42,7 @@ class TruncatedStreamError(EOFError):
 class Unpacker:
     """Decompressed bytes of a file of several streams, read forward."""
 
-    def __init__(self, raw: io.RawIOBase, compression: str) -> None:
+    def __init__(self, raw: io.RawIOBase | io.BytesIO, compression: str) -> None:
         self._raw = raw
         self._new, self._padding = _FORMATS[compression]
         self._stream: Any = None
