@@ -16,6 +16,7 @@ import orjson
 import pytest
 import typer.main
 
+import headrace as hr
 from headrace.cli.app import app, main
 
 
@@ -76,8 +77,10 @@ def test_flags_change_only_on_purpose():
             "--momentum", "--num-attention-heads", "--num-hidden-layers", "--num-key-value-heads",
             "--on-divergence", "--optimizer", "--optimizer-implementation", "--out", "--packing",
             "--patience", "--pipeline-schedule", "--pp", "--rampup-batch-size", "--rampup-steps",
-            "--restart", "--seed", "--separate-documents", "--seq-len", "--shard", "--shuffle", "--spike-sigma",
-            "--spike-window", "--steps", "--tensorboard", "--tie-word-embeddings", "--tokenizer", "--tokens", "--tp",
+            "--restart", "--sample-every", "--sample-max-new-tokens", "--sample-prompt", "--sample-prompts",
+            "--sample-temperature",
+            "--seed", "--separate-documents", "--seq-len", "--shard", "--shuffle", "--spike-sigma",
+            "--spike-window", "--steps", "--tie-word-embeddings", "--tokenizer", "--tokens", "--tp", "--track",
             "--use-rslora", "--warmup-steps", "--weight-decay",
         ],
         "generate": [
@@ -200,6 +203,40 @@ def test_where_stderr_is_no_terminal_the_log_level_governs_what_it_shows(store, 
     assert (done.returncode, done.stderr) == (0, "")
     assert " WARNING headrace: " in log.read_text()
     assert " WARNING headrace: " in headrace(*words).stderr
+
+
+def test_options_about_stores_and_prompts_are_taken_beside_them(tmp_path):
+    """--patience counts evaluations of --eval-stores, --sample-every is of --sample-prompt."""
+    (tmp_path / "a.txt").write_text("the water turns the wheel\n" * 99)
+    hr.ingest([tmp_path / "a.txt"], tmp_path / "store", tokenizer="byte")
+    shape = ["--num-hidden-layers", 1, "--hidden-size", 16, "--num-attention-heads", 1, "--seq-len", 16]
+    about = [
+        "--eval-stores",
+        tmp_path / "store",
+        "--patience",
+        3,
+        "--sample-prompt",
+        "the",
+        "--sample-every",
+        1,
+    ]
+    words = [
+        "train",
+        tmp_path / "store",
+        "--out",
+        tmp_path / "run",
+        *shape,
+        "--batch-size",
+        2,
+        "--steps",
+        2,
+        *about,
+    ]
+    assert main([str(word) for word in words]) == 0
+    samples = [orjson.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_bytes().splitlines()]
+    assert [(line["step"], line["prompt"]) for line in samples] == [(1, "the"), (2, "the")]
+    both = ["--sample-prompts", tmp_path / "a.txt", "--sample-prompt", "the"]
+    assert main([str(word) for word in [*words, *both]]) == 2
 
 
 def test_a_log_file_that_cannot_be_written_is_one_line(tmp_path):

@@ -1,4 +1,7 @@
-"""Options of train(): checked when they are made, the same in the API and on the command line."""
+"""Options of train(): checked when they are made, the same in the API and on the command line.
+
+Covers option_checks.py.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from headrace.errors import ConfigError
 from headrace.training import DataOptions, LoraOptions, OptimizerOptions, ParallelOptions
 from headrace.training.options import check_steps
 
-API_ONLY = {"output", "reading", "eval_stores", "lora"}
+API_ONLY = {"output", "reading", "eval_stores", "sample_prompts", "lora"}
 
 
 def test_every_option_has_a_sentence_or_is_for_the_api_alone():

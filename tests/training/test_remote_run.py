@@ -59,7 +59,7 @@ def test_a_run_on_s3_has_the_losses_of_a_local_one_and_goes_on_where_it_was_whol
 ) -> None:
     monkeypatch.chdir(tmp_path)
     blob = open_blob(s3_url)
-    summary = train(store, out=s3_url, tensorboard=False, **OPTIONS)
+    summary = train(store, out=s3_url, **OPTIONS)
     assert summary.out == s3_url
     assert losses_of(blob) == local
     assert committed_steps(blob) == [4, 8, 10]
@@ -254,7 +254,7 @@ def test_no_kill_of_any_rank_at_any_moment_of_a_save_to_s3_costs_more_than_steps
 ) -> None:
     """Eight kills each; every step is saved, so that most of them hit a save. The losses are equal to the digit."""
     rng, blob, reached = random.Random(seed), open_blob(s3_url), 0
-    options = {**OPTIONS, "checkpoint_every": 1, "steps": 32, "tensorboard": False}
+    options = {**OPTIONS, "checkpoint_every": 1, "steps": 32}
     assert start_run(world=2, stores=store, out=tmp_path / "local", **options).wait() == 0
     with FaultyProxy(s3_server) as proxy:
         if store_answers == "sometimes":

@@ -1,6 +1,6 @@
 """A run: learns, repeats exactly, continues after any stop, and refuses to become another.
 
-Covers loop.py, loop_files.py, train_step.py, stop.py, summary.py and tensorboard.py.
+Covers loop.py, loop_files.py, train_step.py, stop.py and summary.py.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import dataclasses
 import math
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -298,36 +296,6 @@ def test_a_run_gives_its_model_and_tokenizer_back(store: Path, undisturbed: Path
         loss = float(model(row[:, :-1], labels_BT=row[:, 1:])) / 32
     assert model.config == TINY
     assert loss < math.log(257) - 0.5
-
-
-def test_tensorboard_shows_every_step_once_after_a_restart(store: Path, tmp_path: Path, losses: Any) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    options = {**OPTIONS, "tensorboard": True}
-    train(store, out=tmp_path, checkpoint_every=5, **options)
-    shutil.rmtree(tmp_path / "checkpoints" / "step-00000012")
-    train(store, out=tmp_path, **options)
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
-    assert [event.step for event in events] == list(range(1, 13))
-    np.testing.assert_allclose(
-        [event.value for event in events], [line[1] for line in losses(tmp_path)], rtol=1e-6
-    )
-
-
-def test_tensorboard_is_written_without_loading_tensorflow(tmp_path: Path) -> None:
-    program = """
-import sys
-from pathlib import Path
-from headrace.training.run_directory.tensorboard import TensorBoardLog
-
-with TensorBoardLog(Path(sys.argv[1]), step=0) as log:
-    log.append({"step": 1, "loss": 2.5})
-assert "tensorflow" not in sys.modules
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_leaves_its_checkpoints(

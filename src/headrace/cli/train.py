@@ -52,6 +52,10 @@ Held-out loss every 100 steps, until it was not lower five times; steps that div
 headrace train store --model gpt3-125m --steps 10000 --eval-stores held-out --eval-every 100 --patience 5 \
 --on-divergence skip --spike-sigma 6 --out run
 
+What the model writes after prompts of your own, every 200 steps, in samples.jsonl, the log and the report:
+
+headrace train store --model gpt3-125m --steps 10000 --sample-prompt "Once upon a time" --sample-every 200 --out run
+
 torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --dp 2 --tp 2 --steps 1000 --out run
 
 torchrun --nproc-per-node 4 -m headrace train store --model gpt3-125m --layout auto --steps 1000 --out run
@@ -92,6 +96,26 @@ class TrainModelOptions:
     ] = None
     steps: Annotated[int | None, Doc("Optimizer steps in all; or give --tokens or --max-seconds.")] = None
     eval_stores: Annotated[tuple[str, ...], Doc("Held-out store, logged as eval_loss; may be repeated.")] = ()
+    sample_prompts: Annotated[
+        str | None,
+        Doc(
+            "File of prompts (.txt, .jsonl, .csv, .parquet) that the model continues every --sample-every steps."
+        ),
+    ] = None
+    sample_prompt: Annotated[tuple[str, ...], Doc("Text of such a prompt; may be repeated.")] = ()
+
+    @property
+    def prompts(self) -> str | list[str] | None:
+        """What samples continue.
+
+        Raises:
+            ConfigError: a file and texts.
+        """
+        if self.sample_prompts is not None and self.sample_prompt:
+            raise ConfigError(
+                "train: --sample-prompts FILE and --sample-prompt TEXT are both given. Leave one out."
+            )
+        return self.sample_prompts or list(self.sample_prompt) or None
 
 
 @with_options(
@@ -146,7 +170,9 @@ def train(
                 optimizer=optimizer,
                 parallel=parallel,
                 checkpoint=checkpoint,
-                evaluation=dataclasses.replace(evaluation, eval_stores=list(model.eval_stores) or None),
+                evaluation=dataclasses.replace(
+                    evaluation, eval_stores=list(model.eval_stores) or None, sample_prompts=model.prompts
+                ),
                 run=dataclasses.replace(run, lora=lora),
                 progress=progress,
             )

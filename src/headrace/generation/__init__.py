@@ -12,6 +12,7 @@ distributed      several workers with an engine each, as one more engine
 model_directory  special token ids, as a model's directory defines them
 loading          a model's directory -> an engine that is ready
 job              prompts, an engine and a sink -> every sample stored once
+in_memory        a model that is in memory and prompts -> predictions
 run              the whole job, from the model's directory to the stored predictions
 
 Names that need torch are imported when they are first used: the command line reads the options without it. Importing
@@ -34,6 +35,7 @@ from headrace.platform import limit_openmp_spinning
 
 if TYPE_CHECKING:
     from headrace.generation.engines import EncoderDecoderEngine, NativeEngine
+    from headrace.generation.in_memory import predict
     from headrace.generation.job import GenerateSummary, run_job
     from headrace.generation.loading import LoadedEngine, load_engine
     from headrace.generation.prompts import (
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         Prompt,
         load_chat_template,
         read_prompts,
+        survey_prompts,
     )
     from headrace.generation.request import Request, Token
     from headrace.generation.run import generate
@@ -52,6 +55,7 @@ limit_openmp_spinning()
 _MODULE_OF = {
     "EncoderDecoderEngine": "engines",
     "NativeEngine": "engines",
+    "predict": "in_memory",
     "GenerateSummary": "job",
     "run_job": "job",
     "LoadedEngine": "loading",
@@ -62,6 +66,7 @@ _MODULE_OF = {
     "Prompt": "prompts",
     "load_chat_template": "prompts",
     "read_prompts": "prompts",
+    "survey_prompts": "prompts",
     "Request": "request",
     "Token": "request",
     "generate": "run",
@@ -86,8 +91,10 @@ __all__ = [
     "generate",
     "load_chat_template",
     "load_engine",
+    "predict",
     "read_prompts",
     "run_job",
+    "survey_prompts",
 ]
 
 

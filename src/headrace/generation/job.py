@@ -16,7 +16,6 @@ from headrace.generation.options import PromptOptions, SamplingOptions
 from headrace.generation.prompts.prompt import Prompt
 from headrace.generation.request import Request, error_prediction
 from headrace.native import Target, native_target
-from headrace.sink import RemoteSink, Sink
 from headrace.stats import StageCount, Stats
 from headrace.types import Prediction
 
@@ -65,6 +64,19 @@ class BatchEngine(Protocol):
         """Rows in the order in which they end; a request that cannot be generated becomes an error row."""
 
 
+class PredictionSink(Protocol):
+    """Keeps finished rows by their keys."""
+
+    def done(self, prompt_id: str, sample_index: int) -> bool:
+        """Whether a sample is kept already."""
+
+    def put(self, row: Prediction) -> bool:
+        """Keep a row; False where its key is kept already."""
+
+    def commit(self) -> object:
+        """Store what is kept, for good."""
+
+
 class PromptCodec(Protocol):
     """Text to ids and back, for prompts."""
 
@@ -83,7 +95,7 @@ ChatFunction = Callable[[tuple[Any, ...]], list[int]]
 def run_job(
     prompts: Iterable[Prompt],
     engine: BatchEngine,
-    sink: Sink | RemoteSink,
+    sink: PredictionSink,
     *,
     tokenizer: PromptCodec,
     sampling: SamplingOptions,

@@ -23,7 +23,7 @@ from headrace.generation.model_directory import base_directory, read_config, spe
 from headrace.generation.options import PrefixCacheOptions, SamplingOptions
 from headrace.generation.prefix_cache import BlockDirectory, PrefixCache
 from headrace.generation.prompts.tokenizer import PromptTokenizer
-from headrace.model import Decoder, fetch_model, is_adapter, load_model
+from headrace.model import Decoder, Model, fetch_model, is_adapter, load_model
 from headrace.paths import split_checkpoint_name
 from headrace.platform import cpu_quota
 from headrace.stats import Stats
@@ -279,14 +279,17 @@ def _load_runner(
     if about is None or about.get("model_type") == "gpt2":
         kind = pick_dtype(dtype, stored=torch.float32, device=device)
         model, tokenizer = load_model(path, device=device, dtype=kind, progress=progress)
-        if isinstance(model, Decoder):  # a run of Llama's family, or an adapter
-            return HFRunner.of_decoder(model, directory), tokenizer
-        return GPTRunner(model), tokenizer
+        return runner_of_model(model, directory), tokenizer
     from headrace.tokens import load_tokenizer
 
     stored = DTYPES.get(str(about.get("dtype") or about.get("torch_dtype")), torch.float32)
     kind = pick_dtype(dtype, stored=stored, device=device)
     return HFRunner.of_directory(path, dtype=kind, device=device, progress=progress), load_tokenizer(path)
+
+
+def runner_of_model(model: Model, directory: Path) -> GPTRunner | HFRunner:
+    """What runs a model that is in memory; the directory is that of its run or adapter."""
+    return HFRunner.of_decoder(model, directory) if isinstance(model, Decoder) else GPTRunner(model)
 
 
 def _no_model(path: Path) -> ConfigError:

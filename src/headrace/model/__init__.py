@@ -38,6 +38,7 @@ from headrace.model.lora.layers import (
     default_targets,
     freeze,
     is_lora_name,
+    merge_lora,
     meta_lora_model,
     target_names,
 )
@@ -147,6 +148,7 @@ __all__ = [
     "load_model",
     "load_weights",
     "manifest_files",
+    "merge_lora",
     "meta_lora_model",
     "meta_model",
     "model_name",

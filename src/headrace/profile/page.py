@@ -27,6 +27,9 @@ from headrace.profile.svg import draw_legend, draw_line_chart
 
 MAX_COLUMNS = 4
 """Tiles in a row on a wide screen."""
+_MAX_PROMPTS = 20
+_MAX_EARLIER = 10
+"""Prompts, and earlier steps of each, that the page shows."""
 _TABLES = ("segments", "divergences", "parameter_groups")
 """Lists in run.json that are shown as rows of their own."""
 
@@ -46,6 +49,7 @@ def render_page(run: RunFiles, *, made: str) -> str:
             _where(run_stage_times(run)),
             _plots(run_charts(run.steps)),
             _naive(run.naive),
+            _samples_of_training(run.samples),
             _samples(run.predictions),
             _history(run),
             _what_ran(run),
@@ -165,6 +169,27 @@ def _samples(predictions: Mapping[str, Any]) -> str:
     return _section("samples", "Sample predictions", f'<p>{what} {key}</p><div class="samples">{shown}</div>')
 
 
+def _samples_of_training(samples: Sequence[Mapping[str, Any]]) -> str:
+    """The newest samples, and those of each prompt's earlier steps folded below them."""
+    if not samples:
+        return ""
+    prompts: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        key = (str(sample.get("prompt_id", "")), int(sample.get("sample_index", 0)))
+        prompts.setdefault(key, []).append(sample)
+    shown = []
+    for of_prompt in list(prompts.values())[:_MAX_PROMPTS]:
+        *earlier, last = of_prompt
+        kept = earlier[:: -max(1, len(earlier) // _MAX_EARLIER)] if earlier else []
+        more = "".join(_sample(sample) for sample in kept)
+        fold = f"<details><summary>Earlier steps</summary>{more}</details>" if more else ""
+        shown.append(_sample(last) + fold)
+    left = len(prompts) - len(shown)
+    note = f" {left:,} more prompts are in samples.jsonl." if left else ""
+    what = f"<p>What the model wrote after prompts while it trained, newest first.{note}</p>"
+    return _section("training-samples", "Samples", f'{what}<div class="samples">{"".join(shown)}</div>')
+
+
 def _sample(sample: Mapping[str, Any]) -> str:
     ended = {
         "length": "cut off at its limit",
@@ -172,7 +197,9 @@ def _sample(sample: Mapping[str, Any]) -> str:
         "error": "failed",
     }
     reason = str(sample.get("finish_reason", ""))
-    name = " · ".join(part for part in (str(sample.get("prompt_id", "")), ended.get(reason, reason)) if part)
+    step = f"step {sample['step']:,}" if "step" in sample else ""
+    parts = (step, str(sample.get("prompt_id", "")), ended.get(reason, reason))
+    name = " · ".join(part for part in parts if part)
     return (
         f"<article><h3>{escape(name)}</h3>"
         f'<pre><span class="prompt">{escape(str(sample.get("prompt", "")))}</span>'

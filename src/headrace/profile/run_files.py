@@ -2,6 +2,7 @@
 
     RUN/run.json           options and shapes (written by train)
     RUN/metrics.jsonl      one line per step (written by train)
+    RUN/samples.jsonl      one line per sampled step and prompt (written by train)            optional
     RUN/tokenizer/         the store's tokenizer (written by train)
     RUN/ingest.json        documents, tokens, bytes and seconds of the ingest                 optional
     RUN/naive.json         the naive loader measured on the same text (demo/comparison.py)    optional
@@ -49,6 +50,7 @@ class StepMetrics:
     compute_s: float = 0.0
     checkpoint_s: float = 0.0
     eval_s: float = 0.0
+    """Evaluation and samples."""
     other_s: float = 0.0
     """Seconds of the step that none of the parts above took."""
     reading_s: float = 0.0
@@ -74,9 +76,13 @@ class RunFiles:
     naive: Json = field(default_factory=dict)
     predictions: Json = field(default_factory=dict)
     about: Json = field(default_factory=dict)
+    samples: tuple[Json, ...] = ()
+    """What a run wrote after its prompts while it trained, by step."""
 
 
-FILES: Final = ("run.json", "metrics.jsonl", "ingest.json", "naive.json", "predictions.json", "about.json")
+FILES: Final = (
+    "run.json", "metrics.jsonl", "samples.jsonl", "ingest.json", "naive.json", "predictions.json", "about.json",
+)  # fmt: skip
 """What is read of a run directory."""
 
 
@@ -106,6 +112,7 @@ def read_run_files(run_dir: str | PathLike[str]) -> RunFiles:
         naive=_object(path / "naive.json"),
         predictions=_object(path / "predictions.json"),
         about=_object(path / "about.json"),
+        samples=tuple(_sample_lines(path / "samples.jsonl")),
     )
 
 
@@ -140,6 +147,21 @@ def _steps(path: Path) -> tuple[StepMetrics, ...]:
     return tuple(by_step[number] for number in sorted(by_step))
 
 
+def _sample_lines(path: Path) -> Iterator[Json]:
+    """Samples of whole lines; a kill may have cut the last one."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = orjson.loads(line)
+            yield {**row, "step": int(row["step"])}
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            if number < len(lines):
+                warnings.warn(f"{path}: line {number} is damaged ({error}).", RuntimeWarning, stacklevel=2)
+
+
 def _lines(path: Path, damaged: list[str]) -> Iterator[StepMetrics]:
     """Steps of whole lines; the others are named in `damaged`."""
     try:
@@ -159,7 +181,9 @@ def _lines(path: Path, damaged: list[str]) -> Iterator[StepMetrics]:
 
 
 def _step(row: Json) -> StepMetrics:
-    parts = sum(_seconds(row, name) for name in ("data_wait_s", "compute_s", "checkpoint_s", "eval_s"))
+    parts = sum(
+        _seconds(row, name) for name in ("data_wait_s", "compute_s", "checkpoint_s", "eval_s", "sample_s")
+    )
     return StepMetrics(
         step=int(row["step"]),
         loss=_finite(row.get("loss")),
@@ -170,7 +194,7 @@ def _step(row: Json) -> StepMetrics:
         data_wait_s=_seconds(row, "data_wait_s"),
         compute_s=_seconds(row, "compute_s"),
         checkpoint_s=_seconds(row, "checkpoint_s"),
-        eval_s=_seconds(row, "eval_s"),
+        eval_s=_seconds(row, "eval_s") + _seconds(row, "sample_s"),
         other_s=max(0.0, _seconds(row, "step_s") - parts),
         reading_s=_seconds(row, "reading_s"),
         decoding_s=_seconds(row, "decoding_s"),

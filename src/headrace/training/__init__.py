@@ -22,11 +22,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headrace.training.evaluation_options import EvaluationOptions
 from headrace.training.lora_options import LoraOptions
 from headrace.training.options import (
     CheckpointOptions,
     DataOptions,
-    EvaluationOptions,
     OptimizerOptions,
     ParallelOptions,
     RunOptions,

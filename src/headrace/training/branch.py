@@ -24,7 +24,7 @@ from headrace.model import (
 from headrace.paths import local_path, split_checkpoint_name
 from headrace.storage import fsync_directory, make_directory
 from headrace.training.checkpoints.state import SavedState
-from headrace.training.run_directory.metrics import METRICS, lines_up_to
+from headrace.training.run_directory.metrics import STEP_LINES, lines_up_to
 from headrace.training.run_directory.run_json import read_run
 
 _STAGING = ".staging-branch"
@@ -45,7 +45,7 @@ class Branch:
         return f"a branch of {origin['run']} at step {origin['step']:,}: weights, moments, position and step are kept"
 
     def write(self, out: Path) -> SavedState:
-        """Copy checkpoint, tokenizer and metrics up to its step; run.json is the caller's to write, last."""
+        """Copy checkpoint, tokenizer, metrics and samples up to its step; run.json is the caller's to write, last."""
         checkpoints = out / "checkpoints"
         final, staging = step_dir(checkpoints, self.saved.step), checkpoints / _STAGING
         make_directory(checkpoints)
@@ -60,7 +60,9 @@ class Branch:
             _copy_files(base, base_checkpoint(out))
         if (files := pretrained_files(self.source)) is not None:
             _copy_files(files, out / PRETRAINED)
-        (out / METRICS).write_bytes(lines_up_to(self.source / METRICS, self.saved.step))
+        for name in STEP_LINES:
+            if (self.source / name).is_file():
+                (out / name).write_bytes(lines_up_to(self.source / name, self.saved.step))
         return SavedState(directory=final, content=self.saved.content)
 
 

@@ -13,13 +13,13 @@ from headrace.model import ModelConfig, meta_lora_model
 from headrace.paths import local_path, remote_url
 from headrace.training.checkpoints.state import read_frozen, restore
 from headrace.training.distributed.process_group import open_process_group
+from headrace.training.evaluation_options import EvaluationOptions
 from headrace.training.loop import Progress, run_loop
 from headrace.training.loop_files import LoopFiles
 from headrace.training.optim import describe_groups
 from headrace.training.options import (
     CheckpointOptions,
     DataOptions,
-    EvaluationOptions,
     OptimizerOptions,
     ParallelOptions,
     RunOptions,
@@ -40,6 +40,7 @@ from headrace.training.remote_run import RemoteRun
 from headrace.training.run_directory.run_json import read_run
 from headrace.training.run_directory.run_log import RunLog
 from headrace.training.run_directory.segments import RunSegment, recipe_at
+from headrace.training.samples import Sampler
 from headrace.training.shape_options import ShapeOptions
 from headrace.training.start import (
     Limits,
@@ -105,6 +106,7 @@ def train(
     Source: Brown et al. 2020, section 2.3 and appendix B.
     """
     check_steps(steps)
+    evaluation.check_whole()
     device = resolve_device(run.device)
     with freed_memory_kept(device), ExitStack() as stack:
         log = stack.enter_context(RunLog())
@@ -233,15 +235,21 @@ def _run(
     model = _build(setup, options, recipe, initialize=saved is None)
     read_frozen(model, out, (run.get("base") or {}).get("checkpoint"), group=group)
     state = restore(model, setup.loader, saved, group=group)
+    sampler, evaluation = None, options.evaluation
+    if setup.prompts is not None:
+        every = evaluation.sample_every or max(1, segments[-1].recipe.steps // 10)
+        sampler = Sampler(setup.prompts, evaluation, every=every, out=out, seed=recipe.seed)
     files = LoopFiles(
         out=out,
         checkpoint=options.checkpoint,
-        tensorboard=options.run.tensorboard,
+        track=options.run.track,
+        run=run,
         mirror=setup.mirror,
         remote=setup.remote,
         log=setup.log,
         first_checkpoint=run.get("first_checkpoint"),
         positions=positions_after(run),
+        sampler=sampler,
         resumed=None if saved is None else saved.step,
     )
     summary = run_loop(
@@ -252,8 +260,8 @@ def _run(
         files=files,
         group=group,
         held_out=setup.held_out,
-        evaluation=options.evaluation,
-        eval_every=options.evaluation.eval_every or max(1, segments[-1].recipe.steps // 10),
+        evaluation=evaluation,
+        eval_every=evaluation.eval_every or max(1, segments[-1].recipe.steps // 10),
         progress=progress,
     )
     hit_rate = None if setup.table is None else setup.table.hit_rate

@@ -15,13 +15,14 @@ from headrace.training.checkpoints.state import SavedState, TrainLoader, TrainSt
 from headrace.training.checkpoints.writer import CheckpointWriter
 from headrace.training.distributed.process_group import ProcessGroup
 from headrace.training.evaluation import HeldOutRows, evaluate
+from headrace.training.evaluation_options import EvaluationOptions
 from headrace.training.loop_files import AfterCommit, BeforeCommit, LoopFiles
-from headrace.training.options import EvaluationOptions
 from headrace.training.recipe import Recipe
-from headrace.training.run_directory.metrics import METRICS, MetricsLog
+from headrace.training.run_directory.metrics import METRICS, SAMPLES, MetricsLog
 from headrace.training.run_directory.run_log import RunLog, StepLines, step_note
 from headrace.training.run_directory.segments import RunSegment, recipe_at
-from headrace.training.run_directory.tensorboard import TensorBoardLog
+from headrace.training.run_directory.tracking import TrackerLog, open_trackers
+from headrace.training.samples import SHOWN, Sampler, sample_note
 from headrace.training.step.divergence import MAX_IN_A_ROW, divergence_error, record_divergence
 from headrace.training.step.mfu import device_peak
 from headrace.training.step.train_step import StepResult, train_step
@@ -162,14 +163,25 @@ class _Loop:
         self._flops_per_token = model.recipe.flops_per_token
         self._tensors = model.tensors()
         self._files, self._options, self._evaluation = files, files.checkpoint, evaluation
-        self._logs: list[MetricsLog | TensorBoardLog] = []
-        metrics = None
+        self._logs: list[MetricsLog | TrackerLog] = []
+        lines: list[MetricsLog] = []
+        self._samples: MetricsLog | None = None
         if group.is_rank0:
             metrics = MetricsLog(files.out / METRICS, step=state.step, warn=files.log.add_warning)
             self._logs.append(stack.enter_context(metrics))
-            if files.tensorboard:
-                tensorboard = TensorBoardLog(files.out / "tensorboard", step=state.step)
-                self._logs.append(stack.enter_context(tensorboard))
+            lines.append(metrics)
+            if files.sampler is not None or (files.out / SAMPLES).exists():
+                self._samples = stack.enter_context(MetricsLog(files.out / SAMPLES, step=state.step))
+                lines.append(self._samples)
+            trackers = open_trackers(
+                files.track,
+                out=files.out,
+                step=state.step,
+                run=files.run,
+                is_remote=files.remote is not None,
+                log=files.log,
+            )
+            self._logs += [stack.enter_context(tracker) for tracker in trackers]
         self._stop = stack.enter_context(StopSignal())
         keep, remote = files.checkpoint.keep_checkpoints, files.remote
         self._writer = stack.enter_context(
@@ -180,7 +192,7 @@ class _Loop:
                 resumed_step=files.resumed,
                 best_step=None if state.best is None else state.best["step"],
                 group=group,
-                before_commit=None if metrics is None else BeforeCommit(metrics, remote),
+                before_commit=BeforeCommit(lines, remote) if lines else None,
                 after_commit=AfterCommit(files),
                 log=files.log.add_event,
                 warn=files.log.add_warning,
@@ -204,7 +216,7 @@ class _Loop:
 
         None: the run went back to its last checkpoint.
         """
-        clock, state = self._clock, self.state
+        clock, state, files = self._clock, self.state, self._files
         recipe, position = self._recipe_of_step(), self.loader.position
         start, is_last = clock(), state.step == self.steps
         result = train_step(
@@ -237,16 +249,14 @@ class _Loop:
             more["eval_bits_per_byte"] = held_out.bits_per_byte(more["eval_loss"])
             is_best = state.add_evaluation(more["eval_loss"], held_out.fingerprint)
             more["eval_s"] = clock() - trained
+        sampler, ends = files.sampler, is_last or (held_out is not None and self.patience_is_over)
+        if sampler is not None and sampler.is_due(state.step, ends=ends):
+            more["sample_s"] = self._sample(sampler)
         if result.stop_signal and not is_last:
             self.stopped_by = signal.Signals(result.stop_signal).name
         stall_s, state.elapsed_s = 0.0, clock() - self._begun
         # These are never left out, and wait for a save that is under way.
-        saves = (
-            is_last
-            or self.stopped_by is not None
-            or (is_best and self._evaluation.keep_best)
-            or (held_out is not None and self.patience_is_over)
-        )
+        saves = ends or self.stopped_by is not None or (is_best and self._evaluation.keep_best)
         saves = saves or (self._is_due(result) and not self._writer.skips(state.step))
         if saves:
             stall_s = self._writer.copy(self._tensors)
@@ -258,6 +268,17 @@ class _Loop:
             self._saved_at = clock()
         self._step_around()
         return line
+
+    def _sample(self, sampler: Sampler) -> float:
+        """Write the step's samples, before the checkpoint of the step is committed; returns the seconds it took."""
+        start = self._clock()
+        lines = sampler(self.model, self.state.step, group=self.group)
+        if self._samples is not None:
+            for line in lines:
+                self._samples.append(line)
+            for line in lines[:SHOWN]:
+                self._files.log.add_event(sample_note(line))
+        return self._clock() - start
 
     def _leave_out(self, reason: str, rows: list[int]) -> None:
         """Record a step whose update is left out; every rank decides the same."""
@@ -294,7 +315,7 @@ class _Loop:
         before = restore(self.model, self.loader, saved, group=group)
         for name in (entry.name for entry in fields(TrainState)):
             setattr(state, name, getattr(before, name))
-        for log in self._logs:
+        for log in (*self._logs, *([] if self._samples is None else [self._samples])):
             log.rewind(state.step)
         self._step_around()
         self._batches = iter(self.loader)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from headrace.model import step_dir
 from headrace.training.checkpoints.save_watch import SaveWatch
@@ -14,6 +15,7 @@ from headrace.training.run_directory.metrics import MetricsLog
 from headrace.training.run_directory.mirror import Mirror
 from headrace.training.run_directory.run_json import update_run
 from headrace.training.run_directory.run_log import RunLog
+from headrace.training.samples import Sampler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,10 @@ class LoopFiles:
 
     out: Path
     checkpoint: CheckpointOptions
-    tensorboard: bool = False
+    track: Sequence[str] = ()
+    """Names of trackers, see `open_trackers`."""
+    run: Mapping[str, Any] = field(default_factory=dict)
+    """run.json, which trackers show."""
     mirror: Mirror | None = None
     remote: RemoteRun | None = None
     """The run on an object store whose working directory `out` is."""
@@ -31,6 +36,7 @@ class LoopFiles:
     """Step of the run's first checkpoint; None before there was one."""
     positions: Mapping[int, int] = field(default_factory=dict)
     """See `positions_after`."""
+    sampler: Sampler | None = None
     resumed: int | None = None
     """Step of the checkpoint that the loop starts from; None without one."""
 
@@ -38,12 +44,13 @@ class LoopFiles:
 class BeforeCommit:
     """What a checkpoint relies on: the lines of its steps are on disk, and on the object store of a remote run."""
 
-    def __init__(self, metrics: MetricsLog, remote: RemoteRun | None) -> None:
-        self._metrics, self._remote = metrics, remote
+    def __init__(self, lines: Sequence[MetricsLog], remote: RemoteRun | None) -> None:
+        self._lines, self._remote = lines, remote
 
     def __call__(self, watch: SaveWatch) -> None:
         """Before a commit, on rank 0."""
-        self._metrics.sync()
+        for log in self._lines:
+            log.sync()
         if self._remote is not None:
             self._remote.before_commit(watch)
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from typing_extensions import Doc
 
 from headrace.errors import ConfigError
 from headrace.load import BatchOptions, ReadOptions
 from headrace.training.lora_options import LoraOptions
+from headrace.training.option_checks import check_choice, check_integer, check_number
 
 Packing = Literal["none", "best_fit"]
 Shuffle = Literal["auto", "global", "blocks", "none"]
@@ -25,6 +25,7 @@ OptimizerName = Literal["adamw", "muon"]
 OptimizerImplementation = Literal["auto", "fused", "foreach"]
 DivergenceAction = Literal["stop", "skip", "rollback"]
 InitialState = Literal["weights", "full"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +59,10 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        _integer("seq_len", self.seq_len, 1)
-        _integer("batch_size", self.batch_size, 1)
-        _choice("packing", self.packing, Packing)
-        _choice("shuffle", self.shuffle, Shuffle)
+        check_integer("seq_len", self.seq_len, 1)
+        check_integer("batch_size", self.batch_size, 1)
+        check_choice("packing", self.packing, Packing)
+        check_choice("shuffle", self.shuffle, Shuffle)
         if self.output.padding_free or self.output.framework == "numpy":
             raise ConfigError(
                 "train: data.output has padding_free or framework='numpy'; training takes rows of one length "
@@ -159,34 +160,34 @@ class OptimizerOptions:
 
     def __post_init__(self) -> None:
         """Refuse values out of range; none of these would fail by itself, or only after hours."""
-        _number("lr", self.lr, 0)
-        _integer("warmup_steps", self.warmup_steps, 0)
-        _integer("decay_steps", self.decay_steps, 1)
-        _integer("cooldown_steps", self.cooldown_steps, 1)
-        _number("min_lr_ratio", self.min_lr_ratio, 0, 1)
-        _number("weight_decay", self.weight_decay, 0)
-        _number("eps", self.eps, 0)
-        _number("max_grad_norm", self.max_grad_norm, 0)
-        _integer("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
-        _integer("rampup_batch_size", self.rampup_batch_size, 1)
-        _integer("rampup_steps", self.rampup_steps, 0)
-        _number("spike_sigma", self.spike_sigma, 0)
-        _integer("spike_window", self.spike_window, 2)
-        _number("momentum", self.momentum, 0, 1)
+        check_number("lr", self.lr, 0)
+        check_integer("warmup_steps", self.warmup_steps, 0)
+        check_integer("decay_steps", self.decay_steps, 1)
+        check_integer("cooldown_steps", self.cooldown_steps, 1)
+        check_number("min_lr_ratio", self.min_lr_ratio, 0, 1)
+        check_number("weight_decay", self.weight_decay, 0)
+        check_number("eps", self.eps, 0)
+        check_number("max_grad_norm", self.max_grad_norm, 0)
+        check_integer("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
+        check_integer("rampup_batch_size", self.rampup_batch_size, 1)
+        check_integer("rampup_steps", self.rampup_steps, 0)
+        check_number("spike_sigma", self.spike_sigma, 0)
+        check_integer("spike_window", self.spike_window, 2)
+        check_number("momentum", self.momentum, 0, 1)
         if self.optimizer is not None:
-            _choice("optimizer", self.optimizer, OptimizerName)
+            check_choice("optimizer", self.optimizer, OptimizerName)
         if self.optimizer_implementation is not None:
-            _choice("optimizer_implementation", self.optimizer_implementation, OptimizerImplementation)
+            check_choice("optimizer_implementation", self.optimizer_implementation, OptimizerImplementation)
         if self.on_divergence is not None:
-            _choice("on_divergence", self.on_divergence, DivergenceAction)
+            check_choice("on_divergence", self.on_divergence, DivergenceAction)
         if self.lr_schedule is not None:
-            _choice("lr_schedule", self.lr_schedule, LearningRateSchedule)
+            check_choice("lr_schedule", self.lr_schedule, LearningRateSchedule)
         if self.betas is None:
             return
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise ConfigError(f"train: betas is {self.betas!r}; expected two numbers, such as (0.9, 0.95).")
         for index, beta in enumerate(self.betas):
-            _number(f"betas[{index}]", beta, 0, 1)
+            check_number(f"betas[{index}]", beta, 0, 1)
             if beta == 1:
                 raise ConfigError(f"train: betas[{index}] is {beta}; expected less than 1.")
 
@@ -227,13 +228,13 @@ class ParallelOptions:
 
     def __post_init__(self) -> None:
         """Refuse names and degrees that do not exist."""
-        _integer("dp", self.dp, -1)
-        _integer("tp", self.tp, 1)
-        _integer("pp", self.pp, 1)
-        _integer("microbatches", self.microbatches, 1)
-        _choice("layout", self.layout, LayoutMode)
-        _choice("shard", self.shard, Sharding)
-        _choice("pipeline_schedule", self.pipeline_schedule, PipelineScheduleName)
+        check_integer("dp", self.dp, -1)
+        check_integer("tp", self.tp, 1)
+        check_integer("pp", self.pp, 1)
+        check_integer("microbatches", self.microbatches, 1)
+        check_choice("layout", self.layout, LayoutMode)
+        check_choice("shard", self.shard, Sharding)
+        check_choice("pipeline_schedule", self.pipeline_schedule, PipelineScheduleName)
 
     def resolve(self, num_processes: int) -> ParallelOptions:
         """The same options with dp known.
@@ -282,37 +283,10 @@ class CheckpointOptions:
 
     def __post_init__(self) -> None:
         """Refuse options that would never save."""
-        _integer("checkpoint_every", self.checkpoint_every, 1)
-        _number("checkpoint_seconds", self.checkpoint_seconds, 0)
-        _integer("keep_checkpoints", self.keep_checkpoints, 1)
-        _number("checkpoint_timeout", self.checkpoint_timeout, 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationOptions:
-    """Evaluation, free to change between starts."""
-
-    eval_stores: Any = None
-    """Held-out stores, in every form that the training stores can have; their loss is logged as eval_loss."""
-    eval_rows: Annotated[int, Doc("Rows of the held-out stores, evenly spaced, the same every time.")] = 64
-    eval_every: Annotated[int | None, Doc("Steps between evaluations. Default: a tenth of the run.")] = None
-
-    keep_best: Annotated[
-        bool,
-        Doc("Save where the held-out loss is lowest, and keep that checkpoint beside the newest (RUN@best)."),
-    ] = True
-    patience: Annotated[
-        int | None,
-        Doc("End the run after so many evaluations without a lower held-out loss. Default: never."),
-    ] = None
-
-    def __post_init__(self) -> None:
-        """Refuse counts below 1."""
-        _integer("eval_rows", self.eval_rows, 1)
-        _integer("eval_every", self.eval_every, 1)
-        _integer("patience", self.patience, 1)
-        if self.patience is not None and self.eval_stores is None:
-            raise ConfigError("train: patience counts evaluations. Give eval_stores, or leave it out.")
+        check_integer("checkpoint_every", self.checkpoint_every, 1)
+        check_number("checkpoint_seconds", self.checkpoint_seconds, 0)
+        check_integer("keep_checkpoints", self.keep_checkpoints, 1)
+        check_number("checkpoint_timeout", self.checkpoint_timeout, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,7 +324,10 @@ class RunOptions:
     embeddings: Annotated[
         Path | None, Doc("word2vec vectors or a BERT directory that the token embeddings start from.")
     ] = None
-    tensorboard: Annotated[bool, Doc("Write RUN/tensorboard too.")] = False
+    track: Annotated[
+        tuple[str, ...],  # of TrackerName; typer takes no list of names
+        Doc("Show metrics in tensorboard | wandb | mlflow too, by their own packages; may be repeated."),
+    ] = ()
     restart: Annotated[
         bool,
         Doc(
@@ -362,10 +339,15 @@ class RunOptions:
         """Refuse values out of range."""
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ConfigError(f"train: max_seconds is {self.max_seconds}; expected more than 0.")
-        _integer("tokens", self.tokens, 1)
-        _integer("seed", self.seed, -(2**63), 2**63 - 1)
-        _choice("dtype", self.dtype, Dtype)
-        _choice("init_state", self.init_state, InitialState)
+        check_integer("tokens", self.tokens, 1)
+        check_integer("seed", self.seed, -(2**63), 2**63 - 1)
+        check_choice("dtype", self.dtype, Dtype)
+        check_choice("init_state", self.init_state, InitialState)
+        track: Any = self.track
+        if isinstance(track, str):  # a sequence of letters
+            raise ConfigError(f"train: track is {track!r}; expected several names, such as ('wandb',).")
+        for name in self.track:
+            check_choice("track", name, TrackerName)
 
 
 def check_steps(steps: int | None) -> None:
@@ -374,27 +356,4 @@ def check_steps(steps: int | None) -> None:
     Raises:
         ConfigError: see above.
     """
-    _integer("steps", steps, 1)
-
-
-def _integer(name: str, value: object, low: int, high: float = math.inf) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"train: {name} is {value!r}; expected a whole number.")
-    _number(name, value, low, high)
-
-
-def _number(name: str, value: object, low: float, high: float = math.inf) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"train: {name} is {value!r}; expected a number.")
-    if not low <= value <= high or value == math.inf:  # not a number is in no range
-        expected = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise ConfigError(f"train: {name} is {value}; expected {expected}.")
-
-
-def _choice(name: str, value: object, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ConfigError(f"train: {name} is {value!r}; expected one of {', '.join(get_args(choices))}.")
+    check_integer("steps", steps, 1)

@@ -14,6 +14,7 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from headrace.errors import ConfigError
+from headrace.generation import Prompt
 from headrace.load import Loader
 from headrace.model import GPT3_CONTEXT, ModelConfig, TokenTable, WordVectors, config_from_json, read_vectors
 from headrace.storage import open_blob
@@ -23,12 +24,12 @@ from headrace.training.data import TrainingData, open_data
 from headrace.training.distributed.layout import check_layout, device_mesh
 from headrace.training.distributed.process_group import ProcessGroup
 from headrace.training.evaluation import HeldOutRows, open_held_out
+from headrace.training.evaluation_options import EvaluationOptions
 from headrace.training.layout_choice import LayoutChoice, choose_layout, earlier_choice
 from headrace.training.lora import check_lora
 from headrace.training.options import (
     CheckpointOptions,
     DataOptions,
-    EvaluationOptions,
     OptimizerOptions,
     ParallelOptions,
     RunOptions,
@@ -41,6 +42,8 @@ from headrace.training.run_directory.restart import delete_run, is_first_attempt
 from headrace.training.run_directory.run_json import RUN, read_run
 from headrace.training.run_directory.run_lock import RunLock
 from headrace.training.run_directory.run_log import RunLog
+from headrace.training.run_directory.tracking import check_trackers
+from headrace.training.samples import open_prompts
 from headrace.training.shape import depth_rule, named_shape, shape_of
 from headrace.training.shape_options import ShapeOptions
 from headrace.training.start import (
@@ -96,6 +99,8 @@ class RunSetup:
     dp_rank: int = 0
     loader: Loader = field(init=False)
     held_out: HeldOutRows | None = None
+    prompts: tuple[Prompt, ...] | None = None
+    """That samples continue."""
 
     @property
     def is_fresh(self) -> bool:
@@ -120,6 +125,7 @@ class RunSetup:
 def open_directory(setup: RunSetup, options: TrainArguments) -> None:
     """Lock the run directory, and read what an earlier start left there or on the mirror."""
     group, out, run, remote = setup.group, setup.out, options.run, setup.remote
+    group.on_all_ranks(lambda: check_trackers(run.track))
     _lock(setup, options)
     if run.restart and options.checkpoint.mirror is not None:
         raise ConfigError(
@@ -302,7 +308,7 @@ def with_layout(
 
 
 def open_rows(setup: RunSetup, options: TrainArguments, recipe: Recipe) -> None:
-    """Open the loader and the held-out rows: before anything is written, since a store may have no such row."""
+    """Open the loader, held-out rows and prompts: before anything is written, since a store may have no such row."""
     group, dp = setup.group, options.parallel.dp
     loader = group.on_all_ranks(
         lambda: setup.data.loader(
@@ -325,6 +331,9 @@ def open_rows(setup: RunSetup, options: TrainArguments, recipe: Recipe) -> None:
                 world_size=dp,
             )
         )
+    source = options.evaluation.sample_prompts
+    if source is not None:
+        setup.prompts = group.on_rank0(lambda: open_prompts(source, recipe.model))
     vectors = setup.vectors
     if vectors is not None:
         setup.table = group.on_all_ranks(lambda: first_table(recipe, vectors, setup.data))

@@ -39,10 +39,11 @@ from headrace.training.checkpoints.remote_place import (
 from headrace.training.checkpoints.save_watch import SaveWatch
 from headrace.training.checkpoints.state import SavedState, no_checkpoint_error
 from headrace.training.distributed.process_group import ProcessGroup
-from headrace.training.run_directory.metrics import METRICS, last_step
+from headrace.training.run_directory.metrics import METRICS, STEP_LINES, last_step
 from headrace.training.run_directory.remote_lock import RemoteRunLock
 from headrace.training.run_directory.restart import check_deletable, is_run_file
 from headrace.training.run_directory.run_json import RUN
+from headrace.training.run_directory.tracker_state import TRACKERS
 
 _END_S: Final = 60.0
 """Longest wait at the end for the logs to be sent."""
@@ -133,7 +134,7 @@ class RemoteRun:
     def _send_logs(self, blob: Blob) -> None:
         """Send run.json, metrics and events, where this process still has the run."""
         self._check_lock(blob)
-        for name in (METRICS, "train.log"):
+        for name in (*STEP_LINES, TRACKERS, "train.log"):
             if (self.directory / name).exists():
                 self._send(self.directory / name, blob)
         for path in sorted((self.directory / _TENSORBOARD).glob("**/*")):

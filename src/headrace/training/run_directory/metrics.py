@@ -15,10 +15,13 @@ from headrace.errors import CheckpointError, SpaceError
 from headrace.storage import fsync_directory
 
 METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+STEP_LINES = (METRICS, SAMPLES)
+"""Files with lines that belong to steps; samples.jsonl in runs that sample only."""
 
 
 class MetricsLog:
-    """Appends a JSON object a line; a line is in the operating system's hands when append returns.
+    """Appends a JSON object a line, of a step each; a line is in the operating system's hands when append returns.
 
     Opened at a step, it drops the lines of later steps (they are made again) and a last line that a crash
     tore, so no step is in it twice. A damaged line between whole ones is kept and warned about.

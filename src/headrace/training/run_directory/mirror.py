@@ -27,7 +27,7 @@ from headrace.model import (
     verify_checkpoint,
 )
 from headrace.storage import Blob, make_directory
-from headrace.training.run_directory.metrics import METRICS
+from headrace.training.run_directory.metrics import STEP_LINES
 from headrace.training.run_directory.run_json import RUN
 
 _CHECKPOINTS = "checkpoints"
@@ -112,8 +112,10 @@ class Mirror:
     def send_checkpoint(self, directory: Path, *, keep: int) -> None:
         """Send a finished checkpoint and the metrics up to it; then delete all but the newest copies and the best."""
         files = _manifest_last(directory)
-        metrics = self._run / METRICS  # an imported model has none yet
-        if self._send([self._run / RUN, *([metrics] if metrics.exists() else []), *files]):
+        lines = [
+            path for name in STEP_LINES if (path := self._run / name).exists()
+        ]  # an imported model has none
+        if self._send([self._run / RUN, *lines, *files]):
             best = orjson.loads((directory / STATE).read_bytes()).get("best") or {}
             for step, name in (self._try(self._steps) or [])[:-keep]:
                 if step != best.get("step"):

@@ -11,17 +11,21 @@ from pathlib import Path
 import orjson
 
 from headrace.errors import ConfigError
-from headrace.training.run_directory.metrics import METRICS
+from headrace.training.run_directory.metrics import METRICS, SAMPLES
 from headrace.training.run_directory.run_json import RUN
+from headrace.training.run_directory.tracker_state import TRACKERS
 
 # run.json comes last: a directory that is deleted halfway is refused by a start without restart.
 _OWNED = (
     "checkpoints",
     "base",
     "tensorboard",
+    "wandb",
+    TRACKERS,
     "plots",
     "report.html",
     "train.log",
+    SAMPLES,
     METRICS,
     "tokenizer",
     RUN,

@@ -219,6 +219,10 @@ class TrainableModel:
                 named |= {f"{kind}.{m}.{name}": tensor for m, tensor in moments.items() if m != "step"}
         return named
 
+    def parameters(self) -> dict[str, Tensor]:
+        """This process's part of all weights, by name."""
+        return {name: parameter.detach() for name, parameter in [*self.named, *self._frozen]}
+
     def frozen_tensors(self) -> dict[str, Tensor]:
         """Weights that do not learn, by name: model.*; the run has them once, beside its checkpoints."""
         return {f"model.{name}": parameter.detach() for name, parameter in self._frozen}
