@@ -66,6 +66,8 @@ class Points:
     link_bytes_s: Column
     network_bytes_s: Column
     gpus_per_node: Column
+    first_stage: Column
+    """1: memory means that of the pipeline's first stage, which some tables report; 0: of the fullest one."""
 
     def __len__(self) -> int:
         """N."""
@@ -127,6 +129,7 @@ def points(
     layout: Mapping[str, Column | float],
     dtype: str = "bf16",
     flash: bool = True,
+    first_stage: bool = False,
 ) -> Points:
     """Many layouts of one model on one kind of hardware.
 
@@ -137,6 +140,7 @@ def points(
         global_batch: rows of an optimizer step.
         dtype: of matrix products: float32, bf16, fp8 or fp4.
         flash: attention in one kernel.
+        first_stage: memory means that of the pipeline's first stage, not of the fullest one.
         layout: micro_batch, dp, fsdp, zero, tp, pp, cp, interleave, recompute: numbers or arrays [N]; default 1,
             zero and recompute 0.
     """
@@ -164,6 +168,7 @@ def points(
         "link_bytes_s": hardware.link_bytes_s,
         "network_bytes_s": hardware.network_bytes_s,
         "gpus_per_node": hardware.gpus_per_node,
+        "first_stage": first_stage,
     }
     return Points(
         **{

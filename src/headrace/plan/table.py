@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,12 @@ _MIXTURE = re.compile(
     re.IGNORECASE,
 )
 _PARAMETERS_APART = 0.3
+_PARAMETERS_ROUNDED = 0.02
+"""How far params_b may be from the columns' parameters and still mean the same model."""
+_WIDTH_STEP = 256
+"""Published feed-forward widths are multiples of it."""
+_RANK_0 = re.compile("nanotron", re.IGNORECASE)
+"""Sources whose mem_gib is that of rank 0, the first stage (nanotron/helpers.py and logging: create_table_log)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +182,7 @@ def _point(line: dict[str, str]) -> Points:
         dtype=dtype,
         # Published fp16 results are from before flash attention; bfloat16 and less from after it.
         flash=not precision.startswith("fp16"),
+        first_stage=_RANK_0.search(line["source"]) is not None,
         layout={
             "micro_batch": micro_batch,
             "dp": dp,
@@ -197,30 +205,47 @@ def _zero_stage(line: dict[str, str]) -> int:
 def _shape(line: dict[str, str], name: str) -> ModelShape:
     hidden, heads = _whole(line, "hidden", None), _whole(line, "heads", None)
     ffn = _number(line, "ffn", 0)
-    if 0 < ffn < 64:  # as a multiple of the width
-        ffn *= hidden
-    gated = _number(line, "gated", 0) > 0
+    is_multiple = 0 < ffn < 64  # of the width
     shape = ModelShape(
         name=name or "unnamed",
         num_layers=_whole(line, "layers", None),
         hidden_size=hidden,
         num_heads=heads,
         num_kv_heads=int(_number(line, "kv_heads", 0)),
-        ffn_size=int(ffn),
-        gated=gated,
+        ffn_size=int(ffn * hidden if is_multiple else ffn),
+        gated=_number(line, "gated", 0) > 0,
         vocab_size=int(_number(line, "vocab", 0)) or _known_vocabulary(name),
     )
     stated = _number(line, "params_b", 0) * 1e9
-    full = shape.num_parameters + shape.vocab_size * hidden  # a head of its own, or not
-    if (
-        stated
-        and not (1 - _PARAMETERS_APART) * shape.num_parameters <= stated <= (1 + _PARAMETERS_APART) * full
-    ):
+    if not stated:
+        return shape
+    untied = dataclasses.replace(shape, tied=False)
+    low, high = shape.num_parameters, untied.num_parameters
+    if not (1 - _PARAMETERS_APART) * low <= stated <= (1 + _PARAMETERS_APART) * high:
         raise ConfigError(
-            f"model {name!r}: layers, hidden, ffn, gated, kv_heads and vocab make {shape.num_parameters / 1e9:.2f} G "
+            f"model {name!r}: layers, hidden, ffn, gated, kv_heads and vocab make {low / 1e9:.2f} G "
             f"parameters, params_b says {stated / 1e9:.2f} G: a mixture of experts, or a column is missing or wrong"
         )
-    return shape
+    if is_multiple and min(abs(low / stated - 1), abs(high / stated - 1)) > _PARAMETERS_ROUNDED:
+        return _of_parameters(shape, stated)
+    return min(shape, untied, key=lambda s: abs(s.num_parameters - stated))
+
+
+def _of_parameters(shape: ModelShape, parameters: float) -> ModelShape:
+    """The shape with the feed-forward width that makes so many parameters.
+
+    For tables that round the width to a multiple of the hidden size ("4 h" where it is 3.5). The head is the token
+    table or not, whichever width is nearer to a multiple of _WIDTH_STEP.
+    """
+    found = []
+    for tied in (True, False):
+        bare = dataclasses.replace(shape, tied=tied, ffn_size=1)
+        a_unit = shape.hidden_size * (3 if shape.gated else 2)
+        width = 1 + (parameters - bare.num_parameters) / (shape.num_layers * a_unit)
+        width = max(1.0, width)
+        rounded = max(1, round(width / _WIDTH_STEP)) * _WIDTH_STEP
+        found.append((abs(rounded / width - 1), dataclasses.replace(bare, ffn_size=rounded)))
+    return min(found, key=lambda pair: pair[0])[1]
 
 
 _VOCABULARIES = (
