@@ -11,13 +11,14 @@ from headrace.plan.shapes import model_shape
 ZEROS = np.zeros(len(CONSTANTS))
 
 
-def used(model="gpt3-13b", **layout):
+def used(model="gpt3-13b", *, first_stage=False, **layout):
     p = points(
         model_shape(model),
         gpu_by_name("h100-80gb"),
         seq_len=2048,
         global_batch=512,
         layout={name: np.asarray(value, dtype=float) for name, value in layout.items()},
+        first_stage=first_stage,
     )
     return memory(p, ZEROS)
 
@@ -47,3 +48,17 @@ def test_a_pipeline_holds_as_many_micro_batches_as_stages():
     """1F1B: the first of p stages holds p micro-batches of a p-th of the layers."""
     one, four = used(pp=[1, 4], dp=[1, 1]).activations
     assert four == pytest.approx(one)
+
+
+def test_a_layer_keeps_the_bytes_that_korthikanti_counts_without_dropout():
+    """Table 2 of Korthikanti et al. 2022: 34 bytes a token and channel, of which two are masks of dropout."""
+    shape = model_shape("gpt3-13b")
+    found = used(dp=1).activations[0]
+    assert found == pytest.approx(32 * 2048 * shape.hidden_size * shape.num_layers)
+
+
+def test_logits_lie_on_the_last_stage_and_not_on_the_first():
+    fullest = used("qwen2.5-0.5b", pp=2, micro_batch=8)
+    first = used("qwen2.5-0.5b", pp=2, micro_batch=8, first_stage=True)
+    assert first.logits[0] == 0 < fullest.logits[0]
+    assert first.total[0] < fullest.total[0]

@@ -71,3 +71,30 @@ def test_a_table_without_the_optional_columns_is_read(tmp_path):
 def test_files_and_commits_of_one_source_are_one_system():
     assert system_of("NVIDIA/NeMo docs/a.md@123", "H100") == system_of("NVIDIA/NeMo docs/b.md@456", "H100")
     assert system_of("NVIDIA/NeMo docs/a.md", "H100") != system_of("NVIDIA/NeMo docs/a.md", "A100")
+
+
+@pytest.mark.parametrize(
+    ("stated", "ffn", "tied"),
+    [
+        ({"ffn": 4, "params_b": 8.86}, 14336, False),  # Llama 3 8B with as many key/value heads as heads
+        ({"ffn": 4, "params_b": 9.13}, 16384, True),
+        ({"ffn": 14336, "params_b": 8.86}, 14336, False),
+        ({"ffn": 14336, "params_b": 8.32}, 14336, True),
+        ({"ffn": 4}, 16384, True),
+    ],
+)
+def test_a_width_in_multiples_and_the_head_are_what_the_stated_parameters_make_them(
+    tmp_path, stated, ffn, tied
+):
+    """Tables round the feed-forward width to "4 h" and do not say whether the head is the token table."""
+    path = tmp_path / "t.csv"
+    header = "source,gpu,n_gpus,layers,hidden,heads,seq,global_batch_seqs,dp,tp,pp,gated,vocab,ffn,params_b"
+    row = f"x,A100,8,32,4096,32,4096,64,8,1,1,1,131072,{stated['ffn']},{stated.get('params_b', '')}"
+    path.write_text(f"{header}\n{row}\n")
+    points = read_table(path).points
+    assert (points.ffn_size[0], bool(points.tied[0])) == (ffn, tied)
+
+
+def test_memory_of_a_source_that_reports_rank_0_means_the_first_stage(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", [ROW, {**ROW, "source": "Nanotron docs/x.svg"}]))
+    assert table.points.first_stage.tolist() == [0, 1]
