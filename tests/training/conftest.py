@@ -86,6 +86,8 @@ def other_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SERVER = """
 import json, os, signal, sys, traceback
 import torch
+# What a run imports when it starts: imported once here, not in every fork.
+import torch._dynamo, headrace.logs, headrace.probe, headrace.training.launch
 from headrace.model import config_from_json
 from flat_options import train
 
