@@ -99,6 +99,15 @@ def test_a_run_that_lost_all_checkpoints_asks_and_changes_nothing(lost: str, sto
     assert bytes(blob.get("metrics.jsonl")) == metrics
 
 
+def test_checkpoints_without_a_run_json_are_not_taken_for_another_runs(store: Path) -> None:
+    url = "memory://orphans"
+    train(store, out=url, **OPTIONS)
+    for name in ("run.json", "metrics.jsonl"):
+        open_blob(url).delete(name)
+    with pytest.raises(ResumeError, match=f"{url}: has a checkpoint of step 10, but neither"):
+        train(store, out=url, **OPTIONS)
+
+
 def test_a_second_run_into_the_same_place_is_refused_by_the_url(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

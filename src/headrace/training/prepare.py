@@ -16,7 +16,15 @@ from torch.distributed.device_mesh import DeviceMesh
 from headrace.errors import ConfigError
 from headrace.generation import Prompt
 from headrace.load import Loader
-from headrace.model import GPT3_CONTEXT, ModelConfig, TokenTable, WordVectors, config_from_json, read_vectors
+from headrace.model import (
+    GPT3_CONTEXT,
+    ModelConfig,
+    TokenTable,
+    WordVectors,
+    config_from_json,
+    list_checkpoints,
+    read_vectors,
+)
 from headrace.storage import open_blob
 from headrace.training.branch import Branch, check_branch, open_branch
 from headrace.training.checkpoints.state import SavedState, check_fresh, find_saved_state
@@ -112,6 +120,12 @@ class RunSetup:
         """Steps done by earlier starts."""
         return 0 if self.saved is None else self.saved.step
 
+    def steps_saved(self) -> list[int]:
+        """Steps of the checkpoints that are there, whole or not; rank 0."""
+        if self.remote is not None:
+            return self.remote.steps_saved()
+        return [step for step, _ in list_checkpoints(self.out / "checkpoints")]
+
     def find_saved_state(self) -> None:
         """Look for the newest whole checkpoint; every rank calls."""
         run = self.existing or {}
@@ -143,15 +157,17 @@ def open_directory(setup: RunSetup, options: TrainArguments) -> None:
         group.on_rank0(lambda: reachable(url, mirror.fetch_run))
         setup.mirror = mirror
     setup.existing = existing = group.on_rank0(lambda: read_run(out))
-    if existing is None:
-        group.on_rank0(lambda: check_fresh(out))
     if existing is None and run.init_state == "full":
         if options.init_from is None:
             raise ConfigError("train: init_state full goes on from a run. Give its directory as init_from.")
         source = options.init_from
         setup.branch = group.on_rank0(lambda: open_branch(source, warn=setup.log.add_warning))
         setup.existing, setup.saved = setup.branch.run, setup.branch.saved
-    elif existing is not None:
+    if existing is None:
+        own = 0 if options.init_from is not None else None
+        own = setup.branch.saved.step if setup.branch is not None else own
+        group.on_rank0(lambda: check_fresh(out, setup.steps_saved(), own=own))
+    else:
         group.on_rank0(lambda: check_branch(out, existing, options.init_from, run.init_state))
         if not setup.is_fresh:
             if setup.mirror is not None:

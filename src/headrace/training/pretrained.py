@@ -32,6 +32,7 @@ from headrace.model import (
     hf_config,
     hf_identity,
     is_adapter,
+    list_checkpoints,
     load_base,
     load_hf_tokenizer,
     load_model,
@@ -43,6 +44,7 @@ from headrace.model import (
 from headrace.paths import is_url, local_path, split_checkpoint_name
 from headrace.storage import fsync_directory, make_directory, write_file
 from headrace.tokens import Tokenizer, load_tokenizer
+from headrace.training.checkpoints.state import check_fresh
 from headrace.training.checkpoints.writer import CheckpointWriter
 from headrace.training.run_directory.run_json import RUN, read_run, write_run
 from headrace.training.run_directory.run_lock import RunLock
@@ -107,6 +109,7 @@ def import_model(source: str | PathLike[str], out: str | PathLike[str]) -> Impor
 
     Raises:
         ConfigError: an architecture or an option that there is no decoder for, or out has another run.
+        ResumeError: out has files of a run whose run.json is gone.
         CheckpointError: weights are missing, damaged or of other shapes.
         TokenizerError: no tokenizer beside the weights.
     """
@@ -115,6 +118,7 @@ def import_model(source: str | PathLike[str], out: str | PathLike[str]) -> Impor
         pretrained = read_pretrained(source)
         run = read_run(out)
         if run is None:
+            check_fresh(out, [step for step, _ in list_checkpoints(out / "checkpoints")], own=0)
             write_weights(pretrained, out)
             write_run(out, imported_run(pretrained))
         elif (run.get("imported") or {}).get("weights") != pretrained.identity:

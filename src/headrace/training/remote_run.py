@@ -203,10 +203,13 @@ class RemoteRun:
             content=saved.content,
         )
 
-    def _find_newest(self, run: Mapping[str, Any]) -> SavedState | None:
+    def steps_saved(self) -> list[int]:
+        """Steps of the checkpoints that are there, in ascending order; rank 0."""
         with self._readable():
-            steps = committed_steps(self._blob)
-        for step in reversed(steps):
+            return committed_steps(self._blob)
+
+    def _find_newest(self, run: Mapping[str, Any]) -> SavedState | None:
+        for step in reversed(self.steps_saved()):
             try:
                 directory = self._fetch(step)
                 return SavedState(directory=directory, content=orjson.loads((directory / STATE).read_bytes()))

@@ -55,6 +55,43 @@ def test_metrics_without_a_run_are_not_overwritten_by_a_fresh_one(lost, store, t
     assert train(store, out=out, model=SHAPE, steps=2, restart=True, **OPTIONS).resumed_from == 0
 
 
+@pytest.mark.parametrize("start", ["train", "train from an import", "import"])
+def test_a_checkpoint_without_its_run_json_is_not_taken_for_another_runs(start, store, tmp_path):
+    out, to = tmp_path / "run", tmp_path / "hf"
+    train(store, out=out, model=SHAPE, steps=2, **OPTIONS)
+    to_hf(GPT(SHAPE), load_tokenizer("byte"), to)
+    (out / "metrics.jsonl").unlink()
+    (out / "run.json").rename(tmp_path / "run.json")
+    begin = {"model": SHAPE} if start == "train" else {"init_from": to}
+    with pytest.raises(ResumeError, match=r"has a checkpoint of step 2, but neither run\.json nor metrics"):
+        import_model(to, out) if start == "import" else train(
+            store, out=out, steps=2, seed=1, **begin, **OPTIONS
+        )
+    assert not (out / "run.json").exists()
+    (tmp_path / "run.json").rename(out / "run.json")
+    with pytest.warns(RuntimeWarning, match="has lines of 0 of the 2 steps"):
+        assert train(store, out=out, model=SHAPE, steps=3, **OPTIONS).resumed_from == 2
+
+
+def test_a_start_that_was_killed_before_its_run_json_is_made_again(store, tmp_path):
+    train(store, out=tmp_path / "run", model=SHAPE, steps=2, **OPTIONS)
+    to_hf(GPT(SHAPE), load_tokenizer("byte"), tmp_path / "hf")
+    for name, begin in {
+        "hf": {"init_from": tmp_path / "hf"},
+        "run": {"init_from": tmp_path / "run", "init_state": "full"},
+    }.items():
+        out = tmp_path / f"from-{name}"
+        train(store, out=out, steps=3, **begin, **OPTIONS)
+        for file in ("run.json", "metrics.jsonl"):
+            (out / file).unlink()
+        own = {"hf": "step-00000000", "run": "step-00000002"}[name]
+        for path in (out / "checkpoints").iterdir():
+            if path.name != own:
+                shutil.rmtree(path)
+        assert [path.name for path in (out / "checkpoints").iterdir()] == [own]
+        assert train(store, out=out, steps=3, **begin, **OPTIONS).steps == 3
+
+
 @pytest.mark.parametrize("loss", ["moved away", "all damaged"])
 def test_a_run_whose_checkpoints_are_gone_is_refused_and_its_metrics_stay(loss, store, tmp_path):
     out = tmp_path / "run"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -163,16 +163,24 @@ def no_checkpoint_error(
             f"Delete the directory and run the same command again."
         )
     if run.get("first_checkpoint") is not None:
+        how_far = "" if reached is None else f" and reached step {reached}"
         return CheckpointError(
-            f"{out}: the run had checkpoints from step {run['first_checkpoint']} on and reached step {reached}, "
+            f"{out}: the run had checkpoints from step {run['first_checkpoint']} on{how_far}, "
             f"but {out}/checkpoints has no whole one. Put its checkpoints back (or give the --mirror that has "
-            f"them) and run the same command again, or delete {out} to begin at step 0."
+            f"them) and run the same command again, or begin at step 0 with --restart, which deletes the run."
         )
     return None
 
 
-def check_fresh(out: Path) -> None:
-    """Refuse a directory without run.json that has the metrics of steps: a new run would overwrite them.
+def check_fresh(out: Path, steps: Sequence[int], *, own: int | None) -> None:
+    """Refuse a directory without run.json that has the metrics or the checkpoints of a run.
+
+    A new run would overwrite the metrics, and go on from the checkpoints.
+
+    Args:
+        out: the run directory.
+        steps: of the checkpoints in it.
+        own: step of the checkpoint that a start writes before run.json; an earlier try may have ended there.
 
     Raises:
         ResumeError: says what is there.
@@ -183,6 +191,12 @@ def check_fresh(out: Path) -> None:
             f"{out}: {METRICS} has the steps of a run, up to step {reached}, but there is no {RUN}. Put {RUN} back "
             f"(or give the --mirror that has it) and run the same command again, or begin at step 0 with --restart, "
             "which deletes the run."
+        )
+    found = [step for step in steps if step != own]
+    if found:
+        raise ResumeError(
+            f"{out}: has a checkpoint of step {max(found)}, but neither {RUN} nor {METRICS}. Put {RUN} back and run "
+            "the same command again, or give another directory with --out."
         )
 
 
