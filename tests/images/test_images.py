@@ -22,7 +22,6 @@ from headrace.images import (
     decodes,
     encode_png,
     geometry_of,
-    mask_of_rle,
     move_boxes,
     move_mask,
     move_points,
@@ -190,19 +189,6 @@ def test_a_mask_keeps_its_numbers():
     assert decode_mask(encode_png(numbers.astype(np.uint16) * 200)).max() == 51_000
     with pytest.raises(DocumentError, match="one integer a pixel"):
         decode_mask(encode_png(photo()))
-
-
-def test_run_lengths_are_those_of_pycocotools():
-    coco = pytest.importorskip("pycocotools.mask")
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        mask = (rng.random((13, 17)) < rng.random()).astype(np.uint8)
-        encoded = coco.encode(np.asfortranarray(mask))
-        assert np.array_equal(mask_of_rle(encoded), mask)
-        assert np.array_equal(mask_of_rle({**encoded, "counts": encoded["counts"].decode()}), mask)
-    for bad in ({"size": [2, 2], "counts": [1, 2]}, {"size": [2, 2], "counts": "o"}):
-        with pytest.raises(DocumentError, match="run lengths"):
-            mask_of_rle(bad)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """Batches of samples: every row once an epoch, the same pixels after a resume, on any number of ranks: sample_rows.py,
-sample_loader.py.
+sample_columns.py, sample_loader.py.
 """
 
 from __future__ import annotations

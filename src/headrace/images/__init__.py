@@ -7,12 +7,14 @@ In reading order:
     transform    `ImageTransform`, and which part of an image goes where
     resize       a part of an image -> its place in a batch
     boxes        boxes, points and masks -> where their pixels went
-    encode       pixels -> PNG; run lengths -> masks
+    encode       pixels -> PNG
+    instance_masks  polygons and run lengths of an object -> its mask
 """
 
-from headrace.images.boxes import move_boxes, move_mask, move_points
+from headrace.images.boxes import mirrored_keypoints, move_boxes, move_keypoints, move_mask, move_points
 from headrace.images.decode import ImageHeader, check_image, decode_mask, decode_rgb, decodes, read_header
-from headrace.images.encode import encode_png, mask_of_rle
+from headrace.images.encode import encode_png
+from headrace.images.instance_masks import decode_instance_mask, encode_rle, mask_of_rle, rle_of_segmentation
 from headrace.images.random import PositionRandom
 from headrace.images.transform import Geometry, ImageTransform, geometry_of, paste, render
 
@@ -22,16 +24,21 @@ __all__ = [
     "ImageTransform",
     "PositionRandom",
     "check_image",
+    "decode_instance_mask",
     "decode_mask",
     "decode_rgb",
     "decodes",
     "encode_png",
+    "encode_rle",
     "geometry_of",
     "mask_of_rle",
+    "mirrored_keypoints",
     "move_boxes",
+    "move_keypoints",
     "move_mask",
     "move_points",
     "paste",
     "read_header",
     "render",
+    "rle_of_segmentation",
 ]

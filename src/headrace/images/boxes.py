@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,50 @@ def move_points(points: NDArray[Any], geometry: Geometry) -> NDArray[np.float32]
     if one.flip:
         moved[:, 0] = one.place_width - moved[:, 0]
     return moved.astype(np.float32)
+
+
+def move_keypoints(
+    keypoints: NDArray[Any], geometry: Geometry, mirrored: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Keypoints of objects in the batch's place; the left eye of a mirrored face is its right one.
+
+    Args:
+        keypoints: float [N, K, 3]: x, y, and 0 not labelled, 1 hidden, 2 visible, as COCO has them.
+        geometry: where pixels go.
+        mirrored: see `mirrored_keypoints`.
+
+    Returns:
+        float32 [N, K, 3]; what is not labelled stays as it is.
+    """
+    moved = np.array(keypoints, np.float32)
+    moved[:, :, :2] = move_points(moved[:, :, :2].reshape(-1, 2), geometry).reshape(*moved.shape[:2], 2)
+    moved = np.where(keypoints[:, :, 2:] == 0, np.asarray(keypoints, np.float32), moved)
+    return moved[:, mirrored] if geometry.flip else moved
+
+
+def mirrored_keypoints(names: Sequence[str]) -> NDArray[np.int64]:
+    """int64 [K]: the keypoint that takes the place of each in a mirrored image, by `left` and `right` in its name.
+
+    >>> mirrored_keypoints(["nose", "left_eye", "right_eye"]).tolist()
+    [0, 2, 1]
+    """
+    places = {name: i for i, name in enumerate(names)}
+    swapped = {
+        "left": "right",
+        "right": "left",
+        "Left": "Right",
+        "Right": "Left",
+        "LEFT": "RIGHT",
+        "RIGHT": "LEFT",
+    }
+
+    def other(name: str) -> str:
+        for one, opposite in swapped.items():
+            if one in name and (renamed := name.replace(one, opposite)) in places:
+                return renamed
+        return name
+
+    return np.array([places[other(name)] for name in names], np.int64)
 
 
 def move_boxes(boxes: NDArray[Any], geometry: Geometry) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -14,7 +14,7 @@ In reading order:
     thread_pool, prefetch  batches made ahead
     stateful             loops over passes, one position as the state
     loader               all of it: `Loader`
-    sample_rows, sample_loader   the same for stores of samples: images decoded into the batch
+    sample_columns, sample_rows, sample_loader   the same for stores of samples: images decoded into the batch
     pytree               batches as pytrees of torch and JAX
 """
 

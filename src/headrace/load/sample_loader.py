@@ -16,7 +16,8 @@ from headrace.load.defaults import WINDOW_BYTES, choose_shuffle, is_remote
 from headrace.load.loader import Loader
 from headrace.load.options import MAX_SEQ_LEN, ColumnOptions, checked_int, optional_int
 from headrace.load.prefetch import Prefetcher
-from headrace.load.sample_rows import SampleBatchBuilder, SampleColumns
+from headrace.load.sample_columns import SampleColumns
+from headrace.load.sample_rows import SampleBatchBuilder
 from headrace.order import LengthGroupedOrder, OrderSpec, RowOrder
 from headrace.platform import available_cores
 from headrace.store import SampleStore
@@ -37,8 +38,8 @@ class SampleLoader(Loader[Array]):
 
     Numbers and arrays are [B, ...]; ragged columns are (values, offsets), columns of tokens padded if `output` says so;
     strings are lists. With an `image` transform,
-    images are decoded into uint8 [B, H, W, 3] (or chw), masks become int32 [B, H, W], and boxes and keypoints move with
-    the pixels. A rank for which the last batch has no row gets a batch of 0 rows.
+    images are decoded into uint8 [B, H, W, 3] (or chw), masks become int32 [B, H, W], masks of objects uint8 [N, H, W],
+    and boxes and keypoints move with the pixels. A rank for which the last batch has no row gets a batch of 0 rows.
 
     Args:
         source: a `SampleStore`.

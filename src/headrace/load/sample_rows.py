@@ -11,9 +11,11 @@ from headrace.errors import ConfigError, DocumentError, ShardError
 from headrace.images import (
     ImageHeader,
     PositionRandom,
+    decode_instance_mask,
     decode_mask,
     geometry_of,
     move_boxes,
+    move_keypoints,
     move_mask,
     move_points,
     paste,
@@ -23,9 +25,10 @@ from headrace.images import (
 from headrace.load.batch import Batch
 from headrace.load.buffers import BufferPool
 from headrace.load.interaction_rows import InteractionColumns, output_histories
+from headrace.load.sample_columns import SampleColumns
 from headrace.load.token_columns import cut_rows, model_inputs
 from headrace.order import rank_slice
-from headrace.store import Array, Image, List, Ragged, Tokens, Value
+from headrace.store import Ragged, Value
 from headrace.tokens import pad_id_of
 
 if TYPE_CHECKING:
@@ -42,66 +45,8 @@ if TYPE_CHECKING:
 
 _TORCH_TYPES = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
 """Types that torch has only in part -> the next larger one."""
-_WITH_BOXES = ("classes", "iscrowd", "area")
 MASK_PADDING = 255
 """What a mask has where there is no image: the class that losses ignore by convention."""
-
-
-class SampleColumns:
-    """Which columns a batch has, and what is done to each.
-
-    Raises:
-        ConfigError: no such column, or an `image` transform for a store without images.
-    """
-
-    def __init__(
-        self, store: SampleStore, columns: Sequence[str] | None, transform: ImageTransform | None
-    ) -> None:
-        features = store.features
-        names = list(features) if columns is None else list(columns)
-        for name in names:
-            if name not in features:
-                raise ConfigError(f"columns: no column {name!r}; {store.url} has: {', '.join(features)}")
-        self.features = {name: features[name] for name in names}
-        self.image = next((name for name in names if _is_image(name, features[name])), None)
-        if transform is not None and self.image is None:
-            raise ConfigError(f"image={transform}: {store.url} has no column of images: {', '.join(names)}")
-        moved = transform is not None
-        self.masks = [
-            name for name in names if moved and _is_named(name, "mask") and features[name] == Image()
-        ]
-        self.boxes = [
-            name for name in names if moved and _is_named(name, "boxes") and _is_list(features[name], 4)
-        ]
-        self.points = [
-            name for name in names if moved and _is_named(name, "keypoints") and _is_list(features[name], 2)
-        ]
-        self.with_boxes = [
-            name
-            for name in names
-            if self.boxes
-            and isinstance(features[name], List)
-            and (name in _WITH_BOXES or name.startswith("box_"))
-        ]
-        done = {*self.masks, self.image} if moved else set()
-        self.tokens = [name for name in names if isinstance(features[name], Tokens)]
-        self.gathered = [name for name in names if name not in done or isinstance(features[name], Array)]
-
-
-def _is_named(name: str, what: str) -> bool:
-    return name == what or name.endswith(f"_{what}")
-
-
-def _is_image(name: str, feature: Feature) -> bool:
-    if isinstance(feature, Array):
-        return name == "image" and feature.dtype == "uint8" and len(feature.shape) in (2, 3)
-    return feature == Image() and not _is_named(name, "mask")
-
-
-def _is_list(feature: Feature, size: int) -> bool:
-    return (
-        isinstance(feature, List) and isinstance(feature.feature, Array) and feature.feature.shape == (size,)
-    )
 
 
 class SampleBatchBuilder:
@@ -183,7 +128,8 @@ class SampleBatchBuilder:
         encoded = [] if stored is not None else self._store.bytes_of(rows, columns.image)
         masks = {name: self._store.bytes_of(rows, name) for name in columns.masks}
         placed: dict[str, list[NDArray[Any]]] = {name: [] for name in masks}
-        geometries = []
+        geometries: list[Geometry] = []
+        sizes: list[tuple[int, int]] = []
         for i in range(len(rows)):
             random = PositionRandom(self._seed, index.position + begin + i)
             try:
@@ -204,11 +150,14 @@ class SampleBatchBuilder:
                     "once, and lists a damaged one: write the store again"
                 ) from error
             geometries.append(geometry)
+            sizes.append((header.height, header.width))
         chw = transform.layout == "chw"
         arrays[columns.image] = np.ascontiguousarray(out.transpose(0, 3, 1, 2)) if chw else out
         for name, values in placed.items():
             arrays[name] = np.stack(values) if values else np.empty((0, *transform.shape), np.int32)
         self._move(arrays, geometries)
+        for name in columns.instance_masks:
+            arrays[name] = self._instance_masks(name, arrays[name], index, geometries, sizes)
 
     def _mask(self, data: memoryview, header: ImageHeader, geometry: Geometry) -> NDArray[Any]:
         assert self._transform is not None
@@ -221,13 +170,43 @@ class SampleBatchBuilder:
             )
         return move_mask(mask, geometry, self._transform.shape, pad=MASK_PADDING)
 
+    def _instance_masks(
+        self,
+        name: str,
+        column: Ragged,
+        index: BatchIndex,
+        geometries: Sequence[Geometry],
+        sizes: Sequence[tuple[int, int]],
+    ) -> Ragged:
+        """Run lengths of objects as masks, uint8 [N, H, W], where their pixels went."""
+        assert self._transform is not None
+        shape = self._transform.shape
+        out = np.empty((len(column.values), *shape), np.uint8)
+        at = 0
+        for i, (geometry, (height, width)) in enumerate(zip(geometries, sizes, strict=True)):
+            counts = column[i]
+            for j in range(len(counts)):
+                try:
+                    mask = decode_instance_mask(counts[j].tobytes(), height, width)
+                except DocumentError as error:
+                    raise ShardError(
+                        f"{self._store.url}: row {index.rows[i]}: column {name!r}: {error}"
+                    ) from error
+                out[at] = move_mask(mask, geometry, shape, pad=0)
+                at += 1
+        return Ragged(out, column.offsets)
+
     def _move(self, arrays: dict[str, Any], geometries: Sequence[Geometry]) -> None:
         """Move boxes and keypoints; boxes of which nothing is left go, with their classes."""
         columns = self._columns
         for name in columns.points:
             ragged = arrays[name]
-            moved = [move_points(ragged[i], one) for i, one in enumerate(geometries)]
-            arrays[name] = Ragged(_joined(moved, 2), ragged.offsets)
+            mirrored = columns.mirrored[name]
+            if mirrored is None:
+                moved = [move_points(ragged[i], one) for i, one in enumerate(geometries)]
+            else:
+                moved = [move_keypoints(ragged[i], one, mirrored) for i, one in enumerate(geometries)]
+            arrays[name] = Ragged(np.concatenate(moved) if moved else ragged.values, ragged.offsets)
         for name in columns.boxes:
             ragged = arrays[name]
             pairs = [move_boxes(ragged[i], one) for i, one in enumerate(geometries)]
@@ -241,7 +220,9 @@ class SampleBatchBuilder:
                     raise ShardError(
                         f"{self._store.url}: columns {name!r} and {other!r} differ in their numbers of values"
                     )
-                arrays[other] = Ragged(arrays[other].values[keep], offsets)
+                values = arrays[other].values
+                kept = values.take(np.flatnonzero(keep)) if isinstance(values, Ragged) else values[keep]
+                arrays[other] = Ragged(kept, offsets)
 
     # --- output ---
 

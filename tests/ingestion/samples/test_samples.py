@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from PIL import Image
 import headrace as hr
 from headrace.cli.app import main
 from headrace.errors import ConfigError, DocumentError, HeadraceError, ResumeError, SourceError
-from headrace.images import encode_png
+from headrace.images import decode_instance_mask, encode_png, encode_rle
 from headrace.store import ClassLabel, verify_samples
 
 
@@ -223,6 +224,89 @@ def test_boxes_of_every_annotation_format(tmp_path, make):
         assert extra["ingest"][0]["category_ids"] == [3, 7]
 
 
+def coco_people(path, **changed):
+    """Two people and a crowd in an image of 30 x 20, as polygons, run lengths and compressed ones."""
+    (path / "images").mkdir(parents=True)
+    (path / "images/a.jpg").write_bytes(jpeg(1))
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:9, 3:12] = 1
+    runs = [3 * 20 + 5, *([4, 16] * 8), 4, 17 * 20 + 31]
+    segmentations = [
+        [[2, 3, 12, 3, 12, 9, 2, 9]],
+        {"size": [20, 30], "counts": encode_rle(mask)},
+        {"size": [20, 30], "counts": runs},
+    ]
+    objects = [
+        {
+            "image_id": 1, "category_id": 1, "bbox": [2, 3, 10, 6], "iscrowd": int(i == 2), "area": 9,
+            "segmentation": one, "keypoints": [2, 3, 2, 9, 4, 1, 0, 0, 0],
+        }
+        for i, one in enumerate(segmentations)
+    ]  # fmt: skip
+    data = {
+        "categories": [{"id": 1, "name": "person", "keypoints": ["nose", "left_eye", "right_eye"]}],
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 20, "width": 30}],
+        "annotations": objects,
+    }
+    for name, value in changed.items():
+        (data["images"] if name == "height" else objects)[0][name] = value
+    (path / "annotations.json").write_text(json.dumps(data))
+    return mask
+
+
+def test_coco_masks_and_keypoints_become_columns(tmp_path):
+    mask = coco_people(tmp_path / "in")
+    hr.ingest(tmp_path / "in", tmp_path / "out", samples=hr.Samples())
+    features, (row,) = read(tmp_path / "out")
+    assert list(features)[-2:] == ["masks", "keypoints"]
+    assert row["iscrowd"].tolist() == [0, 0, 1]
+    assert row["keypoints"].shape == (3, 3, 3)
+    assert row["masks"][1] == row["masks"][2] == encode_rle(mask)
+    image = hr.ImageTransform(size=(20, 30), flip=1)
+    batch = next(hr.Loader(hr.SampleStore.open(tmp_path / "out"), batch_size=1, image=image))
+    masks, offsets = map(np.asarray, batch["masks"])
+    assert offsets.tolist() == [0, 3]
+    assert np.array_equal(masks[1], mask[:, ::-1])
+    assert np.flatnonzero(masks[0].any(axis=0)).tolist() == list(range(18, 28))
+    assert batch["keypoints"][0][0].tolist() == [[28, 3, 2], [0, 0, 0], [21, 4, 1]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"height": 30}, "annotation of an image of 30 x 30; as it is shown, it is 30 x 20"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "expected 3 or more points"),
+        ({"segmentation": {"size": [20, 30], "counts": [600, 1]}}, "run lengths of 601 pixels"),
+        ({"segmentation": {"size": [30, 20], "counts": [600]}}, "segmentation of size"),
+        ({"keypoints": [1, 2, 2]}, "3 numbers of keypoints, expected 9"),
+    ],
+)
+def test_a_coco_annotation_that_does_not_fit_is_a_reject(tmp_path, changed, said):
+    coco_people(tmp_path / "in", **changed)
+    with pytest.raises(DocumentError, match=re.escape(said)):
+        hr.ingest(tmp_path / "in", tmp_path / "out", samples=hr.Samples(), job=hr.JobOptions(strict=True))
+
+
+def test_voc_masks_are_those_of_classes_and_of_objects(tmp_path):
+    source = tmp_path / "in"
+    (source / "Annotations").mkdir(parents=True)
+    voc(source / "Annotations")
+    for folder, value in (("SegmentationClass", 15), ("SegmentationObject", 2)):
+        (source / folder).mkdir()
+        mask = np.zeros((20, 30), np.uint8)
+        mask[4:9, 6:20], mask[3] = value, 255
+        palette = Image.fromarray(mask).convert("P")
+        palette.putdata(mask.ravel().tolist())
+        palette.save(source / folder / "a.png")
+    hr.ingest(source, tmp_path / "out", samples=hr.Samples())
+    image = hr.ImageTransform(size=(20, 30))
+    store = hr.SampleStore.open(tmp_path / "out")
+    batch = next(hr.Loader(store, batch_size=2, shuffle="none", image=image))
+    for name, value in (("mask", 15), ("instance_mask", 2)):
+        assert batch[name][0].unique().tolist() == [0, value, 255]
+        assert batch[name][1].unique().tolist() == [255]  # the image without one
+
+
 def yolo(path, names, lines):
     """Two images of 30 x 20; one has a file of labels."""
     for folder in ("images/train", "labels/train"):
@@ -258,6 +342,12 @@ def test_yolo_boxes_are_corners_in_pixels(tmp_path, name, text):
     assert len(rows[1]["boxes"]) == 0
     assert summary.notes[0].startswith("layout yolo")
     assert any("1 polygons" in note for note in summary.notes)
+    assert rows[0]["masks"][0] == ""
+    drawn = decode_instance_mask(rows[0]["masks"][1], 20, 30)
+    y, x = np.nonzero(drawn)
+    assert (x.min(), x.max(), y.max()) == (4, 11, 11)  # the triangle (3, 2), (12, 2), (12, 12), half open
+    assert len(x) == pytest.approx(45, abs=6)
+    assert rows[1]["masks"] == []
     assert any("1 images have no file in labels/" in note for note in summary.notes)
 
 

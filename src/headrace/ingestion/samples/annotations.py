@@ -1,4 +1,4 @@
-"""COCO, Pascal VOC, CSV and JSON lines -> one row for each image: its path, and its label, boxes and classes."""
+"""Pascal VOC, CSV and JSON lines -> one row for each image: its path, and its label, boxes and classes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _PATHS = ("image_path", "path", "file_name", "filename", "file")
 _LABELS = ("class", "category")
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 MAX_CLASSES = 100_000
+_VOC_MASKS = (("mask", "SegmentationClass"), ("instance_mask", "SegmentationObject"))
 AnnotatedImage: TypeAlias = tuple[Path, Mapping[str, Any], Sequence[tuple[Any, list[float]]], str]
 """Path, other columns, (class, box) of each object, and what is wrong with the annotation."""
 
@@ -31,13 +32,19 @@ def plan_voc(files: Sequence[Path], samples: Samples) -> SamplePlan:
         SourceError: none of them can be read.
     """
     parsed: list[tuple[Path, list[tuple[str, list[float]]], str]] = []
+    masks: dict[str, list[Path | None]] = {}
     for file in files:
         try:
             parsed.append(_read_voc(file))
         except (ET.ParseError, ValueError, OSError) as error:
             parsed.append((file, [], f"annotation {file.name}: {error}"))
+        for name, folder in _VOC_MASKS:
+            mask = file.parent.parent / folder / f"{file.stem}.png"
+            masks.setdefault(name, []).append(mask if mask.is_file() else None)
     names = sorted({name for _, objects, _ in parsed for name, _ in objects})
-    return boxes_plan("voc", [(path, {}, objects, fault) for path, objects, fault in parsed], names, samples)
+    found = {name: paths for name, paths in masks.items() if any(paths)}
+    rows = [(path, {}, objects, fault) for path, objects, fault in parsed]
+    return boxes_plan("voc", rows, names, samples, masks=found)
 
 
 def _read_voc(file: Path) -> tuple[Path, list[tuple[str, list[float]]], str]:
@@ -54,10 +61,10 @@ def _read_voc(file: Path) -> tuple[Path, list[tuple[str, list[float]]], str]:
         if box is None:
             raise ValueError("an object has no bndbox")
         objects.append((one.findtext("name") or "", [float(box.findtext(edge) or "nan") for edge in _EDGES]))
-    return _find_image(file.parent, name, ("../JPEGImages", "../images")), objects, ""
+    return find_image(file.parent, name, ("../JPEGImages", "../images")), objects, ""
 
 
-def _find_image(folder: Path, name: str, others: Sequence[str]) -> Path:
+def find_image(folder: Path, name: str, others: Sequence[str]) -> Path:
     """The image of an annotation: beside it, or in one of the folders where such data sets have images."""
     base = Path(name.replace("\\", "/"))
     for place in ("", *others):
@@ -73,6 +80,7 @@ def boxes_plan(
     names: Sequence[str],
     samples: Samples,
     more: Mapping[str, Feature] | None = None,
+    masks: Mapping[str, Sequence[Path | None]] | None = None,
 ) -> SamplePlan:
     """The plan of images with boxes.
 
@@ -82,6 +90,7 @@ def boxes_plan(
         names: of the classes.
         samples: bytes of a shard.
         more: other columns.
+        masks: columns of masks: the path of each image's, None where it has none.
     """
     features: dict[str, Feature] = {
         "image": Image(),
@@ -89,17 +98,18 @@ def boxes_plan(
         "classes": List(ClassLabel(tuple(names))),
         "name": Value("string"),
         **(more or {}),
+        **dict.fromkeys(masks or (), Image()),
     }
     plan = SamplePlan(layout=layout, features=features)
     numbers = {name: i for i, name in enumerate(names)}
     files: list[ImageFile] = []
-    for path, values, objects, given in rows:
+    for number, (path, values, objects, given) in enumerate(rows):
         boxes = [box for _, box in objects]
         fault = given or _box_fault(boxes)
         classes = [numbers[name] if isinstance(name, str) else name for name, _ in objects]
-        files.append(
-            image_file(path, {"boxes": boxes, "classes": classes, "name": path.name, **values}, fault=fault)
-        )
+        own = {name: paths[number] for name, paths in (masks or {}).items()}
+        columns = {"boxes": boxes, "classes": classes, "name": path.name, **values}
+        files.append(image_file(path, columns, masks=own, fault=fault))
     plan.add_files(files, samples.shard_bytes)
     return plan
 
@@ -109,52 +119,6 @@ def _box_fault(boxes: Sequence[Sequence[float]]) -> str:
         if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
             return f"box {list(box)}: expected x0 < x1 and y0 < y1"
     return ""
-
-
-def plan_coco(file: Path, samples: Samples) -> SamplePlan:
-    """The plan of a COCO .json: boxes as corners, classes by the order of the category ids.
-
-    Raises:
-        SourceError: it is damaged or not COCO's.
-    """
-    try:
-        data = orjson.loads(file.read_bytes())
-        categories = {
-            one["id"]: str(one["name"]) for one in sorted(data["categories"], key=lambda c: c["id"])
-        }
-        images = {one["id"]: str(one["file_name"]) for one in data["images"]}
-        objects: dict[Any, list[Any]] = {number: [] for number in images}
-        for one in data["annotations"]:
-            objects[one["image_id"]].append(one)
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise SourceError(f"{file}: not COCO's annotations: {error!r}") from error
-    numbers = {number: i for i, number in enumerate(categories)}
-    rows: list[AnnotatedImage] = []
-    for number, name in images.items():
-        found, fault = objects[number], ""
-        pairs: list[tuple[Any, list[float]]] = []
-        for one in found:
-            x, y, width, height = one.get("bbox", (0, 0, 0, 0))
-            if one.get("category_id") not in numbers:
-                fault = f"category {one.get('category_id')!r} is none of the file's"
-            pairs.append((numbers.get(one.get("category_id"), -1), [x, y, x + width, y + height]))
-        values = {
-            "image_id": number,
-            "iscrowd": [int(one.get("iscrowd", 0)) for one in found],
-            "area": [float(one.get("area", 0)) for one in found],
-        }
-        path = _find_image(file.parent, name, ("images", "..", "../images"))
-        rows.append((path, values, pairs, fault))
-    more: dict[str, Feature] = {
-        "image_id": Value("int64"),
-        "iscrowd": List(Value("uint8")),
-        "area": List(Value("float32")),
-    }
-    plan = boxes_plan("coco", rows, list(categories.values()), samples, more)
-    plan.extra["category_ids"] = list(categories)
-    if any(one.get("segmentation") for one in data["annotations"]):
-        plan.notes.append(f"{file}: boxes were taken, segmentations were not")
-    return plan
 
 
 def plan_records(file: Path, samples: Samples) -> SamplePlan:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headrace.errors import ConfigError, SourceError
-from headrace.ingestion.samples.annotations import plan_coco, plan_records, plan_voc
+from headrace.ingestion.samples.annotations import plan_records, plan_voc
+from headrace.ingestion.samples.coco import plan_coco
 from headrace.ingestion.samples.options import Samples
 from headrace.ingestion.samples.plan import (
     ImageFile,
@@ -182,7 +183,7 @@ def _plan_masks(directory: Path, samples: Samples) -> SamplePlan:
     for path in images_below(directory / "images"):
         mask = masks.get(path.stem)
         fault = "" if mask is not None else f"no mask of its name in {directory / 'masks'}"
-        files.append(image_file(path, {"name": path.name}, mask=mask, fault=fault))
+        files.append(image_file(path, {"name": path.name}, masks={"mask": mask}, fault=fault))
     features: dict[str, Feature] = {"image": Image(), "mask": Image(), "name": Value("string")}
     plan = SamplePlan(layout="masks", features=features)
     plan.add_files(files, samples.shard_bytes)

@@ -27,8 +27,8 @@ class ImageFile:
     modified_ns: int
     values: Mapping[str, Any]
     """The other columns."""
-    mask: str = ""
-    """Path of its mask; "" for none."""
+    masks: Mapping[str, str] = field(default_factory=dict)
+    """Columns of masks and the paths of their images; "" for none."""
     fault: str = ""
     """What is wrong with its annotation; the row is rejected."""
 
@@ -90,7 +90,7 @@ class SamplePlan:
 
 
 def image_file(
-    path: Path, values: Mapping[str, Any], *, mask: Path | None = None, fault: str = ""
+    path: Path, values: Mapping[str, Any], *, masks: Mapping[str, Path | None] | None = None, fault: str = ""
 ) -> ImageFile:
     """A row of an image file, with its size.
 
@@ -108,7 +108,7 @@ def image_file(
         nbytes=status.st_size,
         modified_ns=status.st_mtime_ns,
         values=values,
-        mask="" if mask is None else str(mask),
+        masks={name: "" if mask is None else str(mask) for name, mask in (masks or {}).items()},
         fault=fault,
     )
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import orjson
+
 from headrace.errors import DocumentError, SourceError
-from headrace.images import check_image, decode_mask, encode_png
+from headrace.images import ImageHeader, check_image, decode_mask, encode_png, rle_of_segmentation
 from headrace.ingestion.document import Reject
 from headrace.ingestion.samples.plan import ImageFile, SampleUnit
 from headrace.ingestion.samples.tables import idx_rows, table_rows
@@ -17,7 +19,8 @@ from headrace.store import Array, Features
 Row: TypeAlias = dict[str, Any]
 _IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "image", "img")
 _ANNOTATION_FAULTS = (
-    "annotation ", "box ", "category ", "no mask", "no value", "its mask", "a box", "a mask", "damaged mask",
+    "annotation", "box ", "segmentation", "run lengths", "category ", "no mask", "no value", "its mask", "a box",
+    "a mask", "damaged mask",
 )  # fmt: skip
 """How the details begin of what is wrong beside the image."""
 _MAX_MEMBER_BYTES = 1 << 30
@@ -62,8 +65,8 @@ def _file_row(file: ImageFile) -> Row | Reject:
         return _reject(file.path, file.fault)
     _check_unchanged((file.path, file.nbytes, file.modified_ns))
     row = {**file.values, "image": Path(file.path).read_bytes()}
-    if file.mask:
-        row["mask"] = Path(file.mask).read_bytes()
+    for name, path in file.masks.items():
+        row[name] = Path(path).read_bytes() if path else b""
     fault = _fault(row, {})
     return row if not fault else _reject(file.path, fault)
 
@@ -77,18 +80,37 @@ def _fault(row: Row, features: Features) -> str:
             return f"no value for the column {name!r}" if name != "image" else "no image"
     try:
         header = check_image(row["image"])
-        if row.get("mask"):
-            mask = decode_mask(row["mask"])
-            if mask.shape != (header.height, header.width):
-                size = f"{header.width} x {header.height}"
-                return f"its mask is {mask.shape[1]} x {mask.shape[0]}, the image {size}"
-            if row["mask"][:4] != b"\x89PNG":
-                if int(mask.min()) < 0 or int(mask.max()) > 65_535:
-                    return f"its mask has values {mask.min()} to {mask.max()}, expected 0 to 65535"
-                row["mask"] = encode_png(mask.astype("uint8" if int(mask.max()) < 256 else "uint16"))
+        _check_annotations(row, header)
     except DocumentError as error:
         return str(error)
     return ""
+
+
+def _check_annotations(row: Row, header: ImageHeader) -> None:
+    """Check what belongs to an image's pixels; masks become PNGs, and segmentations run lengths.
+
+    Raises:
+        DocumentError: of another size than the image, or damaged.
+    """
+    size = f"{header.width} x {header.height}"
+    height, width = row.pop("annotated_size", (header.height, header.width))
+    if (height, width) != (header.height, header.width):
+        raise DocumentError(f"annotation of an image of {width} x {height}; as it is shown, it is {size}")
+    for name in ("mask", "instance_mask"):
+        if not row.get(name):
+            continue
+        mask = decode_mask(row[name])
+        if mask.shape != (header.height, header.width):
+            raise DocumentError(f"its mask is {mask.shape[1]} x {mask.shape[0]}, the image {size}")
+        if row[name][:4] != b"\x89PNG":
+            if int(mask.min()) < 0 or int(mask.max()) > 65_535:
+                raise DocumentError(f"its mask has values {mask.min()} to {mask.max()}, expected 0 to 65535")
+            row[name] = encode_png(mask.astype("uint8" if int(mask.max()) < 256 else "uint16"))
+    if isinstance(row.get("masks"), str):  # a plan's segmentations, as JSON
+        row["masks"] = [
+            "" if one is None else rle_of_segmentation(one, header.height, header.width)
+            for one in orjson.loads(row["masks"])
+        ]
 
 
 def _tar_rows(path: str, features: Features) -> Iterator[Row | Reject]:

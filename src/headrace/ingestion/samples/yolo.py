@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from headrace.errors import DocumentError, SourceError
 from headrace.images import read_header
-from headrace.ingestion.samples.annotations import AnnotatedImage, boxes_plan
+from headrace.ingestion.samples.annotations import boxes_plan
 from headrace.ingestion.samples.options import Samples
 from headrace.ingestion.samples.plan import SamplePlan, images_below
+from headrace.store import Feature, List, Value
 
 _NAMES = ("data.yaml", "dataset.yaml", "classes.txt", "labels/classes.txt", "obj.names", "../data.yaml")
 _COMMENT = re.compile(r"""("[^"]*"|'[^']*')|(?:^|\s)#.*$""")
@@ -23,7 +25,7 @@ _QUOTED = re.compile(r"""^(['"])(.*)\1$""")
 
 def plan_yolo(directory: Path, samples: Samples) -> SamplePlan:
     """The plan of YOLO's files: a line is a class number and a box (x, y of its centre, width, height; shares of the
-    image), or a class number and the corners of a polygon, of which the box around it is taken.
+    image), or a class number and the corners of a polygon, which becomes a mask and the box around it.
 
     Raises:
         SourceError: no class names, or names that cannot be read.
@@ -35,37 +37,43 @@ def plan_yolo(directory: Path, samples: Samples) -> SamplePlan:
         raise SourceError(f"{directory}: expected images/ and labels/ in it (layout yolo){named}")
     names = _class_names(directory)
     notes = []
-    rows: list[AnnotatedImage] = []
+    rows: list[tuple[Path, dict[str, Any], list[tuple[Any, list[float]]], str]] = []
     polygons = unlabelled = 0
     left = {path for path in labels.rglob("*.txt") if path.name != "classes.txt"}
     for path in images_below(images):
         label = labels / path.relative_to(images).with_suffix(".txt")
         pairs: list[tuple[Any, list[float]]] = []
+        segmentations: list[Any] = []
         fault = ""
         if label in left:
             try:
-                pairs, found = _read_label(label, path, len(names))
-                polygons += found
+                pairs, segmentations = _read_label(label, path, len(names))
+                polygons += sum(one is not None for one in segmentations)
             except (DocumentError, OSError, ValueError) as error:
                 fault = f"annotation {label.name}: {error}"
         else:
             unlabelled += 1
         left.discard(label)
-        rows.append((path, {"name": path.relative_to(images).as_posix()}, pairs, fault))
+        values = {"name": path.relative_to(images).as_posix(), "masks": orjson.dumps(segmentations).decode()}
+        rows.append((path, values, pairs, fault))
     rows += [
         (path, {}, [], f"annotation {path.name}: no image of its name in images/") for path in sorted(left)
     ]
-    plan = boxes_plan("yolo", rows, names, samples)
+    if not polygons:
+        for _, values, _, _ in rows:
+            values.pop("masks", None)
+    more: dict[str, Feature] = {"masks": List(Value("string"))} if polygons else {}
+    plan = boxes_plan("yolo", rows, names, samples, more)
     if unlabelled:
         notes.append(f"{unlabelled:,} images have no file in labels/: images without objects")
     if polygons:
-        notes.append(f"{polygons:,} polygons: the boxes around them were taken")
+        notes.append(f"{polygons:,} polygons: masks, and the boxes around them")
     plan.notes += notes
     return plan
 
 
-def _read_label(label: Path, image: Path, classes: int) -> tuple[list[tuple[Any, list[float]]], int]:
-    """(class, box in pixels) of each line, and how many lines were polygons.
+def _read_label(label: Path, image: Path, classes: int) -> tuple[list[tuple[Any, list[float]]], list[Any]]:
+    """(class, box in pixels) of each line, and its polygon; None where the line is a box.
 
     Raises:
         ValueError: a line that is none.
@@ -74,10 +82,10 @@ def _read_label(label: Path, image: Path, classes: int) -> tuple[list[tuple[Any,
     lines = [line.split() for line in label.read_text(encoding="utf-8-sig").splitlines()]
     lines = [line for line in lines if line]
     if not lines:
-        return [], 0
+        return [], []
     header = read_header(image.read_bytes())
     pairs: list[tuple[Any, list[float]]] = []
-    polygons = 0
+    segmentations: list[Any] = []
     for number, line in enumerate(lines, 1):
         if len(line) != 5 and (len(line) < 7 or len(line) % 2 == 0):
             raise ValueError(f"line {number} has {len(line)} values; expected a class and a box or polygon")
@@ -93,11 +101,12 @@ def _read_label(label: Path, image: Path, classes: int) -> tuple[list[tuple[Any,
         else:
             points = values.reshape(-1, 2)
             shares = np.concatenate((points.min(axis=0), points.max(axis=0)))
-            polygons += 1
         size = np.array([header.width, header.height] * 2)
         box = np.clip(shares * size, 0, size)
         pairs.append((kind, [float(value) for value in box]))
-    return pairs, polygons
+        polygon = (values.reshape(-1, 2) * size[:2]).ravel().tolist()
+        segmentations.append([polygon] if len(values) > 4 else None)
+    return pairs, segmentations
 
 
 def _class_names(directory: Path) -> list[str]:
