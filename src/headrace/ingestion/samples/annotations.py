@@ -43,7 +43,7 @@ def plan_voc(files: Sequence[Path], samples: Samples) -> SamplePlan:
             masks.setdefault(name, []).append(mask if mask.is_file() else None)
     names = sorted({name for _, objects, _ in parsed for name, _ in objects})
     found = {name: paths for name, paths in masks.items() if any(paths)}
-    rows = [(path, {}, objects, fault) for path, objects, fault in parsed]
+    rows: list[AnnotatedImage] = [(path, {}, objects, fault) for path, objects, fault in parsed]
     return boxes_plan("voc", rows, names, samples, masks=found)
 
 
