@@ -145,7 +145,7 @@ def bandwidth(job: Job) -> dict[str, Any]:
         "step_ms": 1e3 * step_s,
         "tokens_per_s": 1 / step_s,
         "bytes": weights,
-        "decoder": made.runner.one_row,
+        "decoder": made.runner.decoder_name,
     }
 
 

@@ -113,7 +113,7 @@ def test_greedy_tokens_equal_transformers_generate(directory, make_requests, bat
     runner = HFRunner.of_directory(directory, dtype=torch.float32, device=torch.device("cpu"))
     assert (runner._fused is not None) == (reference.config.model_type in fused.FAMILIES)
     if runner._fused is not None:
-        assert runner.one_row == runner._fused.one_row
+        assert runner.decoder_name == runner._fused.decoder_name
     requests = [
         replace(request, token_ids=tuple(i % 128 for i in request.token_ids))
         for request in make_requests(12, own=lambda _: {"max_new_tokens": 16})

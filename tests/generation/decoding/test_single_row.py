@@ -59,7 +59,7 @@ def test_logits_equal_a_full_forward_pass(native_target, threads, prompt, slot, 
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)  # biases and norms that are not 0 and 1
     runner = GPTRunner(model)
-    assert runner.one_row == f"native {native_target}"
+    assert runner.decoder_name == f"native {native_target}"
     ids = [i * 37 % 101 for i in range(30)]
     with torch.inference_mode():
         expected = model(torch.tensor([ids]))[0, prompt - 1 :]
@@ -137,14 +137,14 @@ def test_without_the_extension_torch_decodes_the_same_tokens_and_the_reason_is_g
     with use_target("off" if absent == "off" else available_targets()[-1]):
         runner = GPTRunner(gpt)
     native_decoder._bound.cache_clear()
-    assert runner.one_row.startswith("torch: ")
+    assert runner.decoder_name.startswith("torch: ")
     if len(available_targets()) > 1:
         reason = {
             "off": "without the extension",
             "not built": "installed without",
             "no OpenMP": "no_such_function",
         }
-        assert reason[absent] in runner.one_row
+        assert reason[absent] in runner.decoder_name
     got = {row.prompt_id: row.token_ids for row in NativeEngine(runner, table, batch_size=1).run(requests)}
     assert got == expected
 
@@ -168,7 +168,7 @@ def test_every_instruction_set_gives_the_same_bits(monkeypatch, dtype, layout):
     for target in available_targets()[1:]:
         with use_target(target):
             runner = GPTRunner(model)
-            assert runner.one_row == f"native {target}"
+            assert runner.decoder_name == f"native {target}"
             logits.append(logits_token_by_token(runner, ids)[1:])  # torch reads the prompt
     for other in logits[1:]:
         assert torch.equal(other, logits[0])
@@ -182,12 +182,12 @@ def test_loading_changes_no_rounding_of_the_process(native_target):
 
 def test_a_type_that_the_extension_does_not_have_is_torchs(gpt):
     runner = GPTRunner(copy.deepcopy(gpt).half())
-    assert runner.one_row == "torch: torch.float16 on cpu"
+    assert runner.decoder_name == "torch: torch.float16 on cpu"
 
 
 def test_a_layout_that_is_not_known_is_torchs(gpt, monkeypatch):
     monkeypatch.setattr(packed_linear, "_in_blocks", lambda *_: False)
-    assert GPTRunner(gpt).one_row == "torch: oneDNN lays out weights in a way that is not known here"
+    assert GPTRunner(gpt).decoder_name == "torch: oneDNN lays out weights in a way that is not known here"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -202,7 +202,7 @@ def test_weights_in_rows_and_in_blocks_give_the_same_logits(native_target, monke
     monkeypatch.setattr(packed_linear, "_lay_out", None)
     in_rows = GPTRunner(model)
     assert in_rows._head.layout == "rows"
-    assert in_rows.one_row == f"native {native_target}"
+    assert in_rows.decoder_name == f"native {native_target}"
     close = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
     torch.testing.assert_close(logits_token_by_token(in_rows, ids), blocks, **close)
 

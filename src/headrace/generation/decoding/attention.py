@@ -156,6 +156,30 @@ def attend(
     out_NHD = q_NHD.new_empty(N, H, D)
     if n:
         out_NHD[:n] = out_nHD
+    attend_prompts(kv, step, layer, q_NHD, k_NGD, v_NGD, out_NHD, scale=scale, window=window, softcap=softcap)
+    return out_NHD
+
+
+def attend_prompts(
+    kv: KVCache,
+    step: StepPlan,
+    layer: int,
+    q_NHD: Tensor,
+    k_NGD: Tensor,
+    v_NGD: Tensor,
+    out_NHD: Tensor,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> None:
+    """Attention of the tokens of the entering prompts, written to `out_NHD`; arguments as for `attend`.
+
+    The step's keys and values are in the cache.
+    """
+    k_BGSD, v_BGSD = kv.layers[layer]
+    H, G = q_NHD.shape[1], k_NGD.shape[1]
+    product = F.scaled_dot_product_attention if softcap is None else partial(_capped, softcap=softcap)
     for span in step.prompts:
         tokens = slice(span.start, span.stop)
         T = span.stop - span.start
@@ -175,7 +199,6 @@ def attend(
             enable_gqa=G != H,
         )
         out_NHD[tokens] = out[0].transpose(0, 1)
-    return out_NHD
 
 
 def _capped(

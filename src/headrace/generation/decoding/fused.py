@@ -19,8 +19,14 @@ import torch.nn.functional as F  # noqa: N812  # the name that every reader of t
 from torch import Tensor
 
 from headrace.generation.decoding.attention import StepPlan, attend
+from headrace.generation.decoding.native_decoder import NativeDecoder
+from headrace.generation.decoding.native_weights import (
+    DecoderShape,
+    LayerWeights,
+    NativeWeights,
+    native_weights,
+)
 from headrace.generation.decoding.packed_linear import PackedLinear
-from headrace.generation.decoding.single_row import DecoderShape, LayerWeights, SingleRowDecoder, decoder_for
 from headrace.model import KVCache
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
@@ -65,7 +71,9 @@ class FusedDecoder:
         self.num_heads = first.q_proj.out_features // self.head_width
         self.num_groups = first.k_proj.out_features // self.head_width
         self.head = PackedLinear.of(model.get_output_embeddings(), scale_I=self._fold(base.norm))
-        self._one_row, self.one_row = self._decoder(first.q_proj.weight)
+        weights = self._weights(first.q_proj.weight)
+        self._native = None if isinstance(weights, str) else NativeDecoder(weights)
+        self.decoder_name = f"torch: {weights}" if self._native is None else self._native.name
 
     @classmethod
     def of(cls, model: Any) -> FusedDecoder | None:
@@ -97,13 +105,10 @@ class FusedDecoder:
 
     def __call__(self, step: StepPlan, kv: KVCache) -> Tensor:
         """Last hidden states of the requested tokens, [K, W]."""
-        if self._one_row is not None and step.only_token is not None:
-            slot, position = step.only_token
-            x_1W = self.embed(step.ids_N).float()
-            cos_11D, sin_11D = self.rotary(x_1W[None], step.position_N[None])
-            return self._one_row.hidden(
-                x_1W[0], kv, slot=slot, position=position, rotation=(cos_11D[0, 0], sin_11D[0, 0])
-            )
+        if self._native is not None:
+            x_NW = self.embed(step.ids_N).float()
+            cos_1ND, sin_1ND = self.rotary(x_NW[None], step.position_N[None])
+            return self._native.hidden(x_NW, step, kv, rotation=(cos_1ND[0], sin_1ND[0]))
         H, G, D = self.num_heads, self.num_groups, self.head_width
         x_NW = self.embed(step.ids_N)
         cos_1ND, sin_1ND = self.rotary(x_NW[None], step.position_N[None])
@@ -128,9 +133,7 @@ class FusedDecoder:
 
     def logits(self, x_KW: Tensor) -> Tensor:
         """Next-token logits, [K, V]."""
-        if self._one_row is not None and len(x_KW) == 1:
-            return self._one_row.logits(x_KW)
-        return self.head(x_KW)
+        return self.head(x_KW) if self._native is None else self._native.logits(x_KW)
 
     def _normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
         """Root mean square norm; without a weight, sqrt(W) smaller, which the following product corrects."""
@@ -174,7 +177,7 @@ class FusedDecoder:
             window=window,
         )
 
-    def _decoder(self, weight: Tensor) -> tuple[SingleRowDecoder | None, str]:
+    def _weights(self, weight: Tensor) -> NativeWeights | str:
         layers = [
             LayerWeights(
                 qkv=layer.qkv, out=layer.out, up=layer.gate_up, down=layer.down,
@@ -187,7 +190,7 @@ class FusedDecoder:
             width=self.head.ins, heads=self.num_heads, groups=self.num_groups, head_width=self.head_width,
             inner=layers[0].down.ins, gated=True, centred=False, eps=self.eps, scale=self.scale,
         )  # fmt: skip
-        return decoder_for(
+        return native_weights(
             shape,
             layers,
             norm=self._unfolded(self.norm_W),

@@ -17,8 +17,14 @@ from torch import Tensor
 
 from headrace.generation.decoding.attention import StepPlan, attend
 from headrace.generation.decoding.fingerprint import fingerprint_of, fingerprint_of_cache
+from headrace.generation.decoding.native_decoder import NativeDecoder
+from headrace.generation.decoding.native_weights import (
+    DecoderShape,
+    LayerWeights,
+    NativeWeights,
+    native_weights,
+)
 from headrace.generation.decoding.packed_linear import PackedLinear
-from headrace.generation.decoding.single_row import DecoderShape, LayerWeights, SingleRowDecoder, decoder_for
 from headrace.model import GPT, Attention, KVCache, TransformerBlock
 
 
@@ -61,7 +67,9 @@ class GPTRunner:
             for block in cast("Iterable[TransformerBlock]", model.blocks)
         ]
         self._head = PackedLinear(weight)
-        self._one_row, self.one_row = self._decoder()
+        weights = self._weights()
+        self._native = None if isinstance(weights, str) else NativeDecoder(weights)
+        self.decoder_name = f"torch: {weights}" if self._native is None else self._native.name
 
     def new_cache(self, *, num_rows: int, capacity: int) -> KVCache:
         """An empty cache that fits this model."""
@@ -80,11 +88,9 @@ class GPTRunner:
     def hidden(self, step: StepPlan, kv: KVCache) -> Tensor:
         """Normalised hidden states of the requested tokens, [K, W]."""
         model = self.model
-        if self._one_row is not None and step.only_token is not None:
-            slot, position = step.only_token
-            x_1W = model.tok(step.ids_N) + model.pos(step.position_N)
-            return self._one_row.hidden(x_1W[0], kv, slot=slot, position=position, rotation=None)
         x_NW = model.tok(step.ids_N) + model.pos(step.position_N)
+        if self._native is not None:
+            return self._native.hidden(x_NW, step, kv, rotation=None)
         N, W = x_NW.shape
         for number, layer in enumerate(self._layers):
             block = layer.block
@@ -99,11 +105,9 @@ class GPTRunner:
     @torch.inference_mode()
     def logits(self, x_KW: Tensor) -> Tensor:
         """Next-token logits, [K, V]."""
-        if self._one_row is not None and len(x_KW) == 1:
-            return self._one_row.logits(x_KW)
-        return self._head(x_KW)
+        return self._head(x_KW) if self._native is None else self._native.logits(x_KW)
 
-    def _decoder(self) -> tuple[SingleRowDecoder | None, str]:
+    def _weights(self) -> NativeWeights | str:
         config, norm = self.model.config, self.model.norm
         layers = [
             LayerWeights(
@@ -120,7 +124,7 @@ class GPTRunner:
             inner=layers[0].down.ins, gated=False, centred=True, eps=norm.eps,
             scale=1 / math.sqrt(config.head_dim),
         )  # fmt: skip
-        return decoder_for(
+        return native_weights(
             shape,
             layers,
             norm=norm.weight,

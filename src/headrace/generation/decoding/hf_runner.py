@@ -60,8 +60,8 @@ class HFRunner:
         self.kv_fingerprint = _cache_fingerprint(self.fingerprint, model.config)
         self._own_head = False
         self._fused: FusedDecoder | None = None
-        self.one_row = "torch"
-        """What decodes where one row is alone: "native" and its instruction set, or "torch" and why."""
+        self.decoder_name = "torch"
+        """What decodes: "native" and its instruction set, or "torch" and why."""
         self._replace_attention(directory)
 
     @classmethod
@@ -136,8 +136,8 @@ class HFRunner:
 
         ids = torch.arange(PROBE_TOKENS, dtype=torch.int64) * 7919 % self.vocab_size
         expected_TV = self.model(input_ids=ids[None].to(self.device), use_cache=False).logits[0].float()
-        # The same sums in another order: SmolLM2-135M differs by 1e-5 in float32 and 0.1 in bfloat16.
-        allowed = 1e-3 if self.dtype == torch.float32 else 0.2
+        # The same sums in another order: SmolLM2-135M differs by 1e-5 in float32 and 0.06 in bfloat16.
+        allowed = 1e-3 if self.dtype == torch.float32 else 0.15
         AttentionInterface.register(ATTENTION, _attention)
         _active.called = False
         try:
@@ -164,17 +164,17 @@ class HFRunner:
             return
         self._fused = FusedDecoder.of(self.model)
         if self._fused is None:
-            self.one_row = "torch: not of the Llama family"
+            self.decoder_name = "torch: not of the Llama family"
         elif (
             max(_distance(self._probe_logits(tokens, alone=alone), expected_TV) for alone in (False, True))
             <= allowed
         ):
-            self.one_row = self._fused.one_row
+            self.decoder_name = self._fused.decoder_name
             self.model.base_model.layers = (
                 torch.nn.ModuleList()
             )  # the fused decoder has a copy of their weights
         else:
-            self._fused, self.one_row = None, "torch: the fused decoder gives other logits"
+            self._fused, self.decoder_name = None, "torch: the fused decoder gives other logits"
 
     def _probe_logits(self, tokens: list[int], *, alone: bool = False) -> Tensor:
         """Logits of a short text, half of it as a prompt, half token by token; as the second of two rows, or alone."""
@@ -242,9 +242,13 @@ def _attention(
 
 
 def _distance(got_TV: Tensor, expected_TV: Tensor) -> float:
-    """Root mean square of the difference, relative to the spread of the expected logits."""
+    """Root mean square of a token's differences, relative to the spread of the expected logits: the median token's.
+
+    Not the worst token's: in bfloat16 a single token of SmolLM2-135M is 1.3 away from its own float32 logits. What is
+    computed differently changes most tokens, since each depends on those before it.
+    """
     spread = (expected_TV - expected_TV.mean(-1, keepdim=True)).square().mean().sqrt()
-    return float((got_TV - expected_TV).square().mean().sqrt() / spread)
+    return float((got_TV - expected_TV).square().mean(-1).sqrt().median() / spread)
 
 
 def _refused(directory: Path, why: str) -> ConfigError:

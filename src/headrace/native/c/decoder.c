@@ -1,4 +1,5 @@
-/* headrace.native._decoder: one token of one row -> its last hidden state, through all layers of a decoder in one call.
+/* headrace.native._decoder: one token of one row -> its last hidden state, through all layers of a decoder in one call;
+   and for many tokens, what stands between torch's matrix products.
 
    Decoding one row is a read of every weight; anything else is waste. Between the products there is no allocation, no
    dispatch and no interpreter, and each product is cut into one span of outputs a thread. Weights and cache are float32
@@ -81,6 +82,79 @@ static PyObject *py_product(PyObject *module, PyObject *const *args, Py_ssize_t 
   Py_RETURN_NONE;
 }
 
+/* Chunks that are small enough to share out evenly, and large enough to be taken seldom. */
+static Tasks tasks_of(int64_t count, long threads) {
+  return (Tasks){0, count, max_of(1, count / (8 * threads))};
+}
+
+static long team_of(int64_t count, long threads) { return count < threads ? (long)max_of(1, count) : threads; }
+
+/* normalise_rows(form, threads, shape, weight, bias, x, added, out, scratch, rows) */
+static PyObject *py_normalise_rows(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  long form, threads;
+  void *at[7];
+  if (!has_arguments(nargs, 10, "normalise_rows") || !settings_of(args, &form, &threads) ||
+      !addresses_of(args + 2, 7, at))
+    return NULL;
+  const long long rows = PyLong_AsLongLong(args[9]);
+  if (PyErr_Occurred()) return NULL;
+  NormaliseRows data = {at[0], at[1], at[2], at[3], at[4], at[5], at[6], tasks_of(rows, threads)};
+  Py_BEGIN_ALLOW_THREADS
+  openmp.parallel(CHOOSE(normalise_rows_forms)[form / 2], &data, (unsigned)team_of(rows, threads), 0);
+  Py_END_ALLOW_THREADS
+  Py_RETURN_NONE;
+}
+
+/* activate_rows(form, threads, shape, inner, out, scratch, rows) */
+static PyObject *py_activate_rows(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  long form, threads;
+  void *at[4];
+  if (!has_arguments(nargs, 7, "activate_rows") || !settings_of(args, &form, &threads) ||
+      !addresses_of(args + 2, 4, at))
+    return NULL;
+  const long long rows = PyLong_AsLongLong(args[6]);
+  if (PyErr_Occurred()) return NULL;
+  ActivateRows data = {at[0], at[1], at[2], at[3], tasks_of(rows, threads)};
+  Py_BEGIN_ALLOW_THREADS
+  openmp.parallel(CHOOSE(activate_rows_forms)[form / 2], &data, (unsigned)team_of(rows, threads), 0);
+  Py_END_ALLOW_THREADS
+  Py_RETURN_NONE;
+}
+
+/* attend_rows(form, threads, shape, layer, keys, values, slots, positions, cos, sin, qkv, out, scratch, capacity, rows,
+   decoded) */
+static PyObject *py_attend_rows(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  long form, threads;
+  void *at[11];
+  if (!has_arguments(nargs, 16, "attend_rows") || !settings_of(args, &form, &threads) ||
+      !addresses_of(args + 2, 11, at))
+    return NULL;
+  const long long capacity = PyLong_AsLongLong(args[13]), rows = PyLong_AsLongLong(args[14]);
+  const long long decoded = PyLong_AsLongLong(args[15]);
+  if (PyErr_Occurred()) return NULL;
+  const int64_t tasks = rows * ((const Shape *)at[0])->kv_heads;
+  AttendRows data = {at[0], at[1], at[2], at[3], capacity, at[4], at[5], at[6], at[7], at[8], at[9], decoded, at[10],
+                     tasks_of(tasks, threads)};
+  Py_BEGIN_ALLOW_THREADS
+  openmp.parallel(CHOOSE(attend_rows_forms)[form / 2], &data, (unsigned)team_of(tasks, threads), 0);
+  Py_END_ALLOW_THREADS
+  Py_RETURN_NONE;
+}
+
+/* rows_scratch_size(shape, capacity, threads) -> floats. */
+static PyObject *py_rows_scratch_size(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  void *shape;
+  if (!has_arguments(nargs, 3, "rows_scratch_size") || !addresses_of(args, 1, &shape)) return NULL;
+  const long long capacity = PyLong_AsLongLong(args[1]);
+  const long threads = PyLong_AsLong(args[2]);
+  if (PyErr_Occurred()) return NULL;
+  return PyLong_FromLongLong(rows_scratch_size(shape, capacity, (int)threads));
+}
+
 /* scratch_size(shape, capacity, threads) -> floats. */
 static PyObject *py_scratch_size(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
   (void)module;
@@ -105,6 +179,13 @@ static PyMethodDef methods[] = {
     {"decode", FAST(py_decode),
      "decode(form, threads, shape, layers, cache, norm, norm_bias, cos, sin, x, scratch): addresses."},
     {"product", FAST(py_product), "product(form, threads, linear, x, out): addresses."},
+    {"normalise_rows", FAST(py_normalise_rows),
+     "normalise_rows(form, threads, shape, weight, bias, x, added, out, scratch, rows): addresses."},
+    {"activate_rows", FAST(py_activate_rows), "activate_rows(form, threads, shape, inner, out, scratch, rows)."},
+    {"attend_rows", FAST(py_attend_rows),
+     "attend_rows(form, threads, shape, layer, keys, values, slots, positions, cos, sin, qkv, out, scratch, capacity, "
+     "rows, decoded)."},
+    {"rows_scratch_size", FAST(py_rows_scratch_size), "rows_scratch_size(shape, capacity, threads) -> floats."},
     {"scratch_size", FAST(py_scratch_size), "scratch_size(shape, capacity, threads) -> floats."},
     {"struct_sizes", py_struct_sizes, METH_NOARGS, "Bytes of Shape, Linear, Layer, Cache."},
     {NULL, NULL, 0, NULL},

@@ -3,6 +3,9 @@
 #include "decoder_math.h"
 
 #define BFLOAT16 0
+#define VARIANT float32
+#include "decoder_rows.h"
+#undef VARIANT
 #define ROWS 0
 #define VARIANT float32_blocks
 #include "decoder_layer.h"
@@ -17,6 +20,9 @@
 #undef BFLOAT16
 
 #define BFLOAT16 1
+#define VARIANT bfloat16
+#include "decoder_rows.h"
+#undef VARIANT
 #define ROWS 0
 #define VARIANT bfloat16_blocks
 #include "decoder_layer.h"
@@ -34,7 +40,12 @@ static void (*const NAME(decode_forms)[4])(void *) = {
     NAME(decode_float32_blocks), NAME(decode_float32_rows), NAME(decode_bfloat16_blocks), NAME(decode_bfloat16_rows)};
 static void (*const NAME(product_forms)[4])(void *) = {NAME(product_float32_blocks), NAME(product_float32_rows),
                                                         NAME(product_bfloat16_blocks), NAME(product_bfloat16_rows)};
+static void (*const NAME(normalise_rows_forms)[2])(void *) = {NAME(normalise_rows_float32),
+                                                               NAME(normalise_rows_bfloat16)};
+static void (*const NAME(activate_rows_forms)[2])(void *) = {NAME(activate_rows_float32), NAME(activate_rows_bfloat16)};
+static void (*const NAME(attend_rows_forms)[2])(void *) = {NAME(attend_rows_float32), NAME(attend_rows_bfloat16)};
 
+#undef SHUFFLE
 #undef Floats
 #undef Words
 #undef Halves

@@ -3,41 +3,7 @@
 
    Names end in the variant: FORM(f). What is computed is float32 whatever the type. */
 
-#define FORM(name) NAME(JOIN(name, VARIANT))
-
-#if BFLOAT16
-#define Number uint16_t
-static inline float FORM(to_float)(Number number) {
-  const uint32_t bits = (uint32_t)number << 16;
-  float value;
-  memcpy(&value, &bits, 4);
-  return value;
-}
-static inline Number FORM(from_float)(float value) { /* to the nearest, ties to even; NaN stays NaN */
-  uint32_t bits;
-  memcpy(&bits, &value, 4);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return (Number)(bits >> 16 | 0x40);
-  return (Number)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-static inline Floats FORM(load)(const Number *at) {
-  return (Floats)(__builtin_convertvector(*(const Halves *)at, Words) << 16);
-}
-#else
-#define Number float
-static inline float FORM(to_float)(Number number) { return number; }
-static inline Number FORM(from_float)(float value) { return value; }
-static inline Floats FORM(load)(const Number *at) { return *(const Floats *)at; }
-#endif
-
-static inline float FORM(dot)(const Number *a, const float *b, int64_t count) {
-  Floats sum[PARTS] = {{0}};
-  int64_t i = 0;
-  for (; i + 16 <= count; i += 16)
-    for (int p = 0; p < PARTS; p++) sum[p] += FORM(load)(a + i + p * LANES) * *(const Floats *)(b + i + p * LANES);
-  float rest = 0;
-  for (; i < count; i++) rest += FORM(to_float)(a[i]) * b[i];
-  return NAME(total)(sum, rest);
-}
+#include "decoder_numbers.h"
 
 #if ROWS
 /* Outputs of a span; `added` to what is there. */
@@ -68,7 +34,7 @@ static inline __attribute__((always_inline)) void FORM(sums)(const Linear *p, co
 #endif
 }
 
-static inline void FORM(store)(const Linear *p, const Floats *sum, float *out, int64_t first, Span span, int added) {
+static inline void FORM(store_sums)(const Linear *p, const Floats *sum, float *out, int64_t first, Span span, int added) {
   for (int64_t o = max_of(first, span.first); o < min_of(first + LANES, span.last); o++)
     out[o] = (*sum)[o - first] + (p->bias ? p->bias[o] : 0) + (added ? out[o] : 0);
 }
@@ -83,7 +49,7 @@ static void FORM(multiply)(const Linear *p, const float *x, float *out, Span spa
     if (count == 4) FORM(sums)(p, x, group, 4, sum); /* a constant, so that the sums stay in registers */
     else if (count == 2) FORM(sums)(p, x, group, 2, sum);
     else FORM(sums)(p, x, group, 1, sum);
-    for (int g = 0; g < count; g++) FORM(store)(p, sum + g, out, (group + g) * LANES, span, added);
+    for (int g = 0; g < count; g++) FORM(store_sums)(p, sum + g, out, (group + g) * LANES, span, added);
   }
 }
 #endif

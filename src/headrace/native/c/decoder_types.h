@@ -47,6 +47,45 @@ typedef struct {
   float *out;
 } Product;
 
+/* Tasks [next, count) that no thread has taken; each takes `chunk` at a time. */
+typedef struct {
+  _Atomic int64_t next;
+  int64_t count, chunk;
+} Tasks;
+
+/* Many tokens: the rows of a matrix in the model's type, and one row of float32 for each in x. */
+typedef struct {
+  const Shape *shape;
+  const float *weight, *bias; /* [W], or NULL */
+  float *x;                   /* [rows, W] */
+  const void *added;          /* [rows, W], or NULL */
+  void *out;                  /* [rows, W] */
+  float *scratch;             /* of each thread: [W] */
+  Tasks tasks;                /* rows */
+} NormaliseRows;
+
+typedef struct {
+  const Shape *shape;
+  const void *inner; /* [rows, 2I], gates first; [rows, I] where the shape is not gated */
+  void *out;         /* [rows, I] */
+  float *scratch;    /* of each thread: [2I] */
+  Tasks tasks;       /* rows */
+} ActivateRows;
+
+typedef struct {
+  const Shape *shape;
+  const Layer *layer;
+  void *keys, *values;              /* of the layer: [B, G, S, D] */
+  int64_t capacity;                 /* S */
+  const int64_t *slots, *positions; /* [rows] */
+  const float *cos, *sin;           /* [rows, D], or NULL */
+  void *qkv;                        /* [rows, (H + 2G) D] */
+  void *out;                        /* [rows, H D], of which the first `decoded` rows are written */
+  int64_t decoded;
+  float *scratch; /* of each thread: attend_scratch */
+  Tasks tasks;    /* rows * G */
+} AttendRows;
+
 /* The threads are those of torch's OpenMP, whose functions native/decoder.py passes to `use_openmp`: this module links
    no OpenMP, so that the process has one pool. */
 typedef struct {
@@ -68,6 +107,18 @@ static inline Span share(int64_t count, int part, int parts) {
   return (Span){count * part / parts, count * (part + 1) / parts};
 }
 
+/* The next tasks of a thread; 0 when none are left. */
+static inline int take_tasks(Tasks *tasks, Span *span) {
+  const int64_t first = atomic_fetch_add_explicit(&tasks->next, tasks->chunk, memory_order_relaxed);
+  *span = (Span){first, min_of(first + tasks->chunk, tasks->count)};
+  return first < tasks->count;
+}
+
+/* Floats of one thread of `attend_rows`: queries, their results, a key, and the scores of four heads. */
+static inline int64_t attend_scratch(const Shape *shape, int64_t capacity) {
+  return (2 * shape->heads / shape->kv_heads + 1) * padded(shape->head_size) + 4 * padded(capacity);
+}
+
 static inline int64_t widest(const Shape *shape) {
   return padded(max_of(shape->hidden_size, shape->heads * shape->head_size));
 }
@@ -77,4 +128,10 @@ static int64_t scratch_size(const Shape *shape, int64_t capacity, int threads) {
   const int64_t heads = shape->heads + 2 * shape->kv_heads;
   const int64_t inner = padded(shape->gated ? 2 * shape->intermediate_size : shape->intermediate_size);
   return padded(heads * shape->head_size) + widest(shape) + inner + threads * (widest(shape) + padded(capacity));
+}
+
+/* Floats that the functions of many rows need as scratch. */
+static int64_t rows_scratch_size(const Shape *shape, int64_t capacity, int threads) {
+  const int64_t most = max_of(padded(shape->hidden_size), padded(2 * shape->intermediate_size));
+  return threads * max_of(most, attend_scratch(shape, capacity));
 }
