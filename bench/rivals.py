@@ -1,11 +1,10 @@
 """Names of rivals -> Python environments of their own, and processes that run in them.
 
-    python bench/rivals.py setup            # makes .venv-rivals/{field,litdata,streaming} in the checkout, ~4
-    GB python bench/rivals.py setup litdata    # one of them
+    python bench/rivals.py setup            # makes all of them in .venv-rivals/ in the checkout, ~5 GB
+    python bench/rivals.py setup litdata    # one of them
     python bench/rivals.py list
 
-Three environments, because the rivals disagree: MosaicML Streaming wants transformers 4 and NumPy 2.1, and
-          LitData
+Several environments, because the rivals disagree: MosaicML Streaming wants transformers 4 and NumPy 2.1, and LitData
 and Streaming both ask for a torchvision that does not import beside the pinned CPU build of torch. Neither
 needs it for tokens: LitData never imports it there, Streaming imports two names at start-up for its image
 classes. So both are installed without their declared dependencies (the requirements files name all that is
@@ -36,6 +35,7 @@ ENVIRONMENTS = {
     "field": "HF datasets, grain + ArrayRecord, Megatron-core, datatrove",
     "litdata": "LitData",
     "streaming": "MosaicML Streaming",
+    "openvino": "OpenVINO GenAI",
 }
 OURS = "ours"
 """The environment that runs the benchmark itself."""
