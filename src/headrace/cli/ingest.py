@@ -57,6 +57,13 @@ class WorkerOptions:
     distribute: Annotated[
         Distribute, Doc("Where workers run: processes here, or actors of a Ray cluster.")
     ] = "local"
+    share: Annotated[
+        str | None,
+        Doc(
+            "Do the units of task I of N only, as I/N from 0/N on, such as one of a Slurm array; finish/N makes the "
+            "store of what all have done."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +161,7 @@ def ingest(
             interactions=log if kind.interactions else None,
             append=write.append,
             restart=write.restart,
+            share=workers.share,
             progress=progress,
         )
     is_text = not (kind.samples or kind.interactions)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from headrace.errors import DocumentError
+from headrace.errors import DocumentError, ResumeError
 from headrace.ingestion.build.document_reader import StrictError
+from headrace.ingestion.build.tokenizer_check import engine_mismatch
 from headrace.ingestion.distribute import EngineMismatchError, Execution, run_units, sketch_units
 from headrace.ingestion.job.commit import check_documents, commit, describe_reject, lines_before, with_line
 from headrace.ingestion.job.dedup import mark_duplicates
-from headrace.ingestion.job.destination import Destination
+from headrace.ingestion.job.destination import Destination, share_in_turn
 from headrace.ingestion.job.job import (
     IngestJob,
     check_fits,
@@ -27,9 +29,10 @@ from headrace.ingestion.job.seen import check_done_chunks, split_new
 from headrace.ingestion.job.summary import IngestSummary, summary_of_job, summary_of_store, total
 from headrace.ingestion.units import seekpoints
 from headrace.ingestion.units.journal import UnitJournal
-from headrace.ingestion.units.plan import plan_tracks
+from headrace.ingestion.units.plan import Track, plan_tracks
 from headrace.ingestion.units.record import UnitRecord
 from headrace.ingestion.units.schedule import UnitSchedule
+from headrace.ingestion.units.share import Share, words_of
 from headrace.storage import Blob
 from headrace.store import current_manifest
 from headrace.workers import ForkServer
@@ -45,6 +48,8 @@ class IngestRunner:
     progress: ProgressCallback | None
     server: ForkServer | None
     """Started, and not told yet what to load."""
+    share: Share | None = None
+    """The part of the job that this call does, or its end."""
     notes: list[str] = field(default_factory=list)
     computed_by: str = ""
 
@@ -55,6 +60,29 @@ class IngestRunner:
 
     def run(self, job: IngestJob, *, append: bool, max_reject_share: float) -> IngestSummary:
         """Begin, continue or append; a store that is complete is left as it is."""
+        with nullcontext() if self._own_share is None else share_in_turn(self.blob):
+            begun = self._begin(job, append=append)
+            if isinstance(begun, IngestSummary):
+                return begun
+            job, past = begun
+            if self._own_share is not None:
+                self._check_engine(job)
+        engine = UnitJournal(self.blob).checked_engine()
+        if engine == "reference":
+            job = replace(job, engine="reference")
+        if self.share is not None and self.share.index is None:
+            return self._finish_shares(job, max_reject_share)
+        return self._run_job(job, past, max_reject_share)
+
+    @property
+    def _own_share(self) -> Share | None:
+        """The share that this call does; None for a whole job and for the end of one."""
+        return None if self.share is None or self.share.index is None else self.share
+
+    def _begin(
+        self, job: IngestJob, *, append: bool
+    ) -> IngestSummary | tuple[IngestJob, list[dict[str, Any]]]:
+        """The job to do and the earlier ones, its description written; a summary where nothing is to be done."""
         journal = UnitJournal(self.blob)
         manifest = current_manifest(self.blob)
         past: list[dict[str, Any]] = []
@@ -88,15 +116,31 @@ class IngestRunner:
                     notes=self.notes,
                 )
         if half_done is None:
-            journal.clear()
+            if self.share is not None and self.share.index is None:
+                raise ResumeError(
+                    f"{self.blob.url}: no share of an ingest was run there. Run them first: --share 0/N"
+                )
+            journal.clear(keep_locks=self._own_share is not None)
             journal.start(job.to_json())
-        elif not journal.records() and not journal.sketched() and differences(half_done, job, strictly=True):
+        elif (
+            self.share is None
+            and not journal.records()
+            and not journal.sketched()
+            and differences(half_done, job, strictly=True)
+        ):
             journal.clear()  # nothing was done, for example since a field's name was wrong
             journal.start(job.to_json())
         else:
             check_same_job(self.blob, half_done, job)
             check_done_chunks(half_done["sources"], job.sources, journal.records())
-        return self._run_job(job, past, max_reject_share)
+        return job, past
+
+    def _check_engine(self, job: IngestJob) -> None:
+        """Decide once for all shares which engine computes the ids, before any unit is done."""
+        journal = UnitJournal(self.blob)
+        if journal.checked_engine() is None:
+            mismatch = engine_mismatch(job.computing_tokenizer(), job.sources, job.options)
+            journal.mark_engine_checked("fast" if mismatch is None else "reference")
 
     def _run_job(
         self, job: IngestJob, past: Sequence[Mapping[str, Any]], max_reject_share: float
@@ -108,12 +152,50 @@ class IngestRunner:
         if self.execution.workers >= seekpoints.MIN_WORKERS:
             self._find_seek_points(job)
         if job.options.operators.dedup != "none" and journal.duplicates() is None:
-            self._mark_duplicates(job, past)
+            waits_for = self._mark_duplicates(job, past)
+            if waits_for:
+                self.notes.append(
+                    f"share {self.share}: the first of two passes of deduplication is done. Run the same command again "
+                    f"when all shares have done it; these have not yet: {waits_for}"
+                )
+                return self._summary(job, (), snapshot=0, workers=self.execution.workers)
         schedule, records = self._tokenize(job, records)
+        if self._own_share is not None:
+            records = [record for record in records if schedule.is_own(record)]
         records = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
         resumed = sum(record.key in before for record in records)
         if resumed:
             self.notes.append(f"continued after {resumed} units of an earlier run")
+        if self._own_share is not None:
+            count = self._own_share.count
+            self.notes.append(
+                f"share {self.share} is done; --share finish/{count} makes the store of all {count}"
+            )
+            return self._summary(job, records, snapshot=0, resumed=resumed, workers=self.execution.workers)
+        return self._commit(job, records, max_reject_share, resumed=resumed)
+
+    def _finish_shares(self, job: IngestJob, max_reject_share: float) -> IngestSummary:
+        """Make the store of what all shares have done.
+
+        Raises:
+            ResumeError: some have not; names them.
+        """
+        assert self.share is not None
+        records = UnitJournal(self.blob).records()
+        tracks = self._tracks(job)
+        missing = self.share.missing(tracks, job.sources, records)
+        if missing:
+            raise ResumeError(
+                f"{self.blob.url}: {len(missing)} of {self.share.count} shares are not done: "
+                f"--share {words_of(missing, self.share.count)}. Run them (again), then --share {self.share}"
+            )
+        belongs = UnitSchedule(tracks, records).belongs
+        records = sorted(filter(belongs, records), key=lambda record: record.key)
+        return self._commit(job, records, max_reject_share, resumed=len(records))
+
+    def _commit(
+        self, job: IngestJob, records: Sequence[UnitRecord], max_reject_share: float, *, resumed: int
+    ) -> IngestSummary:
         check_documents(job, self.blob, records, max_reject_share)
         found = total(record.kept for record in records)
         self.notes += [
@@ -122,8 +204,25 @@ class IngestRunner:
             if not found[name]
         ]
         snapshot = commit(job, self.destination, records)
-        journal.clear()
+        UnitJournal(self.blob).clear()
         return self._summary(job, records, snapshot=snapshot, resumed=resumed, workers=self.execution.workers)
+
+    def _tracks(self, job: IngestJob) -> list[Track]:
+        return plan_tracks(job.sources, job.options, skip_damaged=self.execution.limits.skip_damaged)
+
+    def _schedule(self, job: IngestJob, done: Sequence[UnitRecord]) -> UnitSchedule:
+        tracks = self._tracks(job)
+        return (
+            UnitSchedule(tracks, done)
+            if self._own_share is None
+            else self._own_share.schedule(tracks, job.sources, done)
+        )
+
+    def _meter(self, job: IngestJob, phase: str = "starting") -> ProgressMeter:
+        nbytes = sum(source.nbytes for source in job.sources)
+        if self._own_share is not None:
+            nbytes = -(-nbytes // self._own_share.count)
+        return ProgressMeter(self.progress, total=nbytes, phase=phase)
 
     def _find_seek_points(self, job: IngestJob) -> None:
         for source in job.sources:
@@ -147,34 +246,61 @@ class IngestRunner:
             notes=self.notes,
         )
 
-    def _mark_duplicates(self, job: IngestJob, past: Sequence[Mapping[str, Any]]) -> None:
-        """The first pass of deduplication, over all sources."""
+    def _mark_duplicates(self, job: IngestJob, past: Sequence[Mapping[str, Any]]) -> str:
+        """The first pass of deduplication, over all sources, or over a share of them.
+
+        Returns:
+            Shares that have not done it, in words; "" where duplicates are marked.
+
+        Raises:
+            ResumeError: this share has done it before, and others have not.
+        """
         journal = UnitJournal(self.blob)
         records = journal.sketched()
-        schedule = UnitSchedule(
-            plan_tracks(job.sources, job.options, skip_damaged=self.execution.limits.skip_damaged), records
-        )
-        meter = ProgressMeter(
-            self.progress, total=sum(source.nbytes for source in job.sources), phase="comparing"
-        )
+        schedule = self._schedule(job, records)
+        was_done = schedule.is_done
+        meter = self._meter(job, "comparing")
         for record in records:
-            meter.add_resumed(record)
+            if schedule.is_own(record):
+                meter.add_resumed(record)
         listen = self._listener(meter, records)
         self._name_bad_document(
             lambda: sketch_units(job, self.destination, schedule, self.execution, listen=listen), records
         )
-        ordered = sorted(filter(schedule.belongs, records), key=lambda record: record.key)
-        journal.mark_duplicates(mark_duplicates(job, self.blob, ordered, past))
+        if self._own_share is None:
+            self._write_duplicates(job, past, records)
+            return ""
+        with share_in_turn(self.blob):
+            if journal.duplicates() is not None:
+                return ""
+            records = journal.sketched()
+            missing = self._own_share.missing(self._tracks(job), job.sources, records)
+            if not missing:
+                self._write_duplicates(job, past, records)
+                return ""
+        waits_for = words_of(missing, self._own_share.count)
+        if was_done:
+            raise ResumeError(
+                f"{self.blob.url}: the first of two passes of deduplication is not done by these shares: {waits_for}. "
+                f"Run them, then all shares again"
+            )
+        return waits_for
+
+    def _write_duplicates(
+        self, job: IngestJob, past: Sequence[Mapping[str, Any]], records: Sequence[UnitRecord]
+    ) -> None:
+        belongs = UnitSchedule(self._tracks(job), records).belongs
+        ordered = sorted(filter(belongs, records), key=lambda record: record.key)
+        UnitJournal(self.blob).mark_duplicates(mark_duplicates(job, self.blob, ordered, past))
 
     def _tokenize(self, job: IngestJob, records: list[UnitRecord]) -> tuple[UnitSchedule, list[UnitRecord]]:
         """Do what is left; the schedule then knows which records belong to the store."""
         server, self.server = self.server, None
-        schedule = UnitSchedule(
-            plan_tracks(job.sources, job.options, skip_damaged=self.execution.limits.skip_damaged), records
-        )
-        meter = ProgressMeter(self.progress, total=sum(source.nbytes for source in job.sources))
+        schedule = self._schedule(job, records)
+        meter = self._meter(job)
         for record in records:
-            meter.add_resumed(record)
+            if schedule.is_own(record):
+                meter.add_resumed(record)
         listen = self._listener(meter, records)
         try:
             self._name_bad_document(
@@ -184,6 +310,8 @@ class IngestRunner:
                 records,
             )
         except EngineMismatchError as error:
+            if self._own_share is not None:
+                raise  # decided before for all shares
             UnitJournal(self.blob).forget_units()
             self.notes.append(
                 f"the fast tokenizer engine is not exact on this corpus ({error}); the reference is used instead"
@@ -202,7 +330,8 @@ class IngestRunner:
                 records.append(value)
             elif kind == "checked":
                 self.computed_by = value
-                UnitJournal(self.blob).mark_engine_checked()
+                if self._own_share is None:
+                    UnitJournal(self.blob).mark_engine_checked()
 
         return listen
 
@@ -211,7 +340,10 @@ class IngestRunner:
         try:
             run()
         except StrictError as error:
+            before = sum(record.track == error.track and record.part < error.part for record in records)
             reject = with_line(error.reject, lines_before(records, error.track, error.part))
+            if before < error.part:
+                reject["line"] = None  # units before it are other shares'
             raise DocumentError(describe_reject(reject)) from None
 
 

@@ -47,11 +47,12 @@ _OPTIONS_OF_PAIRS = (
 
 
 class IngestControl(TypedDict, total=False):
-    """What is done with a store that is there, and who is told of the progress."""
+    """What is done with a store that is there, which share of the job is done, and who is told of the progress."""
 
     append: bool
     restart: bool
     progress: ProgressCallback | None
+    share: str | None
 
 
 def ingest(
@@ -85,12 +86,12 @@ def ingest(
         operators: what is done to documents before they are tokenized.
         job: when the job stops, and how its work is divided.
         samples: the store has rows (`SampleStore`): the sources are images with labels, boxes or masks, or, with
-            `Samples(layout="pairs")`, records of two texts, which become columns of tokens. Operators are of documents,
-            and are refused; so are tokenizer and fields for images.
+            `Samples(layout="pairs")`, records of two texts. Operators are refused, and for images tokenizer and fields.
         interactions: the sources are logs of users' interactions with items, and the store has rows of them, or
             documents of item tokens; options of text are refused, and so is `append`.
         control: `append=True` adds files that the store does not have yet; `restart=True` deletes a half-done job or a
-            store at `out`, and starts over; `progress` is called with (source bytes done, in all, a note).
+            store at `out`, and starts over; `progress` is called with (source bytes done, in all, a note);
+            `share="3/16"` does the units of task 3 of 16, and `share="finish/16"` makes the store of all of them.
 
     Returns:
         Counts of the whole job, and where the time went.
@@ -155,12 +156,22 @@ def _ingest_text(
     _check(out=out, codec=codec, workers=workers, distribute=distribute, append=append, restart=restart)
     if operators.map is not None and os.getcwd() not in sys.path:  # noqa: PTH109 - as `python -m` does
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    share = None
+    if (text := control.get("share")) is not None:
+        from headrace.ingestion.units.share import Share
+
+        share = Share.parse(text)
+    if share is not None and restart:
+        raise ConfigError(
+            f"restart would delete what other shares have done. Delete {out} first, or leave share out"
+        )
     notes: list[str] = []
     patterns = [sources] if isinstance(sources, str | os.PathLike) else sources
     files = find_sources(patterns, format=fields.format, notes=notes, skip_damaged=job.skip_damaged)
     # Other processes do not see what is in this process's memory.
     workers = 1 if str(out).startswith("memory://") else workers or default_workers(files)
     early = workers > 1 and distribute == "local" and operators.dedup == "none"
+    early = early and (share is None or share.index is not None)
     name = os.fspath(tokenizer) if isinstance(tokenizer, str | os.PathLike) else None
     with start_fork_server(name) if early else nullcontext() as server:
         # NumPy, the store, the tokenizers: 0.15 s, while the fork server loads them as well.
@@ -175,13 +186,14 @@ def _ingest_text(
             if isinstance(tokenizer, str | os.PathLike)
             else tokenizer
         )
-        with open_destination(out, operators.validation_out, restart=restart) as destination:
+        with open_destination(out, operators.validation_out, restart=restart, share=share) as destination:
             runner = IngestRunner(
                 destination=destination,
                 execution=Execution(distribute=distribute, workers=workers, limits=job),
                 started=started,
                 progress=control.get("progress"),
                 server=server,
+                share=share,
                 notes=notes,
             )
             planned = _plan_job(files, loaded, destination.store, codec, fields, operators, job)
@@ -208,6 +220,8 @@ def _ingest_rows(
         out=out, codec=codec or "none", workers=workers, distribute=distribute, append=append, restart=restart
     )
     what = "samples" if isinstance(rows, Samples) else "interactions"
+    if control.get("share") is not None:
+        raise ConfigError(f"share: {what} are not ingested in shares. Leave it out")
     if distribute != "local":
         raise ConfigError(
             f"distribute is {distribute!r}: {what} are ingested by processes of this machine: local"

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 
 from headrace.errors import ConfigError, SpaceError
-from headrace.ingestion.job.lock import only_writer
+from headrace.ingestion.job.lock import in_turn, one_of_many, only_writer
 from headrace.ingestion.units.journal import LOCK, ROOT, UnitJournal
+from headrace.ingestion.units.share import Share
 from headrace.storage import Blob, LocalBlob, open_blob, storage_error
 from headrace.store import MANIFEST, current_manifest, has_manifest, token_dtype
 from headrace.tokens import Tokenizer
@@ -39,7 +40,11 @@ def block_tokens_for(blob: Blob, tokenizer: Tokenizer) -> int:
 
 @contextmanager
 def open_destination(
-    out: str | os.PathLike[str], validation_out: str | os.PathLike[str] | None, *, restart: bool
+    out: str | os.PathLike[str],
+    validation_out: str | os.PathLike[str] | None,
+    *,
+    restart: bool,
+    share: Share | None = None,
 ) -> Iterator[Destination]:
     """Lock the place of a store for one job; a full device is one clear line.
 
@@ -47,6 +52,7 @@ def open_destination(
         out: the store.
         validation_out: the validation store.
         restart: delete a store or a half-done job that is there.
+        share: of the job; other shares may run at the same time, and this one may not.
 
     Raises:
         ConfigError: a file, a directory of something else, or another job is writing there.
@@ -62,7 +68,7 @@ def open_destination(
     with ExitStack() as stack:
         stack.enter_context(_write_errors(blob))
         for one in blobs:
-            stack.enter_context(_only_writer(one))
+            stack.enter_context(_locked(one, share))
         for one in reversed(blobs):
             if restart:
                 _delete_store(one)
@@ -70,8 +76,23 @@ def open_destination(
         yield Destination(store=blob, validation=validation)
 
 
-def _only_writer(blob: Blob) -> AbstractContextManager[None]:
-    return only_writer(blob.root / LOCK) if isinstance(blob, LocalBlob) else nullcontext()
+@contextmanager
+def _locked(blob: Blob, share: Share | None) -> Iterator[None]:
+    """Hold the locks of a local place; object stores have none."""
+    if not isinstance(blob, LocalBlob):
+        yield
+    elif share is None or share.index is None:
+        with only_writer(blob.root / LOCK):
+            yield
+    else:
+        own = blob.root / f"{LOCK}-{share.index}-of-{share.count}"
+        with one_of_many(blob.root / LOCK), only_writer(own, what=f"share {share} is running"):
+            yield
+
+
+def share_in_turn(blob: Blob) -> AbstractContextManager[None]:
+    """For what one share of a job does for all: begin it, and mark duplicates. The others wait."""
+    return in_turn(blob.root / f"{LOCK}-begin") if isinstance(blob, LocalBlob) else nullcontext()
 
 
 @contextmanager

@@ -12,14 +12,18 @@ from headrace.platform import lock_file, read_at
 
 
 @contextmanager
-def only_writer(path: Path) -> Iterator[None]:
+def only_writer(path: Path, *, what: str = "another ingest is writing to it") -> Iterator[None]:
     """Hold a lock file; the system releases it when the process dies, however it dies.
+
+    Args:
+        path: of the lock file.
+        what: what another process does that holds it.
 
     Raises:
         ConfigError: another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = _locked(path)
+    handle = _locked(path, what=what)
     try:
         yield
     finally:
@@ -30,19 +34,50 @@ def only_writer(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _locked(path: Path) -> int:
+@contextmanager
+def one_of_many(path: Path) -> Iterator[None]:
+    """Hold a lock file together with others that hold it so, and with no `only_writer`.
+
+    Raises:
+        ConfigError: an `only_writer` holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _locked(path, what="another ingest is writing to it", shared=True)
+    try:
+        yield
+    finally:
+        if lock_file(handle, wait=False):  # no others are left
+            for left in path.parent.glob(f"{path.name}*"):
+                left.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.parent.rmdir()
+        os.close(handle)
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Hold a lock file alone; wait until no other process does."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        lock_file(handle, wait=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(path: Path, *, what: str, shared: bool = False) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        if not lock_file(handle, wait=False):
+        if not lock_file(handle, wait=False, shared=shared):
             holder = read_at(handle, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(handle)
             raise ConfigError(
-                f"{path.parent.parent}: another ingest is writing to it (process {holder}). "
-                f"Wait for it, or stop it; its work is kept"
+                f"{path.parent.parent}: {what} (process {holder}). Wait for it, or stop it; its work is kept"
             )
         if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
-            os.ftruncate(handle, 0)
-            os.lseek(handle, 0, os.SEEK_SET)
-            os.write(handle, str(os.getpid()).encode())
+            if not shared:
+                os.ftruncate(handle, 0)
+                os.lseek(handle, 0, os.SEEK_SET)
+                os.write(handle, str(os.getpid()).encode())
             return handle
         os.close(handle)

@@ -7,8 +7,11 @@
     .ingest/drop/<unit>.bin       which of the unit's documents are duplicates, one bit each
     .ingest/marked.json           all duplicates are marked; holds the hash of each file in drop/
     .ingest/seek/<fingerprint>    seek points of a large .gz, behind their hash
-    .ingest/checked               the engine gives the reference's ids on this corpus; without it no unit counts
-    .ingest/lock                  held (flock) while a job runs; released by the system when the process dies
+    .ingest/checked               which engine gives the reference's ids on this corpus; without it no unit counts
+    .ingest/lock                  held (flock) while a job runs, together by all shares of one; released by the system
+                                  when the process dies
+    .ingest/lock-begin            held while one share of a job begins, or marks the duplicates for all
+    .ingest/lock-3-of-16          held while share 3 of 16 runs
 
 Every file is written whole or not at all, and read only if its hash is right. The directory is deleted once the
 store's manifest is written.
@@ -88,9 +91,15 @@ class UnitJournal:
         """Write the description of the job."""
         self._blob.put(JOB, seal(job))
 
-    def mark_engine_checked(self) -> None:
+    def mark_engine_checked(self, engine: str = "fast") -> None:
         """Record that the tokenizer's engine gives the reference's ids on this corpus."""
-        self._blob.put(_CHECKED, b"")
+        self._blob.put(_CHECKED, engine.encode())
+
+    def checked_engine(self) -> str | None:
+        """The engine that gives the reference's ids: fast or reference; None while that is not known."""
+        if _CHECKED not in self._blob.list(f"{ROOT}/"):
+            return None
+        return "reference" if bytes(self._blob.get(_CHECKED)) == b"reference" else "fast"
 
     def records(self) -> list[UnitRecord]:
         """Units done by an engine that was checked; others are deleted.
@@ -146,11 +155,15 @@ class UnitJournal:
             for name in self._blob.list(f"{ROOT}/{folder}/"):
                 self._blob.delete(name)
 
-    def clear(self) -> None:
-        """Delete the journal; shards stay. The job file is deleted first: without it there is no half-done job."""
+    def clear(self, *, keep_locks: bool = False) -> None:
+        """Delete the journal; shards stay. The job file is deleted first: without it there is no half-done job.
+
+        Args:
+            keep_locks: other shares of a job may hold theirs.
+        """
         self._blob.delete(JOB)
         for name in self._blob.list(f"{ROOT}/"):
-            if name != LOCK:
+            if name != LOCK and not (keep_locks and name.startswith(f"{LOCK}-")):
                 self._blob.delete(name)
         if isinstance(self._blob, LocalBlob):
             for folder in ("units", "rejects", "sketches", "drop", "seek"):

@@ -8,13 +8,34 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from headrace.ingestion.units.plan import Track, Unit
 from headrace.ingestion.units.record import UnitRecord
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnParts:
+    """Parts of a track that belong to a schedule: the first one, and every `step`-th after it."""
+
+    first: int = 0
+    step: int = 1
+
+    def __contains__(self, part: int) -> bool:
+        return part >= self.first and (part - self.first) % self.step == 0
+
+    def below(self, parts: int) -> int:
+        """How many of the first `parts` parts there are."""
+        return len(range(self.first, parts, self.step))
+
+
 class UnitSchedule:
     """Units that are left to do.
+
+    Args:
+        tracks: all tracks of the job.
+        done: records of units that are done, of this schedule or not.
+        own: parts of each track that belong to this schedule, None where none does; without it, all of them.
 
     >>> large = Track(number=1, first_source=4, last_source=4, step=10)
     >>> schedule = UnitSchedule([Track(number=0, first_source=0, last_source=3), large])
@@ -22,12 +43,23 @@ class UnitSchedule:
     ['0000000-0000000', '0000001-0000000', '0000001-0000001']
     """
 
-    def __init__(self, tracks: Sequence[Track], done: Iterable[UnitRecord] = ()) -> None:
+    def __init__(
+        self,
+        tracks: Sequence[Track],
+        done: Iterable[UnitRecord] = (),
+        *,
+        own: Sequence[OwnParts | None] | None = None,
+    ) -> None:
+        self._own = [OwnParts()] * len(tracks) if own is None else list(own)
         self._tracks = list(tracks)
         self._parts: list[int | None] = [track.num_parts for track in tracks]
-        self._next = [0] * len(tracks)
+        self._next = [0 if one is None else one.first for one in self._own]
         self._done: defaultdict[int, set[int]] = defaultdict(set)
-        self._unfinished = {track.number for track in tracks}
+        self._unfinished = {
+            number
+            for number, (one, parts) in enumerate(zip(self._own, self._parts, strict=True))
+            if one is not None and (parts is None or one.below(parts))
+        }
         self._fresh = 0
         self._started: list[int] = []
         self._again: list[Unit] = []
@@ -75,26 +107,40 @@ class UnitSchedule:
         """Is every unit done?"""
         return not self._unfinished
 
+    def is_own(self, record: UnitRecord) -> bool:
+        """Is a record that of a unit of this schedule?"""
+        own = self._own[record.track]
+        return own is not None and record.part in own
+
     def belongs(self, record: UnitRecord) -> bool:
         """Is a record part of the store? Not if it is past its track's end."""
         parts = self._parts[record.track]
         return parts is not None and record.part < parts
 
     def _close(self, number: int, part: int, *, ended: bool) -> None:
-        self._done[number].add(part)
+        own = self._own[number]
+        if own is not None and part in own:
+            self._done[number].add(part)
         parts = self._parts[number]
         if self._tracks[number].is_open and ended:
             parts = self._parts[number] = part + 1 if parts is None else min(parts, part + 1)
-        if parts is not None and sum(done < parts for done in self._done[number]) == parts:
+        if own is None or parts is None:
+            return
+        done = self._done[number]
+        if (sum(one < parts for one in done) if self._tracks[number].is_open else len(done)) == own.below(
+            parts
+        ):
             self._unfinished.discard(number)
 
     def _take(self, number: int) -> Unit | None:
         """The next unit of a track that is neither done nor running."""
-        parts = self._parts[number]
+        own, parts = self._own[number], self._parts[number]
+        if own is None:
+            return None
         while self._next[number] in self._done[number]:
-            self._next[number] += 1
+            self._next[number] += own.step
         part = self._next[number]
         if parts is not None and part >= parts:
             return None
-        self._next[number] += 1
+        self._next[number] += own.step
         return self._tracks[number].unit(part)
