@@ -9,7 +9,8 @@ import pytest
 import headrace as hr
 from headrace.cli.app import main
 from headrace.errors import ConfigError
-from headrace.paths import is_url, local_path
+from headrace.paths import given_path, is_url, local_path
+from headrace.storage import open_blob
 
 URL = "s3://bucket/run"
 
@@ -33,6 +34,90 @@ def test_a_file_url_is_a_local_path():
 def test_an_empty_path_is_refused_and_is_not_the_current_directory():
     with pytest.raises(ConfigError, match=r"^run is empty; expected a local path"):
         local_path("", name="run")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("~", "/home/ada"),
+        ("~/run", "/home/ada/run"),
+        ("~nobody-of-this-name", "~nobody-of-this-name"),
+        ("a/~", "a/~"),
+    ],
+)
+def test_a_tilde_is_the_home_directory_as_in_a_shell(path, expected, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert given_path(path, name="run") == expected
+    assert local_path(path, name="run") == Path(expected)
+    assert open_blob(path).root == Path(expected).absolute()
+
+
+def test_a_tilde_of_a_user_without_a_home_directory_is_refused(monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(ConfigError, match=r"^out is ~/run: this user has no home directory"):
+        given_path("~/run", name="out")
+
+
+EMPTY = {
+    "ingest: a source": ["ingest", "", "--out", "x"],
+    "ingest: out": ["ingest", "text.txt", "--out", ""],
+    "ingest: validation_out": [
+        "ingest",
+        "text.txt",
+        "--out",
+        "x",
+        "--validation-share",
+        ".1",
+        "--validation-out",
+        "",
+    ],
+    "tokenizer": ["ingest", "text.txt", "--out", "x", "--tokenizer", ""],
+    "demo: out": ["demo", "--out", ""],
+    "tokenizer train: out": ["tokenizer", "train", "text.txt", "--vocab-size", "300", "--out", ""],
+    "store": ["inspect", ""],
+    "train: out": ["train", "store", "--steps", "1", "--out", ""],
+    "model": ["train", "store", "--steps", "1", "--out", "x", "--init-from", ""],
+    "embeddings": ["train", "store", "--steps", "1", "--seq-len", "8", "--out", "x", "--embeddings", ""],
+    "train: mirror": ["train", "store", "--steps", "1", "--seq-len", "8", "--out", "x", "--mirror", ""],
+    "prompts": ["generate", "--model", "run", "--prompts", "", "--out", "x"],
+    "serve: state": ["serve", "--model", ".", "--port", "0", "--state", ""],
+    "serve: predictions a": ["serve", "--model", ".", "--port", "0", "--predictions", "a="],
+    "plan: model": ["plan", "--model", ""],
+    "plan: hardware": ["plan", "--model", "gpt3-125m", "--hardware", ""],
+    "plan: calibrate": ["plan", "--model", "gpt3-125m", "--gpu", "a100-80gb", "--calibrate", ""],
+    "plan: page": ["plan", "--model", "gpt3-125m", "--gpu", "a100-80gb", "--page", ""],
+    "plan calibrate: run": ["plan", "calibrate", ""],
+    "plan calibrate: out": ["plan", "calibrate", "run", "--out", ""],
+    "plan: table": ["plan", "check", ""],
+    "diagnose: source": ["diagnose", ""],
+    "cache_dir": ["diagnose", "store", "--cache-dir", ""],
+    "report: run": ["report", ""],
+    "export: out": ["export", "run", "--out", ""],
+    "import: out": ["import", "hf", "--out", ""],
+    "log file": ["--log-file", "", "report", "run"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A directory with a text and a store."""
+    path = tmp_path_factory.mktemp("place")
+    (path / "text.txt").write_text("the wheel\n" * 100)
+    hr.ingest([path / "text.txt"], path / "store", tokenizer="byte", workers=1)
+    return path
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_command_refuses_an_empty_path_by_its_option_and_leaves_the_directory_as_it_is(
+    name, place, monkeypatch, capsys
+):
+    """`--out "$RUN"` with RUN unset must not fill or read the current directory."""
+    pytest.importorskip("torch")
+    monkeypatch.chdir(place)
+    before = sorted(Path().rglob("*"))
+    assert main(EMPTY[name]) == 2
+    assert f"headrace: {name} is empty; expected" in capsys.readouterr().err
+    assert [path for path in sorted(Path().rglob("*")) if path.parts[0] != "x"] == before
 
 
 COMMANDS = {

@@ -47,6 +47,33 @@ def remote_url(out: str | os.PathLike[str]) -> str | None:
     return f"{match[1].lower()}://{match[2].rstrip('/')}"
 
 
+def given_path(path: str | os.PathLike[str], *, name: str, expected: str = "a path") -> str:
+    """A local path or a URL as the user gave it, with `~` as the home directory: shells leave it in `--out=~/run`.
+
+    >>> given_path("s3://bucket/run", name="out")
+    's3://bucket/run'
+
+    Args:
+        path: as the user gave it.
+        name: of the option or argument, for the message.
+        expected: what it must be, for the message.
+
+    Raises:
+        ConfigError: it is empty, or begins with `~` and the user has no home directory.
+    """
+    text = os.fspath(path)
+    if not text:  # Path("") is the current directory: an unset variable would fill it, or clear it
+        raise ConfigError(
+            f'{name} is empty; expected {expected}, "." for the current directory. An unset variable?'
+        )
+    expanded = os.path.expanduser(text)  # noqa: PTH111  # a name such as "~user" of no user stays
+    if expanded.startswith("~") and expanded.partition("/")[0] == "~":
+        raise ConfigError(
+            f"{name} is {text}: this user has no home directory. Give a path without ~, or set HOME"
+        )
+    return expanded
+
+
 def local_path(path: str | os.PathLike[str], *, name: str, cure: str = "Give a local path.") -> Path:
     """The path as a Path.
 
@@ -61,9 +88,7 @@ def local_path(path: str | os.PathLike[str], *, name: str, cure: str = "Give a l
     Raises:
         ConfigError: it is empty, or the URL of something that is not local.
     """
-    text = os.fspath(path)
-    if not text:  # Path("") is the current directory: an unset variable would fill it, or clear it
-        raise ConfigError(f'{name} is empty; expected a local path, "." for the current directory. {cure}')
+    text = given_path(path, name=name, expected="a local path")
     if not is_url(text):
         return Path(text)
     scheme, _, rest = text.partition(":/")
@@ -78,8 +103,9 @@ def split_checkpoint_name(name: str | os.PathLike[str]) -> tuple[Path, str | Non
     >>> split_checkpoint_name("run@400")
     (PosixPath('run'), '400')
     """
-    path = Path(name)
-    run, at, which = os.fspath(name).rpartition("@")
+    text = given_path(name, name="model")
+    path = Path(text)
+    run, at, which = text.rpartition("@")
     if not at or path.exists() or not (which == "best" or which.isdecimal()):
         return path, None
     return Path(run), which

@@ -321,3 +321,19 @@ def test_the_files_of_a_stores_cache_are_the_caches_own(open_store, tmp_path):
     names = [file.name for file in (tmp_path / "cache").glob("??/*")]
     assert names
     assert all(re.fullmatch(BLOCK_KEY_FORMAT, name) for name in names)
+
+
+def test_another_user_takes_blocks_from_the_cache_and_fetches_the_others(as_another_user):
+    shared = as_another_user.path
+    with_block = open_cache(shared)
+    assert with_block.claim(KEYS[0])
+    assert with_block.put(KEYS[0], b"block")
+    with_block.release(KEYS[0])
+    with as_another_user():
+        cache = open_cache(shared)
+        assert cache.get(KEYS[0]) == b"block"
+        assert cache.claim(KEYS[1])
+        assert not cache.put(KEYS[1], b"other")
+        cache.release(KEYS[1])
+        assert cache.get(KEYS[1]) is None
+    assert open_cache(shared).get(KEYS[0]) == b"block"

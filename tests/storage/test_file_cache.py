@@ -154,3 +154,15 @@ def test_a_directory_that_cannot_be_used_is_refused_by_its_name_with_the_cure(tm
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=r"file/cache.*HEADRACE_CACHE_DIR"):
         FileCache(tmp_path / "file" / "cache", max_bytes=1 << 20).fetch("k", blob, remote_files())
+
+
+def test_another_user_takes_the_files_of_the_cache(as_another_user, blob):
+    shared = as_another_user.path
+    FileCache(shared, max_bytes=1 << 20).fetch("k", blob, remote_files())
+    calls = len(blob.calls)
+    with as_another_user():
+        path = FileCache(shared, max_bytes=1 << 20).fetch("k", blob, remote_files())
+        assert_whole(path)
+        with pytest.raises(StorageError, match="permissions"):
+            FileCache(shared, max_bytes=1 << 20).fetch("other", blob, remote_files())
+    assert len(blob.calls) == calls

@@ -7,7 +7,6 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -66,7 +65,7 @@ def _root(
         ),
     ] = None,
     log_file: Annotated[
-        Path | None, typer.Option(help="Append the same lines to this file.", show_default=False)
+        str | None, typer.Option(help="Append the same lines to this file.", show_default=False)
     ] = None,
 ) -> None:
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,10 +26,10 @@ Interrupted? The same command continues.
 def demo(
     *,
     files: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(help="Your own text; default: Python's own sources.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory for everything.")] = Path("headrace-demo"),
+    out: Annotated[str, typer.Option(help="Directory for everything.")] = "headrace-demo",
     options: DemoOptions,
     restart: Annotated[
         bool, typer.Option("--restart", help="Delete an earlier demo in --out first.")

@@ -11,6 +11,7 @@ from headrace.cli.console import print_json, stdout
 from headrace.cli.options import with_options
 from headrace.diagnosis import StoreOptions
 from headrace.errors import ConfigError
+from headrace.paths import given_path, local_path
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -35,11 +36,12 @@ def diagnose(
         bool, typer.Option("--try", help="Of a store: measure the change that should help most.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Write a page, its picture and the figures here.", show_default=False)
+        str | None, typer.Option(help="Write a page, its picture and the figures here.", show_default=False)
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Is it I/O or the model? Of a store, the loader alone and each stage's ceiling; of a run, its steps."""
+    source = given_path(source, name="diagnose: source")
     is_run = (Path(source) / "metrics.jsonl").is_file()
     if is_run and try_it:
         raise ConfigError(
@@ -50,7 +52,14 @@ def diagnose(
         from headrace.diagnosis import write_page
 
         first, *details = text.splitlines()
-        page = write_page(out, title=source, sentence=first, parts=parts, details=details, values=values)
+        page = write_page(
+            local_path(out, name="diagnose: out"),
+            title=source,
+            sentence=first,
+            parts=parts,
+            details=details,
+            values=values,
+        )
         values = {**values, "page": page}
         text += f"\npage: {page}"
     if json:

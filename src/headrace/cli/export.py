@@ -27,7 +27,7 @@ def export(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The Hugging Face directory to write.", show_default=False)],
+    out: Annotated[str, typer.Option(help="The Hugging Face directory to write.", show_default=False)],
     adapter: Annotated[
         bool,
         typer.Option(
@@ -42,19 +42,19 @@ def export(
     from headrace.model import export_adapter, fetch_model, load_model, pretrained_files, to_hf
 
     # Before the model is read: that may take minutes.
-    out = local_path(out, name="export: out", cure="Export into a local directory, and copy it.")
+    target = local_path(out, name="export: out", cure="Export into a local directory, and copy it.")
     with progress_bar("load", unit="bytes", quiet=json, lazy=True) as progress:
         path = fetch_model(run, progress=progress)
         if adapter:
-            directory, parameters = export_adapter(path, out)
+            directory, parameters = export_adapter(path, target)
             _print_adapter(directory, parameters, json=json)
             return
         model, tokenizer = load_model(path, progress=progress)
-    to_hf(model, tokenizer, out, files_of=pretrained_files(path))
+    to_hf(model, tokenizer, target, files_of=pretrained_files(path))
     if json:
-        print_json({"model": out, "parameters": model.config.num_parameters})
+        print_json({"model": target, "parameters": model.config.num_parameters})
     else:
-        stdout.print(f"{out}: {count(model.config.num_parameters)} parameters", soft_wrap=True)
+        stdout.print(f"{target}: {count(model.config.num_parameters)} parameters", soft_wrap=True)
 
 
 def _print_adapter(out: Path, parameters: int, *, json: bool) -> None:

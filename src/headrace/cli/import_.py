@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,7 +28,7 @@ def import_(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The run directory to make.", show_default=False)],
+    out: Annotated[str, typer.Option(help="The run directory to make.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Import a Hugging Face model as a run: to generate, serve, export, or train further."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable
@@ -85,13 +86,19 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
             # An option that may be repeated, which typer knows as a list.
             base, default = types.GenericAlias(list, typing.get_args(base)[:1]), list(default)
         flag = next((e.name for e in extras if isinstance(e, Flag)), "--" + field.name.replace("_", "-"))
+        metavar = None
+        if os.PathLike[str] in typing.get_args(base):
+            # As a Path, "" would be the current directory.
+            base, metavar = (str | None if type(None) in typing.get_args(base) else str), "PATH"
         names = [flag] if base is not bool or default is False else [f"{flag}/--no-{flag[2:]}"]
         found.append(
             inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=default,
-                annotation=Annotated[base, typer.Option(*names, help=doc, rich_help_panel=panel)],
+                annotation=Annotated[
+                    base, typer.Option(*names, help=doc, rich_help_panel=panel, metavar=metavar)
+                ],
             )
         )
     return found

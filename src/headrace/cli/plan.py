@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -149,14 +148,14 @@ headrace plan calibrate run --here --out lab.json
 def calibrate(
     *,
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Runs of headrace train.", show_default=False)
+        list[str], typer.Argument(metavar="RUN...", help="Runs of headrace train.", show_default=False)
     ],
     hardware: Annotated[
-        Path | None, typer.Option(help="TOML file of the machine that they ran on.", show_default=False)
+        str | None, typer.Option(help="TOML file of the machine that they ran on.", show_default=False)
     ] = None,
     here: Annotated[bool, typer.Option("--here", help="They ran on this machine: probe it.")] = False,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="File for the points and constants; default: the one that every plan of yours reads.",
             show_default=False,
@@ -205,9 +204,9 @@ def calibrate(
 @plan_app.command("check", epilog=CHECK_EXAMPLES)
 def check(
     *,
-    table: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Measured runs.", show_default=False)],
+    table: Annotated[str, typer.Argument(metavar="FILE.csv", help="Measured runs.", show_default=False)],
     calibrate: Annotated[
-        Path | None, typer.Option(help="Measured runs that systems are calibrated on.", show_default=False)
+        str | None, typer.Option(help="Measured runs that systems are calibrated on.", show_default=False)
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print every row as JSON on stdout.")] = False,
 ) -> None:
@@ -281,7 +280,7 @@ def _calibrations(options: PlanOutputOptions, device: Any) -> tuple[Any, Any, st
     """Calibrations of step time and memory, and the system whose constants apply; None: headrace's family."""
     from headrace.plan import calibration_of, calibrations, read_table, system_of_hardware
 
-    path = options.calibrate
+    path = None if options.calibrate is None else local_path(options.calibrate, name="plan: calibrate")
     if path is not None and path.suffix == ".json":
         steps, memories = calibrations(path)
     elif path is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from typing_extensions import Doc
@@ -39,7 +38,7 @@ class HardwareOptions:
         Doc("How many, over all nodes. Default: 8; with --here this machine's, a CPU counting as one."),
     ] = None
     gpus_per_node: Annotated[int | None, Doc("Default: the table's.")] = None
-    hardware: Annotated[Path | None, Doc("TOML file with figures of your own; see docs/plan.md.")] = None
+    hardware: Annotated[str | None, Doc("TOML file with figures of your own; see docs/plan.md.")] = None
     here: Annotated[
         bool, Doc("This machine, CPUs too: short probes of products, memory, disk and all-reduces, cached.")
     ] = False
@@ -81,10 +80,10 @@ class PlanOutputOptions:
     top: Annotated[int, Doc("Layouts to show.")] = 8
     why: Annotated[str | None, Doc("Explain one layout, e.g. dp=8,tp=2, line by line.")] = None
     calibrate: Annotated[
-        Path | None, Doc("CSV of measured runs, or the file of plan calibrate --out, to learn from.")
+        str | None, Doc("CSV of measured runs, or the file of plan calibrate --out, to learn from.")
     ] = None
     system: Annotated[str | None, Doc("Use the constants of this calibrated system.")] = None
-    page: Annotated[Path | None, Doc("Write an HTML page: memory against time of all layouts.")] = None
+    page: Annotated[str | None, Doc("Write an HTML page: memory against time of all layouts.")] = None
     as_json: Annotated[bool, Doc("Print everything as JSON on stdout."), Flag("--json")] = False
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ def report(
         plots = sorted((page.parent / "plots").glob("*.svg")) if isinstance(page, Path) else _plots(page)
         print_json({"report": page, "plots": plots})
     else:
-        stdout.print(f"report: {page}\nplots:  {run.rstrip('/')}/plots", soft_wrap=True)
+        stdout.print(f"report: {page}\nplots:  {str(page).rpartition('/')[0]}/plots", soft_wrap=True)
 
 
 def _plots(page: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +18,7 @@ def train(
     *,
     sources: Annotated[list[str], typer.Argument(help="Files of text to learn from.", show_default=False)],
     vocab_size: Annotated[int, typer.Option(help="Number of ids, the end-of-document id included.")],
-    out: Annotated[Path, typer.Option(help="The tokenizer.json to write.", show_default=False)],
+    out: Annotated[str, typer.Option(help="The tokenizer.json to write.", show_default=False)],
     text_field: Annotated[str, typer.Option(help="The column or JSON field with the text.")] = "text",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:

@@ -14,6 +14,7 @@ from headrace.generation.loading import LoadedEngine, load_engine
 from headrace.generation.options import EngineOptions, OutputOptions, PromptOptions, SamplingOptions
 from headrace.generation.prompts import ChatEncoder, PromptSource, PromptSurvey, read_prompts, survey_prompts
 from headrace.model import fetch_model, model_name
+from headrace.paths import given_path
 from headrace.sink import open_sink
 from headrace.stats import Stats
 
@@ -78,6 +79,7 @@ def _generate(
     load_progress: Progress | None,
 ) -> GenerateSummary:
     started = time.perf_counter()
+    out = given_path(out, name="out", expected="a path or a URL")
     survey = survey_prompts(prompts)
     stats = Stats()
     path = fetch_model(model, progress=load_progress)
@@ -124,7 +126,7 @@ def _generate(
             }
     return GenerateSummary(
         **counts,
-        out=os.fspath(out),
+        out=out,
         engine=engine.name,
         num_prompts=survey.num_prompts,
         load_s=load_s,

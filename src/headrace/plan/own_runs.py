@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import ConfigError
+from headrace.paths import local_path
 from headrace.plan import step_time as time_model
 from headrace.plan.calibration import Calibration, calibrate
 from headrace.plan.constants import shipped, step_seconds
@@ -73,7 +74,9 @@ def processes_of(path: str | Path) -> int:
         ConfigError: not a run.
     """
     try:
-        run = json.loads((Path(path) / "run.json").read_text(encoding="utf-8"))
+        run = json.loads(
+            (local_path(path, name="plan calibrate: run") / "run.json").read_text(encoding="utf-8")
+        )
         return max(1, int(run["processes"]) // max(1, int(run.get("nodes") or 1)))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a run of headrace train ({error!r})") from error
@@ -89,7 +92,7 @@ def measured_run(path: str | Path, *, hardware: Hardware | None = None) -> Measu
     Raises:
         ConfigError: not a run, too few steps, or hardware that nothing says.
     """
-    path = Path(path)
+    path = local_path(path, name="plan calibrate: run")
     try:
         run = json.loads((path / "run.json").read_text(encoding="utf-8"))
         recipe, layout = run["recipe"], run["layout"]
@@ -196,7 +199,7 @@ def calibrations(file: str | Path | None = None) -> tuple[Calibration, Calibrati
         ConfigError: the file cannot be read.
     """
     steps, memories = shipped()
-    path = own_constants_path() if file is None else Path(file)
+    path = own_constants_path() if file is None else local_path(file, name="plan: calibrate")
     if file is None and not path.exists():
         return steps, memories
     return _read(path)[1], memories

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 from typing_extensions import Doc
 
 from headrace.errors import ConfigError
 from headrace.generation import PrefixCacheOptions
+from headrace.paths import given_path
 from headrace.types import Flag
 
 
@@ -31,7 +32,8 @@ class ServeOptions:
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Doc("Type of the weights.")] = "auto"
     device: Annotated[str, Doc("auto, cpu or cuda.")] = "auto"
     state: Annotated[
-        Path | None, Doc("Directory of files and batches; default one for each model in the home directory.")
+        str | os.PathLike[str] | None,
+        Doc("Directory of files and batches; default one for each model in the home directory."),
     ] = None
     predictions: Annotated[
         list[str] | None,
@@ -114,7 +116,7 @@ class ServeOptions:
                     f"serve: predictions {item}: the name {name!r} is empty, given twice or holds a slash. "
                     f"Give it as NAME=DIR."
                 )
-            stores[name] = out
+            stores[name] = given_path(out, name=f"serve: predictions {name}")
         return stores
 
 

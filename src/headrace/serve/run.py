@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.errors import ConfigError
-from headrace.paths import is_url, local_path, split_checkpoint_name
+from headrace.paths import given_path, is_url, local_path, split_checkpoint_name
 from headrace.serve.options import ServeOptions, ServerInfo
 
 
@@ -52,7 +52,7 @@ def _check_predictions(out: str, warn: Callable[[str], None]) -> None:
     """Refuse a path that no job can fill, warn of one that is empty yet; a URL is opened when somebody looks."""
     from headrace.sink import JOB  # not for `headrace --help`
 
-    path = Path(out)
+    path = Path(given_path(out, name="serve: predictions"))
     if "://" in out or (path / JOB).is_file():
         return
     if path.exists() and not path.is_dir():
@@ -102,6 +102,7 @@ def default_state(model: str | os.PathLike[str]) -> Path:
                 "or set HOME."
             ) from error
     digest = hashlib.blake2b(
-        os.fsencode(model if is_url(model) else Path(model).resolve()), digest_size=8
+        os.fsencode(model if is_url(model) else Path(given_path(model, name="model")).resolve()),
+        digest_size=8,
     ).hexdigest()
     return Path(base) / "headrace" / "serve" / digest

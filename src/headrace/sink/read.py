@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.errors import ConfigError
+from headrace.paths import local_path
 from headrace.sink import database, remote
 from headrace.sink.part import Part, decode_part
 from headrace.sink.remote import is_url
@@ -66,7 +66,11 @@ def count_predictions(out: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         SinkError: not a job's output.
     """
-    return remote.read_counts(os.fspath(out)) if is_url(out) else database.read_counts(Path(out))
+    return (
+        remote.read_counts(os.fspath(out))
+        if is_url(out)
+        else database.read_counts(local_path(out, name="predictions"))
+    )
 
 
 def committed_parts(out: str | os.PathLike[str], *, first_ids: bool = False) -> list[Part]:
@@ -82,7 +86,7 @@ def committed_parts(out: str | os.PathLike[str], *, first_ids: bool = False) -> 
     return (
         remote.read_parts(os.fspath(out))
         if is_url(out)
-        else database.read_parts(Path(out), first_ids=first_ids)
+        else database.read_parts(local_path(out, name="predictions"), first_ids=first_ids)
     )
 
 

@@ -24,7 +24,7 @@ from typing import Final
 
 from headrace.errors import ConfigError
 from headrace.platform import lock_file
-from headrace.storage.files import FULL_DEVICE, is_file_at
+from headrace.storage.files import FULL_DEVICE, is_file_at, open_lock
 from headrace.types import Bytes
 
 _LOW_WATER: Final = 0.9
@@ -105,7 +105,7 @@ class NodeCache:
         try:
             while True:
                 path.parent.mkdir(exist_ok=True)
-                handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+                handle = open_lock(path)
                 try:
                     taken = lock_file(handle, wait=False)
                 except OSError:
@@ -136,7 +136,7 @@ class NodeCache:
     def wait(self, key: str) -> None:
         """Wait while another process holds the claim."""
         try:
-            handle = os.open(self._path(key, ".claim"), os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            handle = open_lock(self._path(key, ".claim"), create=False)
         except OSError:
             return
         try:
@@ -224,9 +224,7 @@ class NodeCache:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        handle = os.open(
-            self._directory / "evict.lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644
-        )
+        handle = open_lock(self._directory / "evict.lock")
         try:
             lock_file(handle, wait=True)
             yield

@@ -29,7 +29,7 @@ import xxhash
 from headrace.errors import ConfigError, StorageError
 from headrace.platform import lock_file
 from headrace.storage.bulk_read import REQUEST_BYTES, BulkReader, Progress, RangeRead
-from headrace.storage.files import disk_errors, fsync_directory, make_directory, write_file
+from headrace.storage.files import disk_errors, fsync_directory, make_directory, open_lock, write_file
 from headrace.storage.protocol import Blob, check_path
 
 logger = logging.getLogger("headrace.cache")
@@ -103,7 +103,8 @@ class FileCache:
                             self._fill(entry, blob, files, total, progress)
                     finally:
                         os.close(filling)
-                os.utime(entry / COMPLETE)
+                with suppress(PermissionError):  # of another user
+                    os.utime(entry / COMPLETE)
             except BaseException:
                 os.close(in_use)
                 raise
@@ -204,9 +205,10 @@ class FileCache:
             handle = _open_lock(path, ".use")
             try:
                 if lock_file(handle, wait=False):
-                    (path / COMPLETE).unlink(missing_ok=True)
-                    shutil.rmtree(path)
-                    total -= size
+                    with suppress(PermissionError):  # of another user
+                        (path / COMPLETE).unlink(missing_ok=True)
+                        shutil.rmtree(path)
+                        total -= size
             finally:
                 os.close(handle)
 
@@ -216,9 +218,7 @@ class DamagedFileError(StorageError):
 
 
 def _open_lock(entry: Path, suffix: str) -> int:
-    return os.open(
-        entry.with_name(entry.name + suffix), os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644
-    )
+    return open_lock(entry.with_name(entry.name + suffix))
 
 
 def _locked(entry: Path, suffix: str, *, shared: bool = False) -> int:

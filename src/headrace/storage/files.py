@@ -164,6 +164,25 @@ def _open_exclusive(path: Path) -> int:
         os.close(handle)  # the process that held the lock has renamed it into place
 
 
+def open_lock(path: Path, *, create: bool = True) -> int:
+    """An open lock file; that of another user may be locked as well, without being written.
+
+    Args:
+        path: of the file.
+        create: make it where it is missing.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    close_on_exec = getattr(os, "O_CLOEXEC", 0)
+    try:
+        return os.open(path, os.O_RDWR | (os.O_CREAT if create else 0) | close_on_exec, 0o666)
+    except PermissionError:
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY | close_on_exec)
+
+
 def is_file_at(handle: int, path: Path) -> bool:
     """Whether an open file still has this name."""
     try:

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from headrace.errors import ConfigError
+from headrace.paths import given_path
 from headrace.storage.local import LocalBlob
 from headrace.storage.memory import MemoryBlob
 from headrace.storage.protocol import Blob
@@ -22,17 +23,21 @@ REMOTE_READS: Final = 3
 """How often a remote is read before bytes that fail their own check are called damaged."""
 
 
-def open_blob(url: str | os.PathLike[str]) -> Blob:
+def open_blob(url: str | os.PathLike[str], *, name: str = "url") -> Blob:
     """Open the blob of a URL or a local path.
 
     >>> blob = open_blob("memory://doc")
     >>> blob.put("a/b", b"text"), blob.put_if_absent("a/b", b"other"), bytes(blob.get("a/b"))
     (None, False, b'text')
 
+    Args:
+        url: see above; `~` is the home directory.
+        name: of the option or argument, for the message.
+
     Raises:
-        ConfigError: the scheme is not known.
+        ConfigError: it is empty, or the scheme is not known.
     """
-    text = os.fspath(url)
+    text = given_path(url, name=name, expected="a path or a URL")
     scheme, separator, rest = text.partition("://")
     if not separator:
         return LocalBlob(Path(text))
@@ -47,9 +52,9 @@ def open_blob(url: str | os.PathLike[str]) -> Blob:
     )
 
 
-def absolute_url(url: str | os.PathLike[str]) -> str:
+def absolute_url(url: str | os.PathLike[str], *, name: str = "url") -> str:
     """The URL as it is, or a local path made absolute: it means the same after a chdir."""
-    text = os.fspath(url)
+    text = given_path(url, name=name, expected="a path or a URL")
     return text if "://" in text else str(Path(text).absolute())
 
 

@@ -116,7 +116,7 @@ class Store:
                 f"cache_bytes {cache_bytes}, cache_dir_bytes {cache_dir_bytes}: expected at least 0"
             )
         options = {
-            "url": absolute_url(url),
+            "url": absolute_url(url, name="store"),
             "verify": verify,
             "cache_dir": None
             if cache_dir is None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from typing_extensions import Doc
@@ -322,7 +322,8 @@ class RunOptions:
     lora: LoraOptions = field(default_factory=LoraOptions)
     """LoRA, of weights that init_from names."""
     embeddings: Annotated[
-        Path | None, Doc("word2vec vectors or a BERT directory that the token embeddings start from.")
+        str | os.PathLike[str] | None,
+        Doc("word2vec vectors or a BERT directory that the token embeddings start from."),
     ] = None
     track: Annotated[
         tuple[str, ...],  # of TrackerName; typer takes no list of names

@@ -153,7 +153,9 @@ def open_directory(setup: RunSetup, options: TrainArguments) -> None:
         group.on_rank0(remote.fetch_files)
     if options.checkpoint.mirror is not None:
         url = options.checkpoint.mirror
-        mirror = Mirror(group.on_all_ranks(lambda: open_blob(url)), out, warn=setup.log.add_warning)
+        mirror = Mirror(
+            group.on_all_ranks(lambda: open_blob(url, name="train: mirror")), out, warn=setup.log.add_warning
+        )
         group.on_rank0(lambda: reachable(url, mirror.fetch_run))
         setup.mirror = mirror
     setup.existing = existing = group.on_rank0(lambda: read_run(out))

@@ -21,7 +21,7 @@ from torch import Tensor
 from headrace.errors import ConfigError
 from headrace.generation.prefix_cache.block_file import BlockDamagedError, decode_block, encode_block
 from headrace.generation.prefix_cache.token_hashes import KEY_FORMAT
-from headrace.paths import is_url
+from headrace.paths import is_url, local_path
 from headrace.storage import NodeCache
 
 logger = logging.getLogger("headrace.cache")
@@ -69,7 +69,7 @@ class BlockDirectory:
             )
         self._dtype, self._shape, self._device, self._block_bytes = dtype, tuple(shape), device, size
         self._header = {"model": model, "dtype": str(dtype).removeprefix("torch."), "shape": list(shape)}
-        self.path = Path(directory).absolute()
+        self.path = local_path(directory, name="prefix_cache").absolute()
         with suppress(OSError):  # NodeCache refuses a directory that cannot be made
             # Prompts can be guessed from their keys and values: other users must not read them.
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.errors import ConfigError, SourceError
 from headrace.ingestion.document import Reject
 from headrace.ingestion.interactions.options import Interactions
+from headrace.paths import given_path
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,7 +64,7 @@ def log_files(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """
     files: list[Path] = []
     for source in sources:
-        name = os.fspath(source)
+        name = given_path(source, name="ingest: a source")
         if "://" in name:
             raise ConfigError(f"{name}: logs of interactions are read from local files; fetch them first")
         path = Path(name)

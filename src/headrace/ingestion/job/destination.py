@@ -59,8 +59,8 @@ def open_destination(
         SpaceError: the block ran out of space on the device.
         StorageError: the block met another error of the device or its file system.
     """
-    blob = open_blob(out)
-    validation = None if validation_out is None else open_blob(validation_out)
+    blob = open_blob(out, name="ingest: out")
+    validation = None if validation_out is None else open_blob(validation_out, name="ingest: validation_out")
     blobs = [blob] if validation is None else [blob, validation]
     for one in blobs:
         if isinstance(one, LocalBlob) and one.root.exists() and not one.root.is_dir():

@@ -16,6 +16,7 @@ import xxhash
 from headrace.errors import SourceError
 from headrace.ingestion.read.members import member_begins
 from headrace.ingestion.read.open import SUFFIXES, compression_of, open_raw, read_head, refuse_unreadable
+from headrace.paths import given_path
 
 _FORMAT_OF = {
     ".jsonl": "jsonl",
@@ -106,7 +107,11 @@ def find_sources(
     """
     notes = [] if notes is None else notes
     urls = list(
-        dict.fromkeys(url for pattern in patterns for url in _expand(os.fspath(pattern), format, notes))
+        dict.fromkeys(
+            url
+            for pattern in patterns
+            for url in _expand(given_path(pattern, name="ingest: a source"), format, notes)
+        )
     )
     if not urls:
         raise SourceError("no sources were given; expected files, globs, directories or URLs")

@@ -18,7 +18,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import orjson
@@ -26,6 +25,7 @@ import orjson
 from headrace.errors import ConfigError
 from headrace.ingestion.options import ChatOptions, FieldOptions, Learn
 from headrace.ingestion.records.messages import MessagesError
+from headrace.paths import local_path
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -70,8 +70,9 @@ def chat_options(fields: FieldOptions, tokenizer: Tokenizer) -> ChatOptions | No
                 f"template {OWN_TEMPLATE!r}: the tokenizer {tokenizer.name} has no chat template; name a file"
             )
     else:
+        file = local_path(fields.template, name="ingest: template")
         try:
-            text = Path(fields.template).read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"template {fields.template!r} cannot be read: {error}") from error
     if text is None:

@@ -20,6 +20,7 @@ from headrace.ingestion.samples.plan import (
 )
 from headrace.ingestion.samples.tables import plan_idx, plan_tables
 from headrace.ingestion.samples.yolo import plan_yolo
+from headrace.paths import given_path
 from headrace.store import ClassLabel, Feature, Image, Value
 
 _SUFFIXES = {
@@ -101,7 +102,7 @@ def _existing(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
     for source in sources:
         if "://" in os.fspath(source):
             raise ConfigError(f"{source}: images are read from local files; fetch them first")
-    paths = [Path(source) for source in sources]
+    paths = [Path(given_path(source, name="ingest: a source")) for source in sources]
     for path in paths:
         if not path.exists():
             raise SourceError(f"{path}: no such file or directory")

@@ -21,7 +21,7 @@ import orjson
 from headrace.errors import CheckpointError, ConfigError, StoreError
 from headrace.formatting import nbytes
 from headrace.model.weights.checkpoint import MANIFEST, STATE, parse_manifest
-from headrace.paths import is_url, local_path
+from headrace.paths import given_path, is_url, local_path
 from headrace.storage import Blob, DamagedFileError, FileCache, Progress, RemoteFile, open_blob
 
 logger = logging.getLogger("headrace.load")
@@ -68,7 +68,11 @@ def model_name(model: str | os.PathLike[str]) -> str:
     text = os.fspath(model)
     if match := HUB_NAME.fullmatch(text):
         return match[1].rpartition("/")[2]
-    return text.rstrip("/").rpartition("/")[2] if is_url(text) else Path(text).resolve().name
+    return (
+        text.rstrip("/").rpartition("/")[2]
+        if is_url(text)
+        else Path(given_path(text, name="model")).resolve().name
+    )
 
 
 def fetch_model(model: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ManifestError, ShardError
+from headrace.paths import given_path
 from headrace.storage import LocalBlob, absolute_url
 from headrace.store.format import BLOCK_TOKENS, ShardEntry
 from headrace.store.index import BlockIndex
@@ -69,7 +70,7 @@ def find_pairs(url: str | os.PathLike[str]) -> tuple[Path, list[str]] | None:
 
     It may be a .bin, an .idx, their common prefix, or a directory of pairs that is not a store.
     """
-    text = os.fspath(url).removeprefix("file://")
+    text = given_path(url, name="store").removeprefix("file://")
     if "://" in text:
         return None
     path = Path(absolute_url(text))

@@ -126,7 +126,7 @@ def current_samples(blob: Blob, snapshot: int | None = None) -> SampleManifest |
 def is_sample_store(url: str | os.PathLike[str]) -> bool:
     """Whether there is a complete store of samples; not where its manifest is damaged."""
     try:
-        return current_samples(open_blob(url)) is not None
+        return current_samples(open_blob(url, name="store")) is not None
     except ManifestError:
         return False
 

@@ -110,7 +110,7 @@ class SampleStore:
                 "Run the same ingest command again to finish it."
             )
         options = {
-            "url": absolute_url(url),
+            "url": absolute_url(url, name="store"),
             "verify": verify,
             "cache_bytes": cache_bytes,
             "snapshot": snapshot,
