@@ -210,6 +210,23 @@ def test_every_example_says_how_it_is_run():
         assert f"python examples/{path.name} --" in path.read_text().split('"""')[1], path
 
 
+@pytest.mark.parametrize(
+    ("name", "amount", "more"), [("jax", "--steps", (10, 30)), ("keras", "--epochs", (1, 2))]
+)
+def test_jax_and_keras_classify_images_and_go_on(tmp_path, name, amount, more):
+    pytest.importorskip({"jax": "jax", "keras": "tensorflow"}[name])
+    labels = np.arange(96) % 2
+    pixels = np.random.default_rng(0).integers(0, 90, (96, 12, 12)) + 140 * labels[:, None, None]
+    for kind, values in (("images-idx3", pixels), ("labels-idx1", labels)):
+        head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
+        (tmp_path / f"{kind}-ubyte").write_bytes(head + values.astype(np.uint8).tobytes())
+    files = ("--images", "images-idx3-ubyte", "labels-idx1-ubyte", "--batch-size", 8)
+    first, second = (start(f"classify_{name}.py", *files, amount, one, cwd=tmp_path) for one in more)
+    position = {"jax": 80, "keras": 96}[name]
+    assert f"continued at position {position}" in second
+    assert float(second.split("loss ")[-1].split()[0]) < float(first.split("loss ")[-1].split()[0])
+
+
 def test_images_are_classified_and_a_run_that_is_repeated_goes_on(tmp_path):
     """classify_images: two classes that differ in brightness, run in this process; then once more, for longer."""
     rng = np.random.default_rng(0)

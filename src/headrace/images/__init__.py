@@ -9,9 +9,20 @@ In reading order:
     boxes        boxes, points and masks -> where their pixels went
     encode       pixels -> PNG
     instance_masks  polygons and run lengths of an object -> its mask
+    coco_evaluator    boxes or masks that were found -> COCO's scores
+    confusion_matrix  classes of pixels or images -> IoU, accuracy
 """
 
-from headrace.images.boxes import mirrored_keypoints, move_boxes, move_keypoints, move_mask, move_points
+from headrace.images.boxes import (
+    mirrored_keypoints,
+    move_boxes,
+    move_keypoints,
+    move_mask,
+    move_points,
+    restore_boxes,
+)
+from headrace.images.coco_evaluator import CocoEvaluator
+from headrace.images.confusion_matrix import ConfusionMatrix
 from headrace.images.decode import ImageHeader, check_image, decode_mask, decode_rgb, decodes, read_header
 from headrace.images.encode import encode_png
 from headrace.images.instance_masks import decode_instance_mask, encode_rle, mask_of_rle, rle_of_segmentation
@@ -19,6 +30,8 @@ from headrace.images.random import PositionRandom
 from headrace.images.transform import Geometry, ImageTransform, geometry_of, paste, render
 
 __all__ = [
+    "CocoEvaluator",
+    "ConfusionMatrix",
     "Geometry",
     "ImageHeader",
     "ImageTransform",
@@ -40,5 +53,6 @@ __all__ = [
     "paste",
     "read_header",
     "render",
+    "restore_boxes",
     "rle_of_segmentation",
 ]

@@ -83,6 +83,17 @@ def move_boxes(boxes: NDArray[Any], geometry: Geometry) -> tuple[NDArray[np.floa
     return moved, (moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])
 
 
+def restore_boxes(boxes: NDArray[Any], geometry: Geometry) -> NDArray[np.float32]:
+    """Boxes [N, 4] in the batch's place, such as predicted ones, where they are in the image; see `move_boxes`."""
+    one = geometry
+    restored = np.array(boxes, np.float64).reshape(-1, 4)
+    if one.flip:
+        restored[:, [0, 2]] = one.place_width - restored[:, [2, 0]]
+    restored[:, [0, 2]] = restored[:, [0, 2]] * ((one.x1 - one.x0) / one.width) + one.x0
+    restored[:, [1, 3]] = restored[:, [1, 3]] * ((one.y1 - one.y0) / one.height) + one.y0
+    return restored.astype(np.float32)
+
+
 def move_mask(mask: NDArray[Any], geometry: Geometry, shape: tuple[int, int], *, pad: int) -> NDArray[Any]:
     """The numbers of a mask [height, width] in the batch's place; `pad` where there is no image."""
     one = geometry

@@ -11,8 +11,9 @@ from typing_extensions import Unpack
 from headrace.errors import ConfigError
 from headrace.images import ImageTransform
 from headrace.interactions import InteractionOptions
-from headrace.load.batch import Array
+from headrace.load.batch import Array, Batch
 from headrace.load.defaults import WINDOW_BYTES, choose_shuffle, is_remote
+from headrace.load.indices import BatchIndex
 from headrace.load.loader import Loader
 from headrace.load.options import MAX_SEQ_LEN, ColumnOptions, checked_int, optional_int
 from headrace.load.prefetch import Prefetcher
@@ -20,7 +21,7 @@ from headrace.load.sample_columns import SampleColumns
 from headrace.load.sample_rows import SampleBatchBuilder
 from headrace.order import LengthGroupedOrder, OrderSpec, RowOrder
 from headrace.platform import available_cores
-from headrace.store import SampleStore
+from headrace.store import List, SampleStore, Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,6 +155,30 @@ class SampleLoader(Loader[Array]):
         """Share of padding among all places of the padded batches that this rank has made so far."""
         stages = self.stats.snapshot()
         return stages["padding"].items / max(1, stages["pad"].items) if "pad" in stages else 0.0
+
+    @property
+    def token_outputs(self) -> frozenset[str]:
+        """Names in a batch whose values are token ids, padded or ragged."""
+        if not self.output.padding:
+            return frozenset(self._columns.tokens)
+        return frozenset(
+            self.empty_batch().keys() - (self._columns.features.keys() - set(self._columns.tokens))
+        )
+
+    @property
+    def nested_texts(self) -> frozenset[str]:
+        """Names in a batch with lists of texts in each row."""
+        delivered = self._columns.features.items()
+        masks = self._columns.instance_masks
+        return frozenset(
+            name for name, one in delivered if one == List(Value("string")) and name not in masks
+        )
+
+    def empty_batch(self) -> Batch[Any]:
+        """A batch of no rows, with the names and types of any other; the position stays."""
+        position = self._progress.position
+        index = BatchIndex(position, 0, np.empty(0, np.int64), None, 0)
+        return self._sample_builder.build(index)[0]
 
     @property
     def num_rows(self) -> int:
