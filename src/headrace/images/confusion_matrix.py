@@ -61,7 +61,10 @@ class ConfusionMatrix:
         """float64 [num_classes]: intersection over union of each class; NaN for one that is nowhere."""
         both = np.diag(self.counts)
         either = self.counts.sum(axis=0) + self.counts.sum(axis=1) - both
-        return np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
+        shares: NDArray[np.float64] = np.divide(
+            both, either, out=np.full(len(both), np.nan), where=either > 0
+        )
+        return shares
 
     def mean_iou(self) -> float:
         """Mean over the classes that are somewhere; NaN without any pixel."""

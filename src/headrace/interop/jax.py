@@ -84,7 +84,7 @@ def _sample_batches(loader: SampleLoader, sharding: Any) -> Iterator[dict[str, A
 
 def _place_column(name: str, values: Any, sharding: Any, tokens: frozenset[str]) -> Any:
     array = np.asarray(values)
-    if array.dtype == np.int64 and not jax.config.jax_enable_x64 and array.size:
+    if array.dtype == np.int64 and jax.dtypes.canonicalize_dtype(np.int64) == np.int32 and array.size:
         low, high = int(array.min()), int(array.max())
         if low < -(1 << 31) or high >= 1 << 31:
             raise ConfigError(
