@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from headrace.errors import ConfigError
-from headrace.load.sample_loader import SampleLoader
+from headrace.load import SampleLoader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

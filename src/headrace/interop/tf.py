@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from headrace.load.sample_loader import SampleLoader
+from headrace.load import SampleLoader
 from headrace.store import Array, Image
 
 if TYPE_CHECKING:
