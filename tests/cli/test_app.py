@@ -62,7 +62,7 @@ def test_flags_change_only_on_purpose():
             "--validation-out", "--validation-share", "--workers",
         ],
         "tokenizer train": ["--json", "--out", "--text-field", "--vocab-size"],
-        "inspect": ["--json", "--samples", "--tokenizer", "--verify"],
+        "inspect": ["--html", "--json", "--samples", "--tokenizer", "--verify"],
         "plan check": ["--calibrate", "--json"],
         "plan calibrate": ["--hardware", "--here", "--json", "--out"],
         "train": [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from headrace.cli.console import count, facts, plain, print_json, progress_bar, size, stdout
+from headrace.cli.console import count, facts, plain, print_json, progress_bar, size, stderr, stdout
 from headrace.cli.inspect_samples import inspect_rows
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ EXAMPLES = """[bold]Examples[/bold]
 headrace inspect store
 
 headrace inspect store --verify --json
+
+headrace inspect photos --samples 24 --html photos.html
 """
 
 
@@ -34,6 +37,14 @@ def inspect(
             help="Tokenizer of Megatron files, which have none: a name or a path.", show_default=False
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            help="Write one HTML page, too: pictures with their boxes, conversations as turns, learned tokens marked.",
+            show_default=False,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
     """Show a store: documents, tokens, shards and rows as text; of a store of samples its columns and rows."""
@@ -41,7 +52,7 @@ def inspect(
     from headrace.store import Store, inspect_store, is_sample_store, verify_store
 
     if is_sample_store(store):
-        inspect_rows(store, verify=verify, samples=samples, json=json)
+        inspect_rows(store, verify=verify, samples=samples, html=html, json=json)
         return
     with Store.open(store, tokenizer=tokenizer) as opened:
         if verify:
@@ -50,6 +61,11 @@ def inspect(
                 verify_job_files(opened)
             verified = "every byte" if opened.has_checksums else "every id (Megatron files have no checksums)"
         report = inspect_store(opened, samples=samples)
+    if html is not None:
+        from headrace.profile import write_tokens_page
+
+        write_tokens_page(html, report)
+        stderr.print(f"page: {html}", soft_wrap=True, highlight=False)
     if json:
         print_json(plain(report) | {"verified": verify})
         return

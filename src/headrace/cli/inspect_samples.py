@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from headrace.cli.console import count, facts, plain, print_json, progress_bar, size, stdout
+from headrace.cli.console import count, facts, plain, print_json, progress_bar, size, stderr, stdout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from headrace.store import SampleReport, SampleStore
 
 _SHOWN_CHARS = 120
 
 
-def inspect_rows(store: str, *, verify: bool, samples: int, json: bool) -> None:
+def inspect_rows(store: str, *, verify: bool, samples: int, html: Path | None, json: bool) -> None:
     """Print a store's report; see `headrace inspect`."""
     from headrace.ingestion import verify_job_files
-    from headrace.store import SampleStore, inspect_samples, verify_samples
+    from headrace.store import SampleStore, describe_feature, inspect_samples, verify_samples
 
     with SampleStore.open(store) as opened:
         if verify:
@@ -28,16 +29,22 @@ def inspect_rows(store: str, *, verify: bool, samples: int, json: bool) -> None:
                 verify_samples(opened, progress=progress)
                 verify_job_files(opened)
         report = inspect_samples(opened, samples=samples)
+        features, tokenizer = opened.features, opened.tokenizer
         shown: list[dict[str, Any]] = [
             {"row": one.row, "values": _shown(_with_texts(one.values, opened))} for one in report.samples
         ]
+    if html is not None:
+        from headrace.profile import write_samples_page
+
+        write_samples_page(html, report, features, decode=None if tokenizer is None else tokenizer.decode)
+        stderr.print(f"page: {html}", soft_wrap=True, highlight=False)
     if json:
         print_json(plain(_without_values(report)) | {"samples": shown, "verified": verify})
         return
     rows = [
         ("rows", count(report.rows)),
         ("stored", f"{size(report.nbytes)}, {report.bytes_per_row:,.0f} bytes a row, codec {report.codec}"),
-        *((f"column {name}", describe_type(value)) for name, value in report.features.items()),
+        *((f"column {name}", describe_feature(feature)) for name, feature in features.items()),
         *_sequence_rows(report),
         ("fingerprint", report.fingerprint),
         ("snapshot", str(report.snapshot)),
@@ -55,23 +62,6 @@ def inspect_rows(store: str, *, verify: bool, samples: int, json: bool) -> None:
         stdout.print(f"\nrow {count(sample['row'])}:", style="dim")
         for name, value in sample["values"].items():
             stdout.print(f"{name}: {value}", markup=False, highlight=False)
-
-
-def describe_type(feature: dict[str, Any]) -> str:
-    """A column's type in words.
-
-    >>> describe_type({"_type": "List", "feature": {"_type": "Array", "shape": [4], "dtype": "float32"}})
-    'List of Array float32 [4]'
-    """
-    kind = str(feature["_type"])
-    if kind == "List":
-        return f"List of {describe_type(feature['feature'])}"
-    if kind == "ClassLabel":
-        names = feature["names"]
-        more = f", ... ({len(names)} classes)" if len(names) > 8 else ""
-        return f"ClassLabel {', '.join(names[:8])}{more}"
-    shape = f" {feature['shape']}" if "shape" in feature else ""
-    return f"{kind} {feature.get('dtype', '')}{shape}".rstrip()
 
 
 def _sequence_rows(report: SampleReport) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ In reading order:
     transform    `ImageTransform`, and which part of an image goes where
     resize       a part of an image -> its place in a batch
     boxes        boxes, points and masks -> where their pixels went
-    encode       pixels -> PNG
+    encode       pixels -> PNG, or a small picture
     instance_masks  polygons and run lengths of an object -> its mask
     coco_evaluator    boxes or masks that were found -> COCO's scores
     confusion_matrix  classes of pixels or images -> IoU, accuracy
@@ -24,7 +24,7 @@ from headrace.images.boxes import (
 from headrace.images.coco_evaluator import CocoEvaluator
 from headrace.images.confusion_matrix import ConfusionMatrix
 from headrace.images.decode import ImageHeader, check_image, decode_mask, decode_rgb, decodes, read_header
-from headrace.images.encode import encode_png
+from headrace.images.encode import encode_png, thumbnail
 from headrace.images.instance_masks import decode_instance_mask, encode_rle, mask_of_rle, rle_of_segmentation
 from headrace.images.random import PositionRandom
 from headrace.images.transform import Geometry, ImageTransform, geometry_of, paste, render
@@ -55,4 +55,5 @@ __all__ = [
     "render",
     "restore_boxes",
     "rle_of_segmentation",
+    "thumbnail",
 ]

@@ -9,6 +9,7 @@ from headrace.profile.plan_page import LayoutPoint, write_plan_page
 from headrace.profile.run_files import RunFiles, StepMetrics, read_run_files
 from headrace.profile.stage_times import StageTime, describe_stages, run_stage_times
 from headrace.profile.step_bar import StepBalance, StepPart, draw_step_bar, run_step_balance, step_bar_section
+from headrace.profile.store_page import write_samples_page, write_tokens_page
 from headrace.profile.svg import standalone
 
 __all__ = [
@@ -34,4 +35,6 @@ __all__ = [
     "step_bar_section",
     "t_quantile",
     "write_plan_page",
+    "write_samples_page",
+    "write_tokens_page",
 ]

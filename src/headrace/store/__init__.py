@@ -23,7 +23,7 @@ In reading order:
 from headrace.store.codec import decode_into, encode
 from headrace.store.commit import commit_store, current_manifest, has_manifest
 from headrace.store.format import BLOCK_TOKENS, MANIFEST, ShardEntry, token_dtype
-from headrace.store.inspect import StoreReport, inspect_store
+from headrace.store.inspect import DocumentSample, StoreReport, TextPiece, inspect_store
 from headrace.store.manifest import Manifest
 from headrace.store.megatron.export import export_megatron
 from headrace.store.megatron.source import is_megatron
@@ -46,6 +46,7 @@ from headrace.store.samples.features import (
     List,
     Tokens,
     Value,
+    describe_feature,
     features_to_json,
 )
 from headrace.store.samples.inspect import SampledRow, SampleReport, inspect_samples
@@ -65,6 +66,7 @@ __all__ = [
     "ClassLabel",
     "Column",
     "Columns",
+    "DocumentSample",
     "Feature",
     "Features",
     "Image",
@@ -80,6 +82,7 @@ __all__ = [
     "ShardEntry",
     "Store",
     "StoreReport",
+    "TextPiece",
     "Tokens",
     "Value",
     "columns_of_rows",
@@ -89,6 +92,7 @@ __all__ = [
     "current_manifest",
     "current_samples",
     "decode_into",
+    "describe_feature",
     "encode",
     "export_megatron",
     "features_to_json",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,15 @@ class TextSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextPiece:
+    """Text of neighbouring tokens of a document, or a special token by its name."""
+
+    text: str
+    is_learned: bool
+    is_special: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentSample:
     """A document of which a part may be given, decoded to text part by part; special tokens by their names."""
 
@@ -39,6 +48,8 @@ class DocumentSample:
     shard: str
     parts: tuple[tuple[str, str], ...]
     """(given | learned, text)."""
+    turns: tuple[tuple[TextPiece, ...], ...]
+    """The same; a turn ends where a learned part does, and after the special token that ends answers."""
     is_cut: bool
     """Whether the document has more tokens than are shown."""
 
@@ -144,23 +155,53 @@ def _document_samples(
         stop = min(end, begin + MAX_SHOWN_TOKENS)
         tokens, learned = store.read(begin, stop), store.learned([begin], stop - begin)
         edges = [0, *(np.flatnonzero(np.diff(learned)) + 1).tolist(), stop - begin]
+        pieces = [
+            piece
+            for a, b in itertools.pairwise(edges)
+            for piece in _pieces(tokenizer, names, tokens[a:b], is_learned=bool(learned[a]))
+        ]
+        parts = itertools.groupby(pieces, key=lambda piece: "learned" if piece.is_learned else "given")
         yield DocumentSample(
             document=number,
             shard=store.shards[shard].name,
-            parts=tuple(
-                ("learned" if learned[a] else "given", _text(tokenizer, names, tokens[a:b]))
-                for a, b in itertools.pairwise(edges)
-            ),
+            parts=tuple((kind, "".join(piece.text for piece in part)) for kind, part in parts),
+            turns=tuple(_turns(pieces)),
             is_cut=stop < end,
         )
 
 
-def _text(tokenizer: Tokenizer, names: dict[int, str], tokens: NDArray[Any]) -> str:
-    """Text of tokens, special ones by their names."""
+def _pieces(
+    tokenizer: Tokenizer, names: dict[int, str], tokens: NDArray[Any], *, is_learned: bool
+) -> Iterator[TextPiece]:
     special = np.flatnonzero(np.isin(tokens, list(names)))
-    text, at = [], 0
+    at = 0
     for place in [*special.tolist(), len(tokens)]:
-        text.append(tokenizer.decode(tokens[at:place]) if at < place else "")
-        text.append(names[int(tokens[place])] if place < len(tokens) else "")
+        if at < place:
+            yield TextPiece(text=tokenizer.decode(tokens[at:place]), is_learned=is_learned, is_special=False)
+        if place < len(tokens):
+            yield TextPiece(text=names[int(tokens[place])], is_learned=is_learned, is_special=True)
         at = place + 1
-    return "".join(text)
+
+
+def _turns(pieces: list[TextPiece]) -> Iterator[tuple[TextPiece, ...]]:
+    special = [piece for piece in pieces if piece.is_special]
+    ends = {piece.text for piece in special if piece.is_learned}
+    if all(piece.is_learned for piece in pieces):  # no part says which special token ends an answer
+        ends = {piece.text for piece in special[-1:]}
+    turns: list[list[TextPiece]] = [[]]
+    has_ended = False
+    for before, piece in zip([None, *pieces], pieces, strict=False):
+        text = piece.text
+        if has_ended and not piece.is_special and text.startswith("\n"):  # the line of the turn that ends
+            rest = text.lstrip("\n")
+            turns[-1].append(replace(piece, text=text[: len(text) - len(rest)]))
+            text = rest
+        is_answered = before is not None and before.is_learned and not piece.is_learned
+        if turns[-1] and text and (has_ended or is_answered):
+            turns.append([])
+        if text:
+            turns[-1].append(replace(piece, text=text))
+            has_ended = piece.is_special and text in ends
+    if len(turns) > 1 and all(piece.is_special for piece in turns[-1]):  # the end of the document
+        turns[-2] += turns.pop()
+    yield from map(tuple, turns)

@@ -123,6 +123,21 @@ def check_features(features: Features) -> dict[str, Feature]:
     return dict(features)
 
 
+def describe_feature(feature: Feature) -> str:
+    """A column's type in words.
+
+    >>> describe_feature(List(Array((4,), "float32")))
+    'List of Array float32 [4]'
+    """
+    if isinstance(feature, List):
+        return f"List of {describe_feature(feature.feature)}"
+    if isinstance(feature, ClassLabel):
+        more = f", ... ({len(feature.names)} classes)" if len(feature.names) > 8 else ""
+        return f"ClassLabel {', '.join(feature.names[:8])}{more}"
+    shape = f" {list(feature.shape)}" if isinstance(feature, Array) else ""
+    return f"{type(feature).__name__} {getattr(feature, 'dtype', '')}{shape}".rstrip()
+
+
 def features_to_json(features: Features) -> dict[str, Any]:
     """Columns as JSON: name -> {"_type": ..., fields}, as `datasets` writes its features."""
     return {name: _feature_to_json(feature) for name, feature in features.items()}
