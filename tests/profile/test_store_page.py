@@ -1,4 +1,4 @@
-"""`headrace inspect --html` (store_page.py): pictures with boxes where they are, turns with what is learned, one file."""
+"""`headrace inspect --html` (store_page.py): boxes where their pixels are, turns with what is learned, in one file."""
 
 from __future__ import annotations
 
@@ -148,7 +148,9 @@ def test_chromium_draws_the_box_around_its_pixels_in_light_and_dark_without_a_re
             right, bottom = round(left + box["width"]), round(top + box["height"])
             middle = shot.crop((left + 12, top + 24, right - 6, bottom - 6))
             assert np.asarray(middle).mean() > 240  # white inside the box
-            assert np.asarray(shot.crop((right + 6, top + 6, right + 30, bottom))).mean() < 15  # black beside it
+            assert (
+                np.asarray(shot.crop((right + 6, top + 6, right + 30, bottom))).mean() < 15
+            )  # black beside it
         browser.close()
     assert len(grounds) == 2
     assert said == []
