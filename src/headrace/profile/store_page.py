@@ -199,11 +199,9 @@ def _pixels(name: str, value: Any, feature: Feature) -> tuple[NDArray[np.uint8] 
         except DocumentError as error:
             return None, f"{len(data):,} bytes that are not shown: {error}"
     if isinstance(feature, Array) and feature.dtype == "uint8" and min(feature.shape[:2]) >= 8:
-        height_width_channels = (*feature.shape, 1)[:3]
-        if len(feature.shape) <= 3 and height_width_channels[2] in (1, 3):
-            return value.reshape(height_width_channels).squeeze(-1) if height_width_channels[
-                2
-            ] == 1 else value, None
+        height, width, channels = (*feature.shape, 1)[:3]
+        if len(feature.shape) <= 3 and channels in (1, 3):
+            return value.reshape((height, width) if channels == 1 else (height, width, 3)), None
     return None, None
 
 
@@ -214,7 +212,7 @@ def _is_mask(name: str) -> bool:
 def _colored(mask: NDArray[np.int32]) -> NDArray[np.uint8]:
     """Numbers -> colours that differ; 0 is dark, 255 (no class) grey."""
     steps = np.array([97, 57, 151])
-    colors = (64 + (mask[:, :, None] * steps) % 192).astype(np.uint8)
+    colors: NDArray[np.uint8] = (64 + (mask[:, :, None] * steps) % 192).astype(np.uint8)
     colors[mask == 0] = 24
     colors[mask == 255] = 128
     return colors
