@@ -130,7 +130,9 @@ def spans_of(learned: NDArray[np.bool_]) -> tuple[NDArray[np.uint32], NDArray[np
     >>> [column.tolist() for column in spans_of(np.array([False, True, True, False, True]))]
     [[1, 4], [3, 5]]
     """
-    edges = np.flatnonzero(np.diff(learned.view(np.int8), prepend=0, append=0)).astype("<u4")
+    first, last = learned[:1].tolist() == [True], learned[-1:].tolist() == [True]
+    inner = np.flatnonzero(learned[1:] != learned[:-1]) + 1
+    edges = np.concatenate(([0] * first, inner, [len(learned)] * last)).astype("<u4")
     return edges[::2], edges[1::2]
 
 

@@ -20,3 +20,18 @@ def char_of_byte() -> dict[int, str]:
 def byte_of_char() -> dict[str, int]:
     """256 characters -> the byte that each stands for."""
     return {char: byte for byte, char in char_of_byte().items()}
+
+
+def bytes_of_chars(token: str) -> bytes:
+    """The bytes that a token's characters stand for; of a token with another character its UTF-8."""
+    try:
+        return token.translate(_latin_1()).encode("latin-1")
+    except UnicodeEncodeError:
+        return token.encode()
+
+
+@functools.cache
+def _latin_1() -> dict[int, int]:
+    """Characters to those that Latin-1 encodes to their bytes; those that stand for no byte to one that it refuses."""
+    table = {ord(char): byte for char, byte in byte_of_char().items()}
+    return {code: table.get(code, 0xFFFF) for code in {*range(0x100), *table}}

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import orjson
 
 from headrace.errors import TokenizerError
-from headrace.tokens.bytelevel import byte_of_char
+from headrace.tokens.bytelevel import bytes_of_chars
 from headrace.tokens.gigatoken import Gigatoken
 from headrace.tokens.normalization import unequal_texts
 from headrace.tokens.probe import first_mismatch, tricky_texts
@@ -312,10 +312,7 @@ def _types(part: Any) -> set[str]:
 
 def _bytes_of(token: str, *, byte_level: bool) -> bytes:
     if byte_level:
-        table = byte_of_char()
-        if all(char in table for char in token):
-            return bytes(table[char] for char in token)
-        return token.encode()
+        return bytes_of_chars(token)
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         return bytes([int(token[3:5], 16)])
     if token.startswith("##"):

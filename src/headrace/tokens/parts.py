@@ -88,7 +88,7 @@ class PartEncoder:
         learned: NDArray[np.bool_],
     ) -> NDArray[np.bool_]:
         """Whether an end of document after each text is learned."""
-        own_ends = np.concatenate(([0], np.cumsum(learned & (ids == self._tokenizer.eos_id))))[offsets]
+        own_ends = np.flatnonzero(learned & (ids == self._tokenizer.eos_id)).searchsorted(offsets)
         ended = np.diff(own_ends) > 0
         some = offsets[1:] > offsets[:-1]
         ended[some] |= np.isin(ids[offsets[1:][some] - 1], list(self._special.values()))
@@ -107,31 +107,26 @@ class PartEncoder:
     ) -> tuple[Ids, NDArray[np.int64], NDArray[np.bool_]]:
         """Ids of all texts, how many each has, and which are learned."""
         pieces: list[bytes] = []
-        special: list[int] = []  # of each piece or special token: -1, or its id
-        counts: list[int] = []
-        for text, mark in zip(texts, marks, strict=True):
-            before = len(special)
-            for number, piece in enumerate(self._cut(text, mark)):
-                if not piece:
-                    continue
-                if number % 2:
-                    special.append(self._special[piece])
-                else:
-                    pieces.append(piece)
-                    special.append(-1)
-            counts.append(len(special) - before)
-        ordinary, offsets = self._tokenizer.encode_batch(pieces)
-        numbers = np.array(special, np.int64)
-        is_special = numbers >= 0
-        lengths = np.ones(len(numbers), np.int64)
-        lengths[~is_special] = np.diff(offsets)
-        spread = np.repeat(is_special, lengths)
+        names: list[bytes] = []
+        counts = np.empty(len(texts), np.int64)  # pieces and special tokens of each text, by turns
+        for i, (text, mark) in enumerate(zip(texts, marks, strict=True)):
+            parts = self._cut(text, mark)
+            pieces += parts[::2]
+            names += parts[1::2]
+            counts[i] = len(parts)
+        begins = np.concatenate(([0], np.cumsum(counts)))
+        is_piece = ((np.arange(begins[-1]) - np.repeat(begins[:-1], counts)) & 1) == 0
+        lengths = np.zeros(len(is_piece), np.int64)
+        lengths[is_piece] = np.fromiter(map(len, pieces), np.int64, len(pieces))
+        ordinary, offsets = self._tokenizer.encode_batch(list(filter(None, pieces)))
+        lengths[lengths > 0] = np.diff(offsets)
+        numbers = np.fromiter((self._special.get(name, -1) for name in names), np.int64, len(names))
+        lengths[~is_piece] = numbers >= 0  # -1: a cut beside which there is no special token
+        spread = np.repeat(is_piece, lengths)
         ids = np.empty(len(spread), np.uint32)
-        ids[spread] = numbers[is_special]
-        ids[~spread] = ordinary
-        places = np.concatenate(([0], np.cumsum(lengths)))[
-            np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
-        ]
+        ids[spread] = ordinary
+        ids[~spread] = numbers[numbers >= 0]
+        places = np.concatenate(([0], np.cumsum(lengths)))[begins]
         learned, exact = self._learned(texts, marks, ids, places)
         if exact.all():
             return ids, np.diff(places), learned
@@ -144,7 +139,7 @@ class PartEncoder:
         if mark.has_special:
             return [text] if self._pattern is None else self._pattern.split(text)
         pieces = [text[a:b] for a, b in itertools.pairwise([0, *mark.cuts, len(text)])]
-        return [piece for pair in zip(pieces, [b""] * len(pieces), strict=True) for piece in pair]
+        return [piece for pair in zip(pieces, [b""] * len(pieces), strict=True) for piece in pair][:-1]
 
     def _learned(
         self,
@@ -163,13 +158,13 @@ class PartEncoder:
             for text, mark, base in zip(texts, marks, shift.tolist(), strict=True)
             for begin, end in _runs(text, mark)
         ]
-        steps = np.zeros(len(ids) + 1, np.int64)
+        steps = np.zeros(len(ids) + 1, np.int8)
         if runs:
             begins, stops = np.array(runs, np.int64).T
             # From the first token that ends behind a run's begin to the last that begins before its end.
             np.add.at(steps, ends[1:].searchsorted(begins, "right"), 1)
             np.subtract.at(steps, ends[:-1].searchsorted(stops, "left"), 1)
-        learned = np.cumsum(steps[:-1]) > 0
+        learned = np.cumsum(steps[:-1], dtype=np.int8) > 0
         for i, mark in enumerate(marks):
             if mark is None:
                 learned[places[i] : places[i + 1]] = exact[i] = True

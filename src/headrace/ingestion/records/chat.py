@@ -14,6 +14,7 @@ Which bytes are learned:
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,16 @@ import orjson
 
 from headrace.errors import ConfigError
 from headrace.ingestion.options import ChatOptions, FieldOptions, Learn
-from headrace.ingestion.records.messages import MessagesError
+from headrace.ingestion.records.messages import MessagesError, strings_of_plain
+from headrace.ingestion.records.skeleton import (
+    LookedAtError,
+    Looks,
+    Skeleton,
+    content_of,
+    observe,
+    skeleton_of,
+    variables_read,
+)
 from headrace.paths import local_path
 
 if TYPE_CHECKING:
@@ -43,6 +53,9 @@ _NOT_FOUND = (
     "text. Mark the answers in the template with {% generation %} ... {% endgeneration %}"
 )
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+_MAX_SKELETONS, _MAX_TURNS = 4096, 32
+_ALWAYS_GIVEN = ("messages", "add_generation_prompt")
 
 Edges = tuple[int, ...]
 """First byte of a learned run, one past its last byte, first byte of the next run, and so on."""
@@ -99,12 +112,72 @@ def _own_template(files: Mapping[str, bytes], config: Mapping[str, Any]) -> str 
 class ConversationTemplate:
     """A compiled template."""
 
-    def __init__(self, options: ChatOptions) -> None:
-        self._template = _compile(options.template)
+    def __init__(self, options: ChatOptions, *, observed: bool = False) -> None:
+        self._options = options
+        self._template = _compile(options.template, observed=observed)
         self._variables = dict(options.variables)
         special = sorted(options.special_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special))) if special else None
         self._has_generation = _HAS_GENERATION.search(options.template) is not None
+        self._skeletons: dict[tuple[tuple[str, ...], Learn, int | None], Skeleton | None] = {}
+
+    @functools.cached_property
+    def _observed(self) -> tuple[ConversationTemplate, frozenset[str]] | None:
+        """The template that says what it does with contents, and the variables that it reads."""
+        observed = ConversationTemplate(self._options, observed=True)
+        variables = variables_read(self._options.template, observed._template.environment)
+        return None if variables is None else (observed, variables.difference(_ALWAYS_GIVEN))
+
+    def encoded(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        learn: Learn,
+        given: int | None = None,
+        values: Mapping[str, Any],
+    ) -> tuple[bytes, Edges]:
+        """`text` in UTF-8, and the edges of its learned runs in bytes; a template that allows it is not rendered.
+
+        Raises:
+            MessagesError: see `text`.
+        """
+        strings = strings_of_plain(messages)
+        if strings is None or len(messages) > _MAX_TURNS or not self._is_fixed_beside(values):
+            return edges_in_bytes(*self.text(messages, learn=learn, given=given, values=values))
+        roles, contents = tuple(strings[::2]), strings[1::2]
+        key = (roles, learn, given)
+        skeleton = self._skeletons.get(key)
+        if skeleton is not None:
+            return skeleton.fill(contents)
+        found = edges_in_bytes(*self.text(messages, learn=learn, given=given, values=values))
+        if key not in self._skeletons and len(self._skeletons) < _MAX_SKELETONS:
+            skeleton = self._skeleton(roles, learn, given, values)
+            # Followed wrongly, it would be a silent error: the first conversation of these roles tells.
+            is_right = skeleton is not None and skeleton.fill(contents) == found
+            self._skeletons[key] = skeleton if is_right else None
+        return found
+
+    def _is_fixed_beside(self, values: Mapping[str, Any]) -> bool:
+        """Whether the template reads the messages alone."""
+        if self._observed is None:
+            return False
+        reads = self._observed[1]
+        return not any(
+            name in reads and value is not None for name, value in values.items() if name not in _ALWAYS_GIVEN
+        )
+
+    def _skeleton(
+        self, roles: tuple[str, ...], learn: Learn, given: int | None, values: Mapping[str, Any]
+    ) -> Skeleton | None:
+        """The fixed texts for these roles; None where the template looks at contents."""
+        assert self._observed is not None
+        looks = Looks()
+        messages = [{"role": role, "content": content_of(i, looks)} for i, role in enumerate(roles)]
+        try:
+            text, runs = self._observed[0].text(messages, learn=learn, given=given, values=values)
+            return None if looks.any else skeleton_of(text, runs)
+        except (MessagesError, LookedAtError):
+            return None
 
     def text(
         self,
@@ -217,9 +290,26 @@ def _runs(marked: str) -> list[tuple[int, int]]:
     return runs
 
 
+def edges_in_bytes(text: str, runs: Sequence[tuple[int, int]]) -> tuple[bytes, Edges]:
+    """A text and runs of its characters -> UTF-8 and edges in it; empty runs are left out, and neighbours joined."""
+    edges: list[int] = []
+    ascii_only = text.isascii()
+    at = position = 0
+    for begin, end in runs:
+        if begin == end:
+            continue
+        for place in (begin, end):
+            position = place if ascii_only else position + len(text[at:place].encode())
+            at = place
+            edges.append(position)
+        if len(edges) > 2 and edges[-3] == edges[-2]:
+            del edges[-3:-1]
+    return text.encode(), tuple(edges)
+
+
 @lru_cache(maxsize=16)
-def _compile(text: str) -> Template:
-    """Compile a template.
+def _compile(text: str, *, observed: bool = False) -> Template:
+    """Compile a template; an observed one says what it does with contents.
 
     Raises:
         ConfigError: it is no Jinja2 template.
@@ -249,6 +339,8 @@ def _compile(text: str) -> Template:
     del environment.filters["random"]
     environment.globals["raise_exception"] = _raise
     del environment.globals["lipsum"]
+    if observed:
+        observe(environment)
     try:
         return environment.from_string(text)
     except jinja2.TemplateSyntaxError as error:

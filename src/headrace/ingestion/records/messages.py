@@ -57,13 +57,31 @@ def without_null(value: Any) -> Any:
 
 def strings_of(value: Any) -> list[str]:
     """All strings inside a value."""
+    strings: list[str] = []
+    _add_strings(value, strings)
+    return strings
+
+
+def strings_of_plain(messages: list[dict[str, Any]]) -> list[str] | None:
+    """The roles and contents of messages that have nothing else; None where one has, or a content is no string."""
+    strings: list[str] = []
+    for message in messages:
+        if len(message) != 2 or type(message["content"]) is not str:
+            return None
+        strings += (message["role"], message["content"])
+    return strings
+
+
+def _add_strings(value: Any, strings: list[str]) -> None:
     if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [text for pair in value.items() for one in pair for text in strings_of(one)]
-    if isinstance(value, list):
-        return [text for one in value for text in strings_of(one)]
-    return []
+        strings.append(value)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            _add_strings(key, strings)
+            _add_strings(one, strings)
+    elif isinstance(value, list):
+        for one in value:
+            _add_strings(one, strings)
 
 
 def _message(message: Any, where: str) -> dict[str, Any]:

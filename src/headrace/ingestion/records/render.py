@@ -10,18 +10,20 @@ from typing import Any, Final
 
 from headrace.errors import ConfigError, SourceError
 from headrace.ingestion.fields import lookup, too_long
-from headrace.ingestion.options import RECORD_FIELDS, FieldOptions, Learn
+from headrace.ingestion.options import RECORD_FIELDS, FieldOptions
 from headrace.ingestion.records.chat import ConversationTemplate
 from headrace.ingestion.records.messages import (
     MessagesError,
     from_json,
     messages_of,
     strings_of,
+    strings_of_plain,
     without_null,
 )
 from headrace.tokens import PartMarks
 
 BAD: Final = "bad_conversation"
+_MAX_KINDS: Final = 1024
 _SEPARATOR: Final = "\n"
 """Between the given and the learned part of pairs that do not say how they are joined."""
 
@@ -47,6 +49,7 @@ class RecordRenderer:
         self._template = None if fields.chat is None else ConversationTemplate(fields.chat)
         special = () if fields.chat is None else sorted(fields.chat.special_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special))) if special else None
+        self._kinds: dict[tuple[str, ...], str | None] = {}
 
     def kind(self, names: Collection[str]) -> str | None:
         """Which kind of record has these fields; None: none.
@@ -102,7 +105,12 @@ class RecordRenderer:
         if value is not None or not isinstance(record, dict):
             return Fault(at=0, reason="no_text", detail=no_text(record, value, self._fields))
         try:
-            kind = self.kind(record)
+            names = tuple(record)
+            if names not in self._kinds:
+                if len(self._kinds) >= _MAX_KINDS:
+                    self._kinds.clear()
+                self._kinds[names] = self.kind(names)
+            kind = self._kinds[names]
             if kind is None:
                 return Fault(at=0, reason="no_text", detail=no_text(record, value, self._fields))
             return self._render(kind, record)
@@ -200,30 +208,33 @@ class RecordRenderer:
     ) -> tuple[str, str]:
         """The text of the first messages with the generation prompt, and what the others add to it."""
         messages = [*before, *after]
-        text, ((begin, _),) = self._conversation(record, messages, given=len(before), learn="answers")
+        template, values = self._conversation(record, messages)
+        text, ((begin, _),) = template.text(messages, learn="answers", given=len(before), values=values)
         return text[:begin], text[begin:]
 
     def _chat(
         self, record: Mapping[str, Any], messages: list[dict[str, Any]], *, given: int | None = None
     ) -> tuple[bytes, PartMarks | None] | Fault:
-        text, runs = self._conversation(record, messages, given=given, learn=self._fields.learn)
-        return self._checked(text.encode(), PartMarks(edges=_bytes(text, runs), cuts=(), has_special=True))
+        template, values = self._conversation(record, messages)
+        text, edges = template.encoded(messages, learn=self._fields.learn, given=given, values=values)
+        return self._checked(text, PartMarks(edges=edges, cuts=(), has_special=True))
 
     def _conversation(
-        self, record: Mapping[str, Any], messages: list[dict[str, Any]], *, given: int | None, learn: Learn
-    ) -> tuple[str, list[tuple[int, int]]]:
-        """The text that the template writes, and its learned runs of characters."""
+        self, record: Mapping[str, Any], messages: list[dict[str, Any]]
+    ) -> tuple[ConversationTemplate, dict[str, Any]]:
+        """The template that writes a record's messages, and its other variables."""
         if self._template is None:
             raise ConfigError(
                 "a record has messages, and the tokenizer has no chat template to write them by. Name a file with "
                 "template (--template FILE), or take the tokenizer of an instruct model"
             )
         if self._special is not None:
-            for text in strings_of(messages):
-                if (match := self._special.search(text)) is not None:
-                    raise MessagesError(
-                        f"a message holds {match[0]!r}, a special token, with which it could forge a turn"
-                    )
+            strings = strings_of_plain(messages) or strings_of(messages)
+            match = self._special.search("\0".join(strings))  # no special token holds a NUL
+            if match is not None:
+                raise MessagesError(
+                    f"a message holds {match[0]!r}, a special token, with which it could forge a turn"
+                )
         values: dict[str, Any] = {}
         tools = from_json(self._value(record, "tools"))
         if tools:
@@ -231,29 +242,12 @@ class RecordRenderer:
         values |= record.get("chat_template_kwargs") or {}
         if self._fields.template is not None:
             values = {**record, **values}
-        return self._template.text(messages, learn=learn, given=given, values=values)
+        return self._template, values
 
     def _checked(self, text: bytes, marks: PartMarks | None) -> tuple[bytes, PartMarks | None] | Fault:
         if len(text) > self._fields.max_document_bytes:
             return Fault(at=0, reason="too_long", detail=too_long(len(text), self._fields))
         return text, marks
-
-
-def _bytes(text: str, runs: list[tuple[int, int]]) -> tuple[int, ...]:
-    """Runs of characters -> edges in bytes of UTF-8; empty runs are left out, and neighbours joined."""
-    edges: list[int] = []
-    ascii_only = text.isascii()
-    at = position = 0
-    for begin, end in runs:
-        if begin == end:
-            continue
-        for place in (begin, end):
-            position = place if ascii_only else position + len(text[at:place].encode())
-            at = place
-            edges.append(position)
-        if len(edges) > 2 and edges[-3] == edges[-2]:
-            del edges[-3:-1]
-    return tuple(edges)
 
 
 def _check_strings(values: Iterable[tuple[str, Any]]) -> None:
