@@ -36,30 +36,38 @@ def make(kind):
         BartForConditionalGeneration,
         MarianConfig,
         MarianMTModel,
+        MBartConfig,
+        MBartForConditionalGeneration,
+        MT5Config,
+        MT5ForConditionalGeneration,
         T5Config,
         T5ForConditionalGeneration,
     )
 
     torch.manual_seed(3)
-    if kind == "t5":
+    if kind in ("t5", "mt5"):
         sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+        if kind == "mt5":
+            return MT5ForConditionalGeneration(MT5Config(**SIZES, **sizes))
         return T5ForConditionalGeneration(T5Config(**SIZES, **sizes))
-    config, model = (
-        (BartConfig, BartForConditionalGeneration) if kind == "bart" else (MarianConfig, MarianMTModel)
-    )
+    config, model = {
+        "bart": (BartConfig, BartForConditionalGeneration),
+        "marian": (MarianConfig, MarianMTModel),
+        "mbart": (MBartConfig, MBartForConditionalGeneration),
+    }[kind]
     layers = {
         f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("layers", 2), ("ffn_dim", 64))
     }
     heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 40}
     made = model(config(**SIZES, **layers, **heads, d_model=32, init_std=0.3, forced_eos_token_id=None))
-    if kind == "bart":
+    if kind in ("bart", "mbart"):  # of mBART the language to translate into
         made.generation_config.forced_bos_token_id, made.generation_config.forced_eos_token_id = 7, 1
     else:
         made.generation_config.bad_words_ids = [[0]]
     return made
 
 
-@pytest.fixture(scope="module", params=["t5", "bart", "marian"])
+@pytest.fixture(scope="module", params=["t5", "mt5", "bart", "mbart", "marian"])
 def directory(request, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param)
     model = make(request.param).eval()
@@ -144,7 +152,9 @@ def test_what_is_not_supported_is_refused_by_name(directory, tmp_path):
     config = json.loads((directory / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "pegasus"}))
     save_tokenizer(tmp_path)
-    with pytest.raises(ConfigError, match="of type 'pegasus'; headrace generates with bart, marian, t5"):
+    with pytest.raises(
+        ConfigError, match="of type 'pegasus'; headrace generates with bart, marian, mbart, mt5, t5"
+    ):
         load_engine(str(tmp_path), device="cpu")
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "source.spm").write_bytes(b"")
@@ -157,3 +167,23 @@ def test_what_is_not_supported_is_refused_by_name(directory, tmp_path):
         row = next(loaded.engine.run([Request(prompt_id="a", token_ids=(5,), sampling=sampling)]))
         assert row.finish_reason == "error"
         assert message in row.error["message"]
+
+
+def test_defaults_of_a_model_that_are_not_obeyed_are_named(tmp_path, caplog):
+    """What is in the directories of BART for summaries: beams, a least length, no trigram twice."""
+    model = make("bart").eval()
+    model.generation_config.num_beams = 4
+    model.generation_config.min_length, model.generation_config.no_repeat_ngram_size = 56, 3
+    model.generation_config.bad_words_ids = [[5, 6]]
+    model.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    load_engine(tmp_path)
+    (said,) = [record.getMessage() for record in caplog.records if "does not obey" in record.getMessage()]
+    assert "num_beams 4, min_length 56, no_repeat_ngram_size 3, bad_words_ids of 2 tokens" in said
+    caplog.clear()
+    model.generation_config = type(model.generation_config)(
+        decoder_start_token_id=0, eos_token_id=1, pad_token_id=0
+    )
+    model.save_pretrained(tmp_path)
+    load_engine(tmp_path)
+    assert not [record for record in caplog.records if "does not obey" in record.getMessage()]

@@ -25,15 +25,28 @@ from headrace.generation.engines.results import check_supported
 from headrace.generation.engines.row import Row
 from headrace.generation.request import Request, Token, check_token_ids
 from headrace.generation.sampling.sampler import sample
+from headrace.logs import logger
 from headrace.stats import Stats
 from headrace.tokens import Tokenizer
 from headrace.types import Prediction
 
-MODEL_TYPES: Final = ("bart", "marian", "t5")
+MODEL_TYPES: Final = ("bart", "marian", "mbart", "mt5", "t5")
 """Those whose output is compared with transformers' in the tests."""
 UNSUPPORTED: Mapping[str, str] = {
     "prompt_logprobs": "An encoder reads the prompt and predicts none of it. Leave it out.",
 }
+_NOT_OBEYED: Final[Mapping[str, Any]] = {
+    "num_beams": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "begin_suppress_tokens": None,
+    "sequence_bias": None,
+}
+"""Of generation_config.json, and the values by which they change nothing: what `generate` of transformers would do."""
 _NO_LIMIT: Final = 1 << 16
 """Tokens of models without position embeddings of a fixed number (T5); bounds the memory of attention."""
 
@@ -107,6 +120,7 @@ class EncoderDecoderEngine:
         self._first, self._last = defaults.forced_bos_token_id, defaults.forced_eos_token_id
         self._never = [ids[0] for ids in defaults.bad_words_ids or () if len(ids) == 1]
         self._never += list(defaults.suppress_tokens or ())
+        _warn(directory, defaults)
         self._eos = frozenset(eos_ids)
         self._table = tokenizer.token_bytes()
         self._skip_space = _marks_words_by_spaces(tokenizer, self._table)
@@ -269,3 +283,19 @@ def _marks_words_by_spaces(tokenizer: Tokenizer, table: Sequence[bytes]) -> bool
     words = (i for i, piece in enumerate(table) if len(piece) > 1 and piece[:1] == b" ")
     first = next(words, None)
     return first is not None and not tokenizer.decode([first]).startswith(" ")
+
+
+def _warn(directory: Path, defaults: Any) -> None:
+    """Say which defaults of the model are not obeyed: transformers writes other texts by them."""
+    found = {name: getattr(defaults, name, None) for name in _NOT_OBEYED}
+    named = [
+        f"{name} {value}" for name, value in found.items() if value is not None and value != _NOT_OBEYED[name]
+    ]
+    named += [f"bad_words_ids of {len(ids)} tokens" for ids in defaults.bad_words_ids or () if len(ids) > 1][
+        :1
+    ]
+    if named:
+        logger.warning(
+            f"{directory}: generation_config.json has {', '.join(named)}, which headrace does not obey: it decodes token "
+            "by token. transformers' generate obeys, and writes other texts."
+        )
