@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 import unittest.mock
@@ -14,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -272,3 +274,134 @@ def test_items_are_recommended_and_a_run_that_is_repeated_goes_on(tmp_path, monk
     assert len(predictions) == 96
     assert predictions[0]["user"] == "u0"
     assert all(row["logprobs"][0] <= 0 for row in predictions)
+
+
+def control(fields: dict[str, str]) -> str:
+    return "".join(f"{name}: {value}\n" for name, value in fields.items()) + "\n"
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory):
+    """Lists as apt keeps them, of 120 packages of 40 source packages; those of one source share a paragraph."""
+    home = tmp_path_factory.mktemp("lists")
+    packages, english, german = [], [], []
+    for n in range(120):
+        name, md5 = f"tool{n}", f"{n:032x}"
+        packages.append(
+            control({
+                "Package": name, "Source": f"src{n // 3} (1.0)", "Version": f"1.{n}",
+                "Maintainer": f"Team {n} <t{n}@x.org>", "Section": ("libs", "games", "net")[n % 3],
+                "Description-md5": md5,
+            })
+        )  # fmt: skip
+        for texts, language, words in (
+            (english, "en", (f"tool number {n}", f"It counts to {n}.", f"Part of set {n // 3}.")),
+            (german, "de", (f"Werkzeug Nummer {n}", f"Es zählt bis {n}.", f"Teil von Satz {n // 3}.")),
+        ):
+            short, first, second = words
+            texts.append(
+                control({
+                    "Package": name, "Description-md5": md5,
+                    f"Description-{language}": f"{short}\n {first}\n .\n {second}\n .\n  * a list",
+                })
+            )  # fmt: skip
+    (home / "x_main_binary-amd64_Packages").write_text("".join(packages))
+    with pa.CompressedOutputStream(str(home / "x_main_i18n_Translation-en.lz4"), "lz4") as file:
+        file.write("".join(english).encode())
+    (home / "x_main_i18n_Translation-de.gz").write_bytes(gzip.compress("".join(german).encode()))
+    return home
+
+
+@pytest.fixture(scope="module")
+def pairs(lists, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pairs")
+    run("debian_pairs.py", "--lists", lists, "--out", out, "--test-share", 0.3, cwd=out)
+    return out
+
+
+def json_lines(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("task", ["translate", "summarise", "answer"])
+def test_no_source_package_and_no_text_is_in_training_and_in_test(pairs, task):
+    parts = [json_lines(pairs / task / f"{part}.jsonl") for part in ("train", "test")]
+    sources = [
+        {int(str(row["id"]).split("-")[0].removeprefix("tool")) // 3 for row in rows} for rows in parts
+    ]
+    assert len(sources[0] | sources[1]) == 40
+    assert not sources[0] & sources[1]
+    texts = [{value for row in rows for value in row.values() if isinstance(value, str)} for rows in parts]
+    assert not texts[0] & texts[1]
+
+
+def test_sentences_are_paired_and_answers_stand_in_their_contexts(pairs):
+    rows = json_lines(pairs / "translate/train.jsonl") + json_lines(pairs / "translate/test.jsonl")
+    assert len(rows) == 120 + 120 + 40  # the paragraph that three packages share is there once
+    assert {(row["source"], row["target"]) for row in rows} >= {("It counts to 7.", "Es zählt bis 7.")}
+    assert not any("list" in str(row) for row in rows)
+    for row in json_lines(pairs / "answer/train.jsonl"):
+        (text,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
+        assert row["context"][start : start + len(text)] == text
+
+
+def test_lists_that_are_not_there_are_named(lists, tmp_path):
+    with pytest.raises(SystemExit, match=r"no file named \*Translation-fr; apt-get"):
+        run("debian_pairs.py", "--lists", lists, "--language", "fr", "--out", tmp_path, cwd=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def instruct(place):
+    """The small model with a template that writes turns."""
+    folder = place / "instruct"
+    shutil.copytree(place / "model", folder)
+    end = next(iter(hr.load_tokenizer(place / "model").special_tokens()))
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role + ': ' + m.content }}"
+        f"{{% if m.role == 'assistant' %}}{{{{ '{end}' }}}}{{% else %}}{{{{ '\\n' }}}}{{% endif %}}{{% endfor %}}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "score"),
+    [
+        ("translate", (), "BLEU"),
+        ("summarise", ("--lora-r", 4, "--lr", "1e-3"), "ROUGE-L"),
+        ("answer", (), "exact match"),
+    ],
+)
+def test_a_model_is_tuned_on_pairs_scored_beside_baselines_and_its_answers_are_stored_once(
+    pairs, instruct, tmp_path, task, options, score
+):
+    arguments = (
+        "--task", task, "--model", instruct, "--out", tmp_path / "out",
+        "--train", pairs / task / "train.jsonl", "--test", pairs / task / "test.jsonl",
+        "--steps", 2, "--seq-len", 128, "--test-rows", 12, "--max-new-tokens", 4, *options,
+    )  # fmt: skip
+    printed = [run("finetune_pairs.py", *arguments, cwd=tmp_path) for _ in range(2)]
+    assert printed[0] == printed[1]
+    lines = {line.split()[0]: line for line in printed[0].splitlines()[1:5]}
+    assert list(lines) == ["copy", "lead", "before", "tuned"]
+    assert all(f"  {score} " in line for line in lines.values())
+    assert hr.read_predictions(tmp_path / "out/predictions").num_rows == 12
+
+
+def test_scores_of_right_answers_are_whole_and_their_intervals_hold_them():
+    namespace = runpy.run_path(str(EXAMPLES / "finetune_pairs.py"))
+    items = [namespace["Item"](str(n), f"source {n}", [f"The answer is number {n}."]) for n in range(20)]
+    right = [item.answers[0] for item in items]
+    half = [text if n % 2 else "nothing of it" for n, text in enumerate(right)]
+    systems = {"half": half, "right": right}
+    translated = namespace["corpus_scores"](items, systems)
+    assert translated["right"]["BLEU"].startswith("100.0 (")
+    assert float(translated["half"]["BLEU"].split()[0]) < 100
+    for scores in (namespace["rouge_scores"](), {"F1": namespace["overlap"], "exact": namespace["exact"]}):
+        told = namespace["of_items"](scores, items, systems)
+        assert set(told["right"].values()) == {"100.0 (100.0 to 100.0)"}
+        for value in told["half"].values():
+            mean, low, _, high = value.replace("(", "").replace(")", "").split()
+            assert float(low) < float(mean) < float(high)
+    assert namespace["exact"]("an Answer!", ["other", "The answer"]) == 1
+    assert namespace["overlap"]("red green", ["green blue", "x"]) == 0.5

@@ -296,6 +296,6 @@ def _warn(directory: Path, defaults: Any) -> None:
     ]
     if named:
         logger.warning(
-            f"{directory}: generation_config.json has {', '.join(named)}, which headrace does not obey: it decodes token "
-            "by token. transformers' generate obeys, and writes other texts."
+            f"{directory}: generation_config.json has {', '.join(named)}, which headrace does not obey: it decodes "
+            "token by token. transformers' generate obeys, and writes other texts."
         )
