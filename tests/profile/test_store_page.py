@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import headrace as hr
 from headrace.cli.app import app
+from headrace.images import encode_rle
 from headrace.store import (
     Array,
     ClassLabel,
@@ -34,7 +35,8 @@ FEATURES = {
     "digit": Array((12, 10), "uint8"),
     "boxes": List(Array((4,), "float32")),
     "classes": List(ClassLabel((HOSTILE, "cat"))),
-    "keypoints": List(Array((2,), "float32")),
+    "keypoints": List(Array((2, 3), "float32")),
+    "masks": List(Value("string")),
     "label": ClassLabel(("left", "right")),
     "name": Value("string"),
     "ids": Tokens("uint16"),
@@ -65,12 +67,20 @@ def photos(tmp_path):
         "digit": np.arange(120, dtype=np.uint8).reshape(12, 10),
         "boxes": [[100, 50, 200, 150], [0, 0, 10, 10]],
         "classes": [0, 1],
-        "keypoints": [[300, 150]],
+        "keypoints": [[[300, 150, 2], [0, 0, 0]]],
+        "masks": [encode_rle(pixels[:, :, 0]), ""],
         "label": 1,
         "name": HOSTILE,
         "ids": [1, 2, 3],
     }
-    damaged = row | {"image": b"no picture", "mask": b"", "boxes": [], "classes": [], "keypoints": []}
+    damaged = row | {
+        "image": b"no picture",
+        "mask": b"",
+        "boxes": [],
+        "classes": [],
+        "keypoints": [],
+        "masks": [],
+    }
     entry = write_sample_shard(tmp_path / "photos", "s", columns_of_rows([row, damaged], FEATURES), FEATURES)
     commit_samples(tmp_path / "photos", [entry], features=FEATURES)
     return tmp_path / "photos"
@@ -79,9 +89,9 @@ def photos(tmp_path):
 def test_a_row_is_shown_as_pictures_with_boxes_and_names_and_hostile_texts_are_text(photos, tmp_path):
     page = page_of(photos, tmp_path)
     assert "<script" not in page
-    assert page.count("<svg") == 4  # image, mask and digit of one row, digit of the other
+    assert page.count("<svg") == 5  # image, masks of objects, mask and digit of one row, digit of the other
     assert '<rect x="100" y="50" width="100" height="100"' in page
-    assert '<circle cx="300" cy="150"' in page
+    assert re.findall(r'<circle cx="(\d+)"', page) == ["300"]
     assert "right (1)" in page
     assert "2, drawn" in page
     assert "10 bytes that are not shown: " in page

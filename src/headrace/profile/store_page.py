@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from headrace.errors import DocumentError
 from headrace.formatting import nbytes
-from headrace.images import decode_mask, decode_rgb, read_header, thumbnail
+from headrace.images import decode_mask, decode_rgb, mask_of_rle, read_header, thumbnail
 from headrace.profile.page import render_document
 from headrace.storage import write_file
 from headrace.store import (
@@ -29,6 +29,7 @@ from headrace.store import (
     StoreReport,
     TextPiece,
     Tokens,
+    Value,
     describe_feature,
 )
 
@@ -162,6 +163,7 @@ def _piece(piece: TextPiece) -> str:
 def _row(values: Mapping[str, Any], features: Features, decode: Callable[[Any], str] | None) -> str:
     pictures, facts = [], []
     drawn: set[str] = set()
+    has_photo = False
     for name, feature in features.items():
         pixels, said = _pixels(name, values[name], feature)
         if pixels is None:
@@ -170,13 +172,18 @@ def _row(values: Mapping[str, Any], features: Features, decode: Callable[[Any], 
                 drawn.add(name)
             continue
         drawn.add(name)
-        marks = "" if _is_mask(name) else "".join(_marks(values, features, pixels.shape[:2]))
+        if has_photo or _is_mask(name):
+            pictures.append(_picture(name, pixels, ""))
+            continue
+        has_photo = True  # boxes, points and masks of objects are of the first picture
+        marks = "".join(_marks(values, features, pixels.shape[:2]))
         pictures.append(_picture(name, pixels, marks))
-        if marks:
-            facts += [
-                (one, f"{len(values[one]):,}, drawn") for one in features if _is_boxes(one, features[one])
-            ]
-            drawn |= {one for one in features if _is_boxes(one, features[one])}
+        if objects := _objects(values, features, pixels.shape[:2]):
+            pictures.append(objects)
+            drawn.add("masks")
+        boxes = [one for one in features if marks and _is_boxes(one, features[one])]
+        facts += [(one, f"{len(values[one]):,}, drawn") for one in boxes]
+        drawn.update(boxes)
     facts += [
         (name, _text(values[name], feature, decode))
         for name, feature in features.items()
@@ -203,6 +210,19 @@ def _pixels(name: str, value: Any, feature: Feature) -> tuple[NDArray[np.uint8] 
         if len(feature.shape) <= 3 and channels in (1, 3):
             return value.reshape((height, width) if channels == 1 else (height, width, 3)), None
     return None, None
+
+
+def _objects(values: Mapping[str, Any], features: Features, size: tuple[int, int]) -> str:
+    """The picture of the objects' masks, a colour each; empty where there are none, or they are of another picture."""
+    if features.get("masks") != List(Value("string")):
+        return ""
+    numbers = np.zeros(size, np.int32)
+    try:
+        for number, counts in enumerate(filter(None, values["masks"]), 1):
+            numbers[mask_of_rle({"size": size, "counts": counts}) != 0] = number + (number >= 255)
+    except DocumentError:
+        return ""
+    return _picture("masks", _colored(numbers), "") if numbers.any() else ""
 
 
 def _is_mask(name: str) -> bool:
@@ -252,7 +272,10 @@ def _marks(values: Mapping[str, Any], features: Features, size: tuple[int, int])
                     place = f'x="{x0 + unit / 4:g}" y="{max(y0, 0) + unit:g}"'
                     yield f'<text {place} style="{style}">{escape(label)}</text>'
         elif name == "keypoints" and isinstance(feature, List) and _is_point(feature.feature):
-            for x, y, *_ in np.asarray(values[name], np.float64).tolist():
+            points = np.asarray(values[name], np.float64)
+            for x, y, *seen in points.reshape(-1, points.shape[-1]).tolist():
+                if seen == [0.0]:  # not labelled
+                    continue
                 yield (
                     f'<circle cx="{x:g}" cy="{y:g}" r="{unit / 3:g}" style="stroke:hsl(140 95% 55%)" '
                     'vector-effect="non-scaling-stroke"/>'
@@ -265,7 +288,8 @@ def _is_boxes(name: str, feature: Feature) -> bool:
 
 
 def _is_point(feature: Any) -> bool:
-    return isinstance(feature, Array) and feature.shape in ((2,), (3,))
+    """[2] or [3]: a point; [K, 2] or [K, 3]: the points of an object. A third number is COCO's visibility."""
+    return isinstance(feature, Array) and len(feature.shape) <= 2 and feature.shape[-1] in (2, 3)
 
 
 def _class_names(values: Mapping[str, Any], features: Features, boxes: int) -> list[tuple[int, str]]:

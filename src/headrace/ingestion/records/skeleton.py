@@ -115,7 +115,9 @@ def observe(environment: Environment) -> None:
     for name, function in list(environment.filters.items()):
         environment.filters[name] = _observed(cast("Any", function), _trim if name == "trim" else None)
     for name, function in list(environment.tests.items()):
-        environment.tests[name] = _observed(function, _told(_TESTS[name]) if name in _TESTS else None)
+        environment.tests[name] = _observed(
+            cast("Any", function), _told(_TESTS[name]) if name in _TESTS else None
+        )
 
 
 def _told(answer: bool) -> Callable[[Content], bool]:
