@@ -4,7 +4,7 @@
     python examples/debian_pairs.py --lists /var/lib/apt/lists --language de --out debian
 
 OUT/translate: short descriptions and paragraphs, English and --language. OUT/summarise: a long description and the
-short one. OUT/answer: fields of a package, a question, and an answer that stands in them, as SQuAD has them. Each has
+short one. OUT/answer: fields of a package, a question, and an answer that is in them, as SQuAD has them. Each has
 train.jsonl and test.jsonl. All packages of one source package are in one of the two, and no text is in both. Other
 lists work as well: any files named *_Packages* and *_Translation-LANGUAGE*, plain, .lz4, .gz, .xz or .bz2.
 """
@@ -108,7 +108,7 @@ def summarise(english: dict[str, str], packages: list[dict[str, str]]) -> Iterat
 
 
 def answer(packages: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
-    """One question for each package; its fields stand in an order that differs from package to package."""
+    """One question for each package; its fields have an order that differs from package to package."""
     for package in packages:
         name = package["Package"]
         fields = sorted(

@@ -96,6 +96,19 @@ def inspect(
     stdout.print(table)
     if report.num_shards > len(report.shards):
         stdout.print(f"... and {count(report.num_shards - len(report.shards))} more shards")
+    _print_texts(report)
+
+
+def _learned_row(report: StoreReport) -> list[tuple[str, str]]:
+    """How many tokens are learned, where some are given."""
+    if not report.given_tokens:
+        return []
+    learned = report.tokens - report.given_tokens
+    return [("learned", f"{count(learned)} tokens, {learned / report.tokens:.1%}; the others are given")]
+
+
+def _print_texts(report: StoreReport) -> None:
+    """Documents with what is learned in them, and rows as text."""
     for document in report.documents_shown:
         stdout.print(
             f"\ndocument {count(document.document)} of shard {document.shard}, learned in [[ ]]:", style="dim"
@@ -109,11 +122,3 @@ def inspect(
     for sample in report.samples:
         stdout.print(f"\nrow {count(sample.row)} of length {sample.seq_len}:", style="dim")
         stdout.print(sample.text, markup=False, highlight=False)
-
-
-def _learned_row(report: StoreReport) -> list[tuple[str, str]]:
-    """How many tokens are learned, where some are given."""
-    if not report.given_tokens:
-        return []
-    learned = report.tokens - report.given_tokens
-    return [("learned", f"{count(learned)} tokens, {learned / report.tokens:.1%}; the others are given")]

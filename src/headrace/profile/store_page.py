@@ -165,10 +165,10 @@ def _row(values: Mapping[str, Any], features: Features, decode: Callable[[Any], 
     drawn: set[str] = set()
     has_photo = False
     for name, feature in features.items():
-        pixels, said = _pixels(name, values[name], feature)
+        pixels, reason = _pixels(name, values[name], feature)
         if pixels is None:
-            if said is not None:
-                facts.append((name, said))
+            if reason is not None:
+                facts.append((name, reason))
                 drawn.add(name)
             continue
         drawn.add(name)

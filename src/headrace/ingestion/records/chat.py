@@ -142,7 +142,7 @@ class ConversationTemplate:
             MessagesError: see `text`.
         """
         strings = strings_of_plain(messages)
-        if strings is None or len(messages) > _MAX_TURNS or not self._is_fixed_beside(values):
+        if strings is None or len(messages) > _MAX_TURNS or not self._reads_messages_alone(values):
             return edges_in_bytes(*self.text(messages, learn=learn, given=given, values=values))
         roles, contents = tuple(strings[::2]), strings[1::2]
         key = (roles, learn, given)
@@ -157,7 +157,7 @@ class ConversationTemplate:
             self._skeletons[key] = skeleton if is_right else None
         return found
 
-    def _is_fixed_beside(self, values: Mapping[str, Any]) -> bool:
+    def _reads_messages_alone(self, values: Mapping[str, Any]) -> bool:
         """Whether the template reads the messages alone."""
         if self._observed is None:
             return False

@@ -116,11 +116,11 @@ def observe(environment: Environment) -> None:
         environment.filters[name] = _observed(cast("Any", function), _trim if name == "trim" else None)
     for name, function in list(environment.tests.items()):
         environment.tests[name] = _observed(
-            cast("Any", function), _told(_TESTS[name]) if name in _TESTS else None
+            cast("Any", function), _answering(_TESTS[name]) if name in _TESTS else None
         )
 
 
-def _told(answer: bool) -> Callable[[Content], bool]:
+def _answering(answer: bool) -> Callable[[Content], bool]:
     return lambda _: answer
 
 
