@@ -12,7 +12,11 @@ from headrace.ingestion.options import ContentOptions
     [
         (FieldOptions, {"text_mode": "page"}, "text_mode is 'page'; expected auto, file, line or block"),
         (FieldOptions, {"max_document_bytes": 0}, "max_document_bytes is 0; expected 1 or more"),
-        (OperatorOptions, {"dedup": "near"}, "dedup is 'near'; expected none, exact or minhash"),
+        (
+            OperatorOptions,
+            {"dedup": "near"},
+            "dedup is 'near'; expected none, exact, minhash, url, lines or sentences",
+        ),
         (OperatorOptions, {"dedup_threshold": 1.5}, r"dedup_threshold is 1\.5; expected 0\.1 to 1"),
         (FilterOptions, {"max_symbols": 3}, "max_symbols is 3; expected a share between 0 and 1, or None"),
         (

@@ -16,7 +16,7 @@ Codec: TypeAlias = Literal["none", "lz4", "zstd"]
 Distribute: TypeAlias = Literal["local", "ray"]
 TextMode: TypeAlias = Literal["auto", "file", "line", "block"]
 Format: TypeAlias = Literal["auto", "jsonl", "json", "text", "csv", "tsv", "parquet", "arrow", "tar", "warc"]
-Dedup: TypeAlias = Literal["none", "exact", "minhash"]
+Dedup: TypeAlias = Literal["none", "exact", "minhash", "url", "lines", "sentences"]
 RecordKind: TypeAlias = Literal["auto", "text", "messages", "prompt", "source", "question", "preference"]
 Learn: TypeAlias = Literal["answers", "last", "all"]
 
@@ -209,15 +209,29 @@ class OperatorOptions:
         ),
     ] = None
     normalise: Annotated[bool, Doc("Bring text to Unicode NFC, and line ends to a newline.")] = False
+    language: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Drop documents in other languages; codes of two letters (ISO 639-1); may be given several times."
+        ),
+    ] = ()
+    language_min_score: Annotated[
+        float, Doc("Drop documents whose language is less certain than this, 0 to 1.")
+    ] = 0.0
     filters: FilterOptions | None = None
     """Drop documents that break one of these rules; `FilterOptions()` has mild limits."""
     sample: Annotated[float, Doc("Share of the documents to take, chosen by a hash of the text.")] = 1.0
     dedup: Annotated[
         Dedup,
         Doc(
-            "Drop documents that are equal (exact) or near-equal (minhash) to an earlier one; reads sources twice."
+            "Drop documents equal (exact) or near-equal (minhash) to an earlier one, or with its URL (url); or "
+            "remove lines or sentences of earlier documents. Reads sources twice."
         ),
     ] = "none"
+    dedup_field: Annotated[str, Doc("The kept field with a document's URL, where dedup is url.")] = "url"
+    dedup_min_chars: Annotated[
+        int, Doc("Shorter lines and sentences stay, where dedup is lines or sentences.")
+    ] = 20
     dedup_threshold: Annotated[
         float, Doc("Estimated Jaccard similarity from which minhash drops the later document.")
     ] = 0.8
@@ -234,10 +248,18 @@ class OperatorOptions:
             ConfigError: naming the field.
         """
         check_choice("dedup", self.dedup, Dedup)
+        language: Any = self.language  # callers without a type checker give a string or a list
+        object.__setattr__(self, "language", (language,) if isinstance(language, str) else tuple(language))
+        if not 0 <= self.language_min_score <= 1 or (self.language_min_score and not self.language):
+            raise ConfigError(
+                f"language_min_score is {self.language_min_score}; expected 0 to 1, and a language with it"
+            )
         if self.map is not None and not all(self.map.partition(":")):
             raise ConfigError(f"map is {self.map!r}; expected module:function")
         if not 0 < self.sample <= 1:
             raise ConfigError(f"sample is {self.sample}; expected a share above 0, up to 1")
+        if self.dedup_min_chars < 1:
+            raise ConfigError(f"dedup_min_chars is {self.dedup_min_chars}; expected 1 or more")
         if not 0.1 <= self.dedup_threshold <= 1:
             raise ConfigError(f"dedup_threshold is {self.dedup_threshold}; expected 0.1 to 1")
         if not 0 <= self.validation_share < 1:
@@ -253,7 +275,9 @@ class OperatorOptions:
     @property
     def changes_texts(self) -> bool:
         """Is a text changed or left out by itself, before it is tokenized?"""
-        return self.map is not None or self.normalise or self.filters is not None or self.sample < 1
+        return bool(
+            self.map or self.normalise or self.language or self.filters is not None or self.sample < 1
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +335,8 @@ class ContentOptions:
 
     map_fingerprint: str | None = None
     """Hash of the source of the module of `operators.map`."""
+    language_model: str | None = None
+    """The library and its version that tell languages, where operators.language names some."""
     html_extractor: str | None = None
     """The library that extracts the text of pages, where a source is a web archive; see `html_text`."""
 
@@ -326,13 +352,17 @@ class ContentOptions:
         """All fields as plain values; the name of the validation store changes no bytes."""
         values = asdict(self)
         del values["operators"]["validation_out"]
+        for name in ("dedup_field", "dedup_min_chars", "language", "language_min_score"):
+            if getattr(self.operators, name) == getattr(OperatorOptions(), name):
+                del values["operators"][name]
         # Left out where they are the default: jobs of stores that were made before they existed have none of them.
         default = FieldOptions()
         for name in ("record", "names", "template", "learn", "chat", "pairs"):
             if getattr(self.fields, name) == getattr(default, name):
                 del values["fields"][name]
-        if self.html_extractor is None:
-            del values["html_extractor"]
+        for name in ("html_extractor", "language_model"):
+            if values[name] is None:
+                del values[name]
         if self.fields.chat is not None:
             parts = repr(
                 (self.fields.chat.template, self.fields.chat.variables, self.fields.chat.special_tokens)

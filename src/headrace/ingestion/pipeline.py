@@ -203,6 +203,10 @@ class IngestRunner:
             for name in job.options.fields.keep
             if not found[name]
         ]
+        if removed := sum(record.removed_pieces for record in records):
+            self.notes.append(
+                f"{removed:,} {job.options.operators.dedup} of an earlier document were removed"
+            )
         snapshot = commit(job, self.destination, records)
         UnitJournal(self.blob).clear()
         return self._summary(job, records, snapshot=snapshot, resumed=resumed, workers=self.execution.workers)

@@ -318,6 +318,7 @@ def _plan_job(
     """The job, with the sizes that follow from the corpus and the store."""
     from headrace.ingestion.job.destination import block_tokens_for
     from headrace.ingestion.job.job import IngestJob
+    from headrace.ingestion.operators.language import model_version
     from headrace.ingestion.operators.map import fingerprint
     from headrace.ingestion.operators.minhash import algorithm_version
     from headrace.ingestion.options import ContentOptions
@@ -325,6 +326,11 @@ def _plan_job(
     from headrace.ingestion.records import chat_options
     from headrace.ingestion.units.plan import shard_bytes_for
 
+    if operators.dedup == "url" and operators.dedup_field not in fields.keep:
+        raise ConfigError(
+            f"dedup is url, and the field {operators.dedup_field!r} is not kept. Keep it (--keep), "
+            f"or name another one by dedup_field (--dedup-field)"
+        )
     options = ContentOptions(
         fields=replace(fields, chat=chat_options(fields, tokenizer)),
         operators=operators,
@@ -333,6 +339,7 @@ def _plan_job(
         shard_text_bytes=job.shard_text_bytes or shard_bytes_for(files),
         map_fingerprint=None if operators.map is None else fingerprint(operators.map),
         minhash_algorithm=algorithm_version() if operators.dedup == "minhash" else None,
+        language_model=model_version(operators.language) if operators.language else None,
         html_extractor=extractor_version() if any(map(has_pages, files)) else None,
     )
     return IngestJob(sources=tuple(files), options=options, tokenizer=tokenizer, generation=0)

@@ -14,6 +14,7 @@ import orjson
 from headrace.errors import ConfigError, DocumentError, SourceError
 from headrace.ingestion.document import Parsed, Reject
 from headrace.ingestion.operators.filters import filtered
+from headrace.ingestion.operators.language import foreign
 from headrace.ingestion.operators.map import load_function, map_text
 from headrace.ingestion.operators.normalise import normalise
 from headrace.ingestion.operators.sample import is_sampled
@@ -259,6 +260,8 @@ class DocumentReader:
         if not text:
             return "empty"
         reason = filtered(text, options.filters) if options.filters is not None else None
+        if reason is None and options.language:
+            reason = foreign(text, options.language, options.language_min_score)
         if reason is None and options.sample < 1 and not is_sampled(text, options.sample, options.seed):
             return "not_sampled"
         return reason

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from headrace.ingestion.operators import exact, minhash
+from headrace.ingestion.document import Parsed
+from headrace.ingestion.operators import exact, minhash, pieces, urls
 from headrace.ingestion.options import ContentOptions, JobOptions
 from headrace.ingestion.read.sources import SourceFile
 from headrace.ingestion.units import seekpoints
@@ -23,7 +24,7 @@ class UnitSketcher:
     """A worker of the first pass; see `UnitTokenizer`."""
 
     def __init__(self, *, sources: Sequence[SourceFile], options: ContentOptions, blob: Blob, limits: JobOptions) -> None:
-        self._exact = options.operators.dedup == "exact"
+        self._options = options.operators
         self._blob = blob
         self._documents = DocumentReader(
             sources,
@@ -45,7 +46,7 @@ class UnitSketcher:
             for batch, read in self._documents.batches(unit, counts, rejects):
                 if batch.texts:
                     with self._documents.stats.busy("sketch", items=len(batch.texts)):
-                        sketches.append((exact if self._exact else minhash).sketch(batch.texts))
+                        sketches.append(self._sketch(batch))
                 notify(read)
         data = b"".join([part.tobytes() for part in sketches])
         self._blob.put(sketch_path(unit.key), data)
@@ -62,3 +63,12 @@ class UnitSketcher:
         )
         self._blob.put(sketched_path(unit.key), seal(record.to_json()))
         return record
+
+    def _sketch(self, batch: Parsed) -> npt.NDArray[Any]:
+        kind = self._options.dedup
+        if kind == "url":
+            return urls.sketch(batch.meta[self._options.dedup_field])
+        if kind == "lines" or kind == "sentences":
+            return pieces.sketch(list(batch.texts), kind, self._options.dedup_min_chars)
+        texts = list(batch.texts)
+        return exact.sketch(texts) if kind == "exact" else minhash.sketch(texts)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.errors import TokenizerError
+from headrace.errors import ConfigError, TokenizerError
 from headrace.ingestion.build.document_reader import DocumentReader, RejectFile, UnitCounts, UnitProgress
 from headrace.ingestion.build.shard_writer import ShardWriter
 from headrace.ingestion.build.tokenizer_check import engine_mismatch
 from headrace.ingestion.document import Parsed
+from headrace.ingestion.operators.pieces import PieceKind, without_repeats
 from headrace.ingestion.operators.split import is_validation
 from headrace.ingestion.options import ContentOptions, JobOptions
 from headrace.ingestion.read.sources import SourceFile
@@ -138,6 +139,10 @@ class UnitTokenizer:
     def _drop_duplicates(self, batch: Parsed, duplicate: npt.NDArray[np.bool_] | None, counts: UnitCounts) -> None:
         if duplicate is None:
             return
+        kind = self._options.operators.dedup
+        if kind == "lines" or kind == "sentences":
+            self._remove_pieces(batch, kind, duplicate, counts)
+            return
         first = counts.totals["prepared"]
         counts.totals["prepared"] += len(batch.texts)
         assert counts.totals["prepared"] <= len(duplicate), "the two passes read different documents"
@@ -145,6 +150,31 @@ class UnitTokenizer:
         if len(keep) < len(batch.texts):
             counts.dropped["repeated"] += len(batch.texts) - len(keep)
             batch.select(keep)
+
+    def _remove_pieces(
+        self, batch: Parsed, kind: PieceKind, repeated: npt.NDArray[np.bool_], counts: UnitCounts
+    ) -> None:
+        if batch.has_marks:
+            raise ConfigError(
+                f"dedup {kind} changes texts, and here are conversations, whose parts it would move. Leave it out, or take "
+                f"dedup exact or minhash"
+            )
+        texts: list[bytes] = []
+        at = counts.totals["prepared"]
+        for text in batch.texts:
+            left, compared, removed = without_repeats(
+                text, repeated[at:], kind, self._options.operators.dedup_min_chars
+            )
+            at += compared
+            texts.append(left)
+            counts.totals["removed_pieces"] += removed
+        assert at <= len(repeated), "the two passes read different documents"
+        counts.totals["prepared"] = at
+        keep = [i for i, text in enumerate(texts) if text.strip()]
+        if len(keep) < len(texts):
+            counts.dropped["repeated"] += len(texts) - len(keep)
+        batch.select(keep)
+        batch.texts = [texts[i] for i in keep]
 
     def _split(self, batch: Parsed) -> list[Parsed]:
         """Training documents, validation documents."""
@@ -203,4 +233,5 @@ _COUNTS = (
     "raw_bytes",
     "stored_bytes",
     "lines",
+    "removed_pieces",
 )

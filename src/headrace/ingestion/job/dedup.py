@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from headrace.errors import ConfigError
 from headrace.ingestion.job.job import IngestJob, sketches_path
-from headrace.ingestion.operators import exact, minhash
+from headrace.ingestion.operators import exact, minhash, urls
 from headrace.ingestion.units.journal import UnitJournal, drop_path, sketch_path
 from headrace.ingestion.units.record import UnitRecord
 from headrace.ingestion.units.sealed import damaged, hash_of, read_hashed
@@ -63,6 +63,8 @@ def _dedup_of(options: Mapping[str, Any]) -> tuple[Any, ...]:
         options["operators"]["dedup"],
         options["operators"]["dedup_threshold"],
         options["minhash_algorithm"],
+        options["operators"].get("dedup_field"),
+        options["operators"].get("dedup_min_chars"),
     )
 
 
@@ -88,13 +90,13 @@ def kept_sketches(job: IngestJob, blob: Blob, records: Sequence[UnitRecord]) -> 
 def _duplicates(job: IngestJob) -> Any:
     if job.options.operators.dedup == "minhash":
         return functools.partial(minhash.repeats, threshold=job.options.operators.dedup_threshold)
-    return exact.repeats
+    return urls.repeats if job.options.operators.dedup == "url" else exact.repeats
 
 
 def _load(job: IngestJob, blob: Blob, path: str, expected: str) -> npt.NDArray[Any]:
     """Sketches, mapped where the file is local: uint64 [n, 2] or uint32 [n, 128]; checked against their hash."""
     kind, width = (
-        (np.uint64, 2) if job.options.operators.dedup == "exact" else (np.uint32, minhash.PERMUTATIONS)
+        (np.uint32, minhash.PERMUTATIONS) if job.options.operators.dedup == "minhash" else (np.uint64, 2)
     )
     try:
         if isinstance(blob, LocalBlob) and blob.size(path):

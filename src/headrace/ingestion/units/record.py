@@ -33,6 +33,8 @@ class UnitRecord:
     stored_bytes: int = 0
     """Bytes of the source files that this unit read."""
     lines: int = 0
+    removed_pieces: int = 0
+    """Lines or sentences of earlier documents that were removed."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Rejected documents by reason."""
     dropped: Mapping[str, int] = field(default_factory=dict)
