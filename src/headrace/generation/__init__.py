@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from headrace.generation.engines import EncoderDecoderEngine, NativeEngine
     from headrace.generation.in_memory import predict
     from headrace.generation.job import GenerateSummary, run_job
-    from headrace.generation.loading import LoadedEngine, load_engine
+    from headrace.generation.loading import LoadedEngine, load_engine, load_prompts
     from headrace.generation.prompts import (
         DEFAULT_TOKENS,
         NEUTRAL_FIELDS,
@@ -60,6 +60,7 @@ _MODULE_OF = {
     "run_job": "job",
     "LoadedEngine": "loading",
     "load_engine": "loading",
+    "load_prompts": "loading",
     "DEFAULT_TOKENS": "prompts",
     "NEUTRAL_FIELDS": "prompts",
     "ChatTemplate": "prompts",
@@ -91,6 +92,7 @@ __all__ = [
     "generate",
     "load_chat_template",
     "load_engine",
+    "load_prompts",
     "predict",
     "read_prompts",
     "run_job",
