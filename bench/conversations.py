@@ -5,7 +5,7 @@ Claim     >= 20 times the conversations a second of the field's pipelines, from 
           tokens are cropped and <= 2 % of the places padded.
 Run       python bench/rivals.py setup field; python bench/conversations.py --corpus DIR --tokenizer DIR
           (DIR of the tokenizer: a Hugging Face directory). --trl names a Python that has TRL; without it TRL is left
-          out. Measured: TRL 1.16, transformers 5.24, datasets 5.2; the tokenizer of Qwen3.
+          out. Measured: TRL 1.16, transformers 5.23, datasets 5.2; the tokenizer of Qwen3.
 Compares  The same .jsonl (texts of the corpus as turns, 1 to 4 exchanges, a system turn in a third), the same
           ChatML template with generation markers, one process. HF: datasets.map over apply_chat_template with
           return_assistant_tokens_mask; TRL: the preparation of SFTTrainer with assistant_only_loss. Ids and
