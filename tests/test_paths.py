@@ -9,7 +9,7 @@ import pytest
 import headrace as hr
 from headrace.cli.app import main
 from headrace.errors import ConfigError
-from headrace.paths import given_path, is_url, local_path
+from headrace.paths import given_path, is_url, local_path, output_file
 from headrace.storage import open_blob
 
 URL = "s3://bucket/run"
@@ -165,3 +165,14 @@ def test_a_run_is_refused_where_a_url_cannot_be_written_to(tmp_path, monkeypatch
             " ".join(capsys.readouterr().err.split())
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_to_write_is_no_directory_and_its_directory_is_made(tmp_path):
+    assert output_file(tmp_path / "a" / "b.json", name="x: out", example="b.json").parent.is_dir()
+    (tmp_path / "file").write_text("")
+    for path, message in (
+        (tmp_path, "a directory: name a file in it, such as b.json"),
+        (tmp_path / "file" / "b", "its directory cannot be made"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            output_file(path, name="x: out", example="b.json")

@@ -97,6 +97,30 @@ def local_path(path: str | os.PathLike[str], *, name: str, cure: str = "Give a l
     raise ConfigError(f"{name} is {scheme}://{rest.lstrip('/')}: a URL, expected a local path. {cure}")
 
 
+def output_file(path: str | os.PathLike[str], *, name: str, example: str) -> Path:
+    """The local path of a file to write, before the work that makes its content; its directory is made.
+
+    Args:
+        path: as the user gave it.
+        name: of the option or argument, for the message.
+        example: a name that such a file has.
+
+    Raises:
+        ConfigError: it is empty, a URL or a directory, or its directory cannot be made.
+    """
+    file = local_path(path, name=name)
+    if file.is_dir():
+        raise ConfigError(f"{name} is {file}, a directory: name a file in it, such as {example}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{name} is {file}: its directory cannot be made: {error.strerror or error}. "
+            "Name a file in a directory that can be written"
+        ) from error
+    return file
+
+
 def split_checkpoint_name(name: str | os.PathLike[str]) -> tuple[Path, str | None]:
     """RUN@STEP or RUN@best -> the run's path and the part after "@"; a path that exists is taken whole.
 

@@ -38,7 +38,9 @@ def test_the_parts_of_a_step_add_up(layouts):
     assert "tp=8" in lines["layout"]
 
 
-@pytest.mark.parametrize("text", ["tp", "xp=2", "tp=7", "", "tp=8;pp=2"])
+@pytest.mark.parametrize(
+    "text", ["tp", "xp=2", "tp=7", "", "tp=8;pp=2", "tp=8,tp=8", "tp=\u00b2", "shard=zero9"]
+)
 def test_why_of_what_is_not_there_is_refused(layouts, text):
     with pytest.raises(ConfigError, match="--why"):
         why(layouts, JOB, STEPS, MEMORIES, text)

@@ -5,7 +5,7 @@ import pytest
 from conftest_plan import ROW, write
 
 from headrace.errors import SourceError
-from headrace.plan.table import read_table, system_of
+from headrace.plan.table import REQUIRED, read_table, system_of
 
 
 def test_step_seconds_come_from_tokens_then_tflops_then_mfu(tmp_path):
@@ -39,6 +39,9 @@ def test_a_row_without_a_speed_is_kept_without_a_time(tmp_path):
         ({"params_b": 40}, "params_b"),
         ({"seq": "nan"}, "seq"),
         ({"micro_batch": 0.5}, "micro_batch"),
+        ({"tokens_per_s_per_gpu": -3}, "tokens_per_s_per_gpu is -3"),
+        ({"tokens_per_s_per_gpu": "fast"}, "tokens_per_s_per_gpu is 'fast'"),
+        ({"mem_gib": "inf"}, "mem_gib is inf"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_listed_with_its_reason(tmp_path, change, reason):
@@ -54,6 +57,17 @@ def test_a_table_that_is_none_is_refused(tmp_path):
         read_table(path)
     with pytest.raises(SourceError, match="none"):
         read_table(tmp_path / "none.csv")
+    for text, message in (
+        ("", "got nothing"),
+        (",".join(REQUIRED), "a header and no rows"),
+        (";".join(REQUIRED), "Separate the columns by commas"),
+        (",".join((*REQUIRED, "gpu")), "column gpu is there twice"),
+        (",".join(REQUIRED) + "\nx,A100,8,24,2048,16,1024,64,8,1,1,5000", "more cells than the header's 11"),
+        (",".join(REQUIRED[1:]) + ",source\nA100,8", "hidden is empty"),
+    ):
+        path.write_text(text)
+        with pytest.raises(SourceError, match=message):
+            read_table(path)
     with pytest.raises(SourceError, match="none of 1 rows"):
         read_table(write(path, [{**ROW, "gpu": "x"}]))
 

@@ -15,9 +15,9 @@ from headrace.cli.plan_options import (
     PlanOutputOptions,
     WorkOptions,
 )
-from headrace.cli.plan_tables import list_gpus, show_check, show_lines, show_plan, write_page
+from headrace.cli.plan_tables import list_gpus, show_check, show_lines, show_plan, warn_of_unread, write_page
 from headrace.errors import ConfigError
-from headrace.paths import local_path
+from headrace.paths import output_file
 from headrace.plan import StorageOptions
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -73,7 +73,7 @@ def plan(
         return
     import headrace.plan as planner
 
-    page = None if output.page is None else local_path(output.page, name="plan: page")
+    page = None if output.page is None else output_file(output.page, name="plan: page", example="plan.html")
     device, gpus = _hardware(hardware)
     shape = _shape(model)
     steps, memories, system = _calibrations(output, device)
@@ -82,7 +82,7 @@ def plan(
         dtype=planner.resolve_dtype(work.dtype, device), system=system,
     )  # fmt: skip
     layouts = planner.search(job, steps, memories, fixed=_fixed(layout))
-    explained = 0 if not output.why else planner.find(layouts, output.why)
+    explained = 0 if output.why is None else planner.find(layouts, output.why, job)
     step_s = float(layouts.step.value[explained])
     measured = planner.with_measured(
         storage, decode_tokens_s=device.decode_tokens_s, cores=device.cores_per_node
@@ -92,7 +92,7 @@ def plan(
         nodes=max(1, -(-job.gpus // device.gpus_per_node)), step_s=step_s, tokens=work.tokens,
         memory_bytes_s=device.memory_bytes_s, seq_len=job.seq_len,
     )  # fmt: skip
-    if output.why:
+    if output.why is not None:
         show_lines(
             [
                 *planner.why(layouts, job, steps, memories, output.why),
@@ -177,7 +177,11 @@ def calibrate(
 
     if hardware is not None and here:
         raise ConfigError("--hardware and --here are given; one of them says what the machine is")
-    file = own_constants_path() if out is None else local_path(out, name="plan calibrate: out")
+    file = (
+        own_constants_path()
+        if out is None
+        else output_file(out, name="plan calibrate: out", example="lab.json")
+    )
     known = None if hardware is None else read_hardware(hardware)
     measured = []
     for path in runs:
@@ -214,6 +218,7 @@ def check(
     from headrace.plan import check as predict
 
     report = predict(table, calibrate_on=calibrate)
+    warn_of_unread(calibrate, report.calibration_unread)
     if json:
         print_json(report)
         return
@@ -266,6 +271,7 @@ def _shape(options: PlanModelOptions) -> Any:
     if options.model is not None:
         if any(value is not None for value in widths):
             raise ConfigError("give --model, or --layers, --width and --heads; not both")
+        _refuse_widths(options)
         return model_shape(options.model)
     layers, width, heads = widths
     if layers is None or width is None or heads is None:
@@ -276,6 +282,22 @@ def _shape(options: PlanModelOptions) -> Any:
     )  # fmt: skip
 
 
+def _refuse_widths(options: PlanModelOptions) -> None:
+    """Refuse parts of a shape beside a model that has them.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    default = PlanModelOptions()
+    for name in ("kv_heads", "ffn", "gated", "vocab"):
+        if getattr(options, name) != getattr(default, name):
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"{option} is given beside --model {options.model}, which says it; {option} is for --layers, --width "
+                f"and --heads"
+            )
+
+
 def _calibrations(options: PlanOutputOptions, device: Any) -> tuple[Any, Any, str | None]:
     """Calibrations of step time and memory, and the system whose constants apply; None: headrace's family."""
     from headrace.plan import calibration_of, calibrations, read_table, system_of_hardware
@@ -284,7 +306,9 @@ def _calibrations(options: PlanOutputOptions, device: Any) -> tuple[Any, Any, st
     if path is not None and path.suffix == ".json":
         steps, memories = calibrations(path)
     elif path is not None:
-        steps, memories = calibration_of(read_table(path))
+        table = read_table(path)
+        warn_of_unread(path, table.unread)
+        steps, memories = calibration_of(table)
     else:
         steps, memories = calibrations()
     system = options.system

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -58,6 +59,15 @@ class WorkOptions:
     ] = "auto"
     tokens: Annotated[float, Doc("Tokens to train on in all.")] = 300e9
 
+    def __post_init__(self) -> None:
+        """Refuse what is no number of tokens.
+
+        Raises:
+            ConfigError: says what was given.
+        """
+        if not 0 < self.tokens < math.inf:
+            raise ConfigError(f"plan: tokens is {self.tokens:g}; expected a number above 0, such as 300e9")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutOptions:
@@ -94,5 +104,5 @@ class PlanOutputOptions:
         """
         if self.top < 1:
             raise ConfigError(f"plan: top is {self.top}; expected a whole number above 0")
-        if self.page is not None and self.why:
+        if self.page is not None and self.why is not None:
             raise ConfigError("plan: --page draws all layouts and --why explains one; give one of them")

@@ -11,6 +11,7 @@ In reading order:
     constants               the calibration that comes with headrace
     own_runs                your own runs as measured points
     layout_search           all layouts of a job, the best first
+    impossible              why no layout has some values
     explain                 layouts in words, and the command to type
     job_bytes               reading, checkpoints, ingest, generation
     comparison              predictions beside measurements

@@ -34,6 +34,8 @@ class CheckReport:
     memory_error: float | None
     memory_inside: float | None
     unread: int
+    calibration_unread: dict[int, str]
+    """Rows of the table that systems were calibrated on that could not be read, and why."""
 
 
 def calibration_of(table: MeasuredTable) -> tuple[Calibration, Calibration]:
@@ -80,7 +82,8 @@ def check(path: str | Path, *, calibrate_on: str | Path | None = None) -> CheckR
         SourceError: a table cannot be read.
     """
     table = read_table(path)
-    steps, memories = shipped() if calibrate_on is None else calibration_of(read_table(calibrate_on))
+    learned = None if calibrate_on is None else read_table(calibrate_on)
+    steps, memories = shipped() if learned is None else calibration_of(learned)
     step = steps.predict(step_seconds, table.points, table.systems)
     used = memories.predict(memory_bytes, table.points, table.systems)
     rows: list[dict[str, Any]] = [{"row": row, "error": why} for row, why in table.unread.items()]
@@ -117,6 +120,7 @@ def check(path: str | Path, *, calibrate_on: str | Path | None = None) -> CheckR
         rows=rows,
         systems=systems,
         unread=len(table.unread),
+        calibration_unread={} if learned is None else learned.unread,
         **_errors("step", step, table.step_s, everything),
         **_errors("memory", used, table.memory_bytes, everything),
     )

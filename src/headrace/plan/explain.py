@@ -9,7 +9,8 @@ import numpy as np
 
 from headrace.errors import ConfigError
 from headrace.plan.calibration import Calibration
-from headrace.plan.layout_search import Layouts, TrainingJob
+from headrace.plan.impossible import impossible
+from headrace.plan.layout_search import Layouts, TrainingJob, job_facts
 from headrace.plan.memory import memory
 from headrace.plan.points import RECOMPUTE, Points
 from headrace.plan.step_time import StepTime, step_time
@@ -18,6 +19,8 @@ _GIB = 2.0**30
 _DAY_S = 86_400.0
 _CURES = 2000
 """Fitting layouts that are looked at for the one with the fewest changes."""
+_HARDLY = 0.05
+"""A smaller gain is within what a plan can tell apart."""
 
 _PART_WORDS = {
     "matmul": "matrix products",
@@ -107,7 +110,7 @@ def why(
     Raises:
         ConfigError: not of that form, or no layout has the values.
     """
-    i = find(layouts, text)
+    i = find(layouts, text, job)
     parts = _parts(layouts.points, steps, job, i)
     bytes_ = memory(layouts.points[i : i + 1], memories.constants_of(job.system, layouts.points[i : i + 1]))
     expected = layouts.step.value[i] / parts.total[0]
@@ -142,21 +145,30 @@ def why(
     return lines
 
 
-def find(layouts: Layouts, text: str) -> int:
+def find(layouts: Layouts, text: str, job: TrainingJob) -> int:
     """Index of the fastest layout with the values of `dp=8,tp=2`.
 
     Raises:
-        ConfigError: not of that form, or there is none.
+        ConfigError: not of that form, or there is none: says which value cannot be, and which could.
     """
-    rows = np.ones(len(layouts), dtype=bool)
     every = [layout_values(layouts, i) for i in range(len(layouts))]
+    columns = {name: np.array([values[name] for values in every]) for name in every[0]}
+    asked: dict[str, str] = {}
     for pair in text.split(","):
         name, _, value = (word.strip() for word in pair.partition("="))
-        if not value or name not in every[0]:
-            raise ConfigError(f"--why {text!r}: expected values like dp=8,tp=2; names: {', '.join(every[0])}")
-        rows &= np.array([str(values[name]) == value for values in every])
+        if not value or name not in columns:
+            wrong = f"got {pair.strip()!r}, " if pair.strip() != text else ""
+            raise ConfigError(
+                f"--why {text!r}: {wrong}expected values like dp=8,tp=2; names: {', '.join(columns)}"
+            )
+        if name in asked:
+            raise ConfigError(f"--why {text!r}: {name} is given twice; expected one value of it")
+        if name not in ("shard", "recompute") and not (value.isascii() and value.isdecimal() and int(value)):
+            raise ConfigError(f"--why {text!r}: {name} is {value!r}; expected a whole number above 0")
+        asked[name] = value if name in ("shard", "recompute") else str(int(value))
+    rows = np.all([columns[name].astype(str) == value for name, value in asked.items()], axis=0)
     if not rows.any():
-        raise ConfigError(f"--why {text!r}: no layout of this job has these values")
+        raise ConfigError(f"--why {text!r}: {impossible(columns, asked, job_facts(job))}")
     return int(np.flatnonzero(rows)[0])
 
 
@@ -176,12 +188,16 @@ def sentences(layouts: Layouts, job: TrainingJob, steps: Calibration) -> list[st
     ]
     faster = np.flatnonzero(~layouts.fits & (layouts.step.value < 0.99 * layouts.step.value[0]))
     if len(faster):
-        other = int(faster[np.argmin(layouts.step.value[faster])])
+        # Of those that gain nearly as much as any, the one that lacks the least.
+        gains = layouts.step.value[0] / layouts.step.value[faster] - 1
+        most = faster[gains >= 0.8 * gains.max()]
+        other = int(most[np.argmin(layouts.memory.high[most])])
         gain = layouts.step.value[0] / layouts.step.value[other] - 1
         lacks = layouts.memory.high[other] - job.hardware.memory_bytes
+        binds = "Memory binds" if gain >= _HARDLY else "Memory hardly binds"
         lines.append(
-            f"Memory binds: {layout_name(layouts, other)} would be {100 * gain:.0f} % faster and needs up to "
-            f"{lacks / _GIB:.1f} GiB more than a device has."
+            f"{binds}: {layout_name(layouts, other)} would be {100 * gain:.0f} % faster and needs up to "
+            f"{max(lacks, 0) / _GIB:.1f} GiB more than a device has."
         )
         lines += _relief(layouts, best)
     else:
@@ -248,8 +264,9 @@ def command(job: TrainingJob, layouts: Layouts, i: int, *, model: str) -> str:
     """The torchrun command that trains this layout with headrace."""
     values = layout_values(layouts, i)
     nodes = max(1, -(-job.gpus // job.hardware.gpus_per_node))
+    nodes = next(n for n in range(nodes, job.gpus + 1) if job.gpus % n == 0)  # each has as many processes
     words = [
-        f"torchrun --nnodes {nodes} --nproc-per-node {min(job.gpus, job.hardware.gpus_per_node)}",
+        f"torchrun --nnodes {nodes} --nproc-per-node {job.gpus // nodes}",
         *(["--rdzv-backend c10d --rdzv-endpoint HOST:29500"] if nodes > 1 else []),
         f"-m headrace train STORE --out RUN --model {model} --seq-len {job.seq_len} --batch-size {job.global_batch}",
         f"--dp {values['dp']} --tp {values['tp']} --pp {values['pp']} --shard {values['shard']}",
@@ -295,10 +312,10 @@ def _verdict(layouts: Layouts, job: TrainingJob, i: int) -> str:
         words = f"may fit: the upper bound is {(layouts.memory.high[i] - usable) / _GIB:.1f} GiB too much"
     else:
         words = f"does not fit: {(layouts.memory.value[i] - usable) / _GIB:.1f} GiB too much"
-    return words + _cure(layouts, i)
+    return words + _cure(layouts, job, i)
 
 
-def _cure(layouts: Layouts, i: int) -> str:
+def _cure(layouts: Layouts, job: TrainingJob, i: int) -> str:
     """What makes a layout fit with the fewest changes, and what it costs."""
     mine = layout_values(layouts, i)
     best: tuple[int, int] | None = None
@@ -307,7 +324,7 @@ def _cure(layouts: Layouts, i: int) -> str:
         if best is None or changes < best[0]:  # the first one is the fastest with so many changes
             best = (changes, int(other))
     if best is None:
-        return "; no layout of this job surely fits"
+        return f"; no layout of this job surely fits. {_enough(layouts, job)}"
     values = layout_values(layouts, best[1])
     changed = ",".join(f"{name}={value}" for name, value in values.items() if value != mine[name])
     slower = layouts.step.value[best[1]] / layouts.step.value[i] - 1
@@ -321,9 +338,14 @@ def _verdict_short(layouts: Layouts, i: int) -> str:
 def _nothing_fits(layouts: Layouts, job: TrainingJob) -> str:
     least = int(np.argmin(layouts.memory.value))
     lacks = (layouts.memory.value[least] - job.hardware.memory_bytes) / _GIB
-    times = layouts.memory.value[least] / (job.hardware.memory_bytes * 0.9)
     return (
         f"Nothing fits: the smallest layout, {layout_name(layouts, least)}, lacks {lacks:.1f} GiB on each of "
-        f"{job.gpus} GPUs of {job.hardware.memory_bytes / _GIB:.0f} GiB. About {int(np.ceil(job.gpus * times))} such "
-        f"GPUs, a shorter row, or GPUs with more memory would do."
+        f"{job.gpus} GPUs of {job.hardware.memory_bytes / _GIB:.0f} GiB. {_enough(layouts, job)}"
     )
+
+
+def _enough(layouts: Layouts, job: TrainingJob) -> str:
+    """What would do where nothing surely fits."""
+    times = float(layouts.memory.high.min()) / (job.hardware.memory_bytes * 0.97)
+    gpus = int(np.ceil(job.gpus * max(times, 1.0)))
+    return f"About {gpus} such GPUs, a shorter row, or GPUs with more memory would do."

@@ -200,7 +200,8 @@ def read_hardware(path: str | Path) -> Hardware:
     try:
         table = tomllib.loads(local_path(path, name="plan: hardware").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: cannot be read as TOML: {reason}") from error
     known = {"name", "like", "arch", *_TOML_UNITS, *_TOML_OPTIONAL}
     unknown = sorted(set(table) - known)
     if unknown:

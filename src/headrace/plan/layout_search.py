@@ -13,6 +13,7 @@ from headrace.plan import memory as memory_model
 from headrace.plan import step_time as time_model
 from headrace.plan.calibration import Calibration, Interval
 from headrace.plan.hardware import Hardware
+from headrace.plan.impossible import impossible
 from headrace.plan.points import RECOMPUTE, Points, points
 from headrace.plan.shapes import ModelShape
 
@@ -95,9 +96,7 @@ def search(
         raise ConfigError(f"plan: no degree named {unknown[0]!r}; expected {', '.join(sorted(known))}")
     grid = _grid(job, requested)
     if not len(grid["tp"]):
-        raise ConfigError(
-            f"plan: {job.gpus} GPUs and {job.global_batch} rows have no layout with {_text(requested)}."
-        )
+        raise ConfigError(f"plan: {_no_layout(job, requested)}")
     shard = np.array(SHARD)[grid.pop("shard").astype(int)]
     data = grid.pop("dp")
     sharded = shard != "none"
@@ -130,8 +129,35 @@ def search(
     )
 
 
-def _text(values: Mapping[str, int | str]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items()) or "any values"
+def job_facts(job: TrainingJob) -> dict[str, int]:
+    """What degrees have to divide: gpus, rows, layers, kv_heads."""
+    return {
+        "gpus": job.gpus,
+        "rows": job.global_batch,
+        "layers": job.shape.num_layers,
+        "kv_heads": job.shape.num_kv_heads,
+    }
+
+
+def _no_layout(job: TrainingJob, requested: Mapping[str, int | str]) -> str:
+    """Why a job has no layout with the requested values."""
+    cp = requested.get("cp", 1)
+    if job.gpus % int(cp):
+        return impossible({"cp": _divisors(job.gpus).astype(int)}, {"cp": str(cp)}, job_facts(job))
+    grid = _grid(job, {"cp": cp})
+    if not len(grid["tp"]):
+        return (
+            f"{job.gpus:,} GPUs and {job.global_batch:,} rows have no layout at all: dp has to divide the GPUs and the "
+            f"rows, tp the {job.shape.num_kv_heads} key/value heads, and pp is at most the {job.shape.num_layers} "
+            f"layers. Give other --gpus or --batch-size."
+        )
+    columns = {name: column.astype(int) for name, column in grid.items()}
+    named = {"shard": np.array(SHARD), "recompute": np.array(RECOMPUTE)}
+    columns |= {name: names[columns[name]] for name, names in named.items()}
+    asked = {
+        name: str(value) for name, value in requested.items() if value != -1 and (name, value) != ("cp", 1)
+    }
+    return impossible(columns, asked, job_facts(job))
 
 
 def _picked(interval: Interval, rank: NDArray[np.intp]) -> Interval:
@@ -181,6 +207,7 @@ def _grid(job: TrainingJob, requested: Mapping[str, int | str]) -> dict[str, NDA
     rows = job.global_batch / (dp * micro)
     layers = job.shape.num_layers
     right = (dp == np.floor(dp)) & (dp >= 1) & (rows == np.floor(rows)) & (rows >= 1)
+    right &= heads % tp == 0
     right &= (interleave == 1) | ((pp > 1) & (layers % (pp * interleave) == 0) & (rows % pp == 0))
     right &= (shard == 0) | (dp > 1)
     right &= (pp == 1) | (layers % pp == 0) | (interleave == 1)

@@ -79,7 +79,7 @@ def processes_of(path: str | Path) -> int:
         )
         return max(1, int(run["processes"]) // max(1, int(run.get("nodes") or 1)))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not a run of headrace train ({error!r})") from error
+        raise ConfigError(f"{path}: not a run of headrace train: {_reason(error)}") from error
 
 
 def measured_run(path: str | Path, *, hardware: Hardware | None = None) -> MeasuredRun:
@@ -105,7 +105,7 @@ def measured_run(path: str | Path, *, hardware: Hardware | None = None) -> Measu
         degrees = _layout(recipe, layout)
         batch, seq_len = int(recipe["batch_size"]), int(recipe["seq_len"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not a run of headrace train with metrics ({error!r})") from error
+        raise ConfigError(f"{path}: not a run of headrace train with metrics: {_reason(error)}") from error
     if len(seconds) < _MIN_STEPS:
         raise ConfigError(
             f"{path}: {len(seconds)} steps after the first one; a measured point takes {_MIN_STEPS} or more"
@@ -215,8 +215,19 @@ def _read(file: Path) -> tuple[list[MeasuredRun], Calibration]:
             for run in content["runs"]
         ]
         return runs, Calibration.from_json(content["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise ConfigError(
-            f"{file}: not a file of measured runs ({error!r}). Delete it, and add the runs again with "
+            f"{file}: cannot be read: {error.strerror}. headrace plan calibrate RUN... --out {file} makes it"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{file}: not a file of measured runs: {_reason(error)}. Delete it, and add the runs again with "
             f"headrace plan calibrate RUN..."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, in words."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)

@@ -240,7 +240,15 @@ def custom_shape(
     *, layers: int, width: int, heads: int, kv_heads: int | None = None, vocab: int = 50304, ffn: int | None = None,
     gated: bool = False, tied: bool = True,
 ) -> ModelShape:  # fmt: skip
-    """A shape from its widths, for `--layers 32 --width 4096 --heads 32`."""
+    """A shape from its widths, for `--layers 32 --width 4096 --heads 32`.
+
+    Raises:
+        ConfigError: a width below 1, or one that the heads cannot share.
+    """
+    if heads > 0 and width % heads:
+        raise ConfigError(
+            f"model: width {width} cannot be shared by {heads} heads; expected a multiple of {heads}"
+        )
     return ModelShape(
         name=f"{layers} layers of {width}", num_layers=layers, hidden_size=width, num_heads=heads,
         num_kv_heads=kv_heads or 0, ffn_size=ffn or 0, gated=gated, vocab_size=vocab, tied=tied,

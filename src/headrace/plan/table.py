@@ -76,27 +76,27 @@ def read_table(path: str | Path) -> MeasuredTable:
             lines = list(reader)
             columns = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path}: cannot be read as CSV: {error}") from error
-    missing = [name for name in REQUIRED if name not in columns]
-    if missing:
-        raise SourceError(
-            f"{path}: no column {', '.join(missing)}; expected a header with {', '.join(REQUIRED)}"
-        )
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(f"{path}: cannot be read as CSV in UTF-8: {reason}") from error
+    _check_header(path, list(columns))
     rows, systems, parts, steps, memories, unread = [], [], [], [], [], {}
     for number, line in enumerate(lines):
         try:
-            point = _point(line)
+            point = _point(line, len(columns))
+            step_s, used = _step_s(line, point), _number(line, "mem_gib", 0.0) * 2**30
         except ConfigError as error:
             unread[number] = str(error)
             continue
         rows.append(number)
-        systems.append(system_of(line["source"], line["gpu"]))
+        systems.append(system_of(line["source"] or "", line["gpu"]))
         parts.append(point)
-        steps.append(_step_s(line, point))
-        memories.append(_number(line, "mem_gib", 0.0) * 2**30 or np.nan)
+        steps.append(step_s)
+        memories.append(used or np.nan)
     if not parts:
-        why = f": row 0: {unread[0]}" if unread else ""
-        raise SourceError(f"{path}: none of {len(lines)} rows can be read{why}")
+        why = (
+            f"none of {len(lines)} rows can be read: row 0: {unread[0]}" if unread else "a header and no rows"
+        )
+        raise SourceError(f"{path}: {why}")
     return MeasuredTable(
         rows=tuple(rows),
         systems=tuple(systems),
@@ -105,6 +105,19 @@ def read_table(path: str | Path) -> MeasuredTable:
         memory_bytes=np.array(memories),
         unread=unread,
     )
+
+
+def _check_header(path: str | Path, columns: list[str]) -> None:
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise SourceError(f"{path}: column {twice[0]} is there twice; expected each name once")
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        got = ", ".join(columns[:12]) or "nothing"
+        cure = " Separate the columns by commas." if len(columns) == 1 and re.search(r"[;\t|]", got) else ""
+        raise SourceError(
+            f"{path}: no column {', '.join(missing)}; expected a header with {', '.join(REQUIRED)}; got {got}.{cure}"
+        )
 
 
 def system_of(source: str, gpu: str) -> str:
@@ -142,7 +155,9 @@ def _whole(line: dict[str, str], name: str, default: float | None) -> int:
     return int(value)
 
 
-def _point(line: dict[str, str]) -> Points:
+def _point(line: dict[str, str], columns: int) -> Points:
+    if None in line:  # where DictReader keeps cells without a column
+        raise ConfigError(f"more cells than the header's {columns}: a comma without quotes?")
     name = (line.get("model") or "").strip()
     experts = _number(line, "experts", 0) if "experts" in line else _number(line, "num_experts", 0)
     if experts > 1 or _MIXTURE.search(name):
@@ -176,13 +191,13 @@ def _point(line: dict[str, str]) -> Points:
     recompute = 2 if saving.startswith("full") else 1 if saving.startswith("selective") else 0
     return points(
         shape,
-        gpu_by_name(line["gpu"]),
+        gpu_by_name(line["gpu"] or ""),
         seq_len=_whole(line, "seq", None),
         global_batch=_whole(line, "global_batch_seqs", None),
         dtype=dtype,
         # Published fp16 results are from before flash attention; bfloat16 and less from after it.
         flash=not precision.startswith("fp16"),
-        first_stage=_RANK_0.search(line["source"]) is not None,
+        first_stage=_RANK_0.search(line["source"] or "") is not None,
         layout={
             "micro_batch": micro_batch,
             "dp": dp,

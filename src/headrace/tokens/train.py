@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from headrace.errors import ConfigError, SourceError
-from headrace.paths import local_path
+from headrace.paths import output_file
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCAB = 257
@@ -42,7 +42,7 @@ def train_tokenizer(
             f"vocab_size is {vocab_size}; byte-level BPE needs {SMALLEST_VOCAB} or more: "
             f"256 bytes and the end of document"
         )
-    path = _writable(local_path(out, name="tokenizer train: out"))
+    path = output_file(out, name="tokenizer train: out", example="tokenizer.json")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -62,26 +62,6 @@ def train_tokenizer(
     partial.replace(path)
     if progress is not None:
         progress(read.nbytes, read.nbytes, f"{tokenizer.get_vocab_size()} ids")
-    return path
-
-
-def _writable(path: Path) -> Path:
-    """The path of a file to write, before the texts are read; its directory is made.
-
-    Raises:
-        ConfigError: it is a directory, or its directory cannot be made.
-    """
-    if path.is_dir():
-        raise ConfigError(
-            f"tokenizer train: out is {path}, a directory: name a file in it, such as tokenizer.json"
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"tokenizer train: out is {path}: its directory cannot be made: {error.strerror or error}. "
-            "Name a file in a directory that can be written"
-        ) from error
     return path
 
 
