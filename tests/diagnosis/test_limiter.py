@@ -29,6 +29,24 @@ def seen(**given):
         (seen(main={"network": 1.0}), "network"),
         (seen(main={"decompression": 0.7, "cpu": 0.3}), "decompression"),
         (seen(main={"hand_over": 0.8, "idle": 0.2}, producers={"idle": 1.0}, workers=4), "hand_over"),
+        # Many small objects: building them in the loop's thread is the other end of the pipe ...
+        (
+            seen(
+                main={"cpu": 0.38, "idle": 0.37, "hand_over": 0.25},
+                producers={"hand_over": 0.5, "idle": 0.5},
+                workers=1,
+            ),
+            "hand_over",
+        ),
+        # ... unless the loop's own work is most of it, or the workers do something else.
+        (
+            seen(main={"cpu": 0.7, "idle": 0.1, "hand_over": 0.2}, producers={"hand_over": 1.0}, workers=1),
+            "loader_cpu",
+        ),
+        (
+            seen(main={"cpu": 0.4, "idle": 0.3, "hand_over": 0.3}, producers={"parsing": 1.0}, workers=1),
+            "loader_cpu",
+        ),
         (seen(main={"device_copy": 0.9}), "device_copy"),
         (seen(main={"sleep": 1.0}), "latency"),
         (seen(producers={"tokenizing": 1.0}, workers=8), "tokenizing"),

@@ -142,13 +142,27 @@ def is_short_of_cores(evidence: Evidence) -> bool:
 
 
 def _own_thread(evidence: Evidence) -> Finding:
-    activity, share = _top({k: v for k, v in evidence.main.items() if k != "idle"})
+    shares = {k: v for k, v in evidence.main.items() if k != "idle"}
+    if _takes_over(evidence):
+        shares["hand_over"] += shares.pop("cpu", 0.0)
+    activity, share = _top(shares)
     return Finding(
         limiter=cast("Limiter", _AS_LIMITER.get(activity, activity)),
         share=_share(share, evidence.samples),
         reason=f"the loop's own thread spent {percent(share)} of its waits so",
         work=activity,
     )
+
+
+def _takes_over(evidence: Evidence) -> bool:
+    """Whether the loop's own work in waits is the other end of what its workers do: batches are handed over.
+
+    Building and freeing the many objects of a batch is work of no name, beside reading them from the pipe.
+    """
+    passing = evidence.main.get("hand_over", 0.0)
+    working = {name: share for name, share in evidence.producers.items() if name != "idle"}
+    beside = passing > 0.1 and evidence.main.get("cpu", 0.0) <= 2 * passing
+    return evidence.workers > 0 and beside and _top(working)[0] == "hand_over"
 
 
 def _others(evidence: Evidence) -> Finding:
