@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import headrace as hr
 from headrace.cli.app import main
 
 SMALL = ("plan", "--model", "gpt3-125m", "--gpus", "2", "--batch-size", "8")
@@ -151,3 +152,17 @@ def test_rows_that_nothing_is_learned_from_are_named(tmp_path, capsys):
     said = capsys.readouterr()
     assert f"{table}: row 2 is left out: tokens_per_s_per_gpu is -3" in said.err.replace("\n", "")
     assert "row 2 is left out" in said.out
+
+
+def test_a_plan_of_a_store_measures_it_and_trains_on_it(tmp_path, capsys):
+    (tmp_path / "corpus.jsonl").write_text('{"text": "a document"}\n' * 500)
+    hr.ingest([tmp_path / "corpus.jsonl"], tmp_path / "my store", tokenizer="byte")
+    assert main([*SMALL, "--store", str(tmp_path / "my store"), "--tokens", "55000", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert {f["name"]: f["value"] for f in plan["input_output"]}["epochs"] == pytest.approx(10)
+    assert f"train '{tmp_path / 'my store'}' --out RUN" in plan["command"]
+
+
+def test_a_plan_of_what_is_no_store_is_refused(tmp_path, capsys):
+    assert main([*SMALL, "--store", str(tmp_path)]) == 2
+    assert "no manifest.json" in capsys.readouterr().err

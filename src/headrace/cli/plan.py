@@ -30,6 +30,8 @@ headrace plan --layers 32 --width 4096 --heads 32 --kv-heads 8 --gpu rtx4090-24g
 
 headrace plan --here --gpus 2 --model gpt3-125m --batch-size 16
 
+headrace plan --model gpt3-1.3b --gpus 8 --store store
+
 headrace plan check measured.csv --calibrate mine.csv --json
 """
 CHECK_EXAMPLES = """[bold]Examples[/bold]
@@ -84,11 +86,17 @@ def plan(
     layouts = planner.search(job, steps, memories, fixed=_fixed(layout))
     explained = 0 if output.why is None else planner.find(layouts, output.why, job)
     step_s = float(layouts.step.value[explained])
+    store = None
+    if work.store is not None:
+        from headrace.probe import measure_store
+
+        store = measure_store(work.store)
+        storage = planner.with_store(storage, store)
     measured = planner.with_measured(
         storage, decode_tokens_s=device.decode_tokens_s, cores=device.cores_per_node
     )
     figures = planner.input_output(
-        measured, parameters=shape.num_parameters, tokens_per_s=job.global_batch * job.seq_len / step_s,
+        measured, store=store, parameters=shape.num_parameters, tokens_per_s=job.global_batch * job.seq_len / step_s,
         nodes=max(1, -(-job.gpus // device.gpus_per_node)), step_s=step_s, tokens=work.tokens,
         memory_bytes_s=device.memory_bytes_s, seq_len=job.seq_len,
     )  # fmt: skip
@@ -123,7 +131,7 @@ def plan(
         "duration": planner.duration(job, layouts, 0, work.tokens) if any_fits else None,
         "command": None
         if runs is None
-        else planner.command(job, layouts, runs, model=model.model or "MODEL"),
+        else planner.command(job, layouts, runs, model=model.model or "MODEL", store=work.store or "STORE"),
         "input_output": figures,
     }
     if page is not None:

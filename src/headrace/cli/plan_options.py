@@ -58,6 +58,13 @@ class WorkOptions:
         Doc("Of matrix products. auto: bf16, or float32 where that is faster."),
     ] = "auto"
     tokens: Annotated[float, Doc("Tokens to train on in all.")] = 300e9
+    store: Annotated[
+        str | None,
+        Doc(
+            "The store to train on: its codec, stored bytes of a token and what a core decodes are measured on it, and "
+            "its tokens are an epoch."
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         """Refuse what is no number of tokens.

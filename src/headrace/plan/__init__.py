@@ -39,7 +39,14 @@ from headrace.plan.hardware import (
     read_hardware,
     resolve_dtype,
 )
-from headrace.plan.job_bytes import Figure, StorageOptions, input_output, with_measured
+from headrace.plan.job_bytes import (
+    Figure,
+    StorageOptions,
+    StoreFigures,
+    input_output,
+    with_measured,
+    with_store,
+)
 from headrace.plan.layout_search import Layouts, TrainingJob, search
 from headrace.plan.own_runs import (
     MeasuredRun,
@@ -63,6 +70,7 @@ __all__ = [
     "MeasuredRun",
     "ModelShape",
     "StorageOptions",
+    "StoreFigures",
     "TrainingJob",
     "add_runs",
     "cache_directory",
@@ -95,4 +103,5 @@ __all__ = [
     "system_of_hardware",
     "why",
     "with_measured",
+    "with_store",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import fields
 from typing import Any
 
@@ -260,7 +261,7 @@ def first_runnable(layouts: Layouts, job: TrainingJob) -> int | None:
     return None
 
 
-def command(job: TrainingJob, layouts: Layouts, i: int, *, model: str) -> str:
+def command(job: TrainingJob, layouts: Layouts, i: int, *, model: str, store: str = "STORE") -> str:
     """The torchrun command that trains this layout with headrace."""
     values = layout_values(layouts, i)
     nodes = max(1, -(-job.gpus // job.hardware.gpus_per_node))
@@ -268,7 +269,8 @@ def command(job: TrainingJob, layouts: Layouts, i: int, *, model: str) -> str:
     words = [
         f"torchrun --nnodes {nodes} --nproc-per-node {job.gpus // nodes}",
         *(["--rdzv-backend c10d --rdzv-endpoint HOST:29500"] if nodes > 1 else []),
-        f"-m headrace train STORE --out RUN --model {model} --seq-len {job.seq_len} --batch-size {job.global_batch}",
+        f"-m headrace train {shlex.quote(store)} --out RUN --model {model}",
+        f"--seq-len {job.seq_len} --batch-size {job.global_batch}",
         f"--dp {values['dp']} --tp {values['tp']} --pp {values['pp']} --shard {values['shard']}",
     ]
     micro = int(job.global_batch / values["dp"] / values["micro_batch"])

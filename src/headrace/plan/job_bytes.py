@@ -57,6 +57,20 @@ class Figure:
     formula: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFigures:
+    """What was measured on a store."""
+
+    codec: str
+    num_tokens: int
+    bytes_per_token: float
+    """Stored bytes."""
+    token_bytes: int
+    decode_tokens_s: float
+    """Of one core."""
+    block_tokens: int
+
+
 def input_output(
     options: StorageOptions,
     *,
@@ -68,6 +82,7 @@ def input_output(
     memory_bytes_s: float,
     seq_len: int = 2048,
     batch: int = 32,
+    store: StoreFigures | None = None,
 ) -> list[Figure]:
     """What a job reads, writes and prepares.
 
@@ -81,8 +96,10 @@ def input_output(
         memory_bytes_s: bandwidth of a device's memory, for generation.
         seq_len: tokens of a row.
         batch: rows decoded at once, for generation.
+        store: the job's own, where its figures are in `options` (`with_store`).
     """
     o = options
+    epoch = tokens if store is None else min(tokens, store.num_tokens)
     node_tokens = tokens_per_s / nodes
     read = node_tokens * o.bytes_per_token
     cores = node_tokens / (o.decode_mtokens_s * 1e6)
@@ -101,15 +118,19 @@ def input_output(
             name="cores that decode", value=cores, unit=f"of {o.cores_per_node}",
             formula="node tokens/s / tokens/s a core decodes",
         ),
-        *_codec_figures(o, node_tokens=node_tokens, seq_len=seq_len),
+        *_codec_figures(o, node_tokens=node_tokens, seq_len=seq_len, store=store),
         Figure(
-            name="first epoch of a node", value=tokens * o.bytes_per_token / nodes / 1e9, unit="GB",
+            name="first epoch of a node", value=epoch * o.bytes_per_token / nodes / 1e9, unit="GB",
             formula="store / nodes, where the tokens are one epoch; later epochs come from a cache that holds them",
         ),
         Figure(
-            name="store", value=tokens * o.bytes_per_token / 1e9, unit="GB",
+            name="store", value=(tokens if store is None else store.num_tokens) * o.bytes_per_token / 1e9, unit="GB",
             formula="tokens x stored bytes a token: the first epoch's reads, and a cache that holds all",
         ),
+        *([] if store is None else [
+            Figure(name="epochs", value=tokens / store.num_tokens, unit=f"of {store.num_tokens:,} tokens",
+                   formula="tokens to train on / tokens of the store"),
+        ]),
         Figure(
             name="ingest", value=text / (o.ingest_mb_s * 1e6 * o.ingest_cores) / 3600, unit="hours",
             formula="tokens x text bytes a token / (MB/s a core x cores)",
@@ -131,15 +152,20 @@ def input_output(
 
 
 # Decoded million tokens/s of one core and stored bytes of a decoded byte, block shuffle: bench/results/load_codecs.md.
-_CODECS = {"none": (4740.0, 1.0), "lz4": (908.0, 0.51)}
+_CODECS = {"none": (4740.0, 1.0), "lz4": (908.0, 0.51), "zstd": (430.0, 0.425)}
 _BLOCK_TOKENS = 65_536
 
 
-def _codec_figures(o: StorageOptions, *, node_tokens: float, seq_len: int) -> list[Figure]:
+def _codec_figures(
+    o: StorageOptions, *, node_tokens: float, seq_len: int, store: StoreFigures | None
+) -> list[Figure]:
     """Cores and network that each codec takes, and what a global shuffle from an object store would read."""
     known = {name: (rate, share * o.token_bytes) for name, (rate, share) in _CODECS.items()}
+    own = "zstd" if store is None else f"{store.codec} (the store, measured)"
+    known.pop("zstd" if store is None else store.codec, None)
+    block = _BLOCK_TOKENS if store is None else store.block_tokens
     figures = []
-    for codec, (rate, stored) in {**known, "zstd": (o.decode_mtokens_s, o.bytes_per_token)}.items():
+    for codec, (rate, stored) in {**known, own: (o.decode_mtokens_s, o.bytes_per_token)}.items():
         cores = node_tokens / (rate * 1e6)
         network = 100 * node_tokens * stored / (o.network_gb_s * 1e9)
         keeps = "keeps up" if cores <= o.cores_per_node and network <= 100 else "does not keep up"
@@ -149,13 +175,13 @@ def _codec_figures(o: StorageOptions, *, node_tokens: float, seq_len: int) -> li
                 formula=f"node tokens/s x {stored:.2g} bytes / network; node tokens/s / {rate:.0f} M tokens/s a core",
             )
         )  # fmt: skip
-    fetched = node_tokens / seq_len * _BLOCK_TOKENS * o.bytes_per_token
+    fetched = node_tokens / seq_len * block * o.bytes_per_token
     share = 100 * fetched / (o.network_gb_s * 1e9)
     figures.append(
         Figure(
-            name="zstd, global shuffle", value=share,
+            name=f"{own}, global shuffle", value=share,
             unit=f"% of the network: {'keeps up' if share <= 100 else 'does not keep up'}",
-            formula=f"node rows/s x a block of {_BLOCK_TOKENS:,} tokens for each row, without a cache",
+            formula=f"node rows/s x a block of {block:,} tokens for each row, without a cache",
         )
     )  # fmt: skip
     return figures
@@ -169,6 +195,20 @@ def with_measured(options: StorageOptions, *, decode_tokens_s: float, cores: int
         changed["decode_mtokens_s"] = decode_tokens_s / 1e6
     if cores and options.cores_per_node == default.cores_per_node:
         changed["cores_per_node"] = cores
+    return dataclasses.replace(options, **changed)
+
+
+def with_store(options: StorageOptions, store: StoreFigures) -> StorageOptions:
+    """With what a store measured, where the options still have their defaults."""
+    default = StorageOptions()
+    measured = {
+        "bytes_per_token": store.bytes_per_token,
+        "token_bytes": store.token_bytes,
+        "decode_mtokens_s": store.decode_tokens_s / 1e6,
+    }
+    changed: dict[str, Any] = {
+        name: value for name, value in measured.items() if getattr(options, name) == getattr(default, name)
+    }
     return dataclasses.replace(options, **changed)
 
 

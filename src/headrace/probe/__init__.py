@@ -3,6 +3,7 @@
 In reading order:
 
     rates        one device -> FLOP/s by dtype, bytes/s of memory and disk, tokens/s that a core decodes
+    store_rates  a store -> tokens/s that a core decodes of it, stored bytes of a token
     collective   the processes of a group -> bytes/s and latency of an all-reduce
     machine      all of them -> `Hardware`, cached as a TOML file
     worker       one of several processes that probe at the same time
@@ -14,5 +15,6 @@ from headrace.probe.machine import (
     probe_group,
     probe_machine,
 )
+from headrace.probe.store_rates import measure_store
 
-__all__ = ["ProbedMachine", "describe_hardware", "probe_group", "probe_machine"]
+__all__ = ["ProbedMachine", "describe_hardware", "measure_store", "probe_group", "probe_machine"]
