@@ -87,7 +87,14 @@ class OwnThreads:
 
     def __init__(self) -> None:
         self._files: dict[int, int] = {}
+        self._schedules: dict[int, ScheduleFile] = {}
         self._buffer = ctypes.create_string_buffer(256)
+
+    def schedule(self, tid: int) -> Schedule:
+        """The counters of a thread now; zeros where the system has none."""
+        if tid not in self._schedules:
+            self._schedules[tid] = ScheduleFile(tid)
+        return self._schedules[tid].read()
 
     def state(self, tid: int) -> KernelState:
         """What a thread is doing."""
@@ -108,6 +115,8 @@ class OwnThreads:
         """Close the files."""
         while self._files:
             os.close(self._files.popitem()[1])
+        while self._schedules:
+            self._schedules.popitem()[1].close()
 
 
 @cache

@@ -23,7 +23,6 @@ from headrace.diagnosis.kernel import (
     ScheduleFile,
     descendants,
     kernel_state,
-    read_schedule,
 )
 
 TICK_S: Final = 0.005
@@ -163,7 +162,7 @@ class LoopSampler:
         """Count a tick whose wait has ended while this thread waited for the GIL, and not for a core."""
         before_s, self._core_wait_s = (
             self._core_wait_s,
-            read_schedule(os.getpid(), threading.get_native_id()).core_wait_s,
+            self._threads.schedule(threading.get_native_id()).core_wait_s,
         )
         if time.perf_counter() - due - (self._core_wait_s - before_s) > _LATE_S:
             self.samples.late_ticks += 1
@@ -208,7 +207,7 @@ class LoopSampler:
 
     def _count_time(self, tid: int, now_s: float) -> None:
         """Count the time of a thread that works since its last sample, if that saw it working too."""
-        schedule = read_schedule(os.getpid(), tid)
+        schedule = self._threads.schedule(tid)
         before_s, before = self._last.get(tid, (0.0, schedule))
         self._last[tid] = now_s, schedule
         if now_s - before_s < _GAP_S:
