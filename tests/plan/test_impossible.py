@@ -10,15 +10,15 @@ FACTS = {"gpus": 8, "rows": 64, "layers": 24, "kv_heads": 16}
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("requested", "said"),
     [
         ({"dp": "3"}, "dp=3 cannot be; expected dp 1, 2, 4, 8 (dp x tp x pp x cp is the number of GPUs (8)"),
         ({"dp": "4", "tp": "4"}, "tp=4 cannot be with dp=4; expected tp 2 ("),
         ({"shard": "zero2"}, "shard=zero2 cannot be; expected shard none (only data-parallel ranks"),
     ],
 )
-def test_the_value_that_cannot_be_is_named_with_those_that_can(asked, said):
-    assert impossible(COLUMNS, asked, FACTS).startswith(said)
+def test_the_value_that_cannot_be_is_named_with_those_that_can(requested, said):
+    assert impossible(COLUMNS, requested, FACTS).startswith(said)
 
 
 def test_many_values_are_not_all_listed():

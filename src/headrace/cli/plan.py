@@ -85,21 +85,14 @@ def plan(
     )  # fmt: skip
     layouts = planner.search(job, steps, memories, fixed=_fixed(layout))
     explained = 0 if output.why is None else planner.find(layouts, output.why, job)
-    step_s = float(layouts.step.value[explained])
-    store = None
-    if work.store is not None:
-        from headrace.probe import measure_store
-
-        store = measure_store(work.store)
-        storage = planner.with_store(storage, store)
-    measured = planner.with_measured(
-        storage, decode_tokens_s=device.decode_tokens_s, cores=device.cores_per_node
+    figures = _input_output(
+        storage,
+        work,
+        device,
+        parameters=shape.num_parameters,
+        step_s=float(layouts.step.value[explained]),
+        job=job,
     )
-    figures = planner.input_output(
-        measured, store=store, parameters=shape.num_parameters, tokens_per_s=job.global_batch * job.seq_len / step_s,
-        nodes=max(1, -(-job.gpus // device.gpus_per_node)), step_s=step_s, tokens=work.tokens,
-        memory_bytes_s=device.memory_bytes_s, seq_len=job.seq_len,
-    )  # fmt: skip
     if output.why is not None:
         show_lines(
             [
@@ -270,6 +263,28 @@ def _hardware(options: HardwareOptions) -> tuple[Any, int]:
             raise ConfigError(f"--gpus-per-node is {options.gpus_per_node}; expected 1 or more")
         device = dataclasses.replace(device, gpus_per_node=options.gpus_per_node)
     return device, count or 8
+
+
+def _input_output(
+    storage: StorageOptions, work: WorkOptions, device: Any, *, parameters: int, step_s: float, job: Any
+) -> list[Any]:
+    """The bytes around the job, with what the store and the machine measured."""
+    import headrace.plan as planner
+
+    store = None
+    if work.store is not None:
+        from headrace.probe import measure_store
+
+        store = measure_store(work.store)
+        storage = planner.with_store(storage, store)
+    measured = planner.with_measured(
+        storage, decode_tokens_s=device.decode_tokens_s, cores=device.cores_per_node
+    )
+    return planner.input_output(
+        measured, store=store, parameters=parameters, tokens_per_s=job.global_batch * job.seq_len / step_s,
+        nodes=max(1, -(-job.gpus // device.gpus_per_node)), step_s=step_s, tokens=work.tokens,
+        memory_bytes_s=device.memory_bytes_s, seq_len=job.seq_len,
+    )  # fmt: skip
 
 
 def _shape(options: PlanModelOptions) -> Any:

@@ -161,8 +161,8 @@ def _takes_over(evidence: Evidence) -> bool:
     """
     passing = evidence.main.get("hand_over", 0.0)
     working = {name: share for name, share in evidence.producers.items() if name != "idle"}
-    beside = passing > 0.1 and evidence.main.get("cpu", 0.0) <= 2 * passing
-    return evidence.workers > 0 and beside and _top(working)[0] == "hand_over"
+    is_large = passing > 0.1 and evidence.main.get("cpu", 0.0) <= 2 * passing
+    return evidence.workers > 0 and is_large and _top(working)[0] == "hand_over"
 
 
 def _others(evidence: Evidence) -> Finding:

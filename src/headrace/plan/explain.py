@@ -154,7 +154,7 @@ def find(layouts: Layouts, text: str, job: TrainingJob) -> int:
     """
     every = [layout_values(layouts, i) for i in range(len(layouts))]
     columns = {name: np.array([values[name] for values in every]) for name in every[0]}
-    asked: dict[str, str] = {}
+    requested: dict[str, str] = {}
     for pair in text.split(","):
         name, _, value = (word.strip() for word in pair.partition("="))
         if not value or name not in columns:
@@ -162,14 +162,14 @@ def find(layouts: Layouts, text: str, job: TrainingJob) -> int:
             raise ConfigError(
                 f"--why {text!r}: {wrong}expected values like dp=8,tp=2; names: {', '.join(columns)}"
             )
-        if name in asked:
+        if name in requested:
             raise ConfigError(f"--why {text!r}: {name} is given twice; expected one value of it")
         if name not in ("shard", "recompute") and not (value.isascii() and value.isdecimal() and int(value)):
             raise ConfigError(f"--why {text!r}: {name} is {value!r}; expected a whole number above 0")
-        asked[name] = value if name in ("shard", "recompute") else str(int(value))
-    rows = np.all([columns[name].astype(str) == value for name, value in asked.items()], axis=0)
+        requested[name] = value if name in ("shard", "recompute") else str(int(value))
+    rows = np.all([columns[name].astype(str) == value for name, value in requested.items()], axis=0)
     if not rows.any():
-        raise ConfigError(f"--why {text!r}: {impossible(columns, asked, job_facts(job))}")
+        raise ConfigError(f"--why {text!r}: {impossible(columns, requested, job_facts(job))}")
     return int(np.flatnonzero(rows)[0])
 
 

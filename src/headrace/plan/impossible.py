@@ -22,13 +22,13 @@ _SHOWN: Final = 16
 
 
 def impossible(
-    columns: Mapping[str, NDArray[Any]], asked: Mapping[str, str], facts: Mapping[str, int]
+    columns: Mapping[str, NDArray[Any]], requested: Mapping[str, str], facts: Mapping[str, int]
 ) -> str:
-    """The first asked value that no layout has beside those before it, and the values that it could have.
+    """The first requested value that no layout has with those before it, and the values that it could have.
 
     Args:
         columns: values of all layouts by name, arrays [N].
-        asked: values by name, of which no layout has all.
+        requested: values by name, of which no layout has all.
         facts: gpus, rows, layers and kv_heads of the job.
 
     >>> columns = {"dp": np.array([4, 8]), "recompute": np.array(["full", "none"])}
@@ -37,14 +37,14 @@ def impossible(
     """
     rows = np.ones(len(next(iter(columns.values()))), dtype=bool)
     before: list[str] = []
-    for name, value in asked.items():
+    for name, value in requested.items():
         here = rows & np.array([str(one) == value for one in columns[name]], dtype=bool)
         if not here.any():
             values = np.unique(columns[name][rows])
             shown = ", ".join(str(one) for one in values[:_SHOWN]) + (", ..." if len(values) > _SHOWN else "")
             rule = _RULES[name].format(**facts)
-            beside = f" with {', '.join(before)}" if before else ""
-            return f"{name}={value} cannot be{beside}; expected {name} {shown}" + (
+            among = f" with {', '.join(before)}" if before else ""
+            return f"{name}={value} cannot be{among}; expected {name} {shown}" + (
                 f" ({rule})" if rule else ""
             )
         rows = here

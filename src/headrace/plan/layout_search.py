@@ -154,10 +154,10 @@ def _no_layout(job: TrainingJob, requested: Mapping[str, int | str]) -> str:
     columns = {name: column.astype(int) for name, column in grid.items()}
     named = {"shard": np.array(SHARD), "recompute": np.array(RECOMPUTE)}
     columns |= {name: names[columns[name]] for name, names in named.items()}
-    asked = {
+    texts = {
         name: str(value) for name, value in requested.items() if value != -1 and (name, value) != ("cp", 1)
     }
-    return impossible(columns, asked, job_facts(job))
+    return impossible(columns, texts, job_facts(job))
 
 
 def _picked(interval: Interval, rank: NDArray[np.intp]) -> Interval:
