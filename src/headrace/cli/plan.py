@@ -17,7 +17,7 @@ from headrace.cli.plan_options import (
 )
 from headrace.cli.plan_tables import list_gpus, show_check, show_lines, show_plan, warn_of_unread, write_page
 from headrace.errors import ConfigError
-from headrace.paths import output_file
+from headrace.paths import local_path, output_file
 from headrace.plan import StorageOptions
 
 EXAMPLES = """[bold]Examples[/bold]
