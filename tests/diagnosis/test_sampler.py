@@ -16,7 +16,7 @@ import pytest
 
 from headrace.diagnosis import DiagnosedLoader
 from headrace.diagnosis.activity import StackClassifier
-from headrace.diagnosis.kernel import OwnThreads, descendants, kernel_state, read_usage
+from headrace.diagnosis.kernel import OwnThreads, Schedule, descendants, kernel_state, read_usage
 from headrace.diagnosis.worker_sampling import WorkerSamples
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux")
@@ -87,6 +87,17 @@ def test_threads_of_python_work_are_seen_waiting_for_the_gil():
     for thread in threads:
         thread.join()
         until(lambda thread=thread: own.state(thread.native_id) == "unknown")  # once it has ended
+    own.close()
+
+
+def test_the_counters_of_a_thread_grow_with_its_work_and_are_zero_without_it():
+    own = OwnThreads()
+    mine = threading.get_native_id()
+    before = own.schedule(mine)
+    if before == Schedule():
+        pytest.skip("this system does not count what threads wait for")
+    until(lambda: sum(range(10_000)) and own.schedule(mine).cpu_s > before.cpu_s)
+    assert own.schedule(2**22 + 1) == Schedule()  # no such thread
     own.close()
 
 
