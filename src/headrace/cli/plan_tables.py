@@ -106,7 +106,7 @@ def show_check(report: Any) -> None:
             stdout.print(f"row {line['row']} is left out: {line['error']}", soft_wrap=True, highlight=False)
 
 
-def warn_of_unread(path: Path | None, unread: dict[int, str]) -> None:
+def warn_of_unread(path: Path | str | None, unread: dict[int, str]) -> None:
     """Say on stderr which rows of a table nothing was learned from."""
     for row, why in unread.items():
         stderr.print(f"{path}: row {row} is left out: {why}", soft_wrap=True, highlight=False)
