@@ -157,3 +157,67 @@ def test_numbers_of_this_machine_are_plausible():
         platform.peak_memory_nbytes(),
     ):
         assert value is None or 1 << 20 < value < 1 << 50
+
+
+V1 = "32 31 0:29 / /sys/fs/cgroup rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct"
+V2 = "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mounts", "files", "expected"),
+    [
+        pytest.param("0::/a/b", V2, {"a/b/cpu.max": "150000 100000"}, 1.5, id="version 2"),
+        pytest.param("0::/", V2, {"cpu.max": "50000 100000"}, 0.5, id="version 2 in a namespace of its own"),
+        pytest.param(
+            "0::/a/b", V2, {"a/cpu.max": "200000 100000", "a/b/cpu.max": "400000 100000"}, 2, id="the group above"
+        ),
+        pytest.param("0::/a/b", V2, {"a/cpu.max": "max 100000", "a/b/cpu.max": "max 100000"}, None, id="no limit"),
+        pytest.param("4:cpu,cpuacct:/a", V1, {"a/cpu.cfs_quota_us": "300000", "a/cpu.cfs_period_us": "100000"}, 3,
+                     id="version 1"),
+        pytest.param(
+            "4:cpuacct,cpu:/a/b",
+            V1,
+            {"a/cpu.cfs_quota_us": "100000", "a/cpu.cfs_period_us": "50000",
+             "a/b/cpu.cfs_quota_us": "-1", "a/b/cpu.cfs_period_us": "100000"},
+            2,
+            id="version 1: the group above",
+        ),
+        pytest.param(
+            "4:cpu:/docker/7f", V1.replace(" / ", " /docker/7f "),
+            {"cpu.cfs_quota_us": "250000", "cpu.cfs_period_us": "100000"}, 2.5, id="version 1 in a container",
+        ),
+        pytest.param(
+            "4:cpu:/a\n0::/x", f"{V1}\n{V2}",
+            {"a/cpu.cfs_quota_us": "300000", "a/cpu.cfs_period_us": "100000", "x/cpu.max": "100000 100000"}, 1,
+            id="both",
+        ),
+        pytest.param("3:memory:/a", V1, {"a/cpu.cfs_quota_us": "1", "a/cpu.cfs_period_us": "1"}, None, id="no cpu"),
+        pytest.param("0::/../../x", V2, {"cpu.max": "100000 100000"}, 1, id="a group outside the namespace"),
+        pytest.param("0::/a", V2, {"a/cpu.max": "", "cpu.max": "100000 100000"}, 1, id="an empty file"),
+        pytest.param("4:cpu:/a", V1, {"a/cpu.cfs_quota_us": "9", "a/cpu.cfs_period_us": "0"}, None, id="no period"),
+        pytest.param("garbage\n::\n", "garbage - x\n - \n", {}, None, id="neither"),
+    ],
+)  # fmt: skip
+def test_the_quota_is_the_tightest_of_the_control_groups_of_both_versions(
+    tmp_path, monkeypatch, cgroup, mounts, files, expected
+):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(cgroup)
+    (tmp_path / "proc/self/mountinfo").write_text(mounts)
+    for name, text in files.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{text}\n")
+    assert platform.cpu_quota(tmp_path) == expected
+
+
+def test_without_proc_there_is_no_quota(tmp_path):
+    assert platform.cpu_quota(tmp_path) is None
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(None, 8), (0.5, 1), (1.5, 2), (2, 2), (64, 8)])
+def test_available_cores_are_those_of_the_affinity_within_the_quota(monkeypatch, quota, expected):
+    """Whatever counts workers, decoders and threads asks here."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(platform, "cpu_quota", lambda: quota)
+    assert platform.available_cores() == expected

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import mmap
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 
@@ -32,29 +33,71 @@ _resource: Final = _optional("resource")
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use, at least 1."""
+    """CPU cores that this process may use, at least 1: by affinity, and by its control groups' quota, rounded up."""
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         with suppress(OSError):
-            return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+            cores = len(os.sched_getaffinity(0))
+    quota = cpu_quota()
+    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
 
 
-def cpu_quota() -> float | None:
-    """Cores' worth of processor time that the control group of this process may use; None where there is no limit."""
-    with suppress(OSError, ValueError, IndexError):
-        group = next(
-            line.split("::", 1)[1]
-            for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-            if line.startswith("0::")
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Cores' worth of processor time that the control groups of this process may use; None where there is no limit.
+
+    The tightest of the process's own group and of those above it, in both versions of the kernel's interface:
+    `cpu.max` (2), and `cpu.cfs_quota_us` with `cpu.cfs_period_us` (1).
+
+    Args:
+        root: directory that holds proc and the mounted hierarchies.
+    """
+    return min(_cpu_quotas(root), default=None)
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    try:
+        groups = (
+            (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         )
-        limits = []
-        for folder in (group, *map(str, Path(group).parents)):
-            file = Path(f"/sys/fs/cgroup{folder}/cpu.max")
-            if file.is_file():
-                quota, period = file.read_text(encoding="ascii").split()
-                if quota != "max":
-                    limits.append(int(quota) / int(period))
-        return min(limits, default=None)
+        mounts = (
+            (root / "proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        )
+    except OSError:
+        return
+    group_of: dict[str, str] = {}
+    for line in groups:  # hierarchy:controllers:path
+        _, controllers, path = (*line.split(":", 2), "", "", "")[:3]
+        group_of.update(dict.fromkeys(controllers.split(","), path))
+    for line in mounts:  # id parent device root point options ... - type source options
+        fields, _, rest = line.partition(" - ")
+        mounted, point = (*fields.split(), *[""] * 5)[3:5]
+        kind, _, options = (*rest.split(), "", "", "")[:3]
+        controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
+        if controller not in group_of or (controller and controller not in options.split(",")):
+            continue
+        group = PurePosixPath(group_of[controller])
+        # A container without a namespace of its own sees the host's path, and its own group at the mount's root.
+        inside = (
+            group.relative_to(mounted if group.is_relative_to(mounted) else "/")
+            if group.is_absolute()
+            else group
+        )
+        for folder in (inside, *inside.parents):
+            quota = _quota_of(root / point.lstrip("/") / folder)
+            if quota is not None and ".." not in folder.parts:
+                yield quota
+
+
+def _quota_of(folder: Path) -> float | None:
+    """Cores' worth of one control group; None without a limit."""
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (
+            (folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period")
+        )
+        return None if int(quota) <= 0 else int(quota) / int(period)
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,9 +22,8 @@ from headrace.generation.model_directory import base_directory, read_config, spe
 from headrace.generation.options import PrefixCacheOptions, SamplingOptions
 from headrace.generation.prefix_cache import BlockDirectory, PrefixCache
 from headrace.generation.prompts.tokenizer import PromptTokenizer
-from headrace.model import Decoder, Model, fetch_model, is_adapter, load_model
+from headrace.model import Decoder, Model, fetch_model, is_adapter, limit_threads, load_model
 from headrace.paths import split_checkpoint_name
-from headrace.platform import cpu_quota
 from headrace.stats import Stats
 
 if TYPE_CHECKING:
@@ -297,13 +295,6 @@ def _no_model(path: Path) -> ConfigError:
         f"{path}: neither a run (run.json) nor a Hugging Face directory (config.json) is there. Give the --out of "
         f"headrace train, or a Hugging Face directory; a name of the hub is written hf://OWNER/NAME."
     )
-
-
-def limit_threads() -> None:
-    """Let torch use no more threads than the control group's processor quota allows; OMP_NUM_THREADS has precedence."""
-    quota = cpu_quota()
-    if quota is not None and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), math.ceil(quota))))
 
 
 def pick_device(name: str) -> torch.device:

@@ -10,6 +10,7 @@ initialize    name, shape and seed -> a parameter's first values
 loss          hidden states and labels -> cross-entropy
 products      matrix products, by oneDNN where that is faster
 kv            keys and values of earlier tokens
+threads       processor time that may be used -> torch's threads
 embed         word vectors -> a first token table
 """
 
@@ -44,6 +45,7 @@ from headrace.model.lora.layers import (
 )
 from headrace.model.loss import IGNORED, linear_cross_entropy
 from headrace.model.tensor_files import TensorEntry, fill_tensors, read_headers
+from headrace.model.threads import limit_threads
 from headrace.model.weights.adapter import export_adapter
 from headrace.model.weights.checkpoint import (
     CHECKPOINT_FORMAT,
@@ -141,6 +143,7 @@ __all__ = [
     "is_adapter",
     "is_lora_name",
     "latest_checkpoint",
+    "limit_threads",
     "linear_cross_entropy",
     "list_checkpoints",
     "load_base",

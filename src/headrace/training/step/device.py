@@ -8,14 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from headrace.errors import ConfigError
+from headrace.model import limit_threads
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """This process's device: on a machine of several GPUs, the one of its local rank.
+    """This process's device: on a machine of several GPUs, the one of its local rank. Threads are limited, too.
 
     Raises:
         ConfigError: no such device, or not on this machine.
     """
+    limit_threads()
     requested = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(requested)
