@@ -121,7 +121,7 @@ def _probe_together(devices: int) -> dict[str, float]:
     threads = str(max(1, available_cores() // devices))
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "headrace.probe.worker", str(rank), str(devices), str(port)],
+            [sys.executable, "-P", "-m", "headrace.probe.worker", str(rank), str(devices), str(port)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
                  "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

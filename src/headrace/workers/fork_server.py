@@ -128,7 +128,7 @@ class ForkServer:
             "arguments": list(arguments),
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, json.dumps(start)],
+            [sys.executable, "-P", "-c", _BOOT, json.dumps(start)],
             pass_fds=(theirs.fileno(), life_read),
             stdin=subprocess.DEVNULL,
             env={**os.environ, **(environment or {}), "HEADRACE_SYS_PATH": json.dumps(sys.path)},
