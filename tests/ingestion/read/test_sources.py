@@ -336,3 +336,28 @@ def test_sources_in_memory_and_their_patterns(write_jsonl, tmp_path):
     assert list(read_texts("memory://corpus-of-tests/2024/a.jsonl.gz")) == ["2024/a.jsonl.gz"]
     with pytest.raises(SourceError, match="nothing matches"):
         find_sources(["memory://corpus-of-tests/*.csv"])
+
+
+@pytest.mark.parametrize(
+    ("head", "format"),
+    [
+        (b'{"text": "a"}\n{"text": "b"}\n', "jsonl"),
+        (b'{\n  "text": "a"\n}\n', "json"),
+        (b"{}\n", "jsonl"),
+        (b"{\\rtf1 text", "text"),
+        (b"{this is no JSON} but text\n", "text"),
+    ],
+)
+def test_a_brace_alone_makes_no_json_of_a_file_of_unknown_suffix(tmp_path, head, format):
+    path = tmp_path / "file.xyz"
+    path.write_bytes(head)
+    assert describe(str(path)).format == format
+
+
+def test_a_job_without_a_good_document_names_the_first_bad_one(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": NaN}\n{"text": 1}\n')
+    with pytest.raises(
+        SourceError, match=r"no documents in 1 files; 2 were bad, the first one at .*a\.jsonl: line 1"
+    ):
+        ingest(path, tmp_path / "store", workers=1, job=JobOptions(max_reject_share=1))

@@ -55,6 +55,11 @@ def check_documents(
     if not documents:
         named = job.sources[0].url + (f" and {len(job.sources) - 1} more" if len(job.sources) > 1 else "")
         left_out = "" if not dropped else f"; {dropped:,} were left out: {_dropped_words(records)}"
+        first_reject = next(
+            (record.first_reject for record in records if record.first_reject is not None), None
+        )
+        if first_reject is not None:
+            left_out += f"; {counts.total():,} were bad, the first one at {describe_reject(first_reject)}"
         raise SourceError(f"{named}: empty: no documents in {len(job.sources)} files{left_out}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -45,6 +46,7 @@ _MARKS = {  # UTF-32's little-endian mark begins with UTF-16's
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
+_OBJECT = re.compile(rb"\{\s*[\"}]")
 WARC = b"WARC/"
 """A web archive's first bytes."""
 _GLOB = frozenset("*?[")
@@ -227,7 +229,7 @@ def format_of(url: str, head: bytes) -> str:
     if named is not None:
         return named
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    return _json_format(start) if start.startswith(b"{") else "text"
+    return _json_format(start) if _OBJECT.match(start) else "text"
 
 
 def has_pages(source: SourceFile) -> bool:
