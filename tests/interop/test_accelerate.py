@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from headrace import ingest
+from headrace import ConfigError, Loader, Store, ingest
 
 pytest.importorskip("accelerate")
 
@@ -121,3 +121,24 @@ def test_a_dataloader_that_would_be_sharded_again_is_refused_with_the_line_to_wr
     printed, rows = run(made, tmp_path / "out", kind, processes=processes, dispatch=dispatch, refused=True)
     assert "accelerator.prepare(model, optimizer, loader)" in printed
     assert rows == {}
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(
+    "name", ["Accelerator.prepare_data_loader", "prepare_data_loader", "skip_first_batches"]
+)
+def test_a_loader_that_is_prepared_by_another_function_is_refused_with_the_line_to_write(name, split, made):
+    import accelerate
+
+    accelerator = accelerate.Accelerator(
+        cpu=True, dataloader_config=accelerate.DataLoaderConfiguration(split_batches=split)
+    )
+    loader = Loader(Store.open(made / "store"), seq_len=31, batch_size=8)
+    prepare = {
+        "Accelerator.prepare_data_loader": accelerator.prepare_data_loader,
+        "prepare_data_loader": accelerate.data_loader.prepare_data_loader,
+        "skip_first_batches": accelerate.skip_first_batches,
+    }[name]
+    with pytest.raises(ConfigError, match=r"accelerator\.prepare\(model, optimizer, loader\)"):
+        prepare(loader)
+    assert accelerator.prepare(loader) is loader

@@ -19,8 +19,9 @@ _BETWEEN: Final = ("headrace", "torch.utils.data")
 WITH_ACCELERATE: Final = (
     "accelerate shards the batches of a DataLoader among processes and reads one ahead; the loader has sharded them "
     "already, and its state would be one batch too far. Give accelerate the loader itself: "
-    "model, optimizer, loader = accelerator.prepare(model, optimizer, loader). With transformers, train by "
-    "headrace.interop.hf.Trainer(...)"
+    "model, optimizer, loader = accelerator.prepare(model, optimizer, loader), not to prepare_data_loader or "
+    "skip_first_batches; accelerator.register_for_checkpointing(loader) keeps its position. With transformers, train "
+    "by headrace.interop.hf.Trainer(...)"
 )
 
 

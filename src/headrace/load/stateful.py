@@ -183,8 +183,9 @@ class StatefulBatches(ABC, Generic[Array]):
         )
 
     def __getattr__(self, name: str) -> NoReturn:
-        # accelerate looks for it on the dataset of a DataLoader before it iterates that.
-        if name == "set_epoch" and called_by_accelerate():
+        # accelerate looks for set_epoch on the dataset of a DataLoader before it iterates that; for the others where
+        # its prepare_data_loader or skip_first_batches gets the loader.
+        if name in ("set_epoch", "dataset", "batch_sampler", "sampler") and called_by_accelerate():
             raise ConfigError(WITH_ACCELERATE)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
