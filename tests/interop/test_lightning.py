@@ -90,6 +90,46 @@ def test_a_dataloader_whose_state_lightning_does_not_save_is_refused(store, tmp_
         trained(store, tmp_path, wrap=wrapped)
 
 
+class Rows(torch.utils.data.IterableDataset):
+    """A user's own iterable around a loader."""
+
+    def __init__(self, loader, way):
+        self.loader, self.way = loader, way
+
+    def __iter__(self):
+        return iter(self.loader) if self.way == "handed on" else self.batches()
+
+    def batches(self):
+        while self.way == "next":
+            yield next(self.loader)
+        yield from self.loader
+
+
+@pytest.mark.parametrize("way", ["next", "yield", "handed on"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda rows: rows,
+        lambda rows: torch.utils.data.DataLoader(rows, batch_size=None),
+    ],
+)
+def test_a_loader_in_an_iterable_of_the_users_is_refused_with_the_line_to_write(store, tmp_path, way, wrap):
+    with pytest.raises(ConfigError, match=r"trainer\.fit\(model, loader\).*on_before_batch_transfer"):
+        trained(store, tmp_path, wrap=lambda loader: wrap(Rows(loader, way)))
+
+
+def test_a_loop_over_a_loader_in_a_hook_is_the_users_own(store, tmp_path):
+    class Looking(Recording):
+        def training_step(self, batch, index):
+            assert next(probe).num_rows == 8
+            self.seen = sum(batch.num_rows for batch in loader_of(store))
+            return super().training_step(batch, index)
+
+    probe, model = loader_of(store, epochs=None), Looking()
+    lightning.Trainer(max_steps=2, enable_checkpointing=False, **QUIET).fit(model, loader_of(store))
+    assert model.seen == loader_of(store).num_rows
+
+
 RANKS = """
 import sys
 import torch, torch.distributed as dist, torch.multiprocessing as processes

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _LIGHTNING: Final = ("lightning", "pytorch_lightning", "lightning_fabric")
+_LIGHTNING_READS: Final = (".utilities.combined_loader", ".loops.fetchers")
 _BETWEEN: Final = ("headrace", "torch.utils.data")
 
 WITH_ACCELERATE: Final = (
@@ -22,6 +23,14 @@ WITH_ACCELERATE: Final = (
     "model, optimizer, loader = accelerator.prepare(model, optimizer, loader), not to prepare_data_loader or "
     "skip_first_batches; accelerator.register_for_checkpointing(loader) keeps its position. With transformers, train "
     "by headrace.interop.hf.Trainer(...)"
+)
+
+
+WITH_LIGHTNING: Final = (
+    "Lightning does not know the position of a loader that another iterable hands on: a resumed run would read from "
+    "the beginning, or one batch too far. Give it the loader itself: trainer.fit(model, loader). What is done to a "
+    "batch goes into the module's on_before_batch_transfer, or into headrace.interop.torch.dataloader(loader, "
+    "collate_fn=...)"
 )
 
 
@@ -54,3 +63,20 @@ def called_by_accelerate() -> bool:
     """Whether the caller of the method that asks is a module of accelerate."""
     name: str = sys._getframe(2).f_globals.get("__name__", "")  # noqa: SLF001
     return name.startswith("accelerate.")
+
+
+def handed_on_to_lightning() -> bool:
+    """Whether Lightning iterates something of another package or the user's that iterates a loader.
+
+    A loop over a loader in a hook or a callback is the user's own: there Lightning's data loops are not the nearest of
+    its modules on the stack.
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+    is_handed_on = False
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.partition(".")[0] in _LIGHTNING:
+            return is_handed_on and name.endswith(_LIGHTNING_READS)
+        is_handed_on |= not name.startswith(_BETWEEN)
+        frame = frame.f_back
+    return False

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self
 
 from headrace.errors import ConfigError, OrderError, ResumeError, WorkerError
 from headrace.load.batch import Array, Batch
 from headrace.load.callers import (
     WITH_ACCELERATE,
+    WITH_LIGHTNING,
     called_by_accelerate,
     called_by_lightning,
+    handed_on_to_lightning,
     iterated_by_accelerate,
 )
 from headrace.load.distributed import check_rank, check_workers
@@ -147,10 +149,13 @@ class StatefulBatches(ABC, Generic[Array]):
         """A loop over the next pass, or over the rest of one after `seek`, `load_state_dict` or `next(loader)`.
 
         Raises:
-            ConfigError: a DataLoader of accelerate iterates it, which would shard its batches again.
+            ConfigError: a DataLoader of accelerate iterates it, which would shard its batches again; or something
+                that Lightning iterates, which would not be resumed where it was.
         """
         if iterated_by_accelerate():
             raise ConfigError(WITH_ACCELERATE)
+        if handed_on_to_lightning():
+            return _refused()
         with self._lock:
             progress = self._progress
             loop: BatchIterator[Array] = BatchIterator(self)
@@ -165,9 +170,14 @@ class StatefulBatches(ABC, Generic[Array]):
         Raises:
             StopIteration: the pass is at its end.
             ShardError: a block is damaged; the position stays, and the next call tries again.
-            ConfigError: torch.distributed says another rank than the loader was made for, or the loader is closed.
+            ConfigError: torch.distributed says another rank than the loader was made for, or the loader is closed; and
+                see `__iter__`.
             WorkerError: called in a forked child of the process that took the first batch.
         """
+        if iterated_by_accelerate():
+            raise ConfigError(WITH_ACCELERATE)
+        if handed_on_to_lightning():
+            raise ConfigError(WITH_LIGHTNING)
         return self.take(self._progress.end)
 
     def __getitem__(self, index: object) -> NoReturn:
@@ -278,3 +288,9 @@ class BatchIterator(Generic[Array]):
             self._done = True
             self._loader.end_loop(self)
             raise
+
+
+def _refused() -> Iterator[Any]:
+    """Raises when the first batch is taken: Lightning hides what raises before."""
+    raise ConfigError(WITH_LIGHTNING)
+    yield
