@@ -12,8 +12,9 @@ import pytest
 from typing_extensions import Doc
 
 from headrace.errors import ConfigError
-from headrace.training import DataOptions, LoraOptions, OptimizerOptions, ParallelOptions
+from headrace.training import DataOptions, LoraOptions, OptimizerOptions, ParallelOptions, RunOptions
 from headrace.training.options import check_steps
+from headrace.training.shape_options import ShapeOptions
 
 API_ONLY = {"output", "reading", "eval_stores", "sample_prompts", "lora"}
 
@@ -71,3 +72,22 @@ def test_steps_are_at_least_one(steps):
 def test_options_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         OptimizerOptions().lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (OptimizerOptions, "warmup_steps"),
+        (OptimizerOptions, "decay_steps"),
+        (OptimizerOptions, "rampup_steps"),
+        (OptimizerOptions, "spike_window"),
+        (DataOptions, "batch_size"),
+        (RunOptions, "tokens"),
+        (RunOptions, "max_seconds"),
+        (ShapeOptions, "num_hidden_layers"),
+        (ShapeOptions, "max_position_embeddings"),
+    ],
+)
+def test_numbers_that_no_run_json_can_hold_are_refused_by_name(kind, name):
+    with pytest.raises(ConfigError, match=f"train: {name} is 9{{23}}; expected from"):
+        kind(**{name: 10**23 - 1})

@@ -155,7 +155,7 @@ class StatefulBatches(ABC, Generic[Array]):
         if iterated_by_accelerate():
             raise ConfigError(WITH_ACCELERATE)
         if handed_on_to_lightning():
-            return _refused()
+            return map(_refuse, [None])  # at the first batch: Lightning hides what raises before
         with self._lock:
             progress = self._progress
             loop: BatchIterator[Array] = BatchIterator(self)
@@ -290,7 +290,5 @@ class BatchIterator(Generic[Array]):
             raise
 
 
-def _refused() -> Iterator[Any]:
-    """Raises when the first batch is taken: Lightning hides what raises before."""
+def _refuse(_: None) -> Any:
     raise ConfigError(WITH_LIGHTNING)
-    yield

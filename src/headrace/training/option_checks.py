@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from headrace.errors import ConfigError
 
+LARGEST: Final = 2**63 - 1
+"""JSON and tensors hold no larger integer."""
 
-def check_integer(name: str, value: object, low: int, high: float = math.inf) -> None:
+
+def check_integer(name: str, value: object, low: int, high: int = LARGEST) -> None:
     """Refuse what is no whole number in a range; None is an option that was not given."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"train: {name} is {value!r}; expected a whole number.")
+    if value < low and high == LARGEST:
+        raise ConfigError(f"train: {name} is {value}; expected at least {low}.")
     check_number(name, value, low, high)
 
 

@@ -340,6 +340,7 @@ class RunOptions:
         """Refuse values out of range."""
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ConfigError(f"train: max_seconds is {self.max_seconds}; expected more than 0.")
+        check_number("max_seconds", self.max_seconds, 0, 1e9)  # 32 years
         check_integer("tokens", self.tokens, 1)
         check_integer("seed", self.seed, -(2**63), 2**63 - 1)
         check_choice("dtype", self.dtype, Dtype)
