@@ -86,7 +86,7 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
             # An option that may be repeated, which typer knows as a list.
             base, default = types.GenericAlias(list, typing.get_args(base)[:1]), list(default)
         flag = next((e.name for e in extras if isinstance(e, Flag)), "--" + field.name.replace("_", "-"))
-        metavar = None
+        metavar = _metavar(base)
         if os.PathLike[str] in typing.get_args(base):
             # As a Path, "" would be the current directory.
             base, metavar = (str | None if type(None) in typing.get_args(base) else str), "PATH"
@@ -102,6 +102,18 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
             )
         )
     return found
+
+
+def _metavar(base: Any) -> str | None:
+    """How a value is written, where that is several words: typer's own <float,float>... reads as a list with commas.
+
+    >>> _metavar(tuple[float, float] | None), _metavar(int)
+    ('<float> <float>', None)
+    """
+    for kind in (base, *typing.get_args(base)):
+        if typing.get_origin(kind) is tuple:
+            return " ".join(f"<{part.__name__}>" for part in typing.get_args(kind))
+    return None
 
 
 def _value(value: Any) -> Any:
