@@ -9,7 +9,6 @@ from typing import Annotated, Final, Literal, get_args
 from typing_extensions import Doc
 
 from headrace.errors import ConfigError
-from headrace.training.option_checks import check_integer
 
 ModelType = Literal["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2", "gpt2"]
 _LARGEST: Final = {"num_hidden_layers": 10_000, "depth": 1_000}
@@ -54,7 +53,8 @@ class ShapeOptions:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"train: {field.name} is {value!r}; expected a whole number, at least 1.")
-            check_integer(field.name, value, 1, _LARGEST.get(field.name, 2**31 - 1))
+            if value > (largest := _LARGEST.get(field.name, 2**31 - 1)):
+                raise ConfigError(f"train: {field.name} is {value}; expected from 1 to {largest}.")
         if self.model_type is not None and self.model_type not in get_args(ModelType):
             raise ConfigError(
                 f"train: model_type is {self.model_type!r}; expected one of {', '.join(get_args(ModelType))}."
