@@ -25,7 +25,7 @@ from headrace.store import Image, Value, columns_of_rows, commit_samples, write_
 from headrace.types import Prediction
 
 FEATURES = {"image": Image(), "mask": Image(), "name": Value("string")}
-RESAMPLES = 2_000
+RESAMPLES = 1_000
 
 
 class UNet(nn.Module):
@@ -151,8 +151,9 @@ def otsu(store: hr.SampleStore, size: int) -> float:
         ]
     )
     counts = np.bincount(values.astype(int), minlength=256)
+    counts = counts / counts.sum()
     low, means = counts.cumsum(), (counts * np.arange(256)).cumsum()
-    between = (means[-1] * low - means * low[-1]) ** 2 / np.maximum(low * (low[-1] - low), 1)
+    between = (means[-1] * low - means) ** 2 / np.maximum(low * (1 - low), 1e-9)
     return float(between.argmax())
 
 
