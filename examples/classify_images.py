@@ -147,7 +147,14 @@ def main() -> None:
             predicted += guess
             for row, number in zip(batch.rows.tolist(), guess, strict=True):
                 sink.put(
-                    Prediction(str(row), 0, prompt="", text=names[number], token_ids=(), finish_reason="stop")
+                    Prediction(
+                        prompt_id=str(row),
+                        sample_index=0,
+                        prompt="",
+                        text=names[number],
+                        token_ids=(),
+                        finish_reason="stop",
+                    )
                 )
     report(train, labels, predicted)
 
