@@ -134,3 +134,28 @@ def test_a_model_without_memory_counts_what_learns():
 def test_a_recipe_with_another_content_is_told_as_damage(values):
     with pytest.raises(CheckpointError, match=r"run\.json: its lora is no LoRA configuration"):
         LoraConfig.from_json(values, "run.json")
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("learns_below", [False, True])
+def test_a_step_of_a_layer_has_the_values_and_gradients_of_its_formula(
+    *, bias: bool, learns_below: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = LoraLinear(
+        torch.nn.Linear(8, 6, bias=bias), LoraConfig(r=2, lora_alpha=6.0, target_modules=("all-linear",))
+    )
+    torch.nn.init.normal_(layer.lora_A)
+    torch.nn.init.normal_(layer.lora_B)
+    x = torch.randn(3, 5, 8, requires_grad=learns_below)
+    learn = [layer.lora_A, layer.lora_B, *([x] if learns_below else [])]
+    out = layer(x)
+    low_rank = layer.scaling * (x @ layer.lora_A.T) @ layer.lora_B.T
+    formula = torch.nn.functional.linear(x, layer.weight, layer.bias) + low_rank
+    torch.testing.assert_close(out, formula)
+    for ours, theirs in zip(
+        torch.autograd.grad(out.square().sum(), learn),
+        torch.autograd.grad(formula.square().sum(), learn),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)

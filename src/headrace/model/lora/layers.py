@@ -7,20 +7,21 @@ Source: Hu et al. 2021 (LoRA); Kalajdzievski 2023 for the scaling of use_rslora.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name that every reader of torch code knows
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model.families import Model, ModelConfig, meta_model
 from headrace.model.gpt.gpt import GPTConfig
 from headrace.model.gpt.gpt2_format import gpt2_name
 from headrace.model.llama.decoder_tensors import decoder_tensor_name
-from headrace.model.products import Linear
+from headrace.model.products import Linear, product
 
 ALL_LINEAR = "all-linear"
 """peft's name for every linear layer but the head."""
@@ -85,8 +86,50 @@ class LoraLinear(Linear):
         """[..., K] -> [..., N]."""
         # Held-out rows are evaluated without gradients, on a model in training mode.
         drops = self.dropout > 0 and self.training and torch.is_grad_enabled()
+        plain = not isinstance(self.weight, DTensor) and not torch.compiler.is_compiling()
+        if plain and not drops and torch.is_grad_enabled() and x.device.type == "cpu":
+            flat = x.flatten(0, -2)
+            out = _lora_linear(flat, self.weight, self.bias, self.lora_A, self.lora_B, self.scaling)
+            return out.view(*x.shape[:-1], -1)
         low = F.linear(F.dropout(x, self.dropout) if drops else x, self.lora_A)
         return super().forward(x) + F.linear(low, self.lora_B) * self.scaling
+
+
+class _LoraLinear(torch.autograd.Function):
+    """The layer as one step: the low-rank products are added into the frozen one, without passes of their own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_MK: Tensor,
+        weight_NK: Tensor,
+        bias_N: Tensor | None,
+        a_RK: Tensor,
+        b_NR: Tensor,
+        scaling: float,
+    ) -> Tensor:
+        kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_MK.dtype
+        x_MK, weight_NK, a_RK, b_NR = (t.to(kind) for t in (x_MK, weight_NK, a_RK, b_NR))
+        low_MR = x_MK @ a_RK.T
+        out_MN = product(x_MK, weight_NK.T)
+        if bias_N is not None:
+            out_MN += bias_N.to(kind)
+        ctx.save_for_backward(x_MK, weight_NK, a_RK, b_NR, low_MR)
+        ctx.scaling = scaling
+        return out_MN.addmm_(low_MR, b_NR.T, alpha=scaling)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_MK, weight_NK, a_RK, b_NR, low_MR = ctx.saved_tensors
+        of_low_MR = (grads[0] @ b_NR) * ctx.scaling
+        of_x = None
+        if ctx.needs_input_grad[0]:  # not of the first layer: the embeddings are frozen
+            of_x = product(grads[0], weight_NK).addmm_(of_low_MR, a_RK)
+        of_b = (grads[0].T @ low_MR) * ctx.scaling
+        return of_x, None, None, of_low_MR.T @ x_MK, of_b, None
+
+
+_lora_linear: Callable[..., Tensor] = _LoraLinear.apply
 
 
 def is_lora_name(name: str) -> bool:
