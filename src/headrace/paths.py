@@ -21,6 +21,7 @@ _SCHEMES: Final = {
 
 REMOTE_SCHEMES: Final = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "memory")
 """Of object stores, which can be written to."""
+HUB_NAME: Final = re.compile(r"hf://([^/@]+/[^/@]+)(?:@(.+))?")
 _REMOTE_URL: Final = re.compile(r"([A-Za-z0-9]+):/+(.+)")
 
 
@@ -133,3 +134,19 @@ def split_checkpoint_name(name: str | os.PathLike[str]) -> tuple[Path, str | Non
     if not at or path.exists() or not (which == "best" or which.isdecimal()):
         return path, None
     return Path(run), which
+
+
+def model_name(model: str | os.PathLike[str]) -> str:
+    """What a model is called: the last part of its path or URL, without a revision.
+
+    >>> model_name("hf://HuggingFaceTB/SmolLM2-135M@main"), model_name("s3://bucket/runs/a/")
+    ('SmolLM2-135M', 'a')
+    """
+    text = os.fspath(model)
+    if match := HUB_NAME.fullmatch(text):
+        return match[1].rpartition("/")[2]
+    return (
+        text.rstrip("/").rpartition("/")[2]
+        if is_url(text)
+        else Path(given_path(text, name="model")).resolve().name
+    )

@@ -29,6 +29,7 @@ class FakeServer:
 
     script: pieces of an answer: text, (text, tokens), an event, a threading.Event that is waited for, or an Exception
         that breaks the connection; INDEX in a text is the choice's index.
+    health: what /health answers.
     refuse: (status, headers, body) instead of any answer, until it is None again.
     """
 
@@ -45,6 +46,7 @@ class FakeServer:
         self.history = MetricsHistory(lambda: read_registry(self.registry))
         self._sampling = None
         routes = [
+            Route("/health", self._health),
             Route("/v1/models", self._models),
             Route("/v1/completions", self._complete, methods=["POST"]),
             Route("/v1/chat/completions", self._complete, methods=["POST"]),
@@ -67,6 +69,7 @@ class FakeServer:
     def reset(self):
         self.script, self.pace_s, self.refuse = ["Hello", " world"], 0.0, None
         self.chat_template = False
+        self.health = {"status": "ok"}
         self.requests, self.cancelled, self.paths = [], threading.Event(), []
 
     def _app(self, inner):
@@ -91,6 +94,9 @@ class FakeServer:
     def stop(self):
         self._server.should_exit = True
         self._thread.join(10)
+
+    async def _health(self, _):
+        return JSONResponse(self.health, status_code=200 if self.health == {"status": "ok"} else 503)
 
     async def _models(self, request):
         return self._refusal(request) or JSONResponse(

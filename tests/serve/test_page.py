@@ -175,6 +175,23 @@ def test_the_page_names_no_other_place():
 
 
 @needs_chromium
+def test_the_page_says_how_far_the_model_is_until_it_is_loaded(server, open_page):
+    server.health = {
+        "status": "loading",
+        "share": 0.429,
+        "bytes_total": 3 << 30,
+        "rate": "812 MB/s, limited by the disk",
+        "waiting": 2,
+    }
+    page = open_page(server.url, may_say="503")
+    expect(page.locator("#loading")).to_have_text(
+        "The model is loading: 42 % of 3 GiB; 812 MB/s, limited by the disk; 2 requests wait."
+    )
+    server.health = {"status": "ok"}
+    expect(page.locator("#loading")).to_be_hidden()
+
+
+@needs_chromium
 def test_tokens_appear_while_the_server_still_writes(server, page):
     server.script, server.pace_s = [" one", " two", " three"] * 20, 0.05
     write(page)

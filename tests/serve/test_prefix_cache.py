@@ -21,8 +21,11 @@ KEYS = ("first key", "second key")
 def in_process(model, state, **options):
     """A client of a server in this process."""
     made = ServeOptions(api_keys=list(KEYS), **options)
-    served = ServedModel(model, dtype="float32", prefix_cache=made.prefix_cache)
-    server = ModelServer(served, state=state, options=made, redact=str)
+
+    def load(_):
+        return ServedModel(model, name="tiny", dtype="float32", prefix_cache=made.prefix_cache)
+
+    server = ModelServer("tiny", load, state=state, options=made, redact=str)
     with TestClient(server.app, base_url="http://127.0.0.1") as client:
         yield client
     server.close()

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.console import facts, print_json, stdout, warn
+from headrace.cli.console import facts, print_json, progress_bar, stderr, stdout, warn
 from headrace.cli.options import MODEL_HELP, with_options
 from headrace.generation import PrefixCacheOptions
 from headrace.serve import ServeOptions, ServerInfo
@@ -25,7 +25,7 @@ headrace serve --model run --prefix-cache ~/.cache/prefixes
 
 curl localhost:8000/v1/completions -H 'content-type: application/json' -d '{"prompt": "The wheel", "stream": true}'
 
-The page is at /. SIGTERM or Ctrl-C finishes running requests, then ends; a second one ends at once.
+The page is at /, also while the model loads; requests wait for it. SIGTERM or Ctrl-C finishes running requests, then ends; a second one ends at once.
 """
 KEY_VARIABLE = "HEADRACE_API_KEY"
 
@@ -47,8 +47,13 @@ def serve(
             stdout.print(facts("serving", [("url", info.url), ("model", info.model), ("dtype", info.dtype)]))
         sys.stdout.flush()
 
+    def listening(url: str) -> None:
+        if not json and stderr.is_terminal:
+            stderr.print(f"listening at {url}; requests wait while the model loads")
+
     options = dataclasses.replace(options, prefix_cache=prefix_cache)
     key = os.environ.get(KEY_VARIABLE)
     if key:
         options = dataclasses.replace(options, api_keys=[*(options.api_keys or ()), key])
-    run(model, options, ready=ready, warn=warn)
+    with progress_bar("load", unit="bytes", quiet=json, lazy=True) as progress:
+        run(model, options, ready=ready, listening=listening, progress=progress, warn=warn)

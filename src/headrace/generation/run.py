@@ -13,8 +13,8 @@ from headrace.generation.job import GenerateSummary, Progress, run_job
 from headrace.generation.loading import LoadedEngine, load_engine
 from headrace.generation.options import EngineOptions, OutputOptions, PromptOptions, SamplingOptions
 from headrace.generation.prompts import ChatEncoder, PromptSource, PromptSurvey, read_prompts, survey_prompts
-from headrace.model import fetch_model, model_name
-from headrace.paths import given_path
+from headrace.model import fetch_model
+from headrace.paths import given_path, model_name
 from headrace.sink import open_sink
 from headrace.stats import Stats
 

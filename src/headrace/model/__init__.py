@@ -85,7 +85,7 @@ from headrace.model.weights.load import (
     to_hf,
     to_transformers,
 )
-from headrace.model.weights.location import cache_directory, fetch_checkpoint, fetch_model, model_name
+from headrace.model.weights.location import cache_directory, fetch_checkpoint, fetch_model
 
 __all__ = [
     "BASE",
@@ -154,7 +154,6 @@ __all__ = [
     "merge_lora",
     "meta_lora_model",
     "meta_model",
-    "model_name",
     "parse_manifest",
     "pretrained_files",
     "read_adapter",

@@ -4,6 +4,7 @@ options        ServeOptions
 run            model and options -> checked, listening
 process        the running server: model, uvicorn, signals
 app            the application: all routes
+model_loader   the model, and requests that came before it was loaded
 connection     bytes -> requests, within limits
 middleware     host, origin, key and size of every request; errors
 origins        Host and Origin headers -> allowed or not

@@ -1,4 +1,4 @@
-"""A loaded model -> the ASGI application: OpenAI's paths, the page, and what operators need."""
+"""A model, loaded or still loading -> the ASGI application: OpenAI's paths, the page, and what operators need."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from headrace.serve.files import FileStore
 from headrace.serve.history import MetricsHistory
 from headrace.serve.metrics import CONTENT_TYPE, Metrics
 from headrace.serve.middleware import CACHE_SCOPE, RequestMiddleware, error_for
+from headrace.serve.model_loader import RETRY_AFTER_S, Load, ModelLoader
 from headrace.serve.options import ServeOptions
 from headrace.serve.origins import CrossOriginPolicy
 from headrace.serve.page import page_routes
@@ -43,31 +44,36 @@ from headrace.serve.protocol import (
 from headrace.serve.redaction import Redactor
 from headrace.version import VERSION
 
-RETRY_AFTER_S = 1
-
 
 class ModelServer:
     """The application and its state: one model, one engine thread, one directory of files and batches.
 
+    /health, /metrics and the page answer while the model loads; requests that need it wait in the order they come.
+
     Args:
-        model: the model.
+        name: what clients call the model.
+        load: loads it; called when the application starts.
         state: directory of uploaded files and batches; one server at a time uses it.
         options: of the server.
         redact: removes the server's paths from error messages.
     """
 
-    def __init__(self, model: ServedModel, *, state: Path, options: ServeOptions, redact: Redactor) -> None:
-        self.model, self.draining = model, False
+    def __init__(
+        self, name: str, load: Load, *, state: Path, options: ServeOptions, redact: Redactor
+    ) -> None:
+        self.name, self.draining = name, False
+        self.loader = ModelLoader(load, max_waiting=options.max_queue)
         self.engine: EngineThread | None = None
         self.metrics = Metrics(
-            model.name,
+            name,
             gauges={
                 "num_requests_running": ("Samples that decode now.", lambda: self._gauge("running")),
-                "num_requests_waiting": ("Samples that wait for a free row.", lambda: self._gauge("waiting")),
+                "num_requests_waiting": ("Samples that wait for a free row.", self._num_waiting),
                 "prefix_cache_memory_bytes": ("Bytes of prefixes in memory.", self._cached_bytes),
             },
         )
         self.on_start: Callable[[], None] = lambda: None
+        self.on_loaded: Callable[[ServedModel], None] = lambda _: None
         self.on_failure: Callable[[BaseException], None] = lambda _: None
         self._created = int(time.time())
         self._max_queue = options.max_queue
@@ -76,12 +82,8 @@ class ModelServer:
         self._files = FileStore(state, max_upload_bytes=options.max_upload_bytes)
         # Without keys all clients are one.
         self._share_prefixes = options.share_prefixes or not options.api_keys
-        self._batches = BatchQueue(
-            self._files, model=model, redact=redact, share_prefixes=self._share_prefixes
-        )
-        self._document = orjson.dumps(
-            openapi_document(title=f"headrace serving {model.name}", version=VERSION)
-        )
+        self._batches = BatchQueue(self._files, redact=redact, share_prefixes=self._share_prefixes)
+        self._document = orjson.dumps(openapi_document(title=f"headrace serving {name}", version=VERSION))
         routes = [
             *self._openai_routes(),
             *self._operator_routes(),
@@ -133,22 +135,27 @@ class ModelServer:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
-        self.engine = EngineThread(
-            self.model.engine, loop=loop, metrics=self.metrics, on_failure=self.on_failure
-        )
-        self._batches.start(self.engine)
-        history = loop.create_task(self._history.run())
+        history = asyncio.get_running_loop().create_task(self._history.run())
         self.on_start()
+        self.loader.start(on_loaded=self._start_engine, on_failure=self.on_failure)
         try:
             yield
         finally:
             history.cancel()
             with suppress(asyncio.CancelledError):
                 await history
+            self.loader.refuse(_draining())
             await self._batches.stop()
-            await asyncio.to_thread(self.engine.stop)
-            await asyncio.to_thread(self.model.engine.close)
+            if self.engine is not None and self.loader.model is not None:
+                await asyncio.to_thread(self.engine.stop)
+                await asyncio.to_thread(self.loader.model.engine.close)
+
+    def _start_engine(self, model: ServedModel) -> None:
+        self.engine = EngineThread(
+            model.engine, loop=asyncio.get_running_loop(), metrics=self.metrics, on_failure=self.on_failure
+        )
+        self._batches.start(self.engine, model)
+        self.on_loaded(model)
 
     def close(self) -> None:
         """Release the state directory."""
@@ -157,6 +164,7 @@ class ModelServer:
     async def drain(self, *, limit_s: float) -> None:
         """Refuse new requests and wait until the running ones end, at most so long; batches pause."""
         self.draining = True
+        self.loader.refuse(_draining())
         await self._batches.stop()
         if self.engine is not None:
             with suppress(TimeoutError):
@@ -165,33 +173,37 @@ class ModelServer:
     def _gauge(self, name: str) -> float:
         return 0.0 if self.engine is None else float(getattr(self.engine, name))
 
+    def _num_waiting(self) -> float:
+        return self.loader.waiting + self._gauge("waiting")
+
     def _cached_bytes(self) -> float:
-        cache = self.model.engine.prefix_cache
+        cache = None if self.loader.model is None else self.loader.model.engine.prefix_cache
         return 0.0 if cache is None else float(cache.nbytes)
 
     # ---- OpenAI's paths ----
 
     async def _complete(self, request: Request) -> ASGIApp:
-        return self._response(await read_body(request, CompletionBody), request)
+        return await self._response(await read_body(request, CompletionBody), request)
 
     async def _chat(self, request: Request) -> ASGIApp:
-        return self._response(await read_body(request, ChatBody), request)
+        return await self._response(await read_body(request, ChatBody), request)
 
-    def _response(self, body: CompletionBody | ChatBody, http: Request) -> CompletionResponse:
+    async def _response(self, body: CompletionBody | ChatBody, http: Request) -> CompletionResponse:
         self._check_accepting()
+        model = await self.loader.get(http.receive)
         engine = self._running_engine()
         if engine.waiting >= self._max_queue:
             raise self._queue_full(engine)
         scope = "" if self._share_prefixes else http.scope[CACHE_SCOPE]
-        request = parse_request(body, self.model, cache_scope=scope)
+        request = parse_request(body, model, cache_scope=scope)
         count = len(request.tokens.requests)
-        if count > self._max_queue + self.model.batch_size:
+        if count > self._max_queue + model.batch_size:
             raise bad_request(
                 f"The request asks for {count} samples; this server queues at most {self._max_queue}.", "n"
             )
         if engine.waiting and engine.waiting + count > self._max_queue:
             raise self._queue_full(engine)
-        return CompletionResponse(request, model=self.model, engine=engine)
+        return CompletionResponse(request, model=model, engine=engine)
 
     def _queue_full(self, engine: EngineThread) -> APIError:
         return APIError(
@@ -201,27 +213,28 @@ class ModelServer:
             headers={"retry-after": str(RETRY_AFTER_S)},
         )
 
-    async def _list_models(self, _: Request) -> Response:
-        return json_response({"object": "list", "data": [self._model_object()]})
+    async def _list_models(self, request: Request) -> Response:
+        model = await self.loader.get(request.receive)
+        return json_response({"object": "list", "data": [self._model_object(model)]})
 
     async def _get_model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        if name != self.model.name:
+        if name != self.name:
             raise APIError(
                 404, f"The model {name[:100]!r} does not exist.", param="model", code="model_not_found"
             )
-        return json_response(self._model_object())
+        return json_response(self._model_object(await self.loader.get(request.receive)))
 
-    def _model_object(self) -> dict[str, object]:
+    def _model_object(self, model: ServedModel) -> dict[str, object]:
         return {
-            "id": self.model.name,
+            "id": self.name,
             "object": "model",
             "created": self._created,
             "owned_by": "headrace",
-            "root": self.model.name,
+            "root": self.name,
             "parent": None,
-            "max_model_len": self.model.context,
-            "has_chat_template": self.model.has_chat_template,
+            "max_model_len": model.context,
+            "has_chat_template": model.has_chat_template,
         }
 
     # ---- tokens ----
@@ -230,22 +243,25 @@ class ModelServer:
         body = await read_body(request, TokenizeBody)
         if (body.prompt is None) == (body.messages is None):
             raise bad_request("Give either prompt or messages.", "prompt")
+        model = await self.loader.get(request.receive)
         if body.messages is not None:
-            ids = self.model.encode_messages(body.messages, generation_prompt=body.add_generation_prompt)
+            ids = model.encode_messages(body.messages, generation_prompt=body.add_generation_prompt)
         else:
             special = body.add_special_tokens and body.prompt != ""
-            ids = self.model.encode(body.prompt or "", special=special, split=body.split_special_tokens)
-        names = [self.model.token_name(one) for one in ids] if body.return_token_strs else None
+            ids = model.encode(body.prompt or "", special=special, split=body.split_special_tokens)
+        names = [model.token_name(one) for one in ids] if body.return_token_strs else None
         return json_response(
-            {"count": len(ids), "max_model_len": self.model.context, "tokens": ids, "token_strs": names}
+            {"count": len(ids), "max_model_len": model.context, "tokens": ids, "token_strs": names}
         )
 
     async def _detokenize(self, request: Request) -> Response:
         body = await read_body(request, DetokenizeBody)
-        return json_response({"prompt": self.model.decode(body.tokens)})
+        model = await self.loader.get(request.receive)
+        return json_response({"prompt": model.decode(body.tokens)})
 
-    async def _tokenizer_info(self, _: Request) -> Response:
-        model, eos = self.model, self.model.eos_id
+    async def _tokenizer_info(self, request: Request) -> Response:
+        model = await self.loader.get(request.receive)
+        eos = model.eos_id
         return json_response(
             {
                 "tokenizer_class": model.tokenizer.name,
@@ -265,6 +281,9 @@ class ModelServer:
     async def _health(self, _: Request) -> Response:
         if self.draining:
             return json_response({"status": "draining"}, status=503)
+        if self.loader.loading:
+            headers = {"retry-after": str(RETRY_AFTER_S)}
+            return json_response(self.loader.status(), status=503, headers=headers)
         if self.engine is None or self.engine.failure is not None:
             return json_response({"status": "failed"}, status=503)
         return json_response({"status": "ok"})
@@ -280,12 +299,7 @@ class ModelServer:
 
     def _check_accepting(self) -> None:
         if self.draining:
-            raise APIError(
-                503,
-                "The server is shutting down.",
-                code="draining",
-                headers={"retry-after": str(RETRY_AFTER_S), "connection": "close"},
-            )
+            raise _draining()
 
     def _running_engine(self) -> EngineThread:
         if self.engine is None or self.engine.failure is not None:
@@ -298,6 +312,15 @@ class ModelServer:
     async def _error_response(self, _: Request, error: Exception) -> Response:
         answer = error_for(error, redact=self._redact)
         return json_response(answer.content, status=answer.status, headers=answer.headers)
+
+
+def _draining() -> APIError:
+    return APIError(
+        503,
+        "The server is shutting down.",
+        code="draining",
+        headers={"retry-after": str(RETRY_AFTER_S), "connection": "close"},
+    )
 
 
 def history_response(history: MetricsHistory, request: Request) -> Response:

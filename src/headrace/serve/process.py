@@ -1,4 +1,4 @@
-"""A listening socket and options -> the running server: model, uvicorn, signals."""
+"""A listening socket and options -> the running server, which loads its model: uvicorn, signals."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from pathlib import Path
 
 import uvicorn
 
-from headrace.errors import WorkerError
+from headrace.errors import HeadraceError, WorkerError
+from headrace.paths import model_name
 from headrace.platform import raise_open_file_limit
 from headrace.serve.app import ModelServer
 from headrace.serve.completions import ServedModel
 from headrace.serve.connection import limited_protocol
 from headrace.serve.options import ServeOptions, ServerInfo
+from headrace.serve.run import BACKLOG
 from headrace.serve.redaction import Redactor
+from headrace.storage import Progress
 
-BACKLOG = 2048
 CLOSE_S = 5
 """After the drain, for connections that do not close by themselves."""
 OTHER_FILES = 256
@@ -32,9 +34,11 @@ def run_server(
     *,
     listener: socket.socket,
     state: Path,
+    listening: Callable[[str], None],
+    progress: Progress,
     ready: Callable[[ServerInfo], None],
 ) -> None:
-    """Load the model and serve it; after a signal, finish the running requests and return.
+    """Serve a model, and load it meanwhile; after a signal, finish the running requests and return.
 
     Raises:
         ConfigError: the model cannot be loaded.
@@ -42,21 +46,30 @@ def run_server(
         WorkerError: the engine failed while serving.
     """
     raise_open_file_limit(options.max_connections + OTHER_FILES)
-    served = ServedModel(
-        model,
-        name=options.name,
-        dtype=options.dtype,
-        device=options.device,
-        batch_size=options.batch_size,
-        prefix_cache=options.prefix_cache,
-    )
     directories = {"state": state, "model": model, **options.stores}
     if options.prefix_cache.directory is not None:
         directories["prefix-cache"] = options.prefix_cache.directory
     redact = Redactor(directories)
-    server = ModelServer(served, state=state, options=options, redact=redact)
-    info = _info(served, listener, state=state, options=options)
-    running = _AnnouncingServer(_uvicorn_config(server, options), lambda: ready(info))
+
+    def load(report: Progress) -> ServedModel:
+        def both(done: int, total: int | None, note: str) -> None:
+            report(done, total, note)
+            progress(done, total, note)
+
+        return ServedModel(
+            model,
+            name=name,
+            dtype=options.dtype,
+            device=options.device,
+            batch_size=options.batch_size,
+            prefix_cache=options.prefix_cache,
+            progress=both,
+        )
+
+    name = options.name or model_name(model)
+    server = ModelServer(name, load, state=state, options=options, redact=redact)
+    url = _url(listener)
+    running = _AnnouncingServer(_uvicorn_config(server, options), lambda: listening(url))
     failures: list[BaseException] = []
 
     def on_failure(error: BaseException) -> None:
@@ -64,11 +77,16 @@ def run_server(
         running.should_exit = True
 
     server.on_start = lambda: _handle_signals(server, running, drain_s=options.drain_s)
+    server.on_loaded = lambda served: ready(_info(served, url, state=state, options=options))
     server.on_failure = on_failure
     running.run(sockets=[listener])
     server.close()
-    if failures:
-        raise WorkerError(f"serve: the engine failed: {failures[0]}") from failures[0]
+    if not failures:
+        return
+    if server.loader.model is None and isinstance(failures[0], HeadraceError):
+        raise failures[0]
+    part = "engine failed" if server.loader.model is not None else "model could not be loaded"
+    raise WorkerError(f"serve: the {part}: {failures[0]}") from failures[0]
 
 
 def _uvicorn_config(server: ModelServer, options: ServeOptions) -> uvicorn.Config:
@@ -86,11 +104,15 @@ def _uvicorn_config(server: ModelServer, options: ServeOptions) -> uvicorn.Confi
     )
 
 
-def _info(model: ServedModel, listener: socket.socket, *, state: Path, options: ServeOptions) -> ServerInfo:
+def _url(listener: socket.socket) -> str:
     address = listener.getsockname()
     host = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
+    return f"http://{host}:{address[1]}"
+
+
+def _info(model: ServedModel, url: str, *, state: Path, options: ServeOptions) -> ServerInfo:
     return ServerInfo(
-        url=f"http://{host}:{address[1]}",
+        url=url,
         model=model.name,
         pid=os.getpid(),
         dtype=model.dtype,

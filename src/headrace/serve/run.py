@@ -1,4 +1,4 @@
-"""Model directory and options -> checked, with a listening socket -> a server that runs until it gets a signal."""
+"""Model and options -> checked, with a listening socket -> a server that runs until it gets a signal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from pathlib import Path
 from headrace.errors import ConfigError
 from headrace.paths import given_path, is_url, local_path, split_checkpoint_name
 from headrace.serve.options import ServeOptions, ServerInfo
+from headrace.storage import Progress
+
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
 
 
 def serve(
@@ -19,18 +23,24 @@ def serve(
     options: ServeOptions | None = None,
     *,
     ready: Callable[[ServerInfo], None] = lambda _: None,
+    listening: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
     warn: Callable[[str], None] = lambda sentence: warnings.warn(sentence, RuntimeWarning, stacklevel=4),
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C; then finish the running requests, and return.
 
+    The server answers /health, /metrics and the page while the model loads; requests that need the model wait for it.
+
     Args:
         model: a run directory or a Hugging Face directory, or a URL of one, see `headrace.model.fetch_model`.
         options: of the server.
-        ready: called once the server accepts requests.
+        ready: called once the model is loaded.
+        listening: called with the server's URL once it answers; the model is not loaded yet.
+        progress: called as progress(bytes done, bytes in all, note) while the model is read; in a thread.
         warn: called with one sentence for each directory of predictions that holds none yet.
 
     Raises:
-        ConfigError: an option has no meaning, or the port is taken.
+        ConfigError: an option has no meaning, the port is taken, or the model cannot be loaded.
         SinkError: another server uses the state directory.
         WorkerError: the engine failed while serving.
     """
@@ -43,9 +53,17 @@ def serve(
         local_path(options.state, name="serve: state") if options.state is not None else default_state(model)
     )
     with _listen(options.host, options.port) as listener:
-        from headrace.serve.process import run_server  # torch and uvicorn, after the cheap checks
+        from headrace.serve.process import run_server  # uvicorn, after the cheap checks
 
-        run_server(model, options, listener=listener, state=state, ready=ready)
+        run_server(
+            model,
+            options,
+            listener=listener,
+            state=state,
+            listening=listening,
+            progress=progress,
+            ready=ready,
+        )
 
 
 def _check_predictions(out: str, warn: Callable[[str], None]) -> None:
@@ -67,7 +85,7 @@ def _check_predictions(out: str, warn: Callable[[str], None]) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket, before the model is loaded: a port that is taken is reported at once."""
+    """A listening socket at once: a port that is taken is reported, and clients that come too early wait."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -78,6 +96,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(

@@ -10,7 +10,8 @@ from hub_server import COMMIT, HubServer
 from storage_fakes import BlobServer
 
 from headrace.errors import CheckpointError, ConfigError
-from headrace.model import GPT, GPTConfig, fetch_model, load_model, model_name, to_hf
+from headrace.model import GPT, GPTConfig, fetch_model, load_model, to_hf
+from headrace.paths import model_name
 from headrace.model.weights import location
 from headrace.storage import DamagedFileError, MemoryBlob, open_blob
 from headrace.tokens.byte import ByteTokenizer

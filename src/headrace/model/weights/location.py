@@ -21,7 +21,7 @@ import orjson
 from headrace.errors import CheckpointError, ConfigError, StoreError
 from headrace.formatting import nbytes
 from headrace.model.weights.checkpoint import MANIFEST, STATE, parse_manifest
-from headrace.paths import given_path, is_url, local_path
+from headrace.paths import HUB_NAME, given_path, is_url, local_path
 from headrace.storage import Blob, DamagedFileError, FileCache, Progress, RemoteFile, open_blob
 
 logger = logging.getLogger("headrace.load")
@@ -33,7 +33,6 @@ RUN: Final = "run.json"
 CONFIG: Final = "config.json"
 ADAPTER: Final = "adapter_config.json"
 HUB: Final = "hf://"
-HUB_NAME: Final = re.compile(r"hf://([^/@]+/[^/@]+)(?:@(.+))?")
 _INDEX: Final = "model.safetensors.index.json"
 _SUFFIXES: Final = (".json", ".jinja", ".model", ".safetensors", ".tiktoken", ".txt")
 """Of a Hugging Face directory's files that are read; pickles and other frameworks' weights are not."""
@@ -57,22 +56,6 @@ _SCHEMES: Final = (
 _THREADS: Final = 16
 
 _caches: dict[tuple[str, int], FileCache] = {}
-
-
-def model_name(model: str | os.PathLike[str]) -> str:
-    """What a model is called: the last part of its path or URL, without a revision.
-
-    >>> model_name("hf://HuggingFaceTB/SmolLM2-135M@main"), model_name("s3://bucket/runs/a/")
-    ('SmolLM2-135M', 'a')
-    """
-    text = os.fspath(model)
-    if match := HUB_NAME.fullmatch(text):
-        return match[1].rpartition("/")[2]
-    return (
-        text.rstrip("/").rpartition("/")[2]
-        if is_url(text)
-        else Path(given_path(text, name="model")).resolve().name
-    )
 
 
 def fetch_model(model: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:

@@ -55,7 +55,6 @@ class BatchQueue:
 
     Args:
         files: uploaded files, and the directory of the batches.
-        model: the model.
         redact: removes the server's paths from error messages.
         share_prefixes: use prefixes that were computed for other requests; else those of the same batch only.
         clock: seconds since 1970.
@@ -65,28 +64,29 @@ class BatchQueue:
         self,
         files: FileStore,
         *,
-        model: ServedModel,
         redact: Callable[[str], str] = str,
         share_prefixes: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._share_prefixes = share_prefixes
-        self._store, self._model, self._redact, self._clock = BatchStore(files), model, redact, clock
+        self._store, self._redact, self._clock = BatchStore(files), redact, clock
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._deadlines: dict[str, int] = {}
+        self._store.sweep()  # before the first batch can be created: its input is there before its object
+        self._deadlines: dict[str, int] = {
+            batch["id"]: batch["expires_at"] for batch in self._store.unfinished()
+        }
         """Of batches that wait."""
         self._running: set[str] = set()
-        self._engine: EngineThread | None = None
+        self._engine: EngineThread
+        self._model: ServedModel
         self._cancelled: set[str] = set()
         self._unwritten: set[str] = set()
         """Failed batches whose committed responses could not be written; tried again at the next start."""
 
-    def start(self, engine: EngineThread) -> None:
-        """Continue what a former server left, and wait for more."""
-        self._engine = engine
-        self._store.sweep()
-        self._deadlines = {batch["id"]: batch["expires_at"] for batch in self._store.unfinished()}
+    def start(self, engine: EngineThread, model: ServedModel) -> None:
+        """Continue what a former server left, and wait for more; batches that were made before wait for this."""
+        self._engine, self._model = engine, model
         loop = asyncio.get_running_loop()
         # SQLite's connection belongs to one thread, and an fsync must not block the event loop.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batch")
@@ -290,7 +290,6 @@ class BatchQueue:
         self, line: BatchLine, schema: type[CompletionBody | ChatBody], *, scope: str
     ) -> Prediction:
         """One line's response, or its error, as a row."""
-        assert self._engine is not None
         try:
             request = parse_request(parse_fields(line.body, schema), self._model, cache_scope=scope)
             async with submitted(request, self._engine):

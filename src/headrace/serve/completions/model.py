@@ -11,16 +11,8 @@ from pathlib import Path
 import orjson
 
 from headrace.errors import ConfigError, HeadraceError
-from headrace.generation import (
-    EncoderDecoderEngine,
-    LoadedEngine,
-    NativeEngine,
-    PrefixCacheOptions,
-    load_chat_template,
-    load_engine,
-)
-from headrace.model import fetch_model, model_name
-from headrace.paths import split_checkpoint_name
+from headrace.generation import PrefixCacheOptions
+from headrace.paths import model_name, split_checkpoint_name
 from headrace.serve.protocol import APIError, ChatMessage, bad_request
 from headrace.storage import Progress
 
@@ -52,10 +44,14 @@ class ServedModel:
         prefix_cache: PrefixCacheOptions = PrefixCacheOptions(),  # noqa: B008  # frozen
         progress: Progress | None = None,
     ) -> None:
+        # With torch, which takes seconds: the server answers before.
+        from headrace.generation import EncoderDecoderEngine, NativeEngine, load_chat_template, load_engine
+        from headrace.model import fetch_model
+
         self.name = name or model_name(model)
         fetched = fetch_model(model, progress=progress)
         path, _ = split_checkpoint_name(fetched)
-        loaded: LoadedEngine = load_engine(
+        loaded = load_engine(
             fetched,
             dtype=dtype,
             device=device,

@@ -66,7 +66,7 @@ document.querySelectorAll("[name=mode]").forEach((input) => {
 /** Path and body of the request for the open conversation, or the prompt. */
 function request({ turns = null } = {}) {
   const chat = isChat();
-  const body = { model: $("model").value };
+  const body = $("model").value ? { model: $("model").value } : {}; // none is known yet while it loads
   if (chat) {
     const system = $("system").value, open = chats.current().turns;
     const asked = turns ?? [...open, { role: "user", text: $("prompt").value, files }];

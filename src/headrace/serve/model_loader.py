@@ -1,0 +1,151 @@
+"""A function that loads a model -> the model, for requests that came before it was there too."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from headrace.serve.completions import ServedModel
+from headrace.serve.protocol import APIError
+from headrace.storage import Progress
+
+RETRY_AFTER_S = 1
+
+Load: TypeAlias = Callable[[Progress], ServedModel]
+"""Loads the model and reports (bytes done, bytes in all, note); called in a thread of its own."""
+
+
+class ModelLoader:
+    """Loads a server's model beside the event loop. All methods are called on the event loop's thread.
+
+    Args:
+        load: see `Load`.
+        max_waiting: requests that may wait for the model; more are refused with status 429.
+    """
+
+    def __init__(self, load: Load, *, max_waiting: int) -> None:
+        self._load, self._max_waiting = load, max_waiting
+        self.model: ServedModel | None = None
+        self.waiting = 0
+        """Requests that wait for the model; they go on in the order in which they came."""
+        self._refusal: APIError | None = None
+        self._ended = asyncio.Event()
+        self._progress: tuple[int, int | None, str] = (0, None, "")
+        self._began = time.monotonic()
+
+    @property
+    def loading(self) -> bool:
+        """Whether it has neither loaded nor failed."""
+        return not self._ended.is_set()
+
+    def start(
+        self, *, on_loaded: Callable[[ServedModel], None], on_failure: Callable[[BaseException], None]
+    ) -> None:
+        """Begin to load; one of the functions is called on the event loop's thread at the end."""
+        loop = asyncio.get_running_loop()
+
+        def run() -> None:
+            try:
+                model = self._load(self._report)
+            except BaseException as error:  # noqa: BLE001  # whatever it was, those who wait must hear of it
+                _call_in(loop, fail, error)
+            else:
+                if not _call_in(loop, succeed, model):
+                    model.engine.close()
+
+        def succeed(model: ServedModel) -> None:
+            if self._refusal is not None:  # the server ends
+                model.engine.close()
+                return
+            self.model = model
+            on_loaded(model)
+            self._ended.set()
+
+        def fail(error: BaseException) -> None:
+            self.refuse(APIError(503, f"The model could not be loaded: {error}", code="model_failed"))
+            on_failure(error)
+
+        # A daemon: a read of a store that hangs must not keep the process from ending.
+        threading.Thread(target=run, name="load-model", daemon=True).start()
+
+    def refuse(self, error: APIError) -> None:
+        """End the wait of all requests, and of those to come, with an error; nothing once the model is there."""
+        if self.model is None and self._refusal is None:
+            self._refusal = error
+            self._ended.set()
+
+    async def get(self, receive: Receive) -> ServedModel:
+        """The model; a request that comes before it waits.
+
+        Args:
+            receive: of the request, whose body has been read: a client that disconnects gives up its place.
+
+        Raises:
+            APIError: too many wait, the model could not be loaded, or the server ends.
+            ClientDisconnect: the client is gone.
+        """
+        if self.loading:
+            await self._wait(receive)
+        if self.model is None:
+            assert self._refusal is not None
+            raise self._refusal
+        return self.model
+
+    async def _wait(self, receive: Receive) -> None:
+        if self.waiting >= self._max_waiting:
+            raise APIError(
+                429,
+                f"The model is loading, and {self.waiting} requests wait for it already. Try again later.",
+                code="queue_full",
+                headers={"retry-after": str(RETRY_AFTER_S)},
+            )
+        self.waiting += 1
+        ended = asyncio.ensure_future(self._ended.wait())
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({ended, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done() and not ended.done():
+                raise ClientDisconnect
+        finally:
+            self.waiting -= 1
+            ended.cancel()
+            gone.cancel()
+
+    def status(self) -> dict[str, Any]:
+        """What /health says while the model loads.
+
+        `share` is 0 to 1, or null while the size is unknown; `rate` names bytes a second and what limits them.
+        """
+        done, total, note = self._progress
+        return {
+            "status": "loading",
+            "share": round(done / total, 4) if total else None,
+            "bytes_done": done,
+            "bytes_total": total,
+            "rate": note,
+            "seconds": round(time.monotonic() - self._began, 1),
+            "waiting": self.waiting,
+        }
+
+    def _report(self, done: int, total: int | None, note: str) -> None:
+        self._progress = (done, total, note)  # one store: the loop's thread reads it whole
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> bool:
+    """Call on the event loop's thread; False where the loop has ended."""
+    try:
+        loop.call_soon_threadsafe(call, *arguments)
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
