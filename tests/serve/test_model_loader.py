@@ -185,8 +185,9 @@ def test_requests_go_on_in_the_order_in_which_they_came():
             order.append(number)
 
         tasks = [asyncio.create_task(one(number)) for number in range(5)]
-        while loader.waiting < 5:
-            await asyncio.sleep(0)
+        for _ in tasks:
+            await asyncio.sleep(0)  # each begins to wait
+        assert loader.waiting == 5
         gone.set()
         with pytest.raises(ClientDisconnect):
             await tasks[2]
@@ -211,8 +212,8 @@ def test_a_server_that_ends_refuses_those_who_wait_and_closes_what_is_loaded_lat
         loader = ModelLoader(lambda _: opened.wait(60) and Model(), max_waiting=10)
         loader.start(on_loaded=lambda _: pytest.fail("it was loaded"), on_failure=pytest.fail)
         waiting = asyncio.create_task(loader.get(never))
-        while not loader.waiting:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it begins to wait
+        assert loader.waiting == 1
         loader.refuse(APIError(503, "The server is shutting down."))
         with pytest.raises(APIError, match="shutting down"):
             await waiting

@@ -25,7 +25,8 @@ headrace serve --model run --prefix-cache ~/.cache/prefixes
 
 curl localhost:8000/v1/completions -H 'content-type: application/json' -d '{"prompt": "The wheel", "stream": true}'
 
-The page is at /, also while the model loads; requests wait for it. SIGTERM or Ctrl-C finishes running requests, then ends; a second one ends at once.
+The server and its page at / answer while the model loads; requests wait for it.
+SIGTERM or Ctrl-C finishes running requests, then ends; a second one ends at once.
 """
 KEY_VARIABLE = "HEADRACE_API_KEY"
 

@@ -18,8 +18,8 @@ from headrace.serve.app import ModelServer
 from headrace.serve.completions import ServedModel
 from headrace.serve.connection import limited_protocol
 from headrace.serve.options import ServeOptions, ServerInfo
-from headrace.serve.run import BACKLOG
 from headrace.serve.redaction import Redactor
+from headrace.serve.run import BACKLOG
 from headrace.storage import Progress
 
 CLOSE_S = 5

@@ -11,8 +11,8 @@ from storage_fakes import BlobServer
 
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model import GPT, GPTConfig, fetch_model, load_model, to_hf
-from headrace.paths import model_name
 from headrace.model.weights import location
+from headrace.paths import model_name
 from headrace.storage import DamagedFileError, MemoryBlob, open_blob
 from headrace.tokens.byte import ByteTokenizer
 from headrace.training import import_model
