@@ -14,6 +14,9 @@ from headrace.generation import PrefixCacheOptions
 from headrace.paths import given_path
 from headrace.types import Flag
 
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:

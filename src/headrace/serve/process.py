@@ -17,9 +17,8 @@ from headrace.platform import raise_open_file_limit
 from headrace.serve.app import ModelServer
 from headrace.serve.completions import ServedModel
 from headrace.serve.connection import limited_protocol
-from headrace.serve.options import ServeOptions, ServerInfo
+from headrace.serve.options import BACKLOG, ServeOptions, ServerInfo
 from headrace.serve.redaction import Redactor
-from headrace.serve.run import BACKLOG
 from headrace.storage import Progress
 
 CLOSE_S = 5

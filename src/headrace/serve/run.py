@@ -11,12 +11,8 @@ from pathlib import Path
 
 from headrace.errors import ConfigError
 from headrace.paths import given_path, is_url, local_path, split_checkpoint_name
-from headrace.serve.options import ServeOptions, ServerInfo
+from headrace.serve.options import BACKLOG, ServeOptions, ServerInfo
 from headrace.storage import Progress
-
-BACKLOG = 2048
-"""Connections that wait to be accepted."""
-
 
 def serve(
     model: str | os.PathLike[str],
