@@ -34,7 +34,7 @@ class ModelLoader:
         self.model: ServedModel | None = None
         self.waiting = 0
         """Requests that wait for the model; they go on in the order in which they came."""
-        self._refusal: APIError | None = None
+        self._error: APIError | None = None
         self._ended = asyncio.Event()
         self._progress: tuple[int, int | None, str] = (0, None, "")
         self._began = time.monotonic()
@@ -53,14 +53,14 @@ class ModelLoader:
         def run() -> None:
             try:
                 model = self._load(self._report)
-            except BaseException as error:  # noqa: BLE001  # whatever it was, those who wait must hear of it
+            except BaseException as error:  # noqa: BLE001  # whatever it was, those who wait must be told
                 _call_in(loop, fail, error)
             else:
                 if not _call_in(loop, succeed, model):
                     model.engine.close()
 
         def succeed(model: ServedModel) -> None:
-            if self._refusal is not None:  # the server ends
+            if self._error is not None:  # the server ends
                 model.engine.close()
                 return
             self.model = model
@@ -76,8 +76,8 @@ class ModelLoader:
 
     def refuse(self, error: APIError) -> None:
         """End the wait of all requests, and of those to come, with an error; nothing once the model is there."""
-        if self.model is None and self._refusal is None:
-            self._refusal = error
+        if self.model is None and self._error is None:
+            self._error = error
             self._ended.set()
 
     async def get(self, receive: Receive) -> ServedModel:
@@ -93,8 +93,8 @@ class ModelLoader:
         if self.loading:
             await self._wait(receive)
         if self.model is None:
-            assert self._refusal is not None
-            raise self._refusal
+            assert self._error is not None
+            raise self._error
         return self.model
 
     async def _wait(self, receive: Receive) -> None:

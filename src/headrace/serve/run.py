@@ -14,6 +14,7 @@ from headrace.paths import given_path, is_url, local_path, split_checkpoint_name
 from headrace.serve.options import BACKLOG, ServeOptions, ServerInfo
 from headrace.storage import Progress
 
+
 def serve(
     model: str | os.PathLike[str],
     options: ServeOptions | None = None,
