@@ -21,7 +21,7 @@ import orjson
 from headrace.errors import CheckpointError, ConfigError, StoreError
 from headrace.formatting import nbytes
 from headrace.model.weights.checkpoint import MANIFEST, STATE, parse_manifest
-from headrace.paths import HUB_NAME, given_path, is_url, local_path
+from headrace.paths import HUB_NAME, is_url, local_path
 from headrace.storage import Blob, DamagedFileError, FileCache, Progress, RemoteFile, open_blob
 
 logger = logging.getLogger("headrace.load")
