@@ -10,6 +10,7 @@ import torch
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model import (
     LoraConfig,
+    LoraLinear,
     add_lora,
     build_model,
     init_weights,
