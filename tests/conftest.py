@@ -15,12 +15,16 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from headrace.native import available_targets, use_target
 from headrace.storage import open_blob
 
 sys.path[:0] = [str(Path(__file__).parent / folder) for folder in (".", "storage", "store", "store/samples")]
 
+# Machines that run tests are shared: a slow moment is no failure.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 TARGETS = ("off", "baseline", "avx2", "avx512")
 

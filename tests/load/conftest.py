@@ -4,14 +4,9 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from headrace.store import Store, commit_store, write_shard
 from headrace.tokens import load_tokenizer
-
-# No deadline for an example: machines that run tests are shared, and a slow moment is no failure.
-settings.register_profile("shared machine", deadline=None)
-settings.load_profile("shared machine")
 
 
 def documents(num_tokens, *, seed=0, vocab_size=257, mean_doc=40):

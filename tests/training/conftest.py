@@ -15,14 +15,9 @@ import numpy as np
 import orjson
 import pytest
 import torch
-from hypothesis import settings
 
 from headrace.store import commit_store, write_shard
 from headrace.tokens.byte import ByteTokenizer
-
-# No deadline for an example: machines that run tests are shared, and a slow moment is no failure.
-settings.register_profile("shared machine", deadline=None)
-settings.load_profile("shared machine")
 
 sys.path.insert(0, str(Path(__file__).parent))  # makes `flat_options` importable: test files are no package
 

@@ -29,10 +29,10 @@ def step(tmp_path, monkeypatch):
     """A module of the user, in a directory that is on the path."""
     folder = tmp_path / "code"
     folder.mkdir()
-    (folder / "my_step.py").write_text(STEP)
+    (folder / "own_step.py").write_text(STEP)
     monkeypatch.syspath_prepend(str(folder))
-    yield folder / "my_step.py"
-    sys.modules.pop("my_step", None)
+    yield folder / "own_step.py"
+    sys.modules.pop("own_step", None)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -40,7 +40,7 @@ def test_every_document_goes_through_the_function_whatever_the_workers(
     tmp_path, step, write_jsonl, texts_of, workers
 ):
     path = write_jsonl(tmp_path / "a.jsonl", ["one", "a secret", "two"] * 20)
-    operators = OperatorOptions(map="my_step:shout")
+    operators = OperatorOptions(map="own_step:shout")
     summary = ingest(
         path, tmp_path / "store", workers=workers, operators=operators, job=JobOptions(shard_text_bytes=200)
     )
@@ -58,7 +58,7 @@ def test_a_half_done_job_is_not_continued_with_another_version_of_the_function(
         raise Killed
 
     path = write_jsonl(tmp_path / "a.jsonl", ["one"])
-    operators = OperatorOptions(map="my_step:shout")
+    operators = OperatorOptions(map="own_step:shout")
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "commit", killed)
         with pytest.raises(Killed):
@@ -71,9 +71,9 @@ def test_a_half_done_job_is_not_continued_with_another_version_of_the_function(
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("my_step:fail", r"map my_step:fail: ValueError: no good; on the text 'one'"),
-        ("my_step:count", r"map my_step:count: returned a int, expected str or None"),
-        ("my_step:surrogate", r"returned text that is not valid Unicode"),
+        ("own_step:fail", r"map own_step:fail: ValueError: no good; on the text 'one'"),
+        ("own_step:count", r"map own_step:count: returned a int, expected str or None"),
+        ("own_step:surrogate", r"returned text that is not valid Unicode"),
     ],
 )
 def test_an_error_of_the_function_is_one_line_with_the_text(tmp_path, step, write_jsonl, name, says):
@@ -85,10 +85,10 @@ def test_an_error_of_the_function_is_one_line_with_the_text(tmp_path, step, writ
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("my_step", "expected module:function"),
-        ("my_step:absent", "absent"),
+        ("own_step", "expected module:function"),
+        ("own_step:absent", "absent"),
         ("absent_module:f", "No module named 'absent_module'.*working directory"),
-        ("my_step:LIMIT", "is a int, expected a function"),
+        ("own_step:LIMIT", "is a int, expected a function"),
     ],
 )
 def test_a_function_that_is_not_there_is_named(tmp_path, step, write_jsonl, name, says):
