@@ -9,7 +9,10 @@ import pytest
 import headrace as hr
 from headrace.cli.app import main
 from headrace.errors import ConfigError
+from headrace.model import cache_directory
 from headrace.paths import given_path, is_url, local_path, output_file
+from headrace.plan import calibrations
+from headrace.plan.constants import shipped
 from headrace.storage import open_blob
 
 URL = "s3://bucket/run"
@@ -56,6 +59,22 @@ def test_a_tilde_of_a_user_without_a_home_directory_is_refused(monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
     with pytest.raises(ConfigError, match=r"^out is ~/run: this user has no home directory"):
         given_path("~/run", name="out")
+
+
+def no_home(_=None):
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_user_without_a_home_directory_plans_and_is_told_where_models_would_be_kept(monkeypatch):
+    """A container's user id without an entry in passwd, and no HOME."""
+    monkeypatch.setattr(Path, "home", no_home)
+    for name in ("XDG_CACHE_HOME", "HEADRACE_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert set(calibrations()[0].systems) == set(shipped()[0].systems)
+    with pytest.raises(
+        ConfigError, match=r"^this user has no home directory to keep copies of models in\. Set HEAD"
+    ):
+        cache_directory()
 
 
 EMPTY = {

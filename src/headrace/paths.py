@@ -75,6 +75,24 @@ def given_path(path: str | os.PathLike[str], *, name: str, expected: str = "a pa
     return expanded
 
 
+def home_directory(*, kept: str, cure: str) -> Path:
+    """The user's home directory.
+
+    Args:
+        kept: what would be kept there, for the message.
+        cure: what to give instead.
+
+    Raises:
+        ConfigError: there is none, as in a container with a user id of its own.
+    """
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"this user has no home directory to keep {kept} in. {cure}, or set HOME."
+        ) from error
+
+
 def local_path(path: str | os.PathLike[str], *, name: str, cure: str = "Give a local path.") -> Path:
     """The path as a Path.
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import ConfigError
-from headrace.paths import local_path
+from headrace.paths import home_directory, local_path
 from headrace.plan import step_time as time_model
 from headrace.plan.calibration import Calibration, calibrate
 from headrace.plan.constants import shipped, step_seconds
@@ -59,7 +59,8 @@ class MeasuredRun:
 def cache_directory() -> Path:
     """The user's directory for measured figures: XDG_CACHE_HOME or ~/.cache, then headrace/plan."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base or Path.home() / ".cache") / "headrace" / "plan"
+    home = Path(base) if base else home_directory(kept="measured runs", cure="Give --out FILE") / ".cache"
+    return home / "headrace" / "plan"
 
 
 def own_constants_path() -> Path:
@@ -199,10 +200,13 @@ def calibrations(file: str | Path | None = None) -> tuple[Calibration, Calibrati
         ConfigError: the file cannot be read.
     """
     steps, memories = shipped()
-    path = own_constants_path() if file is None else local_path(file, name="plan: calibrate")
-    if file is None and not path.exists():
+    if file is not None:
+        return _read(local_path(file, name="plan: calibrate"))[1], memories
+    try:
+        own = own_constants_path()
+    except ConfigError:  # without a home directory there are none
         return steps, memories
-    return _read(path)[1], memories
+    return (_read(own)[1] if own.exists() else steps), memories
 
 
 def _read(file: Path) -> tuple[list[MeasuredRun], Calibration]:

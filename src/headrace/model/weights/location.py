@@ -21,7 +21,7 @@ import orjson
 from headrace.errors import CheckpointError, ConfigError, StoreError
 from headrace.formatting import nbytes
 from headrace.model.weights.checkpoint import MANIFEST, STATE, parse_manifest
-from headrace.paths import HUB_NAME, is_url, local_path
+from headrace.paths import HUB_NAME, home_directory, is_url, local_path
 from headrace.storage import Blob, DamagedFileError, FileCache, Progress, RemoteFile, open_blob
 
 logger = logging.getLogger("headrace.load")
@@ -99,7 +99,9 @@ def cache_directory() -> Path:
     directory = os.environ.get(CACHE_DIR)
     if not directory:
         base = os.environ.get("XDG_CACHE_HOME")
-        directory = str(Path(base) if base else Path.home() / ".cache") + "/headrace"
+        directory = (
+            base or f"{home_directory(kept='copies of models', cure=f'Set {CACHE_DIR}')}/.cache"
+        ) + "/headrace"
     return local_path(directory, name=CACHE_DIR)
 
 
