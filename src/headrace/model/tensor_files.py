@@ -24,9 +24,11 @@ MAX_HEADER_BYTES: Final = 100_000_000
 """As the safetensors library has it."""
 MAX_GAP: Final = 256 << 10
 """Bytes between two tensors that are read without need rather than by a request of their own."""
-BUFFER_SHARE: Final = 20
-"""Buffers take at most this fraction (1/20) of the weights' bytes, or `MIN_BUFFER_BYTES`."""
-MIN_BUFFER_BYTES: Final = 4 * REQUEST_BYTES
+BUFFER_SHARE: Final = 25
+"""Buffers take at most this fraction (1/25) of the tensors' bytes, or `MIN_BUFFER_BYTES`."""
+MIN_BUFFER_BYTES: Final = 4 << 20
+MIN_REQUESTS: Final = 4
+"""In flight at least: where memory is short, requests are smaller instead."""
 SERIAL_ELEMENTS: Final = 32_000
 """Copied by one call: torch splits more than 32,768 among OpenMP threads, and each of the reading threads would have a
 team of its own."""
@@ -142,10 +144,12 @@ def fill_tensors(
             raise CheckpointError(
                 f"{blob.url}/{entry.file}: {name} has shape {list(entry.shape)}, expected {target.numel():,} elements."
             )
-    requests = _plan({name: entries[name] for name in targets})
+    budget = max(MIN_BUFFER_BYTES, sum(target.nbytes for target in targets.values()) // BUFFER_SHARE)
+    request_bytes = min(REQUEST_BYTES, budget // MIN_REQUESTS)
+    requests = _plan({name: entries[name] for name in targets}, request_bytes)
     reads = [_read_of(pieces, entries, targets) for pieces in requests]
     total = sum(piece.nbytes for pieces in requests for piece in pieces)
-    reader = BulkReader(blob, max_buffer_bytes=max(MIN_BUFFER_BYTES, total // BUFFER_SHARE))
+    reader = BulkReader(blob, max_buffer_bytes=budget, request_bytes=request_bytes)
     began, done = time.perf_counter(), 0
     try:
         for number in reader.read(reads):
@@ -204,25 +208,33 @@ def tensors_equal(blob: Blob, entry: TensorEntry, tensor: Tensor) -> bool:
             name=entry.file, start=entry.start + piece.start, stop=entry.start + piece.stop, use=use
         )
 
-    reads = [read_of(piece) for pieces in _plan({"": entry}) for piece in pieces]
-    for _ in BulkReader(blob, max_buffer_bytes=MIN_BUFFER_BYTES).read(reads):
+    request_bytes = MIN_BUFFER_BYTES // MIN_REQUESTS
+    reads = [read_of(piece) for pieces in _plan({"": entry}, request_bytes) for piece in pieces]
+    reader = BulkReader(blob, max_buffer_bytes=MIN_BUFFER_BYTES, request_bytes=request_bytes)
+    for _ in reader.read(reads):
         if different:
             break
     return not different
 
 
-def _plan(entries: Mapping[str, TensorEntry]) -> list[list[_Piece]]:
-    """Requests as lists of neighbouring pieces: small tensors together, large ones in parts; first tensors first."""
+def _plan(entries: Mapping[str, TensorEntry], request_bytes: int = REQUEST_BYTES) -> list[list[_Piece]]:
+    """Requests as lists of neighbouring pieces: small tensors together, large ones in parts; first tensors first.
+
+    Args:
+        entries: what is read.
+        request_bytes: of a request at most.
+    """
+    request_bytes -= request_bytes % 8  # whole elements
     order = {name: number for number, name in enumerate(entries)}
     requests: list[list[_Piece]] = []
     last_file, last_stop, nbytes = "", 0, 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].file, item[1].start)):
         length = entry.stop - entry.start
-        for start in range(0, length, REQUEST_BYTES):
-            piece = _Piece(name, start, min(start + REQUEST_BYTES, length))
+        for start in range(0, length, request_bytes):
+            piece = _Piece(name, start, min(start + request_bytes, length))
             gap = entry.start + start - last_stop
             grown = nbytes + gap + piece.stop - piece.start
-            if not requests or entry.file != last_file or gap > MAX_GAP or grown > REQUEST_BYTES:
+            if not requests or entry.file != last_file or gap > MAX_GAP or grown > request_bytes:
                 requests.append([])
                 nbytes, gap = 0, 0
             requests[-1].append(piece)

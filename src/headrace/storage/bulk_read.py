@@ -47,6 +47,7 @@ class BulkReader:
         blob: what is read.
         num_requests: in flight at most; default by the kind of the blob.
         max_buffer_bytes: limits the buffers, and with them the requests in flight.
+        request_bytes: of the largest range.
     """
 
     def __init__(
@@ -55,10 +56,11 @@ class BulkReader:
         *,
         num_requests: int | None = None,
         max_buffer_bytes: int = REMOTE_REQUESTS * REQUEST_BYTES,
+        request_bytes: int = REQUEST_BYTES,
     ) -> None:
         self._blob = blob
         most = LOCAL_REQUESTS if isinstance(blob, LocalBlob) else REMOTE_REQUESTS
-        self._num_requests = num_requests or max(2, min(most, max_buffer_bytes // REQUEST_BYTES))
+        self._num_requests = num_requests or max(2, min(most, max_buffer_bytes // request_bytes))
         self._buffers = threading.local()
         self.medium = "disk" if isinstance(blob, LocalBlob) else "store"
         self.read_s = 0.0
