@@ -217,14 +217,15 @@ def tensors_equal(blob: Blob, entry: TensorEntry, tensor: Tensor) -> bool:
     return not different
 
 
-def _plan(entries: Mapping[str, TensorEntry], request_bytes: int = REQUEST_BYTES) -> list[list[_Piece]]:
+def _plan(entries: Mapping[str, TensorEntry], request_bytes: int | None = None) -> list[list[_Piece]]:
     """Requests as lists of neighbouring pieces: small tensors together, large ones in parts; first tensors first.
 
     Args:
         entries: what is read.
-        request_bytes: of a request at most.
+        request_bytes: of a request at most; default REQUEST_BYTES.
     """
-    request_bytes -= request_bytes % 8  # whole elements
+    most = request_bytes or REQUEST_BYTES
+    request_bytes = most - most % 8  # whole elements
     order = {name: number for number, name in enumerate(entries)}
     requests: list[list[_Piece]] = []
     last_file, last_stop, nbytes = "", 0, 0
