@@ -7,12 +7,17 @@ values, which a mask hides and the next token overwrites.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from headrace.errors import ConfigError
+
+ALIGNMENT = 64
+"""Bytes, as torch aligns its own memory."""
 
 
 class KVCache:
@@ -45,8 +50,8 @@ class KVCache:
                 f"cache: layers, rows, heads, slots, head dimension are {shape}; each must be >= 1."
             )
         # Zeros, not empty: uninitialised memory may hold NaN, and a masked NaN still spoils the weighted sum.
-        self.k_LBHSD = torch.zeros(shape, dtype=dtype, device=device)
-        self.v_LBHSD = torch.zeros(shape, dtype=dtype, device=device)
+        self.k_LBHSD = _zeros(shape, dtype=dtype, device=device)
+        self.v_LBHSD = _zeros(shape, dtype=dtype, device=device)
         # One pair of views a layer, made once: making them costs as much as a small product.
         self.layers = tuple(zip(self.k_LBHSD.unbind(0), self.v_LBHSD.unbind(0), strict=True))
         self.lengths_B = torch.zeros(num_rows, dtype=torch.int64, device=device)
@@ -166,3 +171,13 @@ class KVCache:
             self._mask = (slots_S <= self.positions(num_tokens)[:, :, None])[:, None]
             self._mask_key = key
         return self._mask
+
+
+def _zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Zeros whose pages the kernel gives when they are used: rows that never run cost nothing."""
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    nbytes = math.prod(shape) * dtype.itemsize
+    memory = torch.from_numpy(np.zeros(nbytes + ALIGNMENT, dtype=np.uint8))  # calloc; torch.zeros writes
+    start = -memory.data_ptr() % ALIGNMENT
+    return memory[start : start + nbytes].view(dtype).view(shape)
