@@ -49,6 +49,8 @@ class Prediction:
     """Natural log, one per generated token; None when not asked for."""
     prompt_logprobs: tuple[float | None, ...] | None = None
     """Natural log, one per prompt token, the first None; None when not asked for."""
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
+    """For each generated token the likeliest ids and their natural log, likeliest first; None when not asked for."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: Mapping[str, str] | None = None

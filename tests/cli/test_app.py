@@ -92,7 +92,7 @@ def test_flags_change_only_on_purpose():
             "--presence-penalty", "--prompt-logprobs", "--prompts",
             "--rebuild-commits", "--repetition-penalty", "--retry-errors", "--seed",
             "--split-special-tokens", "--stop", "--temperature",
-            "--top-k", "--top-p", "--workers",
+            "--top-k", "--top-logprobs", "--top-p", "--workers",
         ],
         "serve": [
             "--allow-host", "--allow-origin", "--api-key", "--batch-size", "--device", "--drain-s", "--dtype", "--host",

@@ -133,7 +133,9 @@ def test_stops_samples_and_logprobs_reach_the_stored_rows(model, tmp_path):
         max_new_tokens=10,
         temperature=0.9,
         num_samples=3,
-        sampling=SamplingOptions(top_p=0.95, stop=("e", "zz"), logprobs=True, prompt_logprobs=True),
+        sampling=SamplingOptions(
+            top_p=0.95, stop=("e", "zz"), logprobs=True, prompt_logprobs=True, top_logprobs=3
+        ),
         output=OutputOptions(format="jsonl"),
     )
     rows = read_predictions(tmp_path, sort=True).to_pylist()
@@ -141,6 +143,14 @@ def test_stops_samples_and_logprobs_reach_the_stored_rows(model, tmp_path):
     assert all("e" not in row["text"] for row in rows)
     assert all(len(row["logprobs"]) == len(row["token_ids"]) for row in rows)
     assert all(len(row["prompt_logprobs"]) == row["prompt_tokens"] for row in rows)
+    for row in rows:
+        assert len(row["top_logprobs"]) == len(row["token_ids"])
+        for token, logprob, top in zip(row["token_ids"], row["logprobs"], row["top_logprobs"], strict=True):
+            values = [one["logprob"] for one in top]
+            assert values == sorted(values, reverse=True)
+            assert len(values) == 3
+            assert all(one["logprob"] == logprob for one in top if one["token_id"] == token)
+            assert logprob <= values[0]
     assert len({row["text"] for row in rows}) > 6
     assert next((tmp_path / "parts").iterdir()).name.endswith(".jsonl.zst")
 

@@ -36,6 +36,7 @@ def test_every_field_comes_back_as_it_was_put(tmp_path, request_json):
         finish_reason="stop",
         logprobs=(-0.5, float("-inf")),
         prompt_logprobs=(None, -1.5),
+        top_logprobs=(((0, -0.5), (7, -1.25)), ((2**31 - 1, float("-inf")),)),
         prompt_tokens=2,
         completion_tokens=2,
     )
@@ -52,6 +53,10 @@ def test_every_field_comes_back_as_it_was_put(tmp_path, request_json):
             "finish_reason": "stop",
             "logprobs": [-0.5, -9999.0],
             "prompt_logprobs": [None, -1.5],
+            "top_logprobs": [
+                [{"token_id": 0, "logprob": -0.5}, {"token_id": 7, "logprob": -1.25}],
+                [{"token_id": 2**31 - 1, "logprob": -9999.0}],
+            ],
             "prompt_tokens": 2,
             "completion_tokens": 2,
             "error": None,

@@ -57,8 +57,10 @@ class SamplingOptions:
     prompt_logprobs: Annotated[
         bool, Doc("Store the log-probability of each token of the prompt as well.")
     ] = False
-    top_logprobs: int = 0
-    """Alternatives to report at each token with their log-probabilities; for servers, not stored."""
+    top_logprobs: Annotated[
+        int,
+        Doc("Store this many of the likeliest tokens at each generated token, with their log-probabilities."),
+    ] = 0
     seed: Annotated[
         int, Doc("Random seed; with the prompt's id and the sample's index it determines each sample.")
     ] = 0

@@ -16,6 +16,16 @@ import pyarrow as pa
 from headrace.errors import SinkError
 from headrace.types import Prediction
 
+_LIKELY = pa.field(
+    "item",
+    pa.struct(
+        [
+            pa.field("token_id", pa.int32(), nullable=False),
+            pa.field("logprob", pa.float32(), nullable=False),
+        ]
+    ),
+    nullable=False,
+)
 SCHEMA = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),
@@ -27,6 +37,7 @@ SCHEMA = pa.schema(
         pa.field("logprobs", pa.list_(pa.field("item", pa.float32(), nullable=False))),
         # The first token of a prompt has no probability: its item is null.
         pa.field("prompt_logprobs", pa.list_(pa.float32())),
+        pa.field("top_logprobs", pa.list_(pa.field("item", pa.list_(_LIKELY), nullable=False))),
         pa.field("prompt_tokens", pa.int32(), nullable=False),
         pa.field("completion_tokens", pa.int32(), nullable=False),
         pa.field("error", pa.struct([pa.field("type", pa.string()), pa.field("message", pa.string())])),
@@ -50,6 +61,7 @@ def to_payload(row: Prediction) -> bytes:
             "finish_reason": row.finish_reason,
             "logprobs": _finite(row.logprobs),
             "prompt_logprobs": _finite(row.prompt_logprobs),
+            "top_logprobs": _likeliest(row.top_logprobs),
             "prompt_tokens": row.prompt_tokens,
             "completion_tokens": row.completion_tokens,
             "error": None if row.error is None else dict(row.error),
@@ -82,3 +94,13 @@ def _finite(logprobs: tuple[float | None, ...] | None) -> list[float | None] | N
             "a log-probability is NaN: the model's logits overflowed; such a row must be an error row."
         )
     return [None if value is None else max(value, LOWEST_LOGPROB) for value in logprobs]
+
+
+def _likeliest(
+    tops: tuple[tuple[tuple[int, float], ...], ...] | None,
+) -> list[list[dict[str, int | float]]] | None:
+    if tops is None:
+        return None
+    return [
+        [{"token_id": token, "logprob": max(value, LOWEST_LOGPROB)} for token, value in top] for top in tops
+    ]

@@ -37,6 +37,7 @@ class Row:
         "sampler",
         "stream",
         "tokens",
+        "top",
     )
 
     def __init__(self, request: Request, table: Sequence[bytes], *, cached_tokens: int = 0) -> None:
@@ -54,6 +55,7 @@ class Row:
         self.stream = Detokenizer(table, stop=request.sampling.stop)
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
+        self.top: list[tuple[tuple[int, float], ...]] = []
         self.prompt_logprobs: tuple[float | None, ...] | None = None
         self.prompt_top: tuple[tuple[tuple[int, float], ...], ...] | None = None
         self.cached = 0
@@ -110,6 +112,8 @@ class Row:
         self.sampler.counts[sampled.token_id] += 1
         if sampled.logprob is not None and sampling.logprobs:
             self.logprobs.append(max(sampled.logprob, LOWEST_LOGPROB))
+        if sampling.top_logprobs:
+            self.top.append(sampled.top)
         ended = sampled.token_id in eos_ids and not sampling.ignore_eos
         text = "" if ended else self.stream.push(sampled.token_id)
         reason = None
@@ -144,6 +148,7 @@ class Row:
             finish_reason=reason,
             logprobs=tuple(self.logprobs) if request.sampling.logprobs else None,
             prompt_logprobs=self.prompt_logprobs,
+            top_logprobs=tuple(self.top) if request.sampling.top_logprobs else None,
             prompt_tokens=len(request.token_ids),
             completion_tokens=len(self.tokens),
         )

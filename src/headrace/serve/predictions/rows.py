@@ -25,7 +25,7 @@ RESPONSE_BYTES = 4 << 20
 SCAN_ROWS, SCAN_BYTES = 65_536, 64 << 20
 FRESH_S = 1.0
 """A snapshot of the commits is used this long: many viewers cost as much as one."""
-PER_TOKEN = ("token_ids", "logprobs", "prompt_logprobs")
+PER_TOKEN = ("token_ids", "logprobs", "prompt_logprobs", "top_logprobs")
 EXCERPT_COLUMNS = [name for name in SCHEMA.names if name not in PER_TOKEN]
 
 
