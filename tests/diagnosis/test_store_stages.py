@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,13 @@ def test_a_model_that_takes_less_than_the_loader_gives_is_the_limit(store_path):
         assert "so the model is the limit" in found.sentence
         found = diagnose_store(store, QUICK, needed=1e15, needed_by="a fast model")
         assert "so data is the limit" in found.sentence
+    wide = ConfidenceInterval(value=2.0, low=1.0, high=4.0)
+    for needed, verdict in (
+        (0.9, "the model is the limit"),
+        (3.0, "cannot be said"),
+        (4.1, "data is the limit"),
+    ):
+        assert verdict in replace(found, tokens_per_s=wide, needed=needed).sentence
 
 
 def test_a_change_is_measured_beside_the_loader_as_it_is(store_path):

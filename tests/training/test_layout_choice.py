@@ -117,7 +117,7 @@ def test_two_processes_choose_one_layout_together(store: Path, tmp_path: Path, s
 
 @pytest.mark.parametrize(
     ("parallel", "message"),
-    [({"tp": 3}, "no layout with"), ({"dp": 5}, "no layout with")],
+    [({"tp": 3}, "tp=3 cannot be; expected tp 1"), ({"dp": 5}, "dp=5 cannot be; expected dp 1")],
 )
 def test_degrees_that_no_layout_has_are_refused(
     store: Path, tmp_path: Path, quick: list[str], parallel: dict[str, int], message: str

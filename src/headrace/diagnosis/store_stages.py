@@ -75,6 +75,12 @@ class StoreDiagnosis:
                 f"{rate}; {self.needed_by} takes {approximate(self.needed)}, so the model is the limit "
                 f"({ratio(served)} as much as it needs)."
             )
+        if self.tokens_per_s.high >= self.needed:
+            return (
+                f"{rate}; {self.needed_by} takes {approximate(self.needed)}, which is within what was measured "
+                f"({approximate(self.tokens_per_s.low)} to {approximate(self.tokens_per_s.high)}): which of them "
+                "is the limit cannot be said. Measure longer: --seconds."
+            )
         return (
             f"{rate}; {self.needed_by} takes {approximate(self.needed)}, so data is the limit: it gets "
             f"{100 * min(served, 1):.0f} % of what it could use."

@@ -72,6 +72,7 @@ def test_a_flipped_bit_in_any_journal_file_is_refused_with_the_cure(tmp_path, co
         path.relative_to(half_done) for path in journal.rglob("*") if path.is_file() and path.stat().st_size
     )
     assert {path.parts[1] for path in files} == {
+        "checked.json",
         "job.json",
         "marked.json",
         "units",
@@ -127,14 +128,14 @@ def test_files_of_a_store_that_a_later_job_reads_are_checked(tmp_path, corpus, w
 def test_a_kill_during_the_clean_up_leaves_a_journal_that_the_next_run_deletes(tmp_path, corpus, monkeypatch):
     from headrace.ingestion.units.journal import UnitJournal
 
-    def half_clear(self):
+    def half_clear(self, **_):
         self._blob.delete(".ingest/job.json")
         raise Killed
 
     with monkeypatch.context() as patched:
         # The first clear is before the job, on an empty journal.
         calls = iter([UnitJournal.clear, half_clear])
-        patched.setattr(UnitJournal, "clear", lambda journal: next(calls)(journal))  # noqa: PLW0108
+        patched.setattr(UnitJournal, "clear", lambda journal, **options: next(calls)(journal, **options))  # noqa: PLW0108
         with pytest.raises(Killed):
             ingest(corpus, tmp_path / "store", **OPTIONS)
     assert list((tmp_path / "store" / ".ingest" / "units").iterdir())

@@ -7,7 +7,7 @@
     .ingest/drop/<unit>.bin       which of the unit's documents are duplicates, one bit each
     .ingest/marked.json           all duplicates are marked; holds the hash of each file in drop/
     .ingest/seek/<fingerprint>    seek points of a large .gz, behind their hash
-    .ingest/checked               which engine gives the reference's ids on this corpus; without it no unit counts
+    .ingest/checked.json          which engine gives the reference's ids on this corpus; without it no unit counts
     .ingest/lock                  held (flock) while a job runs, together by all shares of one; released by the system
                                   when the process dies
     .ingest/lock-begin            held while one share of a job begins, or marks the duplicates for all
@@ -32,7 +32,7 @@ ROOT = ".ingest"
 JOB = f"{ROOT}/job.json"
 LOCK = f"{ROOT}/lock"
 _MARKED = f"{ROOT}/marked.json"
-_CHECKED = f"{ROOT}/checked"
+_CHECKED = f"{ROOT}/checked.json"
 
 
 def record_path(key: str) -> str:
@@ -93,13 +93,20 @@ class UnitJournal:
 
     def mark_engine_checked(self, engine: str = "fast") -> None:
         """Record that the tokenizer's engine gives the reference's ids on this corpus."""
-        self._blob.put(_CHECKED, engine.encode())
+        self._blob.put(_CHECKED, seal(engine))
 
     def checked_engine(self) -> str | None:
-        """The engine that gives the reference's ids: fast or reference; None while that is not known."""
+        """The engine that gives the reference's ids: fast or reference; None while that is not known.
+
+        Raises:
+            ResumeError: the record is damaged.
+        """
         if _CHECKED not in self._blob.list(f"{ROOT}/"):
             return None
-        return "reference" if bytes(self._blob.get(_CHECKED)) == b"reference" else "fast"
+        engine = read_sealed(self._blob, _CHECKED)
+        if engine not in ("fast", "reference"):
+            raise damaged(self._blob, _CHECKED, f"it names the engine {engine!r}")
+        return str(engine)
 
     def records(self) -> list[UnitRecord]:
         """Units done by an engine that was checked; others are deleted.
