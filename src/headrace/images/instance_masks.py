@@ -67,7 +67,7 @@ def encode_rle(mask: NDArray[Any]) -> str:
     """The compressed run lengths of a mask [height, width]; what is not 0 belongs to the object.
 
     >>> encode_rle(np.array([[0, 1], [1, 0]]))
-    '12N'
+    '121'
     """
     filled = np.asfortranarray(mask != 0).view(np.uint8)
     text: str = _pycocotools().encode(filled)["counts"].decode()

@@ -23,8 +23,8 @@ _SENTENCE_ENDS = re.compile(r"(?<=\n)|(?<=[.!?]\s)|(?<=[\u3002\uff01\uff1f])")
 def pieces_of(text: bytes, kind: PieceKind) -> list[bytes]:
     r"""All of a text, in lines or sentences, each with what ends it.
 
-    >>> pieces_of(b"One. Two!\\nThree", "sentences")
-    [b'One. ', b'Two!\\n', b'Three']
+    >>> pieces_of(b"One. Two!\nThree", "sentences")
+    [b'One. ', b'Two!\n', b'Three']
     """
     if kind == "lines":
         return [line for line in re.split(rb"(?<=\n)", text) if line]
