@@ -120,6 +120,7 @@ class WarcBuilder:
     """Records written by warcio, which shares no code with what reads them."""
 
     def __init__(self, *, gzip: bool = True) -> None:
+        pytest.importorskip("warcio")
         from warcio.warcwriter import WARCWriter
 
         self._out = io.BytesIO()

@@ -7,6 +7,8 @@ import pytest
 from headrace.errors import ConfigError
 from headrace.ingestion.parse.html_text import MAX_DEPTH, PageError, decode_html, extractor_version, main_text
 
+pytest.importorskip("resiliparse")
+
 PAGE = "<p>Prüfung: привет, 水流れ</p>"
 
 

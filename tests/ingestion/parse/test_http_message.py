@@ -3,12 +3,12 @@
 import gzip
 import zlib
 
-import brotli
 import pytest
 import zstandard
 
 from headrace.ingestion.parse.http_message import HttpError, TooLongError, decoded_body, parse_response
 
+brotli = pytest.importorskip("brotli")
 PAGE = b"<html><body>" + b"a page " * 300 + b"</body></html>"
 
 
