@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.diagnosis import DiagnosedLoader
+from headrace.diagnosis import DiagnosedLoader, DiagnoseOptions
 from headrace.diagnosis.activity import StackClassifier
 from headrace.diagnosis.kernel import OwnThreads, Schedule, descendants, kernel_state, read_usage
 from headrace.diagnosis.worker_sampling import WorkerSamples
@@ -111,6 +111,19 @@ def test_an_extension_that_waits_for_its_threads_is_idle():
         assert classifier.activity(frame, state) == "cpu"
 
 
+ENDLESS = DiagnoseOptions(steps=10**6, precision=1e-9, method="waits")
+"""Samples are taken by a clock: a loop goes on until there are enough of them, however busy the machine is."""
+
+
+def loop_until(diagnosed, enough):
+    end_s = time.monotonic() + 60
+    for _ in diagnosed:
+        session = diagnosed._session
+        if (session.recorder.live_steps >= 40 and enough(session)) or time.monotonic() > end_s:
+            break
+    return diagnosed.result
+
+
 def test_two_threads_of_python_work_are_limited_by_the_gil():
     stop = threading.Event()
 
@@ -119,19 +132,17 @@ def test_two_threads_of_python_work_are_limited_by_the_gil():
             sum(range(1000))
 
     def batches():
-        for _ in range(60):
+        while True:
             yield sum(value * value for value in range(200_000))
 
     hog = in_thread(computes)
-    diagnosed = DiagnosedLoader(batches(), verbose=False)
-    for _ in diagnosed:
-        pass
+    diagnosed = DiagnosedLoader(batches(), options=ENDLESS, verbose=False)
+    result = loop_until(diagnosed, lambda session: session._sampler.samples.waits >= 15)
     stop.set()
     hog.join()
-    evidence = diagnosed.result.evidence
-    if evidence.gil_threads == 0:
+    if result.evidence.gil_threads == 0:
         pytest.skip("this system does not show system calls")
-    assert diagnosed.result.finding.limiter == "gil", evidence
+    assert result.finding.limiter == "gil", result.evidence
 
 
 def test_a_stack_names_the_work_and_a_queue_the_waiting():
@@ -173,19 +184,16 @@ def test_what_the_system_does_not_show_is_unknown():
 
 
 def test_a_loop_over_real_work_names_it():
-    # Long enough that a busy machine takes samples of it, too.
-    data = gzip.compress(os.urandom(1 << 20) + bytes(1 << 24))
+    data = gzip.compress(os.urandom(1 << 20) + bytes(1 << 22))
 
     def batches():
-        for _ in range(40):
+        while True:
             yield gzip.decompress(data)
 
-    diagnosed = DiagnosedLoader(batches(), verbose=False)
-    for _ in diagnosed:
-        pass
-    result = diagnosed.result
+    diagnosed = DiagnosedLoader(batches(), options=ENDLESS, verbose=False)
+    result = loop_until(diagnosed, lambda session: session._sampler.samples.waits >= 20)
     assert result.finding.limiter == "decompression"
-    assert result.evidence.samples >= 5
+    assert result.evidence.samples >= 20
     assert not [
         t for t in threading.enumerate() if t.name == "headrace-diagnose" and t.is_alive() and t.join(5)
     ]
@@ -197,7 +205,7 @@ class _Unpacks:
     data = gzip.compress(bytes(1 << 22))
 
     def __len__(self):
-        return 60
+        return 100_000
 
     def __getitem__(self, index):
         return len(gzip.decompress(self.data)) + index
@@ -210,8 +218,18 @@ def test_workers_of_a_dataloader_say_what_they_do():
         _Unpacks(), batch_size=1, num_workers=1, worker_init_fn=started.append, multiprocessing_context="fork"
     )
     own_function = loader.worker_init_fn
-    diagnosed = DiagnosedLoader(loader, verbose=False)
-    assert [int(batch) for batch in diagnosed] == [(1 << 22) + i for i in range(60)]
+    diagnosed = DiagnosedLoader(loader, options=ENDLESS, verbose=False)
+    taken = []
+
+    def unpacking_was_seen(session):
+        return len(taken) >= 60 and session.worker_samples.read()[0]["decompression"] > 0
+
+    end_s = time.monotonic() + 60
+    for batch in diagnosed:
+        taken.append(int(batch))
+        if unpacking_was_seen(diagnosed._session) or time.monotonic() > end_s:
+            break
+    assert taken == [(1 << 22) + i for i in range(len(taken))]
     assert loader.worker_init_fn is own_function
     evidence = diagnosed.result.evidence
     assert evidence.workers >= 1
