@@ -83,6 +83,10 @@ def seen(**given):
         ),
         (seen(producers={"idle": 1.0}, workers=2), "unclear"),
         (seen(samples=2), "unclear"),
+        # The loop's own thread counts its processor time in every wait, sampled or not.
+        (seen(samples=2, waits_s=3.0, waits_cpu=0.9), "loader_cpu"),
+        (seen(samples=2, late_ticks=9, late_others=1.0, waits_cpu=0.9), "gil"),
+        (seen(samples=2, late_ticks=9, late_others=0.1), "unclear"),
         (seen(samples=2, late_ticks=30, gil_wait=0.6), "gil"),
         (seen(samples=2, late_ticks=30, gil_wait=0.1), "unclear"),
         (seen(samples=2, late_ticks=30, gil_wait=0.2, gil_turns=1.0, gil_threads=2), "gil"),
@@ -94,6 +98,11 @@ def test_the_resource_that_the_evidence_shows_is_named(evidence, limiter):
     assert finding.reason
     assert limiter in PHRASES
     assert advise(STALL, finding, evidence)
+
+
+def test_too_few_samples_say_how_many_are_needed():
+    reason = find_limiter(STALL, seen(samples=2, waits_s=0.31)).reason
+    assert "2 samples fell into 0.3 s of waits, and 5 are needed" in reason
 
 
 def test_no_stall_no_advice():

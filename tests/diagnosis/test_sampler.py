@@ -124,6 +124,18 @@ def loop_until(diagnosed, enough):
     return diagnosed.result
 
 
+def test_the_users_own_loop_does_not_name_the_loaders_work():
+    """Its line stands above the loader's on the stack."""
+
+    def frames():
+        yield sys._getframe()
+
+    for tokenizer_frame in DiagnosedLoader(
+        frames(), observe=False, verbose=False
+    ):  # a line that says "tokenize"
+        assert StackClassifier().named(tokenizer_frame) is None
+
+
 def test_two_threads_of_python_work_are_limited_by_the_gil():
     stop = threading.Event()
 

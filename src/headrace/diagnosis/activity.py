@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import linecache
 import re
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Final, Literal, cast
 
@@ -29,6 +30,8 @@ Activity = Literal[
 CPU_ACTIVITIES: Final[tuple[Activity, ...]] = ("decompression", "parsing", "tokenizing", "reading", "cpu")
 """Work that needs a core."""
 _MAX_FRAMES: Final = 40
+_LOOP: Final = str(Path(__file__).with_name("loop.py"))
+"""Frames of this file call the loader."""
 
 
 def _patterns(**activities: tuple[str, ...]) -> tuple[tuple[re.Pattern[str], Activity], ...]:
@@ -94,36 +97,45 @@ class StackClassifier:
             frame: the innermost frame of its stack.
             state: what the kernel says about it.
         """
-        named, waits = self.named(frame)
-        if state in ("disk", "file"):
-            return "storage"
-        if state == "sleep":
-            return "sleep"
-        if state == "socket" and not waits and named != "hand_over":
+        blocked = self._blocked(frame, state)
+        if blocked is not None:
+            return blocked
+        named = self.named(frame)
+        if state == "socket" and named != "hand_over":
             return "network"
-        if state == "pipe":  # a reader of an empty pipe waits; a writer of a full one hands over
-            sends = frame is not None and frame.f_code.co_name in ("_send", "_write", "_send_bytes")
-            return "hand_over" if sends else "idle"
         # An extension's code without a name, which is blocked, waits for threads of its own.
-        if (waits and state != "running") or (named is None and state in ("lock", "poll", "other")):
+        if named is None and state in ("lock", "poll", "other"):
             return "idle"
         # On a core, or waiting for one, in a read: copying from the page cache, or between two waits for the disk.
         return "reading" if named == "storage" else named or "cpu"
 
-    def named(self, frame: FrameType | None) -> tuple[Activity | None, bool]:
-        """The activity that the nearest known function names, and whether the innermost one waits for a thread."""
-        waits, depth = False, 0
-        while frame is not None and depth < _MAX_FRAMES:
-            key = (frame.f_code, frame.f_lineno or 0)  # a frame that is being left has no line
-            known = self._known.get(key)
-            if known is None:
-                known = self._known[key] = _look(frame.f_code, frame.f_lineno)
-            if depth == 0:
-                waits = known[1]
-            if known[0] is not None:
-                return known[0], waits
+    def _blocked(self, frame: FrameType | None, state: KernelState) -> Activity | None:
+        """What a thread waits for where its innermost frame says so: stacks are long, and idle threads many."""
+        if state in ("disk", "file"):
+            return "storage"
+        if state == "sleep":
+            return "sleep"
+        if state == "pipe":  # a reader of an empty pipe waits; a writer of a full one hands over
+            sends = frame is not None and frame.f_code.co_name in ("_send", "_write", "_send_bytes")
+            return "hand_over" if sends else "idle"
+        return "idle" if state != "running" and frame is not None and self._look(frame)[1] else None
+
+    def named(self, frame: FrameType | None) -> Activity | None:
+        """The activity that the nearest known function of the loader names; above it is the user's loop."""
+        depth = 0
+        while frame is not None and depth < _MAX_FRAMES and frame.f_code.co_filename != _LOOP:
+            known = self._look(frame)[0]
+            if known is not None:
+                return known
             frame, depth = frame.f_back, depth + 1
-        return None, waits
+        return None
+
+    def _look(self, frame: FrameType) -> tuple[Activity | None, bool]:
+        key = (frame.f_code, frame.f_lineno or 0)  # a frame that is being left has no line
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = _look(frame.f_code, frame.f_lineno)
+        return known
 
 
 def _look(code: CodeType, line_number: int) -> tuple[Activity | None, bool]:

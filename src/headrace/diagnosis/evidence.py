@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from headrace.diagnosis.activity import CPU_ACTIVITIES
 from headrace.diagnosis.kernel import Usage
-from headrace.diagnosis.sampler import LoopSamples
+from headrace.diagnosis.sampler import LoopSamples, WorkTime
 from headrace.platform import available_cores
 
 
@@ -33,12 +33,18 @@ class Evidence:
     """Python threads that were seen waiting for the GIL in more than a tenth of the samples in which they had work."""
     late_ticks: int = 0
     """Ticks that waited for the GIL while the loop waited for data, whose wait was over when the GIL was free."""
+    late_others: float = 0.0
+    """Share of these ticks at whose end another Python thread than the loop's had work."""
     runnable_threads: float = 0.0
     """Python threads of this process with work to do in waits, on average."""
     workers: int = 0
     """Worker processes."""
     loader_threads: int = 0
     """Other threads of this process that worked for the loader, the most at once."""
+    waits_s: float = 0.0
+    """Seconds that the loop's own thread waited, in all."""
+    waits_cpu: float = 0.0
+    """Share of these in which it was on a core itself, or waited for one: counted, not sampled."""
     wall_s: float = 0.0
     main_cpu_s: float = 0.0
     thread_cpu_s: Mapping[str, float] = field(default_factory=dict)
@@ -115,6 +121,9 @@ def collect_evidence(
         gil_turns=samples.turns / samples.waits if samples.waits else 0.0,
         gil_threads=sum(count > 0.1 * samples.working[one] for one, count in samples.gil.items()),
         late_ticks=samples.late_ticks,
+        late_others=samples.late_others / samples.late_ticks if samples.late_ticks else 0.0,
+        waits_s=samples.main_wait.wall_s,
+        waits_cpu=_share_of_wait(samples.main_wait),
         runnable_threads=samples.runnable / samples.waits if samples.waits else 0.0,
         workers=max(samples.workers, len(workers)),
         loader_threads=samples.loader_threads,
@@ -147,6 +156,11 @@ def _by_resource(counts: Counter[str], *, blocked: float) -> Counter[str]:
     if reading:
         found["storage" if blocked > 0.5 else "cpu"] += reading
     return found
+
+
+def _share_of_wait(waits: WorkTime) -> float:
+    """Share of the waits in which the loop's own thread was on a core, or waited for one."""
+    return min(1.0, (waits.cpu_s + waits.core_wait_s) / waits.wall_s) if waits.wall_s else 0.0
 
 
 def _gil_wait(samples: LoopSamples) -> float:

@@ -46,6 +46,8 @@ PHRASES: Final[dict[str, str]] = {
     "latency": "waiting inside the loader (sleeping or polling)",
 }
 
+MIN_SAMPLES: Final = 5
+"""Samples in waits from which on they name the limiter."""
 _GIL: Final = 0.3
 """Threads that wait for the GIL in fewer samples than this are held up by their own work."""
 _AS_LIMITER: Final = {"cpu": "loader_cpu", "sleep": "latency"}
@@ -88,7 +90,7 @@ def find_limiter(stall: ConfidenceInterval, evidence: Evidence) -> Finding:
                 work="device_copy",
             )
         return Finding(limiter="model" if sure else "unclear", share=whole, reason=reason)
-    if evidence.samples < 5:
+    if evidence.samples < MIN_SAMPLES:
         return _unseen(evidence)
     waiting = evidence.main.get("idle", 0.0)
     if _takes_turns(evidence):
@@ -112,8 +114,11 @@ def find_limiter(stall: ConfidenceInterval, evidence: Evidence) -> Finding:
 
 
 def _unseen(evidence: Evidence) -> Finding:
-    """The limiter of waits that hardly any sample fell into: they were over whenever the GIL was free to look."""
-    blocked = evidence.late_ticks >= 5 and evidence.gil_wait > _GIL
+    """The limiter of waits that hardly any sample fell into: by counters, which see every wait.
+
+    Late probes waited for the GIL during a wait of the loop that was over when the GIL was free to look.
+    """
+    blocked = evidence.late_ticks >= 5 and (evidence.gil_wait > _GIL or evidence.late_others > 0.5)
     if blocked or (evidence.late_ticks >= 10 and _takes_turns(evidence)):
         return Finding(
             limiter="gil",
@@ -121,7 +126,15 @@ def _unseen(evidence: Evidence) -> Finding:
             reason=f"hardly any sample fell into waits, as the GIL was held in them at {evidence.late_ticks} probes",
         )
     whole = ConfidenceInterval(value=1.0, low=0.0, high=1.0)
-    return Finding(limiter="unclear", share=whole, reason="too few samples fell into waits")
+    few = f"{evidence.samples} samples fell into {evidence.waits_s:.1f} s of waits, and {MIN_SAMPLES} are needed"
+    if evidence.waits_cpu > 0.7:
+        reason = (
+            f"the loop's own thread had work for a core in {percent(evidence.waits_cpu)} of its waits; {few}"
+        )
+        return Finding(limiter="loader_cpu", share=whole, reason=f"{reason} to name the work", work="cpu")
+    return Finding(
+        limiter="unclear", share=whole, reason=f"too few samples fell into waits: {few}; measure more steps"
+    )
 
 
 def _takes_turns(evidence: Evidence) -> bool:

@@ -24,10 +24,8 @@ from headrace.diagnosis.kernel import (
     descendants,
     kernel_state,
 )
+from headrace.diagnosis.pace import SamplingPace
 
-TICK_S: Final = 0.005
-_MAX_SHARE: Final = 0.008
-"""Share of one core that sampling may take."""
 _LATE_S: Final = 0.002
 """A tick that is later than this, waits for a core left out, waited for the GIL."""
 _GAP_S: Final = 0.1
@@ -84,6 +82,8 @@ class LoopSamples:
     """Samples in waits at which each Python thread waited for the GIL."""
     late_ticks: int = 0
     """Ticks that waited for the GIL during a wait of the loop that was over when the GIL was free."""
+    late_others: int = 0
+    """Late ticks at whose end another Python thread than the loop's had work."""
     turns: int = 0
     """Samples in waits at which a Python thread waited for the GIL and another, too, had work to do."""
     runnable: int = 0
@@ -102,15 +102,13 @@ class LoopSampler:
         self.workers_sample_themselves = False
         """Whether worker processes are sampled from inside (`worker_sampling`), and not by this thread."""
         self.samples = LoopSamples()
-        self.spent_s = 0.0
-        """Seconds that samples took."""
+        self.pace = SamplingPace()
         self._main = threading.get_ident()
         self._threads = OwnThreads()
         self._main_schedule = ScheduleFile(threading.get_native_id())
         self._wait_began: tuple[float, float, float] | None = None
         """Clock, processor seconds and seconds without a core of the loop's thread when its wait began."""
         self._wait_over_s = 0.0
-        self._core_wait_s = 0.0
         self._last: dict[int, tuple[float, Schedule]] = {}
         """For each other thread: when it was last seen working, and its counters then."""
         self._stop = threading.Event()
@@ -143,29 +141,30 @@ class LoopSampler:
         self._wait_began = times if waiting else None
 
     def _run(self) -> None:
-        began, count = time.perf_counter(), 0
+        began_s, count, pace = time.perf_counter(), 0, self.pace
+        schedule = ScheduleFile(threading.get_native_id())
         while not self._stop.is_set():
-            due = time.perf_counter() + TICK_S
-            time.sleep(TICK_S)
+            start_s, core_wait_s = time.perf_counter(), schedule.read().core_wait_s
+            pause_s = pace.pause_s(elapsed_s=start_s - began_s)
+            if self._stop.wait(pause_s):
+                break
             count += 1
-            in_wait = self.in_wait
-            if not in_wait and self._wait_over_s > due:
-                self._count_late(due)
-            allowed_s = _MAX_SHARE * (time.perf_counter() - began) + 0.002
-            if self.spent_s < allowed_s and (in_wait or count % 16 == 0):
-                start = time.thread_time()
+            in_wait, due_s = self.in_wait, start_s + pause_s
+            late_s = time.perf_counter() - due_s - (schedule.read().core_wait_s - core_wait_s)
+            if not in_wait and self._wait_over_s > due_s and late_s > _LATE_S:
+                self.samples.late_ticks += 1
+                self.samples.late_others += self._are_others_busy()
+            if in_wait or count % 16 == 0:
                 self._sample(in_wait=in_wait)
-                self.spent_s += time.thread_time() - start
+            core_wait_s = schedule.read().core_wait_s - core_wait_s
+            pace.add(time.perf_counter() - due_s - core_wait_s, samples=self.samples.waits)
+        schedule.close()
         self._threads.close()
 
-    def _count_late(self, due: float) -> None:
-        """Count a tick whose wait has ended while this thread waited for the GIL, and not for a core."""
-        before_s, self._core_wait_s = (
-            self._core_wait_s,
-            self._threads.schedule(threading.get_native_id()).core_wait_s,
-        )
-        if time.perf_counter() - due - (self._core_wait_s - before_s) > _LATE_S:
-            self.samples.late_ticks += 1
+    def _are_others_busy(self) -> bool:
+        mine = (self._main, self._thread.ident)
+        others = [one.native_id for one in threading.enumerate() if one.ident not in mine]
+        return any(self._threads.state(tid) in ("gil", "running") for tid in others if tid is not None)
 
     def _sample(self, *, in_wait: bool) -> None:
         samples = self.samples

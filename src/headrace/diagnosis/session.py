@@ -230,7 +230,7 @@ class Session:
         blocks = recorder.free_blocks if recorder.uses_blocks else 0
         _, cycle_s = recorder.mean_live_s()
         elapsed_s = max(self.clock() - self._began_s, 1e-9)
-        sampled_s = self._sampler.spent_s if self._sampler is not None else 0.0
+        sampled_s = self._sampler.pace.spent_s if self._sampler is not None else 0.0
         self.result = Diagnosis(
             stall=stall,
             waits=waits,

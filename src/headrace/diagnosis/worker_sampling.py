@@ -19,13 +19,13 @@ from typing import Any, Final, get_args
 
 from headrace.diagnosis.activity import Activity, StackClassifier
 from headrace.diagnosis.kernel import kernel_state
+from headrace.diagnosis.pace import SamplingPace
 
 NAMES: Final[tuple[str, ...]] = get_args(Activity)
 _MAX_WORKERS: Final = 256
 _HEADER: Final = 64
 _ROW: Final = struct.calcsize("<d") * len(NAMES)
 _TICK_S: Final = 0.01
-_MAX_SHARE: Final = 0.008
 
 
 class WorkerSamples:
@@ -112,12 +112,12 @@ def _sample_worker(path: str, worker: int) -> None:
     classifier, me, pid = StackClassifier(), threading.get_ident(), os.getpid()
     main = threading.main_thread().ident
     began = last = time.perf_counter()
-    spent_s = 0.0
+    pace, samples = SamplingPace(tick_s=_TICK_S), 0
     seconds = dict.fromkeys(NAMES, 0.0)
     while True:
-        time.sleep(_TICK_S)
+        time.sleep(pace.pause_s(elapsed_s=last - began))
         now = time.perf_counter()
-        if not counts[0] or spent_s > _MAX_SHARE * (now - began):
+        if not counts[0]:
             last = now
             continue
         start = time.thread_time()
@@ -131,4 +131,5 @@ def _sample_worker(path: str, worker: int) -> None:
                 seconds[activity] += now - last
         struct.pack_into(f"<{len(NAMES)}d", counts, _HEADER + worker * _ROW, *seconds.values())
         last = now
-        spent_s += time.thread_time() - start
+        samples += 1
+        pace.add(time.thread_time() - start, samples=samples)
