@@ -159,6 +159,14 @@ def peak_memory_nbytes() -> int | None:
     return int(_resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss) * unit
 
 
+def machine_name() -> str | None:
+    """Names this boot of this machine and its space of process numbers; None where the system does not say."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').stat().st_ino}"
+    return None
+
+
 def process_exists(pid: int) -> bool:
     """Whether a process of this number runs on this machine."""
     if pid < 1:

@@ -8,6 +8,8 @@ import errno
 import shutil
 import subprocess
 import sys
+import threading
+from datetime import timedelta
 from pathlib import Path
 
 import orjson
@@ -15,12 +17,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch._C._distributed_c10d import TCPStore
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from headrace.errors import CheckpointError, SpaceError
+from headrace.errors import CheckpointError, SpaceError, WorkerError
 from headrace.model import latest_checkpoint, list_checkpoints, read_tensors, verify_checkpoint
 from headrace.training.checkpoints import writer as module
 from headrace.training.checkpoints.writer import CheckpointWriter
+from headrace.training.distributed.process_group import ProcessGroup
+from headrace.training.distributed.process_name import ProcessName
+from headrace.training.distributed.rendezvous import AttemptStore, Launch
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -169,6 +175,9 @@ from pathlib import Path
 import torch
 from headrace.errors import SpaceError
 from headrace.training.checkpoints.writer import CheckpointWriter
+from headrace.training.distributed.process_group import ProcessGroup
+from headrace.training.distributed.process_name import ProcessName
+from headrace.training.distributed.rendezvous import AttemptStore, Launch
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, resource.RLIM_INFINITY))
 writer = CheckpointWriter(Path(sys.argv[1]))
@@ -216,3 +225,23 @@ def test_the_manifest_lists_every_other_file_with_its_size(tmp_path: Path) -> No
     assert {name: entry["bytes"] for name, entry in files.items()} == {
         path.name: path.stat().st_size for path in directory.iterdir() if path.name != "manifest.json"
     }
+
+
+def test_a_save_that_waits_for_a_dead_rank_does_not_delay_the_error_that_names_it(tmp_path: Path) -> None:
+    """Rank 1 of 2 never comes: the training thread learned of it first, and the save's thread waits for its key."""
+    keys = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+    launch = Launch(
+        rank=0, size=2, host="127.0.0.1", port=keys.port, agent_holds_store=False, wait_s=30.0
+    )  # fmt: skip
+    store = AttemptStore(launch, "attempt", keys)
+    keys.set("headrace/attempt/process/1", ProcessName("another machine", 1, "1").text)
+    group = ProcessGroup(size=2, store=store, for_checkpoints=ProcessGroup(size=2, store=store.clone()))
+
+    def train() -> None:
+        with CheckpointWriter(tmp_path, group=group) as writer:
+            writer.save(7, tensors(7), {"step": 7})
+            raise WorkerError("rank 1 no longer answers")
+
+    with pytest.raises(WorkerError, match="rank 1 no longer answers"):
+        train()
+    assert "checkpoint-7" not in {thread.name for thread in threading.enumerate()}

@@ -1,6 +1,6 @@
 """Processes of a run: attempts apart, dead ranks by name, slow disks outside of collectives.
 
-Covers process_group.py, rendezvous.py and liveness.py.
+Covers process_group.py, process_name.py, rendezvous.py and liveness.py.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -17,12 +18,14 @@ from torch._C._distributed_c10d import TCPStore
 
 from headrace.errors import ConfigError
 from headrace.training.distributed.process_group import ProcessGroup, open_process_group
+from headrace.training.distributed.process_name import ProcessName, _state_and_start
 from headrace.training.distributed.rendezvous import read_launch
 
 PROGRAM = """
 import os, signal, sys, time
 import torch
 from headrace.errors import HeadraceError
+from headrace.training.distributed import liveness
 from headrace.training.distributed.process_group import open_process_group
 
 rank, what = int(os.environ["RANK"]), sys.argv[1]
@@ -52,6 +55,12 @@ try:
                 if rank in (1, 2):
                     raise HeadraceError(f"disk of {rank}")
             group.on_all_ranks(fail)
+        elif what == "dies while it is waited for":
+            # Only the look at its process can end the wait: no collective fails, and silence is never long enough.
+            liveness.SILENT_S = 1e9
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            group.on_all_ranks(lambda: None)
         elif what == "die":
             sys.stdin.readline()
             if rank == int(sys.argv[3]):
@@ -69,6 +78,10 @@ except HeadraceError as error:
 def agent_store():
     """The store that torchrun's agent holds over all attempts of a job."""
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+
+
+def start_of(pid):
+    return _state_and_start(pid)[1]
 
 
 def start(store, size, *words, timeout_s=60, ranks=None):
@@ -93,6 +106,7 @@ def start(store, size, *words, timeout_s=60, ranks=None):
 
 
 def finish(processes):
+    processes = list(processes)
     for process in processes:  # all at once: they wait for each other
         process.stdin.write("\n")
         process.stdin.flush()
@@ -134,6 +148,31 @@ def test_only_the_dead_rank_is_named_also_by_those_that_find_out_late(agent_stor
         code, lines, err = ends[rank]
         assert code == 7, err
         assert re.search(rf"rank {rank} of 4: rank 2 no longer answers", lines[-1]), lines
+
+
+def test_a_rank_of_this_machine_that_dies_is_named_by_those_that_wait_for_a_key(agent_store):
+    """As the checkpoint's thread does, and the training thread that waits for it: no collective tells them."""
+    dead, alive = finish(reversed(start(agent_store, 2, "dies while it is waited for")))
+    assert dead[0] == -signal.SIGKILL
+    code, lines, err = alive
+    assert code == 7, err
+    assert "rank 0 of 2: rank 1 no longer answers (its process is gone)" in lines[-1]
+
+
+def test_a_process_that_ended_is_not_running_though_nobody_waited_for_it():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    name = replace(ProcessName.own(), pid=process.pid, started=start_of(process.pid))
+    assert ProcessName.parse(name.text.encode()) == name
+    assert name.is_of_this_machine
+    assert name.is_running()
+    assert not replace(name, started="1").is_running()  # another process has the number
+    process.stdin.close()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # now a zombie
+    assert not name.is_running()
+    process.wait()
+    assert not name.is_running()
+    assert not replace(name, machine="another").is_of_this_machine
 
 
 def test_work_may_take_longer_than_a_collective_may_wait(agent_store):

@@ -9,6 +9,7 @@ import pytest
 from storage_fakes import FakeClock
 
 from headrace.errors import ResumeError
+from headrace.platform import machine_name
 from headrace.storage import Blob, open_blob
 from headrace.training.run_directory import remote_lock
 from headrace.training.run_directory.remote_lock import RemoteRunLock
@@ -60,7 +61,7 @@ def test_a_lock_of_a_killed_process_elsewhere_is_free_after_a_minute_without_a_s
 
 def test_a_lock_of_a_killed_process_of_this_machine_is_free_at_once() -> None:
     blob, clock = open_blob("memory://lock-here"), FakeClock()
-    write(blob, 4, machine=remote_lock._machine(), pid=(1 << 22) + 1)
+    write(blob, 4, machine=machine_name(), pid=(1 << 22) + 1)
     with lock(blob, clock):
         assert blob.list("locks/") == ["locks/00000005.json"]
     assert clock.sleeps == []

@@ -14,7 +14,7 @@ from typing import Final, Self, TypeVar, cast
 from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-from headrace.errors import CheckpointError, HeadraceError, SpaceError
+from headrace.errors import CheckpointError, HeadraceError, SpaceError, WorkerError
 from headrace.platform import max_file_nbytes
 from headrace.storage import write_file
 from headrace.training.checkpoints.distributed_save import FileEntries, save_tensors
@@ -193,7 +193,11 @@ class CheckpointWriter:
         if error is None:
             self.close()
             return
-        # The error on its way is the cause; a save that fails with it is not. The other ranks may be gone.
+        # The error on its way is the cause; a save that fails with it is not.
+        if isinstance(error, WorkerError) or is_network_error(
+            error
+        ):  # a rank is gone: no save can be committed
+            (self._group.for_checkpoints or self._group).stop_waiting()
         if self._thread is not None:
             self._thread.join(timeout=60.0)
         self._stager.close()

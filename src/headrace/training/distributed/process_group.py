@@ -36,6 +36,8 @@ class ProcessGroup:
     for_checkpoints: ProcessGroup | None = None
     """The same processes for the checkpoint thread: its messages must not meet those of training."""
     _calls: int = field(default=0, init=False)
+    _liveness: Liveness | None = field(default=None, init=False)
+    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
 
     @property
     def is_rank0(self) -> bool:
@@ -91,6 +93,10 @@ class ProcessGroup:
         """Wait until every rank is here, for as long as they live: before a collective that follows slow work."""
         self.on_all_ranks(lambda: None)
 
+    def stop_waiting(self) -> None:
+        """Let the thread that this group is for wait for no other rank any more: called by another thread."""
+        self._stopped.set()
+
     def gather(self, values: Sequence[float]) -> torch.Tensor:
         """Every rank's values, float64 [ranks, values]."""
         mine = torch.tensor([values], dtype=torch.float64)
@@ -123,7 +129,9 @@ class ProcessGroup:
 
     def _wait(self, key: str) -> None:
         assert self.store is not None
-        Liveness(self.store, self.rank, self.size).wait(key)
+        if self._liveness is None:
+            self._liveness = Liveness(self.store, self.rank, self.size, stopped=self._stopped)
+        self._liveness.wait(key)
 
 
 @contextmanager

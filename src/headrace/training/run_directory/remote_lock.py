@@ -18,14 +18,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import orjson
 
 from headrace.errors import ConfigError, HeadraceError, ResumeError
-from headrace.platform import process_exists
+from headrace.platform import machine_name, process_exists
 from headrace.storage import Blob, Unavailable
 
 LOCKS: Final = "locks/"
@@ -149,7 +148,7 @@ class RemoteRunLock:
                 "token": self._token,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                "machine": _machine(),
+                "machine": machine_name(),
                 "renewals": self._renewals,
                 "released": is_released,
             },
@@ -182,18 +181,9 @@ def _holder(content: dict[str, Any]) -> str:
     return f"process {content.get('pid', '?')} on {content.get('host', '?')}"
 
 
-def _machine() -> str | None:
-    """Names this boot of this machine and its space of process numbers; None where the system does not say."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:
-        return None
-
-
 def _is_dead(content: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that is gone."""
-    machine, pid = _machine(), content.get("pid")
+    machine, pid = machine_name(), content.get("pid")
     return (
         machine is not None
         and content.get("machine") == machine
