@@ -131,13 +131,14 @@ def _fill_part(
     if 0 in shape:
         return
     rows, columns = whole
-    step = _BLOCK // math.gcd(_BLOCK, columns)  # rows of a part: its elements are a multiple of the block
-    step *= max(1, _PART_ELEMENTS // (step * columns))
+    block = _BLOCK // math.gcd(_BLOCK, columns)  # rows whose elements are a multiple of torch's block
+    step = block * max(1, _PART_ELEMENTS // (block * columns))
     first, last = offset[0], offset[0] + shape[0]
+    enough = math.ceil(last / block) * block
     kept_columns = slice(offset[1], offset[1] + shape[1])
     start = 0
     while start < last:
-        stop = min(rows, start + step)
+        stop = min(rows, start + step, enough)
         if (rows - stop) * columns < _BLOCK:  # the last block is drawn with those before it
             stop = rows
         part = draw(torch.empty(stop - start, columns))

@@ -16,15 +16,31 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import torch
+import torch.distributed as dist
 from flat_options import train
+from torch.distributed.tensor.debug import (
+    _clear_sharding_prop_cache as clear_cached_shardings,
+)
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from headrace.errors import ConfigError
-from headrace.model import GPTConfig
+from headrace.model import DecoderConfig, GPTConfig, ModelConfig, sharded_like
 from headrace.model.weights.checkpoint import list_checkpoints
+from headrace.training.distributed.layout import device_mesh
+from headrace.training.distributed.model_parallel import local
+from headrace.training.options import DataOptions, OptimizerOptions, ParallelOptions
+from headrace.training.recipe import RecipeRequest
+from headrace.training.step.trainable import TrainableModel
 
 SHAPE = GPTConfig(
     num_hidden_layers=4, hidden_size=32, num_attention_heads=4, vocab_size=257, max_position_embeddings=32
 )
+LLAMA = DecoderConfig(
+    model_type="llama", head_dim=8,
+    num_hidden_layers=4, hidden_size=32, num_attention_heads=4, num_key_value_heads=4, intermediate_size=48,
+    vocab_size=257, max_position_embeddings=32,
+)  # fmt: skip
 OPTIONS: dict[str, Any] = {
     "seq_len": 32,
     "batch_size": 8,
@@ -251,3 +267,48 @@ def test_a_rendezvous_that_nobody_holds_fails_with_its_address(
         WorkerError, match=r"rank 1 of 2: cannot meet the others at 127\.0\.0\.1:9 within 1 s"
     ):
         train(store, out=tmp_path / "run", model=SHAPE, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        {"dp": 2, "shard": "zero3"},
+        {"dp": 3, "shard": "zero2"},
+        {"tp": 4},
+        {"pp": 2},
+        {"pp": 2, "tp": 2, "pipeline_schedule": "interleaved", "microbatches": 2},
+        {"dp": 2, "tp": 2, "shard": "zero3"},
+        {"dp": 2, "tp": 2, "pp": 2, "shard": "zero2"},
+    ],
+)
+@pytest.mark.parametrize("shape", [SHAPE, LLAMA], ids=["gpt", "llama"])
+def test_each_rank_of_a_layout_begins_with_its_part_of_the_whole_models_weights(
+    degrees: dict[str, Any], shape: ModelConfig
+) -> None:
+    """To the bit, and every weight on some rank; ranks are made one after the other, without messages."""
+    parallel = ParallelOptions(**{"dp": 1} | degrees)
+    size = parallel.dp * parallel.tp * parallel.pp
+    recipe = RecipeRequest(
+        model=shape,
+        model_name="custom",
+        data=DataOptions(seq_len=32, batch_size=12),
+        optimizer=OptimizerOptions(),
+        seed=5,
+        banded=False,
+        init_from=None,
+    ).resolve(vocab_size=257, data_identity={}, steps=1, dtype="float32")
+    whole = dict(TrainableModel(recipe, torch.device("cpu")).named)
+    seen: set[str] = set()
+    for rank in range(size):
+        dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=size)
+        try:
+            mesh = device_mesh(parallel, torch.device("cpu"))
+            model = TrainableModel(recipe, torch.device("cpu"), parallel=parallel, mesh=mesh)
+            for name, parameter in model.named:
+                expected = sharded_like(parameter, whole[name].detach())
+                assert torch.equal(local(parameter), local(expected)), (rank, name)
+                seen.add(name)
+        finally:
+            dist.destroy_process_group()
+            clear_cached_shardings()  # of this rank: they are found by the mesh, which is equal on all
+    assert seen == set(whole)
