@@ -16,13 +16,19 @@ OPTIONS = DiagnoseOptions(warmup_steps=2)
 
 
 class SlowRows(torch.utils.data.Dataset):
-    """Each row takes longer than the step."""
+    """Each row takes at least as long as what came between it and the row before, on however busy a machine."""
+
+    def __init__(self):
+        self.given_s = time.perf_counter()
 
     def __len__(self):
         return 40
 
     def __getitem__(self, index):
-        time.sleep(0.01)  # what the test is about: a loader that waits
+        time.sleep(
+            max(0.01, time.perf_counter() - self.given_s)
+        )  # what the test is about: a loader that waits
+        self.given_s = time.perf_counter()
         return {"input_ids": torch.full((4,), index % 7), "labels": torch.full((4,), index % 7)}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -154,8 +153,6 @@ def _ingest_text(
     append, restart = control.get("append", False), control.get("restart", False)
     started = time.perf_counter()
     _check(out=out, codec=codec, workers=workers, distribute=distribute, append=append, restart=restart)
-    if operators.map is not None and os.getcwd() not in sys.path:  # noqa: PTH109 - as `python -m` does
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
     share = None
     if (text := control.get("share")) is not None:
         from headrace.ingestion.units.share import Share

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias, cast
 
 import torch
+from torch import nn
 
 from headrace.errors import CheckpointError, ConfigError
 from headrace.model.gpt.gpt import GPT, GPTConfig
@@ -28,7 +29,11 @@ def meta_model(config: ModelConfig) -> Model:
 
 def empty_model(config: ModelConfig, *, dtype: torch.dtype = torch.float32) -> Model:
     """A model whose weights are not set."""
-    return meta_model(config).to(dtype).to_empty(device="cpu")
+    model = meta_model(config)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, dtype=dtype)))
+    return model
 
 
 def config_from_json(shape: object, path: object) -> ModelConfig:

@@ -1,6 +1,6 @@
-"""Matrices -> their product, in float32 by oneDNN on CPUs where torch's own library uses half of the CPU.
+"""Matrices -> their product, and modules of one matrix.
 
-Shapes: M x K times K x N.
+Products in float32 run by oneDNN on CPUs where torch's own library uses half of the CPU. Shapes: M x K times K x N.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def product(a_MK: Tensor, b_KN: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """nn.Linear, whose training in float32 runs on oneDNN where that is faster."""
+    """nn.Linear, whose training in float32 runs on oneDNN where that is faster; the model sets its first weights."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: `init_weights` sets them, or they are read."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] -> [..., N]."""
@@ -49,6 +52,16 @@ class Linear(nn.Linear):
         if plain and products_alone and torch.is_grad_enabled() and x.device.type == "cpu" and mkl_is_slow():
             return _linear(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)
         return super().forward(x)
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding whose first weights the model sets.
+
+    torch's own draw them first, to be overwritten; without memory they even import its compiler (1.5 s of CPU time).
+    """
+
+    def reset_parameters(self) -> None:
+        """Nothing: `init_weights` sets them, or they are read."""
 
 
 class _Linear(torch.autograd.Function):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from headrace.errors import ConfigError
 from headrace.model.initialize import init_weights
 from headrace.model.loss import linear_cross_entropy
-from headrace.model.products import Linear
+from headrace.model.products import Embedding, Linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +127,8 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.tok = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.pos = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.tok = Embedding(config.vocab_size, config.hidden_size)
+        self.pos = Embedding(config.max_position_embeddings, config.hidden_size)
         self.blocks = nn.ModuleList(
             TransformerBlock(config, layer) for layer in range(config.num_hidden_layers)
         )

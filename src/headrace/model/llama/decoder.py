@@ -22,7 +22,7 @@ from headrace.model.initialize import init_weights
 from headrace.model.llama.decoder_config import DecoderConfig
 from headrace.model.llama.rope import RopeParameters, rotate, rotation
 from headrace.model.loss import linear_cross_entropy
-from headrace.model.products import Linear
+from headrace.model.products import Embedding, Linear
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         self.is_stage = layers != whole
         self.first, self.last = layers.start == 0, layers.stop == whole.stop
         if self.first or (self.last and config.tie_word_embeddings):
-            self.tok = nn.Embedding(config.vocab_size, config.hidden_size)
+            self.tok = Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleDict({str(layer): DecoderBlock(config, layer) for layer in layers})
         if self.last:
             self.norm = RMSNorm(config.hidden_size, config)
