@@ -15,9 +15,10 @@ In reading order:
     file_cache    whole files fetched once per machine, known to be good
     cache         blocks fetched once per machine, bounded and shared by processes
     arrow         Arrow data from outside, checked before it is read
+    parquet_footer  an encrypted Parquet file, recognised before Arrow opens it
 """
 
-from headrace.storage.arrow import validate_arrow
+from headrace.storage.arrow import arrow_errors, validate_arrow
 from headrace.storage.bulk_read import (
     REQUEST_BYTES,
     BulkReader,
@@ -40,6 +41,7 @@ from headrace.storage.limiter import ConcurrencyLimit
 from headrace.storage.local import LocalBlob
 from headrace.storage.memory import MemoryBlob
 from headrace.storage.opener import absolute_url, open_blob, read_verified
+from headrace.storage.parquet_footer import refuse_encrypted
 from headrace.storage.protocol import Blob, Data, ObjectInfo, Unavailable
 from headrace.storage.ranges import coalesce
 from headrace.storage.reader import ObjectFile, split_url
@@ -72,6 +74,7 @@ __all__ = [
     "RetryingBlob",
     "Unavailable",
     "absolute_url",
+    "arrow_errors",
     "coalesce",
     "disk_errors",
     "fsync_directory",
@@ -80,6 +83,7 @@ __all__ = [
     "open_blob",
     "read_into",
     "read_verified",
+    "refuse_encrypted",
     "split_url",
     "storage_error",
     "upload_file",

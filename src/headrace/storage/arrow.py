@@ -6,6 +6,8 @@ reads every offset, view and dictionary index once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from headrace.errors import HeadraceError
@@ -36,3 +38,35 @@ def validate_arrow(data: ArrowData, *, where: str, error: type[HeadraceError]) -
             f"{where}: invalid Arrow data: {fault}. Damaged or forged: write the file again"
         ) from fault
     return data
+
+
+@contextmanager
+def arrow_errors(where: str, *, error: type[HeadraceError], cure: str = "Fetch it again") -> Iterator[None]:
+    """Whatever pyarrow raises for damaged or forged data becomes one error with its place and its cure.
+
+    Args:
+        where: begins the message: the file, and what of it.
+        error: the class to raise.
+        cure: ends the message.
+
+    Raises:
+        HeadraceError: of the class `error`; those of the block pass.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except HeadraceError:  # some are ValueErrors too
+        raise
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        SystemError,
+        MemoryError,
+        LookupError,
+        OverflowError,
+    ) as fault:
+        raise error(f"{where}: {fault}. {cure}") from fault

@@ -26,6 +26,7 @@ from headrace.generation.prompts.batch_lines import prompt_of_batch_line
 from headrace.generation.prompts.duplicate_ids import DuplicateIds, hash_of
 from headrace.generation.prompts.prompt import Prompt
 from headrace.paths import local_path
+from headrace.storage import arrow_errors, refuse_encrypted
 
 PromptSource: TypeAlias = "str | os.PathLike[str] | Sequence[str | Mapping[str, Any] | Prompt]"
 
@@ -223,16 +224,19 @@ def _from_parquet(path: Path, file: IO[bytes]) -> Iterator[Prompt]:
 
     # Parquet is read from its end: a compressed file has to be decompressed as a whole.
     source = file if path.suffix.lower() not in COMPRESSIONS else pa.BufferReader(file.read())
-    table = pq.ParquetFile(source)
-    known = {*ID_FIELDS, *CONTENT_FIELDS}
-    columns = [name for name in table.schema_arrow.names if name in known]
-    _require_text(path, table.schema_arrow.names)
-    number = 0
-    for batch in table.iter_batches(batch_size=1024, columns=columns):
-        batch.validate(full=True)  # offsets of a damaged file must not be followed
-        for row in batch.to_pylist():
-            yield _from_item(number, row)
-            number += 1
+    cure = "Truncated, or not what its name says?"
+    with arrow_errors(f"{path}: cannot be read to its end as .parquet", error=SourceError, cure=cure):
+        refuse_encrypted(source, str(path))
+        table = pq.ParquetFile(source)
+        known = {*ID_FIELDS, *CONTENT_FIELDS}
+        columns = [name for name in table.schema_arrow.names if name in known]
+        _require_text(path, table.schema_arrow.names)
+        number = 0
+        for batch in table.iter_batches(batch_size=1024, columns=columns):
+            batch.validate(full=True)  # offsets of a damaged file must not be followed
+            for row in batch.to_pylist():
+                yield _from_item(number, row)
+                number += 1
 
 
 def _require_text(path: Path, columns: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from headrace.errors import ConfigError, SourceError
 from headrace.ingestion.document import Reject
 from headrace.ingestion.interactions.options import Interactions
 from headrace.paths import given_path
+from headrace.storage import refuse_encrypted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -169,6 +170,8 @@ def _scan(file: Path) -> tuple[pl.LazyFrame, int]:
     pl = import_polars()
     kind = _kind(file)
     if kind == "Parquet":
+        with file.open("rb") as raw:
+            refuse_encrypted(raw, str(file))
         return pl.scan_parquet(file, row_index_name="__row", glob=False), 1
     if kind == "JSON lines":
         return pl.scan_ndjson(file, row_index_name="__row", infer_schema_length=None), 1

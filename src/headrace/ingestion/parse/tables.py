@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import count
 from typing import Any, TypeVar
 
@@ -16,23 +16,11 @@ from headrace.ingestion.fields import as_metadata, too_long, utf8_fault
 from headrace.ingestion.options import FieldOptions
 from headrace.ingestion.parse.columns import column_of, split_name, type_of
 from headrace.ingestion.read.open import open_seekable
-from headrace.ingestion.read.parquet_footer import refuse_encrypted
 from headrace.ingestion.records import Fault, RecordRenderer
 from headrace.stats import Stats
-from headrace.storage import validate_arrow
+from headrace.storage import arrow_errors, refuse_encrypted, validate_arrow
 
 ROWS_AT_ONCE = 4096
-FAULTS = (
-    pa.ArrowException,
-    OSError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    MemoryError,
-    LookupError,
-    OverflowError,
-)
-"""What pyarrow raises for damaged or forged files, besides its own errors."""
 _STREAM_END = b"\xff\xff\xff\xff" + bytes(4)
 _Item = TypeVar("_Item")
 
@@ -46,14 +34,12 @@ class ParquetGroups:
         self.stats = Stats()
         self._raw = open_seekable(url, compression)
         try:
-            refuse_encrypted(self._raw, url)
-            self._file = pq.ParquetFile(self._raw)
+            with self._damage("file"):
+                refuse_encrypted(self._raw, url)
+                self._file = pq.ParquetFile(self._raw)
         except SourceError:
             self._raw.close()
             raise
-        except FAULTS as error:
-            self._raw.close()
-            raise SourceError(f"{url}: damaged Parquet file: {error}. Fetch it again") from error
         self._rows = TableRows(self, url, self._file.schema_arrow, fields)
         self._stored = 0
         self._ended = False
@@ -68,28 +54,31 @@ class ParquetGroups:
         meta = self._file.metadata
         names = set(self._rows.columns)
         sizes = []
-        for i in range(meta.num_row_groups):
-            group = meta.row_group(i)
-            columns = [group.column(j) for j in range(group.num_columns)]
-            columns = [
-                c for c in columns if c.path_in_schema in names or c.path_in_schema.partition(".")[0] in names
-            ]
-            sizes.append(
-                (
-                    sum(c.total_uncompressed_size for c in columns),
-                    sum(c.total_compressed_size for c in columns),
+        with self._damage("column metadata"):  # pyarrow decodes names when they are asked for
+            for i in range(meta.num_row_groups):
+                group = meta.row_group(i)
+                columns = [group.column(j) for j in range(group.num_columns)]
+                columns = [
+                    c
+                    for c in columns
+                    if c.path_in_schema in names or c.path_in_schema.partition(".")[0] in names
+                ]
+                sizes.append(
+                    (
+                        sum(c.total_uncompressed_size for c in columns),
+                        sum(c.total_compressed_size for c in columns),
+                    )
                 )
-            )
         return sizes
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Parsed]:
         """Texts of row groups [start, stop)."""
         meta = self._file.metadata
         stop = meta.num_row_groups if stop is None else min(stop, meta.num_row_groups)
-        row = sum(meta.row_group(i).num_rows for i in range(start))
         sizes = self.group_bytes()
+        row = sum(meta.row_group(i).num_rows for i in range(start))
         for group in range(start, stop):
-            try:
+            with self._damage(f"row group {group} of {meta.num_row_groups}"):
                 batches = self._file.iter_batches(
                     batch_size=ROWS_AT_ONCE, row_groups=[group], columns=self._rows.columns, use_threads=False
                 )
@@ -98,13 +87,11 @@ class ParquetGroups:
                         parsed = self._rows.parse(batch, first_row=row)
                     row += batch.num_rows
                     yield parsed
-            except FAULTS as error:
-                raise SourceError(
-                    f"{self._url}: damaged Parquet row group {group} of {meta.num_row_groups}: {error}. "
-                    f"Fetch it again"
-                ) from error
             self._stored += sizes[group][1]
         self._ended = stop == meta.num_row_groups
+
+    def _damage(self, where: str) -> AbstractContextManager[None]:
+        return arrow_errors(f"{self._url}: damaged Parquet {where}", error=SourceError)
 
     def stored_position(self) -> int:
         """Stored bytes read so far."""
@@ -129,16 +116,17 @@ class ArrowBatches:
         self._stored = 0
         self._ended = False
         try:
-            self._is_file = (self._raw.read(6) or b"") == b"ARROW1"
-            self._check_stream_end()
-            self._raw.seek(0)
-            is_local = compression == "none" and "://" not in url
-            # A local file is mapped: batches that are passed over are not read.
-            self._open: Any = pa.memory_map(url) if is_local else pa.PythonFile(self._raw, mode="r")
-            schema = self._reader(None).schema
-        except FAULTS as error:
+            with self._damage("file"):
+                self._is_file = (self._raw.read(6) or b"") == b"ARROW1"
+                self._check_stream_end()
+                self._raw.seek(0)
+                is_local = compression == "none" and "://" not in url
+                # A local file is mapped: batches that are passed over are not read.
+                self._open: Any = pa.memory_map(url) if is_local else pa.PythonFile(self._raw, mode="r")
+                schema = self._reader(None).schema
+        except SourceError:
             self._raw.close()
-            raise SourceError(f"{url}: damaged Arrow file: {error}. Fetch it again") from error
+            raise
         self._rows = TableRows(self, url, schema, fields)
         self._included = [schema.get_field_index(name) for name in self._rows.columns]
 
@@ -193,14 +181,8 @@ class ArrowBatches:
                 row += batch.num_rows
         self._ended = True
 
-    @contextmanager
-    def _damage(self) -> Iterator[None]:
-        try:
-            yield
-        except SourceError:  # also a ValueError
-            raise
-        except FAULTS as error:
-            raise SourceError(f"{self._url}: damaged Arrow data: {error}. Fetch it again") from error
+    def _damage(self, what: str = "data") -> AbstractContextManager[None]:
+        return arrow_errors(f"{self._url}: damaged Arrow {what}", error=SourceError)
 
     def stored_position(self) -> int:
         """Stored bytes read so far, about."""

@@ -211,7 +211,7 @@ def format_of(url: str, head: bytes) -> str:
     Raises:
         SourceError: an Arrow, Parquet, tar or WARC file by name that is none.
     """
-    if head.startswith(b"PAR1"):
+    if head.startswith((b"PAR1", b"PARE")):
         return "parquet"
     if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         return "arrow"

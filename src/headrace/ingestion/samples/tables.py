@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from headrace.errors import SourceError
 from headrace.ingestion.samples.options import Samples
 from headrace.ingestion.samples.plan import SamplePlan, source_file
-from headrace.storage import validate_arrow
+from headrace.storage import arrow_errors, refuse_encrypted, validate_arrow
 from headrace.store import Array, ClassLabel, Feature, Image, Value
 
 _IDX_ROWS = 1 << 14
@@ -35,14 +35,14 @@ def plan_tables(files: Sequence[Path], samples: Samples) -> SamplePlan:
     plan: SamplePlan | None = None
     for file in files:
         path, nbytes, changed = source_file(file)
-        try:
+        with arrow_errors(f"{file}: damaged", error=SourceError):
             if file.suffix == ".arrow":
                 schema, groups = _open_arrow(path).schema, 1
             else:
+                with file.open("rb") as raw:
+                    refuse_encrypted(raw, path)
                 parquet = pq.ParquetFile(path)
                 schema, groups = parquet.schema_arrow, parquet.metadata.num_row_groups
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{file}: damaged: {error}") from error
         features, notes = _features(file, schema, samples)
         if plan is None:
             plan = SamplePlan(layout="table", features=features, notes=notes)
@@ -122,11 +122,10 @@ def table_rows(
     Raises:
         SourceError: damaged.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path, _, _, group, image_field = item
-    try:
+    with arrow_errors(f"{path}: damaged", error=SourceError):
         if path.endswith(".arrow"):
             batches = _arrow_batches(path)
         else:
@@ -144,8 +143,6 @@ def table_rows(
                         values[name] = row[label_field if name == "label" and label_field in row else name]
                 yield number, values
                 number += 1
-    except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{path}: damaged: {error}") from error
 
 
 def plan_idx(images: Path, labels: Path) -> SamplePlan:

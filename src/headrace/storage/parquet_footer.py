@@ -36,7 +36,7 @@ def refuse_encrypted(file: Any, url: str) -> None:
     if tail[4:] != b"PAR1" or not 0 < length <= min(size - 8, _MAX_FOOTER_BYTES):
         raise SourceError(
             f"{url}: damaged Parquet file: it does not end with a footer (its last bytes are {tail.hex(' ')}). "
-            f"Truncated? Fetch it again"
+            f"Truncated, or not what its name says? Fetch it again"
         )
     file.seek(size - 8 - length)
     footer = file.read(length) or b""

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import SourceError
-from headrace.ingestion import ingest
-from headrace.ingestion.read.parquet_footer import refuse_encrypted
+from headrace.generation.prompts import read_prompts
+from headrace.ingestion import Interactions, Samples, ingest
+from headrace.storage.parquet_footer import refuse_encrypted
 
 
 class LocalKeys(pe.KmsClient):
@@ -34,13 +35,6 @@ def encrypted(path, *, plaintext_footer):
     table = pa.table({"text": ["one", "two"], "n": [1, 2]})
     with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
         writer.write_table(table)
-
-
-@pytest.mark.parametrize("plaintext_footer", [False, True])
-def test_an_encrypted_file_is_refused_in_one_line(tmp_path, plaintext_footer):
-    encrypted(tmp_path / "x.parquet", plaintext_footer=plaintext_footer)
-    with pytest.raises(SourceError, match="encrypted"):
-        ingest(tmp_path / "x.parquet", tmp_path / "store")
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.4", "2.6"])
@@ -72,3 +66,32 @@ def test_damage_is_an_error_of_ours_or_passes(at, value, cut):
         refuse_encrypted(io.BytesIO(data[: len(data) - cut]), "x")
     except SourceError:
         return
+
+
+@pytest.mark.parametrize("plaintext_footer", [False, True])
+def test_an_encrypted_file_is_named_as_such_by_all_that_read_parquet(tmp_path, plaintext_footer):
+    """As text, as images, as a log, as prompts; also under another name."""
+    path, other = tmp_path / "a.parquet", tmp_path / "a.unknown"
+    encrypted(path, plaintext_footer=plaintext_footer)
+    other.write_bytes(path.read_bytes())
+    for read in (
+        lambda: ingest(path, tmp_path / "text", workers=1),
+        lambda: ingest(other, tmp_path / "other", workers=1),
+        lambda: ingest(path, tmp_path / "images", samples=Samples(), workers=1),
+        lambda: ingest(path, tmp_path / "log", interactions=Interactions(), workers=1),
+        lambda: list(read_prompts(path)),
+    ):
+        with pytest.raises(SourceError, match=r"an encrypted Parquet file\. Decrypt it first"):
+            read()
+
+
+def test_metadata_that_pyarrow_reads_late_is_an_error_of_ours(tmp_path):
+    """The name of a column in a row group is decoded when it is asked for."""
+    file = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a"]}), file, store_schema=False)
+    data = bytearray(file.getvalue())
+    at = data.rindex(b"text")  # of the row group's column; the schema's comes before it
+    data[at + 1] = 0xDB
+    (tmp_path / "a.parquet").write_bytes(data)
+    with pytest.raises(SourceError, match="damaged Parquet column metadata: 'utf-8' codec"):
+        ingest(tmp_path / "a.parquet", tmp_path / "store", workers=1)
