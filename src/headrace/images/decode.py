@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, DocumentError
+from headrace.native import kernels
 from headrace.types import Bytes
 
 _ORIENTATION: Final = 0x0112
@@ -24,10 +25,11 @@ _INSTALL: Final = 'pip install "headrace[images]"'
 
 
 class _PerThread(threading.local):
-    """A buffer for the pixels of one image, used again for the next."""
+    """Buffers for the pixels of one image and for what the extension needs beside them, used again for the next."""
 
     def __init__(self) -> None:
         self.buffer = np.empty(0, np.uint8)
+        self.scratch = np.empty(1 << 18, np.uint8)
 
     def take(self, nbytes: int) -> NDArray[np.uint8]:
         if len(self.buffer) < nbytes:
@@ -142,6 +144,50 @@ def decode_rgb(
     except Exception as error:
         raise DocumentError(f"damaged image: {error}") from error
     return _oriented(pixels, header.orientation)
+
+
+def decode_part(data: Bytes, header: ImageHeader, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """The pixels of a part of an image, those of `decode_rgb` there.
+
+    The extension decodes the part of a baseline JPEG alone: blocks outside of it are read and not transformed, and
+    those behind it are not read, so that damage there is not seen. Of all other images the whole is decoded.
+
+    Args:
+        data: the encoded image.
+        header: of these bytes.
+        box: y0, x0, y1, x1 in the image as it is shown; inside of it, and not empty.
+
+    Returns:
+        uint8 [y1 - y0, x1 - x0, 3]; valid until the same thread decodes the next image.
+
+    Raises:
+        DocumentError: damaged or truncated.
+    """
+    y0, x0, y1, x1 = box
+    native = kernels() if header.format == "JPEG" else None
+    if native is not None and header.height * header.width <= _MAX_PIXELS:
+        stored = _stored_box(box, header)
+        height, width = stored[2] - stored[0], stored[3] - stored[1]
+        size = (header.height, header.width) if header.orientation < 5 else (header.width, header.height)
+        pixels = _thread.take(height * width * 3)[: height * width * 3].reshape(height, width, 3)
+        done = native.decode_jpeg_part(data, *size, *stored, pixels, _thread.scratch)
+        if done > 1:
+            _thread.scratch = np.empty(done + done // 4, np.uint8)
+            done = native.decode_jpeg_part(data, *size, *stored, pixels, _thread.scratch)
+        if done:
+            decodes.images += 1
+            return _oriented(pixels, header.orientation)
+    return decode_rgb(data, header)[y0:y1, x0:x1]
+
+
+def _stored_box(box: tuple[int, int, int, int], header: ImageHeader) -> tuple[int, int, int, int]:
+    """Where a part of an image as it is shown lies in the image as it is stored: `_oriented`, backwards."""
+    y0, x0, y1, x1 = box
+    if header.orientation in (2, 3, 6, 7):
+        x0, x1 = header.width - x1, header.width - x0
+    if header.orientation in (3, 4, 7, 8):
+        y0, y1 = header.height - y1, header.height - y0
+    return (x0, y0, x1, y1) if header.orientation >= 5 else (y0, x0, y1, x1)
 
 
 def _decode_jpeg(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from typing_extensions import Doc
 
 from headrace.errors import ConfigError
-from headrace.images.decode import ImageHeader, decode_rgb
+from headrace.images.decode import ImageHeader, decode_part, decode_rgb
 from headrace.images.random import PositionRandom
 from headrace.images.resize import resize_into
 from headrace.types import Bytes
@@ -172,16 +172,22 @@ def render(
     Raises:
         DocumentError: the image is damaged.
     """
+    least = _least(header, geometry)
+    halves = (header.height + 1) // 2, (header.width + 1) // 2
+    if transform.scaled_decoding and least[0] <= halves[0] and least[1] <= halves[1]:
+        paste(decode_rgb(data, header, least=least), header, geometry, transform, random, out)
+        return
+    part = decode_part(data, header, (geometry.y0, geometry.x0, geometry.y1, geometry.x1))
+    _place(part, geometry, transform, random, out)
+
+
+def _least(header: ImageHeader, geometry: Geometry) -> tuple[int, int]:
+    """Height and width of an image of which the part is still as large as its place."""
     one = geometry
-    least = None
-    if transform.scaled_decoding:
-        # The part must still be as large as its place once the whole image is smaller.
-        least = (
-            min(header.height, math.ceil(header.height * one.height / (one.y1 - one.y0))),
-            min(header.width, math.ceil(header.width * one.width / (one.x1 - one.x0))),
-        )
-    pixels = decode_rgb(data, header, least=least)
-    paste(pixels, header, geometry, transform, random, out)
+    return (
+        min(header.height, math.ceil(header.height * one.height / (one.y1 - one.y0))),
+        min(header.width, math.ceil(header.width * one.width / (one.x1 - one.x0))),
+    )
 
 
 def paste(
@@ -200,14 +206,25 @@ def paste(
         fy, fx = height / header.height, width / header.width
         y0, x0 = round(y0 * fy), round(x0 * fx)
         y1, x1 = max(y0 + 1, min(height, round(y1 * fy))), max(x0 + 1, min(width, round(x1 * fx)))
+    _place(pixels[y0:y1, x0:x1], geometry, transform, random, out)
+
+
+def _place(
+    part: NDArray[np.uint8],
+    one: Geometry,
+    transform: ImageTransform,
+    random: PositionRandom,
+    out: NDArray[np.uint8],
+) -> None:
+    """Resize a part into its place, and change its colours."""
     if (one.height, one.width) == out.shape[:2]:
-        resize_into(pixels[y0:y1, x0:x1], out, flip=one.flip)
+        resize_into(part, out, flip=one.flip)
     else:
         out[...] = transform.pad_value
-        part = np.empty((one.height, one.width, 3), np.uint8)
-        resize_into(pixels[y0:y1, x0:x1], part, flip=one.flip)
+        filled = np.empty((one.height, one.width, 3), np.uint8)
+        resize_into(part, filled, flip=one.flip)
         left = out.shape[1] - one.width if one.flip else 0
-        out[: one.height, left : left + one.width] = part
+        out[: one.height, left : left + one.width] = filled
     if transform.changes_colour:
         _change_colour(transform, random, out)
 

@@ -157,6 +157,34 @@ no_out:
   return result;
 }
 
+/* decode_jpeg_part(data, height, width, y0, x0, y1, x1, out, memory) -> 1, 0, or the bytes that memory must have */
+static PyObject *py_decode_jpeg_part(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  int64_t size[2], box[4], done;
+  Py_buffer data, out, memory;
+  PyObject *result = NULL;
+  if (!has_arguments(nargs, 9, "decode_jpeg_part") || !integers_of(args + 1, 2, size) || !integers_of(args + 3, 4, box))
+    return NULL;
+  if (box[0] < 0 || box[1] < 0 || box[2] <= box[0] || box[3] <= box[1] || box[2] > size[0] || box[3] > size[1] ||
+      size[0] > 65535 || size[1] > 65535) {
+    PyErr_SetString(PyExc_ValueError, "decode_jpeg_part: the part is not inside of the image");
+    return NULL;
+  }
+  if (!buffer_of(args[0], &data, PyBUF_SIMPLE, 0, "data")) return NULL;
+  if (!buffer_of(args[7], &out, PyBUF_WRITABLE, 3 * (box[2] - box[0]) * (box[3] - box[1]), "out")) goto no_out;
+  if (!buffer_of(args[8], &memory, PyBUF_WRITABLE, 0, "memory")) goto no_memory;
+  Py_BEGIN_ALLOW_THREADS
+  done = CHOOSE(decode_jpeg_part)(data.buf, data.len, size[0], size[1], box, out.buf, memory.buf, memory.len);
+  Py_END_ALLOW_THREADS
+  result = PyLong_FromLongLong(done);
+  PyBuffer_Release(&memory);
+no_memory:
+  PyBuffer_Release(&out);
+no_out:
+  PyBuffer_Release(&data);
+  return result;
+}
+
 #define FAST(function) (PyCFunction)(void (*)(void)) function, METH_FASTCALL
 static PyMethodDef methods[] = {
     TARGET_METHODS,
@@ -166,6 +194,8 @@ static PyMethodDef methods[] = {
      "parse_json_lines(lines, start, name, max_line_bytes, out, ends, counts) -> position."},
     {"resize_rgb", FAST(py_resize_rgb),
      "resize_rgb(memory, height, width, stride, out, to_height, to_width, flip): see images/resize.py."},
+    {"decode_jpeg_part", FAST(py_decode_jpeg_part),
+     "decode_jpeg_part(data, height, width, y0, x0, y1, x1, out, memory) -> 1, 0 or bytes: see images/decode.py."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -2,3 +2,4 @@
 #include "permute.h"
 #include "json_lines.h"
 #include "resize.h"
+#include "jpeg.h"

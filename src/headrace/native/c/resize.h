@@ -1,6 +1,6 @@
 /* Pixels of three bytes, resized: Pillow's bilinear filter, bit for bit (Pillow, src/libImaging/Resample.c). The filter is a
    triangle as wide as the scale, so that an image that shrinks is averaged; weights are integers of 22 bits; first
-   columns, then rows, each rounded to bytes. One row at a time: nothing but a row is kept between the two. */
+   columns, then rows, each rounded to bytes. Four rows at a time: nothing else is kept between the two. */
 
 #include <math.h>
 #include <stdlib.h>
@@ -53,31 +53,44 @@ static int weights_of(int64_t in, int64_t out, Weights *w) {
   return 1;
 }
 
-typedef int Int4 __attribute__((vector_size(16)));
+enum { RESIZE_ROWS = 4 };
+
+/* A pixel of four rows: r, g, b and a byte of no meaning, row after row. */
+typedef unsigned char Pixels __attribute__((vector_size(16), aligned(1)));
+typedef int16_t PixelShorts __attribute__((vector_size(32)));
+typedef int PixelSums __attribute__((vector_size(64), aligned(4)));
 #endif
 
-/* One row: `line` has the pixels and `taps` more; `taps` weights for each output, 0 behind its own. */
-static void NAME(resize_row)(const Int4 *line, int64_t width, const Weights *w, int taps, int flip, unsigned char *out) {
-  const Int4 half = {1 << (WEIGHT_BITS - 1), 1 << (WEIGHT_BITS - 1), 1 << (WEIGHT_BITS - 1), 0};
+/* Four rows: `line` has the pixels and `taps` more; `taps` weights for each output, 0 behind its own. Writes `rows` rows. */
+static void NAME(resize_rows)(const PixelSums *line, int64_t width, const Weights *w, int taps, int flip, unsigned char *out,
+                              int rows) {
   const int step = flip ? -1 : 1;
   int64_t place = flip ? width - 1 : 0;
-  for (int64_t x = 0; x < width; x++, place += step, out += 3) {
-    const Int4 *from = line + w->first[place];
+  for (int64_t x = 0; x < width; x++, place += step) {
+    const PixelSums *from = line + w->first[place];
     const int *weights = w->weights + place * w->taps;
-    Int4 sum = half;
+    PixelSums sum = {0};
     for (int k = 0; k < taps; k++) sum += from[k] * weights[k];
-    sum >>= WEIGHT_BITS;
-    out[0] = (unsigned char)sum[0];
-    out[1] = (unsigned char)sum[1];
-    out[2] = (unsigned char)sum[2];
+    sum = (sum + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS;
+    /* In two steps: GCC 12 converts to half the width by an instruction, to less one by one. */
+    const Pixels bytes = __builtin_convertvector(__builtin_convertvector(sum, PixelShorts), Pixels);
+    for (int y = 0; y < rows; y++) {
+      unsigned char *to = out + 3 * (y * width + x);
+      /* The fourth byte is the next pixel's, which comes later; behind the last pixel there may be no place. */
+      if (x < width - 1) memcpy(to, (const unsigned char *)&bytes + 4 * y, 4);
+      else memcpy(to, (const unsigned char *)&bytes + 4 * y, 3);
+    }
   }
 }
 
-/* Bytes of pixels as integers, four to a pixel. */
-static void NAME(widen_row)(const unsigned char *restrict bytes, int64_t width, Int4 *restrict line) {
-  int *to = (int *)line;
-  for (int64_t x = 0; x < width; x++)
-    for (int c = 0; c < 3; c++) to[4 * x + c] = bytes[3 * x + c];
+/* A row's pixels to their places among those of four rows. Reads a byte behind the last pixel. */
+static void NAME(spread_row)(const unsigned char *restrict bytes, int64_t width, unsigned char *restrict line) {
+  for (int64_t x = 0; x < width; x++) memcpy(line + 16 * x, bytes + 3 * x, 4);
+}
+
+/* The pixels of four rows as integers. */
+static void NAME(widen_rows)(const unsigned char *restrict bytes, int64_t width, int *restrict line) {
+  for (int64_t i = 0; i < 16 * width; i++) line[i] = bytes[i];
 }
 
 /* One row from `count` rows of `nbytes` bytes, `stride` bytes apart; `sums` has room for as many integers. */
@@ -111,28 +124,34 @@ static int NAME(resize_rgb)(const unsigned char *in, int64_t height, int64_t wid
   if (done && !weights_of(height, to_height, &down)) done = 0;
   for (int64_t x = 0; done && x < to_width; x++)
     if (across.count[x] > taps) taps = across.count[x];
-  unsigned char *line = malloc((size_t)nbytes);
-  Int4 *wide = malloc((size_t)(width + taps) * sizeof(Int4)); /* malloc's blocks begin at multiples of 16 */
+  unsigned char *line = malloc((size_t)nbytes + 1);
+  unsigned char *pixels = malloc((size_t)width * sizeof(Pixels));
+  PixelSums *wide = malloc((size_t)(width + taps) * sizeof(PixelSums));
   int *sums = malloc((size_t)nbytes * sizeof(int));
-  if (!line || !sums || !wide) done = 0;
+  if (!line || !sums || !pixels || !wide) done = 0;
   if (done) {
-    memset(wide, 0, (size_t)(width + taps) * sizeof(Int4));
-    for (int64_t y = 0; y < to_height; y++, out += 3 * to_width) {
-      if (height == to_height) memcpy(line, in + y * stride, (size_t)nbytes);
+    const int is_copied = width == to_width && !flip;
+    line[nbytes] = 0;
+    memset(pixels, 0, (size_t)width * sizeof(Pixels));
+    memset(wide, 0, (size_t)(width + taps) * sizeof(PixelSums));
+    for (int64_t y = 0; y < to_height; y++) {
+      unsigned char *row = is_copied ? out + y * 3 * to_width : line;
+      if (height == to_height) memcpy(row, in + y * stride, (size_t)nbytes);
       else
         NAME(resize_column)(in + down.first[y] * stride, stride, nbytes, down.weights + y * down.taps, down.count[y],
-                            sums, line);
-      if (width == to_width && !flip) {
-        memcpy(out, line, (size_t)nbytes);
-        continue;
-      }
-      NAME(widen_row)(line, width, wide);
-      NAME(resize_row)(wide, to_width, &across, taps, flip, out);
+                            sums, row);
+      if (is_copied) continue;
+      const int64_t place = y % RESIZE_ROWS;
+      NAME(spread_row)(line, width, pixels + 4 * place);
+      if (place < RESIZE_ROWS - 1 && y < to_height - 1) continue;
+      NAME(widen_rows)(pixels, width, (int *)wide);
+      NAME(resize_rows)(wide, to_width, &across, taps, flip, out + (y - place) * 3 * to_width, (int)place + 1);
     }
   }
   free(across.first);
   free(down.first);
   free(line);
+  free(pixels);
   free(wide);
   free(sums);
   return done;
