@@ -77,7 +77,7 @@ class ServerProcess:
         )
         line = self.process.stdout.readline()
         if not line:
-            _, said = self.process.communicate(timeout=30)
+            _, said = self.process.communicate(timeout=90)
             raise RuntimeError(said)
         self.ready = json.loads(line)
         self.url, self.pid = self.ready["url"], self.ready["pid"]
@@ -95,12 +95,12 @@ class ServerProcess:
         return httpx.get(self.url + path, timeout=60)
 
     def metric(self, name):
-        for line in httpx.get(self.url + "/metrics", timeout=30).text.splitlines():
+        for line in httpx.get(self.url + "/metrics", timeout=90).text.splitlines():
             if line.startswith((f"headrace:{name}{{", f"headrace:{name} ")):
                 return float(line.rpartition(" ")[2])
         return 0.0
 
-    def until(self, wanted, *, limit_s=30.0):
+    def until(self, wanted, *, limit_s=120.0):
         """Wait for a condition on the server's metrics."""
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
@@ -120,7 +120,7 @@ class ServerProcess:
         self.process.kill()  # nothing happens when it is gone already
         self._ended()
 
-    def terminate(self, *, limit_s=40):
+    def terminate(self, *, limit_s=120):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(limit_s)
@@ -128,8 +128,8 @@ class ServerProcess:
         return code
 
     def _ended(self):
-        self.process.wait(30)
-        self._reader.join(10)
+        self.process.wait(90)
+        self._reader.join(60)
         self.process.stdout.close()
         self.process.stderr.close()
 

@@ -160,7 +160,7 @@ def batch_file(count, *, bad=()):
     return io.BytesIO("".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
-def wait_for(client, batch, *, limit_s=60):
+def wait_for(client, batch, *, limit_s=150):
     end = time.monotonic() + limit_s
     while batch.status in ("validating", "in_progress", "finalizing", "cancelling"):
         assert time.monotonic() < end, batch

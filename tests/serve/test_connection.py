@@ -52,7 +52,7 @@ def serving(**limits):
     opened = []
 
     def connect():
-        client = socket.create_connection(address, timeout=20)
+        client = socket.create_connection(address, timeout=60)
         opened.append(client)
         return client
 
@@ -62,7 +62,7 @@ def serving(**limits):
         for client in opened:
             client.close()
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
 
 
 @pytest.fixture(scope="module")

@@ -68,9 +68,9 @@ def serving(load, state, **options):
 
 def until_waiting(url, count):
     """Wait until so many requests wait for the model; what /health says then."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while time.monotonic() < end:
-        state = httpx.get(url + "/health", timeout=30).json()
+        state = httpx.get(url + "/health", timeout=90).json()
         if state["waiting"] == count:
             return state
         time.sleep(0.01)

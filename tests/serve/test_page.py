@@ -27,7 +27,7 @@ from fake_server import FakeServer
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=60_000)
 
 PAGE = Path(__file__).parents[2] / "src" / "headrace" / "serve" / "page"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -219,7 +219,7 @@ def test_stop_ends_the_servers_work(server, page, how):
     else:
         page.keyboard.press("Escape")
     ended(page, "stopped by you")
-    assert server.cancelled.wait(5)
+    assert server.cancelled.wait(60)
     before = output(page)
     assert before.startswith(" word word")
     page.wait_for_timeout(100)
@@ -506,7 +506,7 @@ def test_no_text_stops_the_page(server, chat, text):
         " markdown(text); return performance.now() - began; }",
         text,
     )
-    assert took_ms < 3000
+    assert took_ms < 15_000  # what backtracks takes hours
     talk(chat, "still there?")
 
 

@@ -38,7 +38,7 @@ def start(client, count, *, window="24h", tokens=20):
     return client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window=window)
 
 
-def finished(slow, client, batch, *, limit_s=60):
+def finished(slow, client, batch, *, limit_s=150):
     slow.until(lambda: client.batches.retrieve(batch.id).status in DONE, limit_s=limit_s)
     return client.batches.retrieve(batch.id)
 

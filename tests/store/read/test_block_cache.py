@@ -158,7 +158,7 @@ def test_a_thread_that_waits_for_a_slot_goes_on_when_other_blocks_are_loaded(fai
     assert not got  # both slots are being loaded
     for finish in late:
         finish()
-    reader.join(10)
+    reader.join(60)
     assert got == [[[5 * SIZE]]]
 
 
