@@ -1,4 +1,4 @@
-"""warc_records.py: records of whole and damaged archives, as one member a record, one in all, and plain."""
+"""warc_records.py, warc_sources.py: whole and damaged archives, one member a record, one in all, and plain."""
 
 import gzip
 import random
@@ -6,7 +6,8 @@ import random
 import pytest
 
 from headrace.errors import SourceError
-from headrace.ingestion.parse.warc_records import BrokenRecord, WarcRecords, open_source, parse_headers
+from headrace.ingestion.parse.warc_records import BrokenRecord, WarcRecords, parse_headers
+from headrace.ingestion.parse.warc_sources import open_source
 
 TEXTS = [f"text {i} {random.Random(i).randbytes(150).hex()}" for i in range(8)]
 SHAPES = ["plain", "record", "whole", "blocks"]

@@ -23,15 +23,8 @@ from headrace.ingestion.parse.http_message import (
     decoded_body,
     parse_response,
 )
-from headrace.ingestion.parse.warc_records import (
-    BrokenRecord,
-    MemberSource,
-    PlainSource,
-    StreamSource,
-    WarcRecord,
-    WarcRecords,
-    open_source,
-)
+from headrace.ingestion.parse.warc_records import BrokenRecord, WarcRecord, WarcRecords
+from headrace.ingestion.parse.warc_sources import MemberSource, PlainSource, StreamSource, open_source
 from headrace.stats import Stats
 
 BATCH_BYTES = 2 << 20
