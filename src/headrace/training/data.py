@@ -7,13 +7,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from headrace.errors import ConfigError
 from headrace.load import Loader, Mixture, mix
 from headrace.store import Store, is_megatron
 from headrace.tokens import load_tokenizer
 from headrace.training.options import DataOptions
+
+NamedStore: TypeAlias = Store | str | PathLike[str]
+"""An opened store, or the path or URL of one."""
+TrainingStores: TypeAlias = NamedStore | Mixture | Sequence[NamedStore] | Mapping[Any, float]
+"""One store, several (mixed in proportion to their tokens), {store: weight}, or a mixture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +90,7 @@ class TrainingData:
 
 
 def open_data(
-    stores: Any, *, options: DataOptions, snapshots: Sequence[Mapping[str, Any]] = ()
+    stores: TrainingStores, *, options: DataOptions, snapshots: Sequence[Mapping[str, Any]] = ()
 ) -> TrainingData:
     """Open a store, a path, several of them, {store: weight}, or take a mixture as it is.
 
@@ -103,7 +108,7 @@ def open_data(
     """
     if isinstance(stores, Store | Mixture):
         return TrainingData(source=stores, options=options, _opened=ExitStack())
-    named = list(stores) if isinstance(stores, Mapping | list | tuple) else [stores]
+    named: list[Any] = list(stores) if isinstance(stores, Mapping | list | tuple) else [stores]
     if not named:
         raise ConfigError("train: no store given.")
     numbers = [None] * len(named)

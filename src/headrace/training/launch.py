@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 from os import PathLike
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from headrace.model import ModelConfig, meta_lora_model
 from headrace.paths import local_path, remote_url
 from headrace.training.checkpoints.state import read_frozen, restore
+from headrace.training.data import TrainingStores
 from headrace.training.distributed.process_group import open_process_group
 from headrace.training.evaluation_options import EvaluationOptions
 from headrace.training.loop import Progress, run_loop
@@ -62,7 +63,7 @@ _CURE: Final = "Give a local directory, or an s3://, gs:// or az:// URL."
 
 
 def train(
-    stores: Any,
+    stores: TrainingStores,
     *,
     out: str | PathLike[str],
     model: str | ModelConfig | ShapeOptions | None = None,

@@ -28,7 +28,7 @@ from headrace.model import (
 from headrace.storage import open_blob
 from headrace.training.branch import Branch, check_branch, open_branch
 from headrace.training.checkpoints.state import SavedState, check_fresh, find_saved_state
-from headrace.training.data import TrainingData, open_data
+from headrace.training.data import TrainingData, TrainingStores, open_data
 from headrace.training.distributed.layout import check_layout, device_mesh
 from headrace.training.distributed.process_group import ProcessGroup
 from headrace.training.evaluation import HeldOutRows, open_held_out
@@ -204,7 +204,7 @@ def _lock(setup: RunSetup, options: TrainArguments) -> None:
 
 
 def open_inputs(
-    setup: RunSetup, options: TrainArguments, stores: Any
+    setup: RunSetup, options: TrainArguments, stores: TrainingStores
 ) -> tuple[TrainArguments, RecipeRequest]:
     """Open first weights, embeddings and stores; returns the arguments, completed by depth, and the recipe's part."""
     group, out, existing = setup.group, setup.out, setup.existing
