@@ -15,6 +15,7 @@ import orjson
 import pytest
 import torch
 from flat_options import train
+from safetensors.torch import load_file, save_file
 
 from headrace.errors import CheckpointError, ConfigError, ResumeError, TokenizerError
 from headrace.model import GPT, build_model, load_model, pretrained_files, to_hf
@@ -311,3 +312,27 @@ def test_a_run_begins_with_a_llama_directory_and_resumes_exactly(
     assert losses(out) == losses(whole)
     train(store, out=tmp_path / "next", init_from=whole, **{**OPTIONS, "steps": 1})
     assert pretrained_files(tmp_path / "next") is not None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_no_numbers_are_refused_and_nothing_is_left(
+    value: float, hf: Path, store: Path, tmp_path: Path
+) -> None:
+    """A number too large for float32 becomes an infinity when it is read."""
+    shutil.copytree(hf, tmp_path / "hf")
+    file = next(
+        path for path in sorted((tmp_path / "hf").glob("*.safetensors")) if "h.1.mlp" in str(load_file(path))
+    )
+    tensors = load_file(file)
+    name = next(name for name in sorted(tensors) if "h.1.mlp" in name and name.endswith("weight"))
+    tensors[name] = tensors[name].double()
+    tensors[name][2, 3] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"h\.1\.mlp\.\w+\.weight holds (nan|inf) at .*no finite number"
+    ):
+        import_model(tmp_path / "hf", tmp_path / "run")
+    with pytest.raises(CheckpointError, match="no finite number"):
+        train(store, out=tmp_path / "trained", init_from=tmp_path / "hf", seq_len=16, batch_size=2, steps=1)
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "trained" / "run.json").exists()

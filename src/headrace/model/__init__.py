@@ -62,6 +62,7 @@ from headrace.model.weights.checkpoint import (
     step_dir,
     verify_checkpoint,
 )
+from headrace.model.weights.finite import check_finite, check_finite_model
 from headrace.model.weights.hf_directory import HF_CONFIG, hf_config, hf_weight_files
 from headrace.model.weights.hf_tokenizer import load_hf_tokenizer
 from headrace.model.weights.identity import (
@@ -122,6 +123,8 @@ __all__ = [
     "build_model",
     "cache_directory",
     "check_base",
+    "check_finite",
+    "check_finite_model",
     "config_from_json",
     "decoder_size",
     "default_targets",

@@ -122,10 +122,20 @@ def _model_name(run: RunFiles) -> str:
     return str(_recipe(run).get("model_name") or "")
 
 
+def _family(shape: Mapping[str, Any]) -> str:
+    """Name of the architecture: only a GPT's shape has no model_type.
+
+    >>> _family({"model_type": "llama"}), _family({"model_type": "gemma3_text"}), _family({})
+    ('Llama', 'Gemma3', 'GPT')
+    """
+    kind = str(shape.get("model_type") or "")
+    return kind.removesuffix("_text").capitalize().replace("Olmo", "OLMo") if kind else "GPT"
+
+
 def _model(run: RunFiles) -> str:
     shape = _mapping(_recipe(run), "model")
     name = _model_name(run)
-    parts = [f"{name} GPT" if name else ""]
+    parts = [f"{name} {_family(shape)}" if name else ""]
     parameters = run.run.get("parameters")
     if isinstance(parameters, (int, float)) and parameters:
         parts.append(f"{approximate(parameters)} parameters")

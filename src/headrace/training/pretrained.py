@@ -26,6 +26,8 @@ from headrace.model import (
     adapter_identity,
     base_checkpoint,
     check_base,
+    check_finite,
+    check_finite_model,
     config_from_json,
     fetch_model,
     hash_file,
@@ -110,7 +112,7 @@ def import_model(source: str | PathLike[str], out: str | PathLike[str]) -> Impor
     Raises:
         ConfigError: an architecture or an option that there is no decoder for, or out has another run.
         ResumeError: out has files of a run whose run.json is gone.
-        CheckpointError: weights are missing, damaged or of other shapes.
+        CheckpointError: weights are missing, damaged, of other shapes, or no finite numbers.
         TokenizerError: no tokenizer beside the weights.
     """
     out = local_path(out, name="import: out", cure="Import into a local directory, and copy it.")
@@ -271,6 +273,9 @@ def write_weights(pretrained: Pretrained, out: Path, *, frozen: bool = False) ->
         model, tokenizer = load_base(adapter, adapter_base(adapter))
     else:
         model, tokenizer = load_model(source if at is None else f"{source}@{at}")
+    check_finite_model(model, source)
+    low_rank = {} if adapter is None else read_adapter(adapter, model.config)
+    check_finite(low_rank, source)
     make_directory(out)
     save_tokenizer(tokenizer, out / "tokenizer")
     if isinstance(model, Decoder):
@@ -281,7 +286,6 @@ def write_weights(pretrained: Pretrained, out: Path, *, frozen: bool = False) ->
         writer.save(0, tensors, state)
     if adapter is not None:
         with CheckpointWriter(out / "checkpoints") as writer:
-            low_rank = read_adapter(adapter, model.config)
             writer.save(0, {f"model.{name}": tensor for name, tensor in low_rank.items()}, state)
 
 

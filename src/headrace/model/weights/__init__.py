@@ -7,4 +7,5 @@ hf_directory  Hugging Face directory -> shape and tensors
 hf_tokenizer  tokenizer <-> files of transformers
 checkpoint    a run's checkpoint directories -> the newest whole one
 identity      a directory -> a hash of shape and weights
+finite        tensors -> an error that names those with NaN or infinities
 """
