@@ -62,3 +62,15 @@ def test_layout_device_dtype_learning_rate_and_gradient_norm_are_shown(made):
     assert facts["device"] == "cpu, 2 threads, matrix products in bfloat16, torch 2.13.0"
     assert facts["learning rate"] == "at most 0.001, 0.0005 in the last step"
     assert facts["gradient norm"] == "median 1.5, largest 2, before clipping"
+
+
+def test_a_model_is_named_by_its_family(made):
+    """A run of Llama's shape was called a custom GPT."""
+    made.write(
+        "run.json", {"recipe": {"model_name": "custom", "model": {"model_type": "llama", "vocab_size": 5}}}
+    )
+    assert facts_of(made)["model"] == "custom Llama"
+    made.write("run.json", {"recipe": {"model_name": "imported", "model": {"model_type": "gemma3_text"}}})
+    assert facts_of(made)["model"] == "imported Gemma3"
+    made.write("run.json", {"recipe": {"model_name": "tiny", "model": {"vocab_size": 5}}})
+    assert facts_of(made)["model"] == "tiny GPT"
