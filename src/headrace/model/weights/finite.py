@@ -55,4 +55,7 @@ def check_finite_model(model: Model, source: object) -> None:
 
 def _is_finite(tensor: Tensor) -> bool:
     # In parts: a table of booleans of a whole embedding would be a quarter of its memory.
-    return all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(_AT_ONCE))
+    flat = tensor.reshape(-1)
+    return all(
+        bool(torch.isfinite(flat[start : start + _AT_ONCE]).all()) for start in range(0, len(flat), _AT_ONCE)
+    )
