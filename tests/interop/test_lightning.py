@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -116,6 +117,22 @@ class Rows(torch.utils.data.IterableDataset):
 def test_a_loader_in_an_iterable_of_the_users_is_refused_with_the_line_to_write(store, tmp_path, way, wrap):
     with pytest.raises(ConfigError, match=r"trainer\.fit\(model, loader\).*on_before_batch_transfer"):
         trained(store, tmp_path, wrap=lambda loader: wrap(Rows(loader, way)))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        iter,
+        lambda loader: map(copy.copy, loader),
+        lambda loader: (batch for batch in loader),
+        lambda loader: iter(dataloader(loader)),
+    ],
+    ids=["iter", "map", "generator expression", "iterator of a DataLoader"],
+)
+def test_an_iterator_over_a_loader_is_refused_with_the_line_to_write(store, tmp_path, wrap):
+    """The user's code begins the loop: Lightning would get one pass, whatever its epochs, and no state."""
+    with pytest.raises(ConfigError, match=r"trainer\.fit\(model, loader\)"):
+        trained(store, tmp_path, wrap=wrap)
 
 
 def test_a_loop_over_a_loader_in_a_hook_is_the_users_own(store, tmp_path):

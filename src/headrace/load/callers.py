@@ -65,14 +65,22 @@ def called_by_accelerate() -> bool:
     return name.startswith("accelerate.")
 
 
-def handed_on_to_lightning() -> bool:
-    """Whether Lightning iterates something of another package or the user's that iterates a loader.
+def read_by_lightning() -> bool:
+    """Whether the nearest of Lightning's modules on the stack is one that reads batches.
 
-    A loop over a loader in a hook or a callback is the user's own: there Lightning's data loops are not the nearest of
-    its modules on the stack.
+    A loop over a loader in a hook or a callback is the user's own: there another module is the nearest.
     """
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
-    is_handed_on = False
+    return _reads(handed_on=True)
+
+
+def handed_on_to_lightning() -> bool:
+    """Whether Lightning iterates something of another package or the user's that iterates a loader; see above."""
+    return _reads(handed_on=False)
+
+
+def _reads(*, handed_on: bool) -> bool:
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001
+    is_handed_on = handed_on
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name.partition(".")[0] in _LIGHTNING:

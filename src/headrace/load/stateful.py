@@ -16,6 +16,7 @@ from headrace.load.callers import (
     called_by_lightning,
     handed_on_to_lightning,
     iterated_by_accelerate,
+    read_by_lightning,
 )
 from headrace.load.distributed import check_rank, check_workers
 from headrace.load.forks import fork_count
@@ -268,11 +269,13 @@ class StatefulBatches(ABC, Generic[Array]):
 class BatchIterator(Generic[Array]):
     """One loop over a loader: the batches up to the end of its pass."""
 
-    __slots__ = ("__weakref__", "_done", "_loader", "end")
+    __slots__ = ("__weakref__", "_done", "_is_first", "_loader", "_made_by_lightning", "end")
 
     def __init__(self, loader: StatefulBatches[Array]) -> None:
         self._loader = loader
         self._done = False
+        self._is_first = True
+        self._made_by_lightning = called_by_lightning()
         self.end: int | None = None
         """Position at which the pass ends."""
 
@@ -282,6 +285,10 @@ class BatchIterator(Generic[Array]):
     def __next__(self) -> Batch[Array]:
         if self._done:
             raise StopIteration
+        if self._is_first:
+            if not self._made_by_lightning and read_by_lightning():
+                raise ConfigError(WITH_LIGHTNING)
+            self._is_first = False
         try:
             return self._loader.take(self.end)
         except StopIteration:
