@@ -14,7 +14,7 @@ from store_fakes import make_store, sample_tokens
 
 from headrace.errors import StorageError, StoreError
 from headrace.storage import MemoryBlob, Retry, RetryingBlob, Unavailable, event_loop, open_blob
-from headrace.storage.remote import HEDGE_MIN_S, HedgeDelay, RemoteBlob, summarize_error
+from headrace.storage.remote import HEDGE_MIN_S, UPLOAD_S, HedgeDelay, RemoteBlob, summarize_error
 from headrace.store import Store
 
 
@@ -193,6 +193,48 @@ def test_an_upload_that_was_too_slow_gets_twice_the_time_at_its_next_try(request
         RetryingBlob(blob, Retry(sleep=FakeClock().sleep)).put("x", b"1")
         assert blob._upload_s == 0.8
         assert bytes(server._server.blob.get("x")) == b"1"
+
+
+def test_a_part_that_was_too_slow_gets_the_whole_line_and_twice_the_time_at_its_next_try(monkeypatch):
+    """The writer is a fake, whose parts take 100 s of a line that they have alone."""
+    blob = RemoteBlob("memory://")
+    limits, flights, written = [], [], []
+
+    def connect(*, retries=0, **seconds):
+        limits.append(seconds["timeout"])
+        return limits[-1]
+
+    class Writer:
+        def __init__(self, store, name, *, buffer_size, max_concurrency):
+            flights.append(max_concurrency)
+            self.late = 100.0 * max_concurrency > store
+
+        async def write(self, part):
+            if self.late:
+                raise blob._obstore.exceptions.GenericError("error sending request: operation timed out")
+            written.append(bytes(part))
+
+        async def close(self):
+            pass
+
+    monkeypatch.setattr(blob, "_connect", connect)
+    monkeypatch.setattr(blob._obstore, "open_writer_async", Writer)
+    Retry(sleep=FakeClock().sleep).run(
+        lambda: blob.put_parts("x", iter([b"1", b"2"]), part_bytes=1), what="x"
+    )
+    assert written == [b"1", b"2"]
+    assert flights == [4, 1]
+    assert limits == [4 * UPLOAD_S, 2 * UPLOAD_S, 2 * UPLOAD_S]  # of parts; of whole objects; of parts
+
+
+def test_a_whole_object_whose_answer_does_not_begin_is_requested_a_second_time(http):
+    url, server, _ = http
+    blob = RemoteBlob(url)
+    blob._hedge.add(0.0)
+    troubles = ["hang", None]
+    server.trouble = lambda number, path: troubles.pop(0)
+    assert blob.get("manifest.json")
+    assert len(server.requests) == 2
 
 
 def test_ctrl_c_ends_a_call_of_the_main_thread_that_hangs(http):

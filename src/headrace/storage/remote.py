@@ -199,11 +199,14 @@ class RemoteBlob:
         """See `Blob.get`."""
         name = check_path(path)
 
-        async def get() -> Bytes:
-            result = await self._obstore.get_async(self._reader, name)
-            return memoryview(await result.bytes_async())
+        def make() -> Awaitable[Any]:
+            request: Awaitable[Any] = self._obstore.get_async(self._reader, name)
+            return request
 
-        return self._run(path, get)
+        with self._errors(path):
+            # A second request for an answer that does not begin; its body, of any length, is read once.
+            answer = self._run_hedged(make)
+            return memoryview(event_loop.run(answer.bytes_async))
 
     def get_range(self, path: str, start: int, stop: int) -> Bytes:
         """See `Blob.get_range`."""
@@ -250,19 +253,26 @@ class RemoteBlob:
         async def put() -> None:
             await self._obstore.put_async(self._writer, name, joined, **options)
 
-        try:
+        with self._more_time_after_a_timeout():
             self._run(path, put)
+
+    @contextmanager
+    def _more_time_after_a_timeout(self) -> Iterator[None]:
+        try:
+            yield
         except Unavailable as error:
             if error.timed_out and self._upload_s < MAX_UPLOAD_S:
                 self._upload_s *= 2
                 self._writer = self._connect(timeout=self._upload_s)
+                self._part_writer = None
             raise
 
     def put_parts(self, path: str, parts: Iterable[Bytes], *, part_bytes: int) -> None:
         """Write an object by multipart upload: its name is there when the last part is, or not at all.
 
-        A part that the server refuses for now is sent again by the client. Parts of an upload that ends before stay
-        on the server without a name, until a lifecycle rule of the bucket removes them.
+        A part that the server refuses for now is sent again by the client. After an upload in which a part was too
+        slow for its limit, parts go one after the other, each with the whole line and twice the time. Parts of an
+        upload that ends before stay on the server without a name, until a lifecycle rule of the bucket removes them.
 
         Args:
             path: the name.
@@ -270,15 +280,17 @@ class RemoteBlob:
             part_bytes: of each part but the last.
         """
         name = check_path(path)
+        in_flight = _PARTS_IN_FLIGHT if self._upload_s <= UPLOAD_S else 1
         if self._part_writer is None:
-            self._part_writer = self._connect(retries=_PART_RETRIES, timeout=self._upload_s)
-        store = self._part_writer
+            # Parts in flight share the line, and so does their time.
+            self._part_writer = self._connect(retries=_PART_RETRIES, timeout=self._upload_s * in_flight)
         writer = self._obstore.open_writer_async(
-            store, name, buffer_size=part_bytes, max_concurrency=_PARTS_IN_FLIGHT
+            self._part_writer, name, buffer_size=part_bytes, max_concurrency=in_flight
         )
-        for part in parts:
-            self._run(path, functools.partial(writer.write, part))
-        self._run(path, writer.close)
+        with self._more_time_after_a_timeout():
+            for part in parts:
+                self._run(path, functools.partial(writer.write, part))
+            self._run(path, writer.close)
 
     def list(self, prefix: str = "") -> list[str]:
         """See `Blob.list`."""
