@@ -36,6 +36,7 @@ ENVIRONMENTS = {
     "litdata": "LitData",
     "streaming": "MosaicML Streaming",
     "openvino": "OpenVINO GenAI",
+    "weights": "safetensors, transformers, fastsafetensors, runai-model-streamer",
 }
 OURS = "ours"
 """The environment that runs the benchmark itself."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Not claims of their own: the scaffold, and what runs inside the contestants' environments.
-HELPERS = ("corpora", "measure", "rivals", "run_all")
+HELPERS = ("corpora", "measure", "rivals", "run_all", "slow_media")
 SCRIPTS = tuple(
     path.stem
     for path in sorted(BENCH.glob("*.py"))

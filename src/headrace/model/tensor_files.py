@@ -18,17 +18,19 @@ import torch
 from torch import Tensor
 
 from headrace.errors import CheckpointError, StorageError
-from headrace.storage import REQUEST_BYTES, Blob, BulkReader, Progress, RangeRead, read_into
+from headrace.storage import REMOTE_REQUESTS, REQUEST_BYTES, Blob, BulkReader, Progress, RangeRead, read_into
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """As the safetensors library has it."""
 MAX_GAP: Final = 256 << 10
 """Bytes between two tensors that are read without need rather than by a request of their own."""
-BUFFER_SHARE: Final = 25
-"""Buffers take at most this fraction (1/25) of the tensors' bytes, or `MIN_BUFFER_BYTES`."""
+BUFFER_SHARE: Final = 32
+"""Buffers take at most this fraction (1/32) of the tensors' bytes, or `MIN_BUFFER_BYTES`."""
 MIN_BUFFER_BYTES: Final = 4 << 20
-MIN_REQUESTS: Final = 4
-"""In flight at least: where memory is short, requests are smaller instead."""
+MIN_REQUESTS: Final = 16
+"""In flight: where memory is short, requests are smaller instead."""
+MIN_DIRECT_BYTES: Final = 1 << 20
+"""Of a request whose bytes need no buffer, where the file is small."""
 SERIAL_ELEMENTS: Final = 32_000
 """Copied by one call: torch splits more than 32,768 among OpenMP threads, and each of the reading threads would have a
 team of its own."""
@@ -144,8 +146,13 @@ def fill_tensors(
             raise CheckpointError(
                 f"{blob.url}/{entry.file}: {name} has shape {list(entry.shape)}, expected {target.numel():,} elements."
             )
-    budget = max(MIN_BUFFER_BYTES, sum(target.nbytes for target in targets.values()) // BUFFER_SHARE)
-    request_bytes = min(REQUEST_BYTES, budget // MIN_REQUESTS)
+    nbytes = sum(target.nbytes for target in targets.values())
+    if all(_is_direct(target, entries[name]) for name, target in targets.items()):
+        budget = REMOTE_REQUESTS * REQUEST_BYTES  # of no buffers: it limits nothing
+        request_bytes = min(REQUEST_BYTES, max(MIN_DIRECT_BYTES, nbytes // REMOTE_REQUESTS))
+    else:
+        budget = max(MIN_BUFFER_BYTES, nbytes // BUFFER_SHARE)
+        request_bytes = min(REQUEST_BYTES, budget // MIN_REQUESTS)
     requests = _plan({name: entries[name] for name in targets}, request_bytes)
     reads = [_read_of(pieces, entries, targets) for pieces in requests]
     total = sum(piece.nbytes for pieces in requests for piece in pieces)
@@ -246,10 +253,15 @@ def _plan(entries: Mapping[str, TensorEntry], request_bytes: int | None = None) 
 
 def _memory(target: Tensor, piece: _Piece, entry: TensorEntry) -> memoryview | None:
     """The memory of a piece in its tensor, where its bytes may be read there as they are."""
-    if target.device.type != "cpu" or target.dtype != entry.dtype or not target.is_contiguous():
+    if not _is_direct(target, entry):
         return None
     flat = target.detach().view(-1).view(torch.uint8)
     return flat[piece.start : piece.stop].numpy().data
+
+
+def _is_direct(target: Tensor, entry: TensorEntry) -> bool:
+    """Whether a tensor's bytes are read into it as they are."""
+    return target.device.type == "cpu" and target.dtype == entry.dtype and target.is_contiguous()
 
 
 def _copy_range(target: Tensor, start: int, chunk: Tensor) -> None:

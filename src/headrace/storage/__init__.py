@@ -20,6 +20,7 @@ In reading order:
 
 from headrace.storage.arrow import arrow_errors, validate_arrow
 from headrace.storage.bulk_read import (
+    REMOTE_REQUESTS,
     REQUEST_BYTES,
     BulkReader,
     Progress,
@@ -52,6 +53,7 @@ from headrace.storage.upload import upload_file
 
 __all__ = [
     "INTERRUPT_S",
+    "REMOTE_REQUESTS",
     "REQUEST_BYTES",
     "Blob",
     "BulkReader",

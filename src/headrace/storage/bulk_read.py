@@ -21,8 +21,8 @@ from headrace.storage.threads import INTERRUPT_S, DaemonPool
 Progress: TypeAlias = Callable[[int, int | None, str], None]
 """Called with (bytes done, bytes in all, note)."""
 REQUEST_BYTES: Final = 8 << 20
-LOCAL_REQUESTS: Final = 8
-"""In flight on a local disk: what an NVMe disk needs to read at its full speed."""
+LOCAL_REQUESTS: Final = 32
+"""In flight on a mounted disk: a local NVMe disk needs 8 for its full speed, one of the network at 20 ms a read 32."""
 REMOTE_REQUESTS: Final = 32
 """In flight on an object store: one connection brings some 50 to 100 MB/s."""
 
@@ -38,6 +38,8 @@ class RangeRead:
     """Writable memory of stop - start bytes in all, filled in this order."""
     use: Callable[[memoryview], None] | None = None
     """Called with the bytes in a thread of the reader; they are valid until it returns."""
+    read_only: bool = False
+    """`use` writes nothing into the bytes: those of a remote's client are handed on without a copy."""
 
 
 class BulkReader:
@@ -102,11 +104,16 @@ class BulkReader:
         read_s = used_s = 0.0
         try:
             began = time.perf_counter()
-            target = one.into or (self._buffer(one.stop - one.start),)
-            read_into(self._blob, one.name, one.start, target)
+            if one.read_only and not isinstance(self._blob, LocalBlob):
+                data = memoryview(self._blob.get_range(one.name, one.start, one.stop)).cast("B")
+                _check_length(self._blob, one.name, one.start, len(data), one.stop - one.start)
+            else:
+                target = one.into or (self._buffer(one.stop - one.start),)
+                read_into(self._blob, one.name, one.start, target)
+                data = target[0]
             read_s = time.perf_counter() - began
             if one.use is not None:
-                one.use(target[0])
+                one.use(data)
                 used_s = time.perf_counter() - began - read_s
         except BaseException as error:  # noqa: BLE001  # raised where the bytes are awaited
             done.put((number, read_s, used_s, error))
@@ -152,6 +159,10 @@ def read_into(blob: Blob, name: str, start: int, buffers: Sequence[memoryview]) 
         for buffer in buffers if got == nbytes else ():
             buffer[:] = data[at : at + len(buffer)]
             at += len(buffer)
+    _check_length(blob, name, start, got, nbytes)
+
+
+def _check_length(blob: Blob, name: str, start: int, got: int, nbytes: int) -> None:
     if got != nbytes:
         raise StorageError(
             f"{blob.url}/{name}: ends at byte {start + got:,}, expected {start + nbytes:,} at least. "

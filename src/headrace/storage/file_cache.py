@@ -239,7 +239,8 @@ def _read_of(file: RemoteFile, start: int, handle: int) -> RangeRead:
             written = os.pwrite(handle, data, at)
             data, at = data[written:], at + written
 
-    return RangeRead(name=file.name, start=start, stop=min(start + REQUEST_BYTES, file.nbytes), use=write)
+    stop = min(start + REQUEST_BYTES, file.nbytes)
+    return RangeRead(name=file.name, start=start, stop=stop, use=write, read_only=True)
 
 
 def hash_file(path: Path) -> str:

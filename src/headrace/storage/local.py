@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from headrace.platform import read_at, read_at_into
+from headrace.platform import read_ahead_more, read_at, read_at_into
 from headrace.storage.files import (
     disk_errors,
     fsync_directory,
@@ -79,6 +79,7 @@ class LocalBlob:
         with disk_errors(target, missing=True):
             handle = os.open(target, os.O_RDONLY)
             try:
+                read_ahead_more(handle)
                 return read_at_into(handle, buffers, start)
             finally:
                 os.close(handle)

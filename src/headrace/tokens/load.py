@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -124,9 +124,7 @@ def _from_file(path: Path, engine: Engine) -> Tokenizer:
 
 def _from_directory(path: Path, engine: Engine) -> Tokenizer:
     if (path / DESCRIPTION).is_file():
-        return tokenizer_from_files(
-            {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}, engine=engine
-        )
+        return tokenizer_from_files(_FilesOf(path), engine=engine)
     if (path / DEFINITION).is_file():
         return _from_json(path / DEFINITION, engine)
     for name in (MODEL, TEKKEN):
@@ -142,6 +140,28 @@ def _from_directory(path: Path, engine: Engine) -> Tokenizer:
         f"{path}: no {DEFINITION}, no {MODEL}, no {TEKKEN}, no {' and '.join(FILE_PAIRS[0])} in this directory"
         + (f", and {len(ranks)} .tiktoken files: name one" if ranks else "")
     )
+
+
+class _FilesOf(Mapping[str, bytes]):
+    """A directory's files by name, each read when it is taken: there may be weights of many gigabytes among them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __getitem__(self, name: str) -> bytes:
+        try:
+            return (self._directory / name).read_bytes()
+        except OSError as error:
+            raise KeyError(name) from error
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (self._directory / name).is_file()
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.name for path in self._directory.iterdir() if path.is_file())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _from_pair(vocab: Path, merges: Path, engine: Engine) -> Tokenizer:

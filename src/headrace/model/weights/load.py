@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,12 @@ def load_model(
     elif is_adapter(path):
         model, tokenizer = _load_adapter(path, dtype=dtype, progress=progress)
     elif (path / HF_CONFIG).is_file():
-        model, tokenizer = from_hf(path, dtype=dtype, progress=progress), load_hf_tokenizer(path)
+        with ThreadPoolExecutor(
+            1
+        ) as pool:  # a vocabulary of many entries is parsed while weights are awaited
+            reading = pool.submit(load_hf_tokenizer, path)
+            model = from_hf(path, dtype=dtype, progress=progress)
+            tokenizer = reading.result()
     else:
         raise ConfigError(
             f"{path}: neither a run ({RUN}), a Hugging Face directory ({HF_CONFIG}) nor an adapter ({ADAPTER_CONFIG}) "
