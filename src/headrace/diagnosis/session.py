@@ -256,8 +256,8 @@ class Session:
     def _note(self, blocks: int) -> str:
         if self._waits_only:
             return f"by the waits alone: {self._waits_only}"
-        if not blocks and self.recorder.free_blocks >= MIN_PAIRS:
-            return "by the waits alone: blocks with free data differ more by noise than by the loader"
+        if self.recorder.is_noisy:
+            return "blocks with free data differ more by noise than by the loader, and count for little"
         if not blocks:
             return "by the waits alone: too few steps to hold batches in memory within the cost"
         return ""
