@@ -343,6 +343,8 @@ class PowerCut:
         def recorded_fsync(handle):
             fsync(handle)
             status = os.fstat(handle)
+            if not Path(f"/proc/self/fd/{handle}").readlink().is_relative_to(self.root):
+                return
             if stat.S_ISDIR(status.st_mode):
                 with os.scandir(f"/proc/self/fd/{handle}") as entries:
                     self._directories[status.st_ino] = {entry.name: entry.stat().st_ino for entry in entries}
@@ -359,6 +361,8 @@ class PowerCut:
 
         def recorded_mkdir(path, *args, **options):
             mkdir(path, *args, **options)
+            if not Path(path).is_relative_to(self.root):
+                return  # such as what `survivors` writes: it may have the number of a file that was removed
             self._directories[Path(path).stat().st_ino] = {}
 
         monkeypatch.setattr(os, "fsync", recorded_fsync)

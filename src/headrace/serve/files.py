@@ -29,7 +29,7 @@ from headrace.errors import ConfigError, SinkError
 from headrace.platform import lock_file, open_directory
 from headrace.serve.middleware import MAX_FILE_BYTES
 from headrace.serve.protocol import APIError, bad_request, json_response
-from headrace.storage import fsync_directory
+from headrace.storage import fsync_directory, make_directory
 
 PURPOSES = ("batch",)
 ID = re.compile(r"(file|batch)-[0-9a-z_-]{8,80}\Z")
@@ -57,7 +57,7 @@ class FileStore:
         self._max_upload_bytes, self._reserved = max_upload_bytes, 0
         try:
             for folder in (self.files, self.batches):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_directory(folder)
             lock = open_directory(state)
         except OSError as error:
             raise ConfigError(f"{state}: {error.strerror}. Give another --state directory.") from error

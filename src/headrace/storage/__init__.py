@@ -32,6 +32,7 @@ from headrace.storage.file_cache import DamagedFileError, FileCache, RemoteFile
 from headrace.storage.files import (
     disk_errors,
     fsync_directory,
+    fsync_file,
     is_file_at,
     make_directory,
     storage_error,
@@ -80,6 +81,7 @@ __all__ = [
     "coalesce",
     "disk_errors",
     "fsync_directory",
+    "fsync_file",
     "is_file_at",
     "make_directory",
     "open_blob",

@@ -81,6 +81,15 @@ def write_all(handle: int, data: bytes | memoryview) -> None:
         view = view[os.write(handle, view) :]
 
 
+def fsync_file(path: Path) -> None:
+    """Make the content of a file durable that a library has written."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def fsync_directory(path: str | os.PathLike[str]) -> None:
     """Make renames, new names and removals in a directory durable."""
     handle = open_directory(path)

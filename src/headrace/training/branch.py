@@ -22,7 +22,7 @@ from headrace.model import (
     verify_checkpoint,
 )
 from headrace.paths import local_path, split_checkpoint_name
-from headrace.storage import fsync_directory, make_directory
+from headrace.storage import fsync_directory, make_directory, write_file
 from headrace.training.checkpoints.state import SavedState
 from headrace.training.run_directory.metrics import STEP_LINES, lines_up_to
 from headrace.training.run_directory.run_json import read_run
@@ -62,7 +62,7 @@ class Branch:
             _copy_files(files, out / PRETRAINED)
         for name in STEP_LINES:
             if (self.source / name).is_file():
-                (out / name).write_bytes(lines_up_to(self.source / name, self.saved.step))
+                write_file(out / name, lines_up_to(self.source / name, self.saved.step))
         return SavedState(directory=final, content=self.saved.content)
 
 

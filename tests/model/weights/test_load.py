@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
+from storage_fakes import PowerCut
 
 from headrace.errors import CheckpointError, ConfigError, TokenizerError
 from headrace.model import GPT, GPTConfig, from_hf, load_model, load_weights, save_weights, to_hf
@@ -177,3 +178,16 @@ def test_a_tokenizer_of_vocab_and_merges_alone_gives_gpt2s_ids(tmp_path: Path) -
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b c\n")
     with pytest.raises(TokenizerError):
         load_hf_tokenizer(tmp_path).encode("x")
+
+
+def test_an_export_that_has_returned_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    power = PowerCut(disk)
+    with monkeypatch.context() as patch:
+        power.patch(patch)
+        out = to_hf(model_for(ByteTokenizer()), ByteTokenizer(), disk / "models" / "new")
+    left = power.survivors(tmp_path / "left") / "models" / "new"
+    assert {path.name: path.read_bytes() for path in left.iterdir()} == {
+        path.name: path.read_bytes() for path in out.iterdir()
+    }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headrace.errors import ConfigError
 from headrace.platform import lock_file, read_at
+from headrace.storage import make_directory
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def only_writer(path: Path, *, what: str = "another ingest is writing to it") ->
     Raises:
         ConfigError: another process holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)  # durably: it is the first that a job makes in a new directory
     handle = _locked(path, what=what)
     try:
         yield
@@ -41,7 +42,7 @@ def one_of_many(path: Path) -> Iterator[None]:
     Raises:
         ConfigError: an `only_writer` holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)  # durably: it is the first that a job makes in a new directory
     handle = _locked(path, what="another ingest is writing to it", shared=True)
     try:
         yield

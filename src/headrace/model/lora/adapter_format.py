@@ -25,7 +25,7 @@ from headrace.model.lora.layers import (
     matching_layers,
 )
 from headrace.model.tensor_files import TensorEntry, fill_tensors, read_headers
-from headrace.storage import LocalBlob, write_file
+from headrace.storage import LocalBlob, fsync_file, make_directory, write_file
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -215,7 +215,7 @@ def write_adapter(
         base: the model that the adapter belongs to, a path or OWNER/NAME of a hub.
         weights: hash of its weights, see `weights_identity`.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     (out / ADAPTER_CONFIG).unlink(missing_ok=True)
     names = _adapter_names(config, linear_names(config))
     contiguous = {
@@ -225,6 +225,7 @@ def write_adapter(
     temporary = out / f".{ADAPTER_WEIGHTS}.tmp"
     try:
         save_file(contiguous, temporary, metadata={"format": "pt"})
+        fsync_file(temporary)
         temporary.replace(out / ADAPTER_WEIGHTS)
     finally:
         temporary.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ from headrace.model.weights.hf_tokenizer import hf_tokenizer_files, load_hf_toke
 from headrace.model.weights.identity import check_base, verify_base
 from headrace.model.weights.location import fetch_model
 from headrace.paths import local_path, split_checkpoint_name
-from headrace.storage import LocalBlob, Progress
+from headrace.storage import LocalBlob, Progress, fsync_file, make_directory, write_file
 from headrace.tokens import Tokenizer, load_tokenizer
 
 RUN = "run.json"
@@ -201,7 +201,7 @@ def to_hf(
     """Write a Hugging Face directory: AutoModelForCausalLM and AutoTokenizer open it.
 
     A GPT is written in GPT-2's format, a decoder in that of its model_type, both in float32. While it is written the
-    directory has no config.json, so that no reader takes half of it.
+    directory has no config.json, so that no reader takes half of it; on return it is durable.
 
     Args:
         model: see above.
@@ -234,19 +234,20 @@ def to_hf(
         content = gpt2_config(model.config, eos_id=tokenizer.eos_id)
         tensors = to_gpt2(model)
     check_export_directory(out, {*files, WEIGHTS, HF_CONFIG})
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     (out / HF_CONFIG).unlink(missing_ok=True)
     for name, data in files.items():
-        (out / name).write_bytes(data)
+        write_file(out / name, data)
     temporary = out / f".{WEIGHTS}.tmp"
     try:
         save_file(tensors, temporary, metadata={"format": "pt"})
+        fsync_file(temporary)
         temporary.replace(out / WEIGHTS)
     except SafetensorError as error:
         raise CheckpointError(f"{out / WEIGHTS}: could not be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    (out / HF_CONFIG).write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+    write_file(out / HF_CONFIG, orjson.dumps(content, option=orjson.OPT_INDENT_2))
     return out
 
 
