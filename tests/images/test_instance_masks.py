@@ -12,6 +12,7 @@ from PIL import Image
 
 from headrace.errors import DocumentError
 from headrace.images import (
+    ImageHeader,
     ImageTransform,
     PositionRandom,
     decode_instance_mask,
@@ -22,6 +23,7 @@ from headrace.images import (
     mirrored_keypoints,
     move_keypoints,
     move_mask,
+    place_instance_masks,
     read_header,
     render,
     rle_of_segmentation,
@@ -142,3 +144,24 @@ def test_left_and_right_keypoints_change_places_in_a_mirrored_image():
         moved = move_keypoints(points, geometry_of(transform, header, PositionRandom(0, 0)), mirrored)
         expected = [[30, 5, 2], [34, 4, 1], [26, 4, 2], [0, 0, 0]] if flip else points[0].tolist()
         assert moved[0].tolist() == expected
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_masks_lie_where_their_pixels_do(target, data):
+    """As each mask decoded and moved by itself, for every transform; damage is an error in C as in Python."""
+    height, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+    random = np.random.default_rng(data.draw(st.integers(0, 999)))
+    masks = random.random((3, height, width)) < data.draw(st.sampled_from([0.0, 0.02, 0.5, 1.0]))
+    texts = [encode_rle(mask).encode() for mask in masks]
+    size = (data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30)))
+    transform = ImageTransform(size=size, crop=data.draw(st.sampled_from(CROPS)), flip=0.5)
+    header = ImageHeader(height, width, 1, "PNG")
+    geometry = geometry_of(transform, header, PositionRandom(0, data.draw(st.integers(0, 99))))
+    out = np.zeros((4, *size), np.uint8)
+    place_instance_masks([*map(memoryview, texts), memoryview(b"")], height, width, geometry, out)
+    expected = [move_mask(mask.astype(np.uint8), geometry, size, pad=0) for mask in masks]
+    assert np.array_equal(out, [*expected, np.zeros(size, np.uint8)])
+    for damaged in (texts[0] + b"1", texts[0][:-1] + b"~", b"P" * 9, b"o"):
+        with pytest.raises(DocumentError, match="run lengths"):
+            place_instance_masks([memoryview(damaged)], height, width, geometry, out[:1])

@@ -25,7 +25,13 @@ from headrace.images.coco_evaluator import CocoEvaluator
 from headrace.images.confusion_matrix import ConfusionMatrix
 from headrace.images.decode import ImageHeader, check_image, decode_mask, decode_rgb, decodes, read_header
 from headrace.images.encode import encode_png, thumbnail
-from headrace.images.instance_masks import decode_instance_mask, encode_rle, mask_of_rle, rle_of_segmentation
+from headrace.images.instance_masks import (
+    decode_instance_mask,
+    encode_rle,
+    mask_of_rle,
+    place_instance_masks,
+    rle_of_segmentation,
+)
 from headrace.images.random import PositionRandom
 from headrace.images.transform import Geometry, ImageTransform, geometry_of, paste, render
 
@@ -51,6 +57,7 @@ __all__ = [
     "move_mask",
     "move_points",
     "paste",
+    "place_instance_masks",
     "read_header",
     "render",
     "restore_boxes",

@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.errors import ConfigError, DocumentError
+from headrace.images.resize import nearest
+from headrace.images.transform import Geometry
+from headrace.native import kernels
 
 _MAX_COORDINATE: Final = 1 << 20
 
@@ -136,3 +139,33 @@ def decode_instance_mask(counts: str | bytes, height: int, width: int) -> NDArra
     if not counts:
         return np.zeros((height, width), np.uint8)
     return mask_of_rle({"size": (height, width), "counts": counts})
+
+
+def place_instance_masks(
+    counts: Sequence[memoryview], height: int, width: int, geometry: Geometry, out: NDArray[np.uint8]
+) -> None:
+    """The masks of an image's objects where its pixels went.
+
+    Args:
+        counts: run lengths of each object, as text; empty for one without a mask.
+        height: of the image, and so of the masks.
+        width: of the image.
+        geometry: where pixels go.
+        out: uint8 [objects, H, W], contiguous, zeros: receives the masks.
+
+    Raises:
+        DocumentError: run lengths that do not fill the image.
+    """
+    one, native = geometry, kernels()
+    rows = one.y0 + nearest(one.y1 - one.y0, one.height)
+    columns = one.x0 + nearest(one.x1 - one.x0, one.width)
+    # The extension asks the other way round: where each row and column of the image begins in the place.
+    to_rows = np.searchsorted(rows, np.arange(height + 1))
+    to_columns = np.searchsorted(columns, np.arange(width + 1))
+    for place, text in zip(out, counts, strict=True):
+        if native is None or not native.paint_mask(
+            text, height, width, to_rows, to_columns, int(one.flip), place, *place.shape
+        ):  # without the extension; or empty, or damaged, which is an error here
+            mask = decode_instance_mask(bytes(text), height, width)[rows[:, None], columns[None, :]]
+            part = place[: one.height, place.shape[1] - one.width :] if one.flip else place[: one.height]
+            part[:, : one.width] = mask[:, ::-1] if one.flip else mask

@@ -45,9 +45,13 @@ def _is_plain(part: NDArray[np.uint8]) -> bool:
     return part.strides[2] == 1 and part.strides[1] == 3 and part.strides[0] >= 3 * part.shape[1]
 
 
+def nearest(size: int, to_size: int) -> NDArray[np.int64]:
+    """Which of `size` pixels each of `to_size` takes."""
+    return ((np.arange(to_size) + 0.5) * (size / to_size)).astype(np.int64)
+
+
 def resize_nearest(part: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """A mask resized: each pixel takes the nearest one's number."""
-    rows = ((np.arange(height) + 0.5) * (part.shape[0] / height)).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * (part.shape[1] / width)).astype(np.int64)
+    rows, columns = nearest(part.shape[0], height), nearest(part.shape[1], width)
     taken: NDArray[Any] = part[rows[:, None], columns[None, :]]
     return taken

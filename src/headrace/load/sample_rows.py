@@ -11,7 +11,6 @@ from headrace.errors import ConfigError, DocumentError, ShardError
 from headrace.images import (
     ImageHeader,
     PositionRandom,
-    decode_instance_mask,
     decode_mask,
     geometry_of,
     move_boxes,
@@ -19,6 +18,7 @@ from headrace.images import (
     move_mask,
     move_points,
     paste,
+    place_instance_masks,
     read_header,
     render,
 )
@@ -181,19 +181,18 @@ class SampleBatchBuilder:
         """Run lengths of objects as masks, uint8 [N, H, W], where their pixels went."""
         assert self._transform is not None
         shape = self._transform.shape
-        out = np.empty((len(column.values), *shape), np.uint8)
+        out = np.zeros((len(column.values), *shape), np.uint8)
         at = 0
         for i, (geometry, (height, width)) in enumerate(zip(geometries, sizes, strict=True)):
-            counts = column[i]
-            for j in range(len(counts)):
-                try:
-                    mask = decode_instance_mask(counts[j].tobytes(), height, width)
-                except DocumentError as error:
-                    raise ShardError(
-                        f"{self._store.url}: row {index.rows[i]}: column {name!r}: {error}"
-                    ) from error
-                out[at] = move_mask(mask, geometry, shape, pad=0)
-                at += 1
+            texts = column[i]
+            counts = [memoryview(texts[j]) for j in range(len(texts))]
+            try:
+                place_instance_masks(counts, height, width, geometry, out[at : at + len(counts)])
+            except DocumentError as error:
+                raise ShardError(
+                    f"{self._store.url}: row {index.rows[i]}: column {name!r}: {error}"
+                ) from error
+            at += len(counts)
         return Ragged(out, column.offsets)
 
     def _move(self, arrays: dict[str, Any], geometries: Sequence[Geometry]) -> None:

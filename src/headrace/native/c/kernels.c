@@ -4,10 +4,14 @@
 
 #include "target.h"
 
+#include <stdlib.h>
+
 #define KERNELS "kernels.h"
 #include "targets.h"
 
 #include "copy_rows.h"
+#include "gather_ragged.h"
+#include "paint_mask.h"
 
 /* A contiguous buffer of at least `nbytes` bytes; raises ValueError where it is shorter. */
 static int buffer_of(PyObject *object, Py_buffer *view, int flags, int64_t nbytes, const char *name) {
@@ -29,6 +33,80 @@ static int integers_of(PyObject *const *objects, int count, int64_t *values) {
 static int has_arguments(Py_ssize_t got, Py_ssize_t expected, const char *name) {
   if (got != expected) PyErr_Format(PyExc_TypeError, "%s: %zd arguments, expected %zd", name, got, expected);
   return got == expected;
+}
+
+/* gather_ragged(values, offsets, counts, inside, places, itemsize, out_offsets) -> bytearray */
+static PyObject *py_gather_ragged(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  int64_t itemsize, done = 0, row = 0;
+  Py_buffer counts, inside, places, out;
+  PyObject *result = NULL;
+  if (!has_arguments(nargs, 7, "gather_ragged") || !integers_of(args + 5, 1, &itemsize)) return NULL;
+  const Py_ssize_t count = PySequence_Size(args[0]);
+  if (count < 0) return NULL;
+  if (itemsize < 1 || PySequence_Size(args[1]) != count) {
+    PyErr_SetString(PyExc_ValueError, "gather_ragged: as many offsets as values, of items of a byte or more");
+    return NULL;
+  }
+  if (!buffer_of(args[2], &counts, PyBUF_SIMPLE, 8 * count, "counts")) return NULL;
+  if (!buffer_of(args[3], &inside, PyBUF_SIMPLE, 0, "inside")) goto no_inside;
+  const int64_t rows = inside.len / 8;
+  if (!buffer_of(args[4], &places, PyBUF_SIMPLE, 8 * rows, "places")) goto no_places;
+  if (!buffer_of(args[6], &out, PyBUF_WRITABLE, 8 * (rows + 1), "out_offsets")) goto no_out;
+  RaggedBlock *blocks = calloc((size_t)count + 1, sizeof(RaggedBlock));
+  const char **from = calloc((size_t)rows + 1, sizeof(char *));
+  int is_read = blocks && from;
+  if (!is_read) PyErr_NoMemory();
+  for (; is_read && done < count; done++) {
+    PyObject *pair[2] = {PySequence_GetItem(args[0], done), PySequence_GetItem(args[1], done)};
+    RaggedBlock *block = blocks + done;
+    block->first_row = row;
+    row += ((const int64_t *)counts.buf)[done];
+    is_read = pair[0] && pair[1] && buffer_of(pair[0], &block->values, PyBUF_SIMPLE, 0, "values");
+    if (is_read && !buffer_of(pair[1], &block->offsets, PyBUF_SIMPLE, 4, "offsets")) {
+      PyBuffer_Release(&block->values);
+      is_read = 0;
+    }
+    Py_XDECREF(pair[0]);
+    Py_XDECREF(pair[1]);
+    if (!is_read) break;
+    if (((const int64_t *)counts.buf)[done] < 0 || row > rows) {
+      PyErr_SetString(PyExc_ValueError, "gather_ragged: counts are not those of the rows");
+      is_read = 0; /* this block counts as done: its buffers are released below */
+    }
+  }
+  if (is_read && row != rows) {
+    PyErr_SetString(PyExc_ValueError, "gather_ragged: counts are not those of the rows");
+    is_read = 0;
+  }
+  if (is_read && !locate_ragged(blocks, count, inside.buf, places.buf, rows, itemsize, out.buf, from)) {
+    PyErr_SetString(PyExc_IndexError, "gather_ragged: a row, or its values, are outside of the block");
+    is_read = 0;
+  }
+  if (is_read) {
+    const int64_t *offsets = out.buf;
+    result = PyByteArray_FromStringAndSize(NULL, offsets[rows] * itemsize);
+    if (result) {
+      char *to = PyByteArray_AsString(result);
+      Py_BEGIN_ALLOW_THREADS
+      copy_ragged(from, offsets, rows, itemsize, to);
+      Py_END_ALLOW_THREADS
+    }
+  }
+  for (int64_t b = 0; b < done; b++) {
+    PyBuffer_Release(&blocks[b].values);
+    PyBuffer_Release(&blocks[b].offsets);
+  }
+  free(blocks);
+  free(from);
+  PyBuffer_Release(&out);
+no_out:
+  PyBuffer_Release(&places);
+no_places:
+  PyBuffer_Release(&inside);
+no_inside:
+  PyBuffer_Release(&counts);
+  return result;
 }
 
 /* permute(x, out, n, a, b, keys) */
@@ -157,6 +235,40 @@ no_out:
   return result;
 }
 
+/* paint_mask(text, height, width, rows, columns, flip, out, to_height, to_width) -> bool */
+static PyObject *py_paint_mask(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  int64_t size[2], flip, to[2];
+  Py_buffer text, rows, columns, out;
+  PyObject *result = NULL;
+  const int64_t most = 1 << 24;
+  if (!has_arguments(nargs, 9, "paint_mask") || !integers_of(args + 1, 2, size) || !integers_of(args + 5, 1, &flip) ||
+      !integers_of(args + 7, 2, to))
+    return NULL;
+  if (size[0] < 1 || size[1] < 1 || to[0] < 1 || to[1] < 1 || size[0] > most || size[1] > most || to[0] > most ||
+      to[1] > most) {
+    PyErr_SetString(PyExc_ValueError, "paint_mask: sizes are out of range");
+    return NULL;
+  }
+  if (!buffer_of(args[0], &text, PyBUF_SIMPLE, 0, "text")) return NULL;
+  if (!buffer_of(args[3], &rows, PyBUF_SIMPLE, 8 * (size[0] + 1), "rows")) goto no_rows;
+  if (!buffer_of(args[4], &columns, PyBUF_SIMPLE, 8 * (size[1] + 1), "columns")) goto no_columns;
+  if (!buffer_of(args[6], &out, PyBUF_WRITABLE, to[0] * to[1], "out")) goto no_out;
+  if (are_places(rows.buf, size[0] + 1, to[0]) && are_places(columns.buf, size[1] + 1, to[1]))
+    result = PyBool_FromLong(
+        paint_mask(text.buf, text.len, size[0], size[1], rows.buf, columns.buf, (int)flip, out.buf, to[1]));
+  else
+    PyErr_SetString(PyExc_ValueError, "paint_mask: rows or columns are outside of the place");
+  PyBuffer_Release(&out);
+no_out:
+  PyBuffer_Release(&columns);
+no_columns:
+  PyBuffer_Release(&rows);
+no_rows:
+  PyBuffer_Release(&text);
+  return result;
+}
+
 /* decode_jpeg_part(data, height, width, y0, x0, y1, x1, out, memory) -> 1, 0, or the bytes that memory must have */
 static PyObject *py_decode_jpeg_part(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
   (void)module;
@@ -190,10 +302,15 @@ static PyMethodDef methods[] = {
     TARGET_METHODS,
     {"permute", FAST(py_permute), "permute(x, out, n, a, b, keys): see native/permutation.py."},
     {"copy_rows", FAST(py_copy_rows), "copy_rows(memory, count, stride, starts, nbytes, out) -> bool."},
+    {"gather_ragged", FAST(py_gather_ragged),
+     "gather_ragged(values, offsets, counts, inside, places, itemsize, out_offsets) -> bytearray: see store/samples/gather.py."},
     {"parse_json_lines", FAST(py_parse_json_lines),
      "parse_json_lines(lines, start, name, max_line_bytes, out, ends, counts) -> position."},
     {"resize_rgb", FAST(py_resize_rgb),
      "resize_rgb(memory, height, width, stride, out, to_height, to_width, flip): see images/resize.py."},
+    {"paint_mask", FAST(py_paint_mask),
+     "paint_mask(text, height, width, rows, columns, flip, out, to_height, to_width) -> bool: see "
+     "images/instance_masks.py."},
     {"decode_jpeg_part", FAST(py_decode_jpeg_part),
      "decode_jpeg_part(data, height, width, y0, x0, y1, x1, out, memory) -> 1, 0 or bytes: see images/decode.py."},
     {NULL, NULL, 0, NULL},

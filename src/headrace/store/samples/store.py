@@ -18,9 +18,10 @@ from headrace.stats import Stats
 from headrace.storage import Blob, absolute_url, open_blob
 from headrace.store.format import CODECS, MANIFEST, snapshot_path
 from headrace.store.samples.blocks import BlockReader
-from headrace.store.samples.columns import Column, Ragged, concatenate_columns, take_rows, value_at
+from headrace.store.samples.columns import Column, Ragged, take_rows, value_at
 from headrace.store.samples.commit import current_samples, read_sample_table
 from headrace.store.samples.features import Feature, is_bytes, number_dtype
+from headrace.store.samples.gather import gather_column
 from headrace.store.samples.locate import locate_rows, read_blocks_of
 from headrace.store.samples.manifest import SampleManifest
 from headrace.store.samples.table import SampleShardEntry, SampleTable
@@ -271,13 +272,7 @@ class SampleStore:
         if not len(rows):
             return self._empty(names)
         groups, places = self._located(rows)
-        parts = [{name: take_rows(found[name], inside) for name in names} for found, inside in groups]
-        joined = concatenate_columns(parts) if len(parts) > 1 else parts[0]
-        order = np.empty(len(rows), np.int64)
-        order[places] = np.arange(len(rows))
-        if np.array_equal(places, np.arange(len(rows))):
-            return joined
-        return {name: take_rows(column, order) for name, column in joined.items()}
+        return {name: gather_column(name, groups, places) for name in names}
 
     def lengths(self, rows: NDArray[np.int64] | Sequence[int], columns: Sequence[str]) -> NDArray[np.int64]:
         """How many values rows have in ragged columns, int64 [N, columns]; reads the offsets of their blocks.
