@@ -222,6 +222,11 @@ def covers(one: dict[str, Any]) -> bool:
     return one["low"] - reach <= one["truth"] <= one["high"] + reach
 
 
+def strictly(done: list[dict[str, Any]], truth: str) -> float:
+    """Percent of trials whose interval is within 1 % of a step of a truth."""
+    return 100 * float(np.mean([one["low"] - 0.01 <= one[truth] <= one["high"] + 0.01 for one in done]))
+
+
 def covers_waits(one: dict[str, Any]) -> bool:
     """Within 1 % of a step: the first steps and those of the blocks count in one of the clocks only."""
     return one["waits"][0] - 0.01 <= one["waited"] <= one["waits"][2] + 0.01
@@ -295,7 +300,21 @@ def findings(
             ),
         },
         "goals": [
-            at_least("95 % interval covers the injected stall", covered, 93, "% of trials"),
+            at_least(
+                "95 % interval covers the stall, within the truth's own error",
+                covered,
+                93,
+                "% of trials",
+                f"an error of {100 * float(np.mean([one['truth_error'] for one in done])):.1f} % of a step on average",
+            ),
+            at_least("the same within 1 % of a step", strictly(done, "truth"), 93, "% of trials"),
+            at_least(
+                "the same, the loader's own time taken for the truth",
+                strictly(done, "waited"),
+                93,
+                "% of trials",
+                "as earlier results had it; too low a truth where free data saves more",
+            ),
             at_least(
                 "95 % interval covers the loader's own time",
                 100 * sum(map(covers_waits, done)) / len(done),
@@ -310,7 +329,15 @@ def findings(
                 "% of trials",
                 "stalls of 5 % and more",
             ),
-            at_most("cost of hr.diagnose around a loop", float(np.median(costs)), 2, "%"),
+            at_most(
+                "cost of hr.diagnose around a loop",
+                float(np.median(costs)),
+                2,
+                "%",
+                ""
+                if max(costs) - min(costs) < 2
+                else "not measurable here: pairs differ by more than the goal",
+            ),
         ],
         "data": {"trials": done, "cost_percent": summary(costs), "rivals": rivals},
         "quick": quick,

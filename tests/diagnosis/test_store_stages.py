@@ -141,6 +141,13 @@ def test_the_command_measures_a_store(store_path, capsys):
         (["RUN", "--try"], "--try measures the loader of a store"),
         (["nothing-there"], "no manifest.json"),
         (["STORE", "--seconds", "0"], "expected more than 0"),
+        (["STORE", "--seconds", "inf"], "at most 3,600"),
+        (["STORE", "--threads", "100000"], "at most 1,024"),
+        (["STORE", "--batch-size", "1000000000"], "tokens a batch"),
+        (["STORE", "--gpu", "gpu9"], "gpu9"),
+        (["RUN", "--model", "gpt3-125m"], "--model is of a store"),
+        (["RUN", "--out", "file"], "File exists"),
+        (["/"], "/"),
         (["STORE", "--seq-len", "0"], "seq_len=0: expected at least 1"),
         (["STORE", "--threads", "-1"], "threads=-1"),
         (["STORE", "--model", "gpt9"], "gpt9"),
@@ -150,6 +157,7 @@ def test_bad_input_is_refused_without_a_traceback(
     words, message, run_path, store_path, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("a file where a directory is wanted")
     words = [{"RUN": str(run_path), "STORE": str(store_path)}.get(word, word) for word in words]
     assert main(["diagnose", *words]) == 2
     assert message in capsys.readouterr().err

@@ -7,6 +7,7 @@ import pytest
 from headrace.errors import ConfigError
 from headrace.plan import TrainingJob, gpu_by_name, model_shape, search, shipped
 from headrace.plan.explain import layout_values
+from headrace.plan.layout_search import _divisors
 
 STEPS, MEMORIES = shipped()
 
@@ -77,3 +78,17 @@ def test_a_thousand_gpus_are_searched_in_thousands_of_layouts():
     assert len(found) > 1000
     assert found.fits.any()
     assert time.perf_counter() - begun < 30  # a deadlock's bound; bench/plan_search.py measures it
+
+
+@pytest.mark.parametrize("name", ["gpus", "seq_len", "global_batch"])
+def test_counts_that_no_machine_has_are_refused_at_once(name):
+    """Their divisors would take hours to find."""
+    given = {"gpus": 8, "seq_len": 2048, "global_batch": 64, name: 10**21}
+    with pytest.raises(ConfigError, match=f"{name} is 1000000000000000000000; expected at most"):
+        TrainingJob(shape=model_shape("gpt3-125m"), hardware=gpu_by_name("h100-80gb"), **given)
+
+
+def test_all_divisors_are_found_once():
+    assert [list(_divisors(number)) for number in (1, 12, 36)] == [
+        [1], [1, 2, 3, 4, 6, 12], [1, 2, 3, 4, 6, 9, 12, 18, 36],
+    ]  # fmt: skip

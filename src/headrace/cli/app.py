@@ -111,7 +111,14 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one retur
                 "complete files are kept. Free some space and run the same command again"
             )
             return 2
-        if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EROFS):
+        if error.errno in (
+            errno.ENOENT,
+            errno.EACCES,
+            errno.EEXIST,
+            errno.EISDIR,
+            errno.ENOTDIR,
+            errno.EROFS,
+        ):
             _print_error(f"{error.filename or 'a path'}: {error.strerror}")
             return 2
         raise

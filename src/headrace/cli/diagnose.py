@@ -47,6 +47,8 @@ def diagnose(
         raise ConfigError(
             f"--try measures the loader of a store, and {source} is a run. Give the run's store"
         )
+    if is_run and options.model is not None:
+        raise ConfigError(f"--model is of a store: {source} is a run, which has measured its own model")
     text, values, parts = _run(source) if is_run else _store(source, options, try_it=try_it)
     if out is not None:
         from headrace.diagnosis import write_page
@@ -80,8 +82,10 @@ def _run(source: str) -> tuple[str, dict[str, Any], Any]:
 
 def _store(source: str, options: StoreOptions, *, try_it: bool) -> tuple[str, dict[str, Any], Any]:
     from headrace.diagnosis import diagnose_store, needed_tokens_per_s, try_change
+    from headrace.plan import gpu_by_name
     from headrace.store import Store
 
+    gpu_by_name(options.gpu)
     needed, needed_by = (None, "") if options.model is None else needed_tokens_per_s(options.model, options)
     with Store.open(source, cache_dir=options.cache_dir) as store:
         found = diagnose_store(store, options, needed=needed, needed_by=needed_by)

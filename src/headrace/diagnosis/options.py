@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from typing_extensions import Doc
 
 from headrace.errors import ConfigError
+
+_MOST_TOKENS: Final = 2**28
+_MOST_THREADS: Final = 1024
+_MOST_SECONDS: Final = 3600
 
 Method = Literal["auto", "blocks", "waits"]
 
@@ -68,7 +72,14 @@ class StoreOptions:
         for name in ("seq_len", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
-        if self.threads is not None and self.threads < 0:
-            raise ConfigError(f"threads={self.threads}: expected at least 0")
-        if not self.seconds > 0:
-            raise ConfigError(f"seconds={self.seconds}: expected more than 0")
+        if self.batch_size * self.seq_len > _MOST_TOKENS:
+            raise ConfigError(
+                f"batch_size={self.batch_size} of seq_len={self.seq_len}: expected at most {_MOST_TOKENS:,} tokens a "
+                "batch, as several are in memory"
+            )
+        if self.threads is not None and not 0 <= self.threads <= _MOST_THREADS:
+            raise ConfigError(f"threads={self.threads}: expected at least 0 and at most {_MOST_THREADS:,}")
+        if not 0 < self.seconds <= _MOST_SECONDS:
+            raise ConfigError(
+                f"seconds={self.seconds}: expected more than 0 and at most {_MOST_SECONDS:,}, an hour"
+            )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,10 @@ SHARD = ("none", "zero2", "zero3")
 _ZERO = {"none": 0, "zero2": 2, "zero3": 3}
 _USABLE = 0.97
 """Share of the device's memory that a process gets: the driver and the context keep the rest."""
+
+
+MOST: Final = {"gpus": 1_000_000, "seq_len": 1_000_000_000, "global_batch": 1_000_000_000}
+"""Larger counts are slips of the pen; the search would take hours to find their divisors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,8 @@ class TrainingJob:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"plan: {name} is {value!r}; expected a whole number above 0")
+            if value > MOST[name]:
+                raise ConfigError(f"plan: {name} is {value}; expected at most {MOST[name]:,}")
         self.hardware.peak_flops(self.dtype)
 
 
@@ -170,7 +178,8 @@ def _picked(interval: Interval, rank: NDArray[np.intp]) -> Interval:
 
 
 def _divisors(number: int) -> NDArray[np.float64]:
-    return np.array([d for d in range(1, number + 1) if number % d == 0], dtype=np.float64)
+    low = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return np.array(sorted({*low, *(number // d for d in low)}), dtype=np.float64)
 
 
 def _grid(job: TrainingJob, requested: Mapping[str, int | str]) -> dict[str, NDArray[np.float64]]:

@@ -75,7 +75,7 @@ def find_pairs(url: str | os.PathLike[str]) -> tuple[Path, list[str]] | None:
         return None
     path = Path(absolute_url(text))
     prefix = path.with_suffix("") if path.suffix in (".bin", ".idx") else path
-    if prefix.with_name(prefix.name + ".idx").is_file():
+    if prefix.name and prefix.with_name(prefix.name + ".idx").is_file():
         return prefix.parent, [prefix.name]
     if path.is_dir() and not (path / "manifest.json").exists():
         names = sorted(file.name.removesuffix(".idx") for file in path.glob("*.idx"))
