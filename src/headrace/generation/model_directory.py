@@ -80,7 +80,12 @@ def read_config(path: Path) -> dict[str, Any] | None:
     """
     if (path / "run.json").is_file() or not (path / "config.json").is_file():
         return None
-    return _read_json(path / "config.json")
+    config = _read_json(path / "config.json")
+    if not isinstance(config.get("model_type", ""), str):
+        raise ConfigError(
+            f"{path / 'config.json'}: model_type is {config['model_type']!r}; expected a string. Copy the model again."
+        )
+    return config
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from headrace.errors import CheckpointError
 from headrace.generation.decoding import hf_weights
 from headrace.generation.decoding.hf_weights import load_transformers
 
@@ -80,3 +81,22 @@ def test_layers_that_stay_in_float32_are_left_to_transformers():
         _keep_in_fp32_modules = ("norm",)
 
     assert hf_weights._difference(Model(), {}, {}) == "some layers stay in float32"
+
+
+def test_tensors_that_the_files_lack_are_an_error_and_not_drawn_at_random(tmp_path):
+    config = save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"], tensors["model.norm.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"lack 2 tensors of the model, the first is model\.layers\.1\.mlp\.up"
+    ):
+        load_transformers(tmp_path, config, dtype=torch.float32)
+
+
+def test_a_config_of_more_layers_than_there_are_tensors_is_refused_before_any_is_made(tmp_path):
+    config = save(tmp_path)
+    config.num_hidden_layers = 10**9
+    with pytest.raises(CheckpointError, match=r"config\.json has 1000000000 layers, its weights 20 tensors"):
+        load_transformers(tmp_path, config, dtype=torch.float32)

@@ -42,7 +42,7 @@ def load_transformers(
         progress: called as progress(bytes done, bytes in all, note).
 
     Raises:
-        CheckpointError: the weights cannot be read.
+        CheckpointError: the weights cannot be read, or lack tensors of the model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -51,6 +51,12 @@ def load_transformers(
     except CheckpointError as error:
         entries, reason = {}, str(error)
     else:
+        layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+        if layers > len(entries):  # before so many are made
+            raise CheckpointError(
+                f"{directory}: config.json has {layers} layers, its weights {len(entries)} tensors. "
+                f"Copy the model again."
+            )
         model = _uninitialised(config, dtype)
         targets = _targets(model)
         reason = _difference(model, targets, entries)
@@ -59,8 +65,17 @@ def load_transformers(
             return model
         del model
     logger.info("%s: read by transformers, by memory map: %s", directory, reason)
+    auto: Any = AutoModelForCausalLM
     with no_progress_bars():
-        return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+        model, about = auto.from_pretrained(
+            directory, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    if missing := sorted(about["missing_keys"]):  # transformers draws them at random
+        raise CheckpointError(
+            f"{directory}: its weights lack {len(missing)} tensors of the model, the first is {missing[0]}. "
+            f"Copy the model again."
+        )
+    return model
 
 
 def transformers_of_decoder(decoder: Decoder, directory: Path) -> Any:

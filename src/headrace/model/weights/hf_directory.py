@@ -34,7 +34,7 @@ def hf_config(directory: Path) -> ModelConfig:
     kind = config.get("model_type")
     if kind == "gpt2":
         return gpt2_shape(config, path)
-    if kind in ARCHITECTURES:
+    if isinstance(kind, str) and kind in ARCHITECTURES:
         return read_decoder_config(config, path)
     hint = (
         " Its text part alone can be saved by transformers: AutoModelForCausalLM, save_pretrained."
