@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.errors import ConfigError
+from headrace.errors import ConfigError, ResumeError
 from headrace.model import GPTConfig
 from headrace.training import DataOptions, OptimizerOptions
 from headrace.training.recipe import CHANGEABLE, Recipe, RecipeRequest
@@ -138,3 +138,24 @@ def test_steps_of_tokens_end_with_the_step_that_reads_the_last_token(tokens, ram
     steps = steps_of_tokens(tokens, recipe=recipe, step=done, tokens_done=read[done])
     assert read[steps] >= tokens
     assert steps == done or read[steps - 1] < tokens
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: run.pop("segments"),
+        lambda run: run.update(segments=[]),
+        lambda run: run.update(segments=None),
+        lambda run: run.update(segments=[1]),
+        lambda run: run["segments"][0].pop("recipe"),
+        lambda run: run["segments"][0].pop("layout"),
+        lambda run: run["segments"][0].pop("first_step"),
+    ],
+)
+def test_segments_that_are_missing_or_damaged_are_an_error_with_the_cure(damage):
+    recipe = resolve()
+    run = {"segments": segments_json(start_segments([], step=0, recipe=recipe, machine=MACHINE))}
+    assert len(read_segments(run, recipe)) == 1
+    damage(run)
+    with pytest.raises(ResumeError, match=r"run\.json: .*segments.*Restore it from a copy"):
+        read_segments(run, recipe)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.errors import ResumeError
 from headrace.training.recipe import Recipe
 
 _MACHINE = ("processes", "layout", "device")
@@ -45,16 +46,26 @@ def read_segments(run: Mapping[str, Any], recipe: Recipe) -> list[RunSegment]:
     Args:
         run: its content.
         recipe: of the same model and data.
+
+    Raises:
+        ResumeError: there are none, or they do not say what a segment says.
     """
-    return [
-        RunSegment(
-            first_step=segment["first_step"],
-            began=segment["began"],
-            recipe=recipe.with_changes(segment["recipe"]),
-            machine=machine_of(segment),
-        )
-        for segment in run.get("segments", ())
-    ]
+    try:
+        segments = [
+            RunSegment(
+                first_step=segment["first_step"],
+                began=segment["began"],
+                recipe=recipe.with_changes(segment["recipe"]),
+                machine=machine_of(segment),
+            )
+            for segment in run["segments"] or [{}]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResumeError(
+            f"run.json: it does not say with which options its steps were taken (segments: {error}). Damaged? Restore "
+            f"it from a copy of the run, or give another directory with --out."
+        ) from error
+    return segments
 
 
 def segments_json(segments: Sequence[RunSegment]) -> list[dict[str, Any]]:
