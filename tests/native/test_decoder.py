@@ -65,3 +65,14 @@ def test_calls_that_do_not_fit_are_refused(module):
         module.product(4, 1, 0, 0, 0)
     with pytest.raises(ValueError, match="form or threads out of range"):
         module.product(0, 0, 0, 0, 0)
+    with pytest.raises(TypeError, match="expected 23"):
+        module.run_step(2, 1)
+
+
+@pytest.mark.parametrize("form", [0, 1, 3])
+def test_products_of_many_rows_are_there_for_bfloat16_in_blocks_only(module, form):
+    pytest.importorskip("torch")
+    native_decoder.load_decoder()
+    assert module.multiplies_rows(form) is False
+    with pytest.raises(ValueError, match="no products of many rows in this form"):
+        module.product_rows(form, 1, 0, 0, 0, 1)

@@ -9,6 +9,7 @@ import torch
 from headrace.generation.decoding.attention import plan_step
 from headrace.generation.decoding.fused import FusedDecoder
 from headrace.generation.decoding.gpt_runner import GPTRunner
+from headrace.generation.decoding.native_step import NativeStepDecoder
 from headrace.model import GPT, GPTConfig, KVCache
 from headrace.native import available_targets, use_target
 
@@ -77,6 +78,10 @@ MODELS = {
 
 def runner_of(model):
     return GPTRunner(model) if isinstance(model, GPT) else LlamaRunner(model)
+
+
+def decoder_of(runner):
+    return runner._native if isinstance(runner, GPTRunner) else runner.fused._native
 
 
 def rows_of_ids(lengths):
@@ -159,23 +164,26 @@ def test_bfloat16_is_nearer_to_float32_than_torchs_bfloat16(native_target):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["llama, 5 queries a key", "qwen3", "gpt, banded"])
 def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(name, dtype):
-    """Odd sizes, so that every loop has a rest; no fused multiply-add, and sums in one order.
+    """Odd sizes, so that every loop has a rest; sums in one order.
 
-    The products are torch's, whose order depends on the number of threads: they are computed by one here.
+    Where the products are torch's, their order depends on the number of threads: they are computed by one.
     """
     model = MODELS[name]().to(dtype)
     rows = rows_of_ids([37, 35])
-    logits = []
+    logits = {"torch": [], "native": []}
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
-        for target in available_targets()[1:]:
+        for threads, target in enumerate(available_targets()[1:], start=1):
             with use_target(target), torch.inference_mode():
-                logits.append(torch.cat(logits_in_steps(runner_of(model), rows)))
+                runner = runner_of(model)
+                ours = isinstance(decoder_of(runner)._many, NativeStepDecoder)
+                torch.set_num_threads(threads if ours else 1)
+                logits["native" if ours else "torch"].append(torch.cat(logits_in_steps(runner, rows)))
     finally:
         torch.set_num_threads(before)
-    for other in logits[1:]:
-        assert torch.equal(other, logits[0])
+    for same in logits.values():
+        for other in same[1:]:
+            assert torch.equal(other, same[0])
 
 
 @pytest.mark.parametrize("threads", [2, 3])

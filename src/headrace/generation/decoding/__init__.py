@@ -7,6 +7,7 @@ fused          Llama-like models with fewer operations a layer
 native_decoder their steps by the extension in C, where it can be used
 native_weights weights and their addresses, for it
 single_row     one token of one row, by it
+native_step    the tokens of many rows, by it alone
 many_rows      the tokens of many rows, by torch's products and it
 thread_count   the number of threads that was fastest lately
 packed_linear  a linear layer whose weight is laid out once for the CPU

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from headrace.generation.decoding.attention import StepPlan
 from headrace.generation.decoding.many_rows import ManyRowsDecoder
+from headrace.generation.decoding.native_step import NativeStepDecoder
 from headrace.generation.decoding.native_weights import NativeWeights
 from headrace.generation.decoding.single_row import SingleRowDecoder
 from headrace.model import KVCache
@@ -20,7 +21,10 @@ class NativeDecoder:
     """
 
     def __init__(self, weights: NativeWeights) -> None:
-        self._single, self._many = SingleRowDecoder(weights), ManyRowsDecoder(weights)
+        self._single = SingleRowDecoder(weights)
+        self._many: NativeStepDecoder | ManyRowsDecoder = (
+            NativeStepDecoder(weights) if NativeStepDecoder.can_run(weights) else ManyRowsDecoder(weights)
+        )
         self.name = f"native {native_target()}"
 
     def hidden(

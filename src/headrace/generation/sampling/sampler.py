@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from headrace.generation.options import SamplingOptions
+from headrace.generation.sampling.likeliest import likeliest
 from headrace.generation.sampling.rng import uniforms
 
 CANDIDATES = 256
@@ -54,9 +55,7 @@ def sample(logits_NV: Tensor, rows: Sequence[SamplerState]) -> list[SampledToken
         logits_NV: any float type; not changed.
         rows: one for each row of logits.
     """
-    highest_N, likeliest_N = logits_NV.max(dim=-1)  # NaN anywhere in a row makes its maximum NaN
-    finite_N = torch.isfinite(highest_N).tolist()
-    tokens = likeliest_N.tolist()
+    tokens, finite_N = likeliest(logits_NV)
     penalized = [i for i, row in enumerate(rows) if finite_N[i] and row.sampling.penalized]
     changed = [
         i for i, row in enumerate(rows) if finite_N[i] and (row.sampling.penalized or not row.sampling.greedy)

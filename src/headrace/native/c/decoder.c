@@ -11,6 +11,10 @@
 #include "target.h"
 
 #include <math.h>
+#ifdef HEADRACE_X86
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 
 #include "barrier.h"
 #include "decoder_types.h"
@@ -136,10 +140,102 @@ static PyObject *py_attend_rows(PyObject *module, PyObject *const *args, Py_ssiz
   const long long decoded = PyLong_AsLongLong(args[15]);
   if (PyErr_Occurred()) return NULL;
   const int64_t tasks = rows * ((const Shape *)at[0])->kv_heads;
-  AttendRows data = {at[0], at[1], at[2], at[3], capacity, at[4], at[5], at[6], at[7], at[8], at[9], decoded, at[10],
-                     tasks_of(tasks, threads)};
+  AttendRows data = {at[0], at[1], at[2], at[3], capacity, at[4], at[5], at[6], at[7], at[8], at[9], decoded, 0,
+                     at[10], tasks_of(tasks, threads)};
   Py_BEGIN_ALLOW_THREADS
   openmp.parallel(CHOOSE(attend_rows_forms)[form / 2], &data, (unsigned)team_of(tasks, threads), 0);
+  Py_END_ALLOW_THREADS
+  Py_RETURN_NONE;
+}
+
+/* Whether this processor multiplies matrices of bfloat16 in tiles, which torch's products use. */
+static int has_tiles(void) {
+#ifdef HEADRACE_X86
+  unsigned a, b, c, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 22 & 1; /* AMX-BF16 */
+#else
+  return 0;
+#endif
+}
+
+/* multiplies_rows(form) -> whether run_step and product_rows can be used, and are faster than torch's products. */
+static PyObject *py_multiplies_rows(PyObject *module, PyObject *object) {
+  (void)module;
+  const long form = PyLong_AsLong(object);
+  if (PyErr_Occurred()) return NULL;
+  return PyBool_FromLong(form == 2 && CHOOSE(run_step_forms)[1] && !has_tiles());
+}
+
+static int can_multiply_rows(long form) {
+  if (form % 2 == 0 && CHOOSE(run_step_forms)[form / 2]) return 1;
+  PyErr_SetString(PyExc_ValueError, "no products of many rows in this form, or on this processor");
+  return 0;
+}
+
+/* run_step(form, threads, shape, layers, keys, values, slots, positions, cos, sin, x, normed, qkv, mixed, inner,
+   scratch, first_layer, last_layer, what, layer_stride, capacity, rows, decoded) */
+static PyObject *py_run_step(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  long form, threads;
+  void *at[14];
+  long long n[7];
+  if (!has_arguments(nargs, 23, "run_step") || !settings_of(args, &form, &threads) || !can_multiply_rows(form) ||
+      !addresses_of(args + 2, 14, at))
+    return NULL;
+  for (int i = 0; i < 7; i++) n[i] = PyLong_AsLongLong(args[16 + i]);
+  if (PyErr_Occurred()) return NULL;
+  Step data = {.shape = at[0], .layers = at[1], .keys = at[2], .values = at[3], .slots = at[4], .positions = at[5],
+               .cos = at[6], .sin = at[7], .x = at[8], .normed = at[9], .qkv = at[10], .mixed = at[11],
+               .inner = at[12], .scratch = at[13], .first_layer = n[0], .last_layer = n[1], .what = n[2],
+               .layer_stride = n[3], .capacity = n[4], .rows = n[5], .decoded = n[6]};
+  Py_BEGIN_ALLOW_THREADS
+  openmp.parallel(CHOOSE(run_step_forms)[form / 2], &data, (unsigned)threads, 0);
+  Py_END_ALLOW_THREADS
+  Py_RETURN_NONE;
+}
+
+/* product_rows(form, threads, linear, x, out, rows) */
+static PyObject *py_product_rows(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  long form, threads;
+  void *at[3];
+  if (!has_arguments(nargs, 6, "product_rows") || !settings_of(args, &form, &threads) || !can_multiply_rows(form) ||
+      !addresses_of(args + 2, 3, at))
+    return NULL;
+  const long long rows = PyLong_AsLongLong(args[5]);
+  if (PyErr_Occurred()) return NULL;
+  const Panels panels = panels_of(((const Linear *)at[0])->outs, rows, (int)threads);
+  ProductRows data = {at[0], at[1], at[2], panels, {0, panels.count, 1}};
+  Py_BEGIN_ALLOW_THREADS
+  openmp.parallel(CHOOSE(product_rows_forms)[form / 2], &data, (unsigned)threads, 0);
+  Py_END_ALLOW_THREADS
+  Py_RETURN_NONE;
+}
+
+/* step_scratch_size(shape, capacity, threads) -> floats. */
+static PyObject *py_step_scratch_size(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  void *shape;
+  if (!has_arguments(nargs, 3, "step_scratch_size") || !addresses_of(args, 1, &shape)) return NULL;
+  const long long capacity = PyLong_AsLongLong(args[1]);
+  const long threads = PyLong_AsLong(args[2]);
+  if (PyErr_Occurred()) return NULL;
+  return PyLong_FromLongLong(threads * step_scratch(shape, capacity));
+}
+
+/* likeliest_rows(form, threads, logits, ids, values, rows, count) */
+static PyObject *py_likeliest_rows(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void)module;
+  long form, threads;
+  void *at[3];
+  if (!has_arguments(nargs, 7, "likeliest_rows") || !settings_of(args, &form, &threads) ||
+      !addresses_of(args + 2, 3, at))
+    return NULL;
+  const long long rows = PyLong_AsLongLong(args[5]), count = PyLong_AsLongLong(args[6]);
+  if (PyErr_Occurred()) return NULL;
+  LikeliestRows data = {at[0], count, at[1], at[2], tasks_of(rows, threads)};
+  Py_BEGIN_ALLOW_THREADS
+  openmp.parallel(CHOOSE(likeliest_rows_forms)[form / 2], &data, (unsigned)team_of(rows, threads), 0);
   Py_END_ALLOW_THREADS
   Py_RETURN_NONE;
 }
@@ -185,6 +281,14 @@ static PyMethodDef methods[] = {
     {"attend_rows", FAST(py_attend_rows),
      "attend_rows(form, threads, shape, layer, keys, values, slots, positions, cos, sin, qkv, out, scratch, capacity, "
      "rows, decoded)."},
+    {"multiplies_rows", py_multiplies_rows, METH_O,
+     "multiplies_rows(form) -> whether run_step and product_rows are there, and faster than torch's products."},
+    {"run_step", FAST(py_run_step),
+     "run_step(form, threads, shape, layers, keys, values, slots, positions, cos, sin, x, normed, qkv, mixed, inner, "
+     "scratch, first_layer, last_layer, what, layer_stride, capacity, rows, decoded)."},
+    {"product_rows", FAST(py_product_rows), "product_rows(form, threads, linear, x, out, rows): addresses."},
+    {"likeliest_rows", FAST(py_likeliest_rows), "likeliest_rows(form, threads, logits, ids, values, rows, count)."},
+    {"step_scratch_size", FAST(py_step_scratch_size), "step_scratch_size(shape, capacity, threads) -> floats."},
     {"rows_scratch_size", FAST(py_rows_scratch_size), "rows_scratch_size(shape, capacity, threads) -> floats."},
     {"scratch_size", FAST(py_scratch_size), "scratch_size(shape, capacity, threads) -> floats."},
     {"struct_sizes", py_struct_sizes, METH_NOARGS, "Bytes of Shape, Linear, Layer, Cache."},

@@ -26,6 +26,17 @@ static inline void FORM(store_row)(const float *from, Number *to, int64_t count)
   for (; i < count; i++) to[i] = FORM(from_float)(from[i]);
 }
 
+/* Numbers of the type, or float32 where they are `wide`. */
+static inline void FORM(read_row)(const void *from, int64_t at, float *to, int64_t count, int64_t wide) {
+  if (wide) memcpy(to, (const float *)from + at, (size_t)count * sizeof(float));
+  else FORM(load_row)((const Number *)from + at, to, count);
+}
+
+static inline void FORM(write_row)(const float *from, void *to, int64_t at, int64_t count, int64_t wide) {
+  if (wide) memcpy((float *)to + at, from, (size_t)count * sizeof(float));
+  else FORM(store_row)(from, (Number *)to + at, count);
+}
+
 /* x += added; out = norm(x). */
 static void FORM(normalise_rows)(void *data) {
   NormaliseRows *const args = data;
@@ -131,7 +142,7 @@ static void FORM(attend_group)(const AttendRows *args, int64_t row, int64_t grou
   const Shape *const shape = args->shape;
   const Layer *const layer = args->layer;
   const int64_t H = shape->heads, G = shape->kv_heads, D = shape->head_size, each = H / G, wide = padded(D);
-  Number *const qkv = (Number *)args->qkv + row * (H + 2 * G) * D;
+  const int64_t qkv = row * (H + 2 * G) * D, floats = args->wide;
   const float *const cos = args->cos ? args->cos + row * D : NULL, *const sin = args->sin ? args->sin + row * D : NULL;
   const int64_t position = args->positions[row], start = (args->slots[row] * G + group) * args->capacity * D;
   Number *const keys = (Number *)args->keys + start, *const values = (Number *)args->values + start;
@@ -140,16 +151,17 @@ static void FORM(attend_group)(const AttendRows *args, int64_t row, int64_t grou
   float *const scores = key + wide;
 
   for (int64_t h = 0; h <= each; h++) { /* the group's queries, then its key */
-    Number *const stored = qkv + (h < each ? group * each + h : H + group) * D;
+    const int64_t stored = qkv + (h < each ? group * each + h : H + group) * D;
     float *const head = h < each ? queries + h * wide : key;
     const float *const weight = h < each ? layer->q_norm : layer->k_norm;
-    FORM(load_row)(stored, head, D);
+    FORM(read_row)(args->qkv, stored, head, D, floats);
     if (weight) NAME(normalise)(head, weight, NULL, head, D, shape->eps, 0);
     if (cos) NAME(rotate)(head, cos, sin, D);
-    if (prompt) FORM(store_row)(head, stored, D);
+    if (prompt) FORM(write_row)(head, args->qkv, stored, D, floats);
   }
   FORM(store_row)(key, keys + position * D, D);
-  memcpy(values + position * D, qkv + (H + G + group) * D, (size_t)D * sizeof(Number));
+  FORM(read_row)(args->qkv, qkv + (H + G + group) * D, key, D, floats);
+  FORM(store_row)(key, values + position * D, D);
   if (prompt) return;
   const int64_t first = layer->window ? max_of(0, position - layer->window + 1) : 0, stride = padded(args->capacity);
   for (int64_t h = 0, count; h < each; h += count) {
@@ -164,7 +176,7 @@ static void FORM(attend_group)(const AttendRows *args, int64_t row, int64_t grou
 #undef ATTEND
   }
   for (int64_t h = 0; h < each; h++)
-    FORM(store_row)(mixed + h * wide, (Number *)args->out + (row * H + group * each + h) * D, D);
+    FORM(write_row)(mixed + h * wide, args->out, (row * H + group * each + h) * D, D, floats);
 }
 
 static void FORM(attend_rows)(void *data) {
@@ -178,5 +190,3 @@ static void FORM(attend_rows)(void *data) {
 
 #undef HEADS
 #undef MIXED
-#undef FORM
-#undef Number

@@ -82,9 +82,30 @@ typedef struct {
   void *qkv;                        /* [rows, (H + 2G) D] */
   void *out;                        /* [rows, H D], of which the first `decoded` rows are written */
   int64_t decoded;
+  int64_t wide;   /* qkv and out are float32 whatever the type */
   float *scratch; /* of each thread: attend_scratch */
   Tasks tasks;    /* rows * G */
 } AttendRows;
+
+/* Many tokens through some layers, with products of our own: everything but the cache and the weights is float32. */
+enum { STEP_ATTENTION = 1, STEP_FEED_FORWARD = 2 };
+
+typedef struct {
+  const Shape *shape;
+  const Layer *layers;
+  int64_t first_layer, last_layer;
+  int64_t what; /* STEP_ATTENTION up to the attention of decoded rows, STEP_FEED_FORWARD what follows, or both */
+  void *keys, *values; /* of all layers: [L, B, G, S, D] */
+  int64_t layer_stride, capacity;
+  const int64_t *slots, *positions; /* [rows] */
+  int64_t rows, decoded;
+  const float *cos, *sin;                 /* [rows, D], or NULL */
+  float *x, *normed, *qkv, *mixed, *inner; /* [rows, W], [rows, W], [rows, (H + 2G) D], [rows, H D], [rows, I] */
+  float *scratch;                         /* of each thread: step_scratch */
+  _Atomic int64_t next[2];                /* tasks that were taken, in this phase and in the next; zero */
+  Barrier barrier;                        /* of this call's threads; zero */
+} Step;
+
 
 /* The threads are those of torch's OpenMP, whose functions native/decoder.py passes to `use_openmp`: this module links
    no OpenMP, so that the process has one pool. */
@@ -114,9 +135,54 @@ static inline int take_tasks(Tasks *tasks, Span *span) {
   return first < tasks->count;
 }
 
+typedef struct {
+  const void *logits; /* [rows, count] */
+  int64_t count;
+  int64_t *ids;  /* [rows] */
+  float *values; /* [rows] */
+  Tasks tasks;   /* rows */
+} LikeliestRows;
+
+/* A product of many rows is cut into panels of some rows and some outputs, each a task. */
+enum { MOST_ROWS = 192, MOST_OUTS = 64, FEW_OUTS = 32 }; /* rows whose activations stay in a core's cache */
+
+typedef struct {
+  Span rows, outs;
+} Panel;
+
+typedef struct {
+  int64_t count, rows, outs, parts, width; /* parts of the rows, each cut into panels of `width` outputs */
+} Panels;
+
+static inline Panels panels_of(int64_t outs, int64_t rows, int threads) {
+  const int64_t width = outs >= 8 * threads * MOST_OUTS ? MOST_OUTS : FEW_OUTS, across = (outs + width - 1) / width;
+  const int64_t for_threads = min_of((rows + 7) / 8, (4 * threads + across - 1) / across);
+  const int64_t parts = max_of((rows + MOST_ROWS - 1) / MOST_ROWS, for_threads);
+  return (Panels){parts * across, rows, outs, parts, width};
+}
+
+typedef struct {
+  const Linear *linear;
+  const float *x; /* [rows, ins] */
+  float *out;     /* [rows, outs] */
+  Panels panels;
+  Tasks tasks; /* panels */
+} ProductRows;
+
+static inline Panel panel_at(const Panels *panels, int64_t task) {
+  const int64_t across = panels->count / panels->parts, first = task % across * panels->width;
+  return (Panel){share(panels->rows, (int)(task / across), (int)panels->parts),
+                 {first, min_of(first + panels->width, panels->outs)}};
+}
+
 /* Floats of one thread of `attend_rows`: queries, their results, a key, and the scores of four heads. */
 static inline int64_t attend_scratch(const Shape *shape, int64_t capacity) {
   return (2 * shape->heads / shape->kv_heads + 1) * padded(shape->head_size) + 4 * padded(capacity);
+}
+
+/* Floats of one thread of `run_step`: of attention, or of a panel of gates and one of ups. */
+static inline int64_t step_scratch(const Shape *shape, int64_t capacity) {
+  return max_of(attend_scratch(shape, capacity), 2 * MOST_ROWS * MOST_OUTS);
 }
 
 static inline int64_t widest(const Shape *shape) {
