@@ -19,7 +19,7 @@ from headrace.images import (
     move_boxes,
     restore_boxes,
 )
-from headrace.images.coco_evaluator import METRICS
+from headrace.images.coco_evaluator import KEYPOINT_METRICS, METRICS
 from headrace.images.decode import ImageHeader
 from headrace.store import Ragged
 
@@ -114,6 +114,75 @@ def test_right_masks_score_one_and_shifted_ones_less():
         assert evaluator.num_images == 2
 
 
+@pytest.mark.parametrize("sigmas", [None, (0.05, 0.1, 0.2)])
+def test_scores_of_keypoints_are_those_of_pycocotools_on_files(tmp_path, sigmas):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    rng, count = np.random.default_rng(4), 17 if sigmas is None else len(sigmas)
+    offsets = np.array([0, 3, 3, 7, 9])
+    corners = rng.uniform(0, 100, (9, 1, 2))
+    points = corners + rng.uniform(0, 90, (9, count, 2))
+    seen = rng.integers(0, 3, (9, count, 1))
+    seen[0] = 0  # nothing labelled: neither found nor missed
+    keypoints = np.concatenate((points, seen), axis=2)
+    found = np.concatenate((points + rng.normal(0, 4, points.shape), np.ones_like(seen)), axis=2)
+    boxes = np.concatenate((corners[:, 0], corners[:, 0] + 90), axis=1)
+    area, scores, classes = rng.uniform(900, 9000, 9), rng.random(9), np.zeros(9, np.int64)
+    evaluator = CocoEvaluator("keypoints", sigmas=sigmas)
+    truth = {"boxes": boxes, "classes": classes, "keypoints": keypoints, "area": area}
+    given = {"classes": classes, "scores": scores, "keypoints": found}
+    evaluator.update(*({name: (one, offsets) for name, one in columns.items()} for columns in (given, truth)))
+
+    images = np.repeat(np.arange(4), np.diff(offsets)).tolist()
+    annotations = [
+        {
+            "id": i + 1,
+            "image_id": image,
+            "category_id": 0,
+            "iscrowd": 0,
+            "area": area[i],
+            "bbox": [*boxes[i, :2].tolist(), 90.0, 90.0],
+            "keypoints": keypoints[i].ravel().tolist(),
+            "num_keypoints": int((seen[i] > 0).sum()),
+        }
+        for i, image in enumerate(images)
+    ]
+    results = [
+        {"image_id": image, "category_id": 0, "score": scores[i], "keypoints": found[i].ravel().tolist()}
+        for i, image in enumerate(images)
+    ]
+    data = {"images": [{"id": i} for i in range(4)], "categories": [{"id": 0}], "annotations": annotations}
+    (tmp_path / "truth.json").write_text(json.dumps(data))
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = COCO(tmp_path / "truth.json")
+        evaluation = COCOeval(api, api.loadRes(results), "keypoints")
+        if sigmas is not None:
+            evaluation.params.kpt_oks_sigmas = np.array(sigmas)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert 0.05 < evaluation.stats[0] < 0.95
+    assert evaluator.compute() == pytest.approx(dict(zip(KEYPOINT_METRICS, evaluation.stats, strict=True)))
+
+
+def test_keypoints_of_another_number_need_sigmas():
+    offsets = np.array([0, 1])
+    truth = {
+        "boxes": np.zeros((1, 4)),
+        "classes": np.zeros(1),
+        "keypoints": np.zeros((1, 3, 3)),
+        "scores": np.ones(1),
+    }
+    columns = {name: (one, offsets) for name, one in truth.items()}
+    with pytest.raises(
+        ConfigError, match=r"\[1, 3, 3\], expected \[N, 17, 3\]; other numbers of keypoints need sigmas="
+    ):
+        CocoEvaluator("keypoints").update(columns, columns)
+    with pytest.raises(ConfigError, match="numbers above 0, for 'keypoints'"):
+        CocoEvaluator("bbox", sigmas=(0.1,))
+
+
 def test_what_was_not_found_counts_and_images_without_objects_do_not():
     empty = (np.empty((0, 4), np.float32), np.array([0, 0]))
     none = (np.empty(0), np.array([0, 0]))
@@ -157,7 +226,7 @@ def test_columns_that_do_not_fit_are_named(found, said):
         CocoEvaluator().update(given, truth)
     with pytest.raises(ConfigError, match="no image was added"):
         CocoEvaluator().compute()
-    with pytest.raises(ConfigError, match="use 'bbox' or 'segm'"):
+    with pytest.raises(ConfigError, match="use 'bbox', 'segm' or 'keypoints'"):
         CocoEvaluator("boxes")
 
 

@@ -1,10 +1,10 @@
-"""Boxes or masks found in images, and those that are there -> COCO's scores, by pycocotools."""
+"""Boxes, masks or keypoints found in images, and those that are there -> COCO's scores, by pycocotools."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Final, Literal
 
@@ -15,6 +15,8 @@ from headrace.errors import ConfigError
 from headrace.images.instance_masks import encode_rle
 
 METRICS: Final = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+KEYPOINT_METRICS: Final = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+_PERSON_KEYPOINTS: Final = 17
 
 
 class CocoEvaluator:
@@ -28,15 +30,25 @@ class CocoEvaluator:
         evaluator.compute()["AP"]
 
     Args:
-        iou_type: "bbox" compares boxes, "segm" masks.
+        iou_type: "bbox" compares boxes, "segm" masks, "keypoints" keypoints by their similarity (OKS).
+        sigmas: for "keypoints": how far each of K may be off, as COCO defines it; those of COCO's 17 of a person by
+            default.
 
     Raises:
         ConfigError: pycocotools is not installed.
     """
 
-    def __init__(self, iou_type: Literal["bbox", "segm"] = "bbox") -> None:
-        if iou_type not in ("bbox", "segm"):
-            raise ConfigError(f"CocoEvaluator({iou_type!r}): use 'bbox' or 'segm'")
+    def __init__(
+        self,
+        iou_type: Literal["bbox", "segm", "keypoints"] = "bbox",
+        *,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        if iou_type not in ("bbox", "segm", "keypoints"):
+            raise ConfigError(f"CocoEvaluator({iou_type!r}): use 'bbox', 'segm' or 'keypoints'")
+        if sigmas is not None and (iou_type != "keypoints" or not sigmas or min(sigmas) <= 0):
+            raise ConfigError(f"CocoEvaluator(sigmas={sigmas!r}): numbers above 0, for 'keypoints'")
+        self.sigmas = None if sigmas is None else np.array(sigmas, np.float64)
         self._api, self._evaluation = _pycocotools()
         self.iou_type = iou_type
         self.num_images = 0
@@ -48,10 +60,12 @@ class CocoEvaluator:
 
         Args:
             detections: `boxes` [N, 4] (x0, y0, x1, y1), `classes` [N] and `scores` [N], each as (values, offsets),
-                arrays or tensors; for "segm" also `masks` [N, H, W]. Coordinates are those of `truth`.
-            truth: `boxes`, `classes` and, for "segm", `masks`, as a batch of the loader has them; `iscrowd` marks
-                regions that are neither found nor missed, `area` decides which objects are small, medium and large (of
-                the mask, or of the box, where it is not given).
+                arrays or tensors; for "segm" also `masks` [N, H, W], for "keypoints" `keypoints` [N, K, 3] (x, y and
+                anything) instead of boxes. Coordinates are those of `truth`.
+            truth: `boxes`, `classes` and `masks` or `keypoints` (x, y, visibility; 0 is not labelled), as a batch of
+                the loader has them; `iscrowd` marks regions that are neither found nor missed, `area` decides which
+                objects are small, medium and large, and how far keypoints may be off (that of the mask, or of the
+                box, where it is not given; the loader's `area` is of the image as annotated).
 
         Raises:
             ConfigError: columns are missing, or do not fit one another.
@@ -74,7 +88,11 @@ class CocoEvaluator:
         self, columns: Mapping[str, Any], what: str, more: tuple[str, ...]
     ) -> tuple[list[dict[str, Any]], int]:
         """Pycocotools' annotations of a batch, and its number of images."""
-        names = ("boxes", "classes", *more, *(("masks",) if self.iou_type == "segm" else ()))
+        columns = dict(columns)
+        if self.iou_type == "keypoints" and what == "detections" and "keypoints" in columns:
+            columns["boxes"] = _extent(*_ragged(columns["keypoints"], f"{what}['keypoints']"))
+        shapes = {"segm": ("masks",), "keypoints": ("keypoints",)}.get(self.iou_type, ())
+        names = ("boxes", "classes", *more, *shapes)
         if missing := [name for name in names if name not in columns]:
             raise ConfigError(f"{what}: no {' and '.join(missing)}; expected {', '.join(names)}")
         names = (*names, *(name for name in ("iscrowd", "area") if what == "truth" and name in columns))
@@ -86,6 +104,13 @@ class CocoEvaluator:
             values[name], own = _ragged(columns[name], f"{what}[{name!r}]")
             if not np.array_equal(own, offsets):
                 raise ConfigError(f"{what}[{name!r}]: other offsets than the boxes'")
+        if self.iou_type == "keypoints":
+            expected = _PERSON_KEYPOINTS if self.sigmas is None else len(self.sigmas)
+            if values["keypoints"].shape[1:] != (expected, 3):
+                raise ConfigError(
+                    f"{what}['keypoints']: values of {list(values['keypoints'].shape)}, expected [N, {expected}, 3]; "
+                    "other numbers of keypoints need sigmas="
+                )
         sizes = boxes[:, 2:] - boxes[:, :2]
         areas = values.get("area", sizes[:, 0] * sizes[:, 1])
         images = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -105,15 +130,19 @@ class CocoEvaluator:
                 one["segmentation"] = {"size": list(mask.shape), "counts": encode_rle(mask).encode()}
                 if "area" not in values:
                     one["area"] = float(np.count_nonzero(mask))
+            if self.iou_type == "keypoints":
+                one["keypoints"] = values["keypoints"][i].astype(np.float64).ravel().tolist()
+                one["num_keypoints"] = int(np.count_nonzero(values["keypoints"][i][:, 2]))
             objects.append(one)
         return objects, len(offsets) - 1
 
     def compute(self) -> dict[str, float]:
-        """COCO's twelve scores by their names, 0 to 1; -1 where there is nothing to find, as pycocotools has it.
+        """COCO's twelve scores (ten of keypoints) by their names, 0 to 1; -1 where there is nothing to find.
 
         Returns:
             AP (IoU 0.50 to 0.95), AP50, AP75, of small, medium and large objects (APs, APm, APl); AR1, AR10 and AR100
-            with as many detections an image, ARs, ARm, ARl.
+            with as many detections an image, ARs, ARm, ARl. Of keypoints (OKS 0.50 to 0.95): AP, AP50, AP75, APm, APl,
+            AR, AR50, AR75, ARm, ARl.
 
         Raises:
             ConfigError: no image was added.
@@ -122,10 +151,13 @@ class CocoEvaluator:
             raise ConfigError("CocoEvaluator.compute(): no image was added by update()")
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
             evaluation = self._evaluation(self._index(self._truth), self._index(self._found), self.iou_type)
+            if self.sigmas is not None:
+                evaluation.params.kpt_oks_sigmas = self.sigmas
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        return dict(zip(METRICS, map(float, evaluation.stats), strict=True))
+        names = KEYPOINT_METRICS if self.iou_type == "keypoints" else METRICS
+        return dict(zip(names, map(float, evaluation.stats), strict=True))
 
     def _index(self, objects: list[dict[str, Any]]) -> Any:
         """Pycocotools' index of annotations. Their ids begin at 1: it takes 0 for an object that was not found."""
@@ -147,6 +179,14 @@ def _pycocotools() -> tuple[Any, Any]:
         raise ConfigError(
             'CocoEvaluator needs pycocotools, which is not installed: pip install "headrace[images]"'
         ) from None
+
+
+def _extent(keypoints: NDArray[Any], offsets: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The boxes around keypoints, as pycocotools draws them for results."""
+    if keypoints.ndim != 3 or not keypoints.shape[1]:
+        return np.zeros((len(keypoints), 4)), offsets  # the error comes where shapes are checked
+    points = keypoints[:, :, :2].astype(np.float64)
+    return np.concatenate((points.min(axis=1), points.max(axis=1)), axis=1), offsets
 
 
 def _ragged(column: Any, where: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
