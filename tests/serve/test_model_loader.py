@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -93,6 +94,22 @@ def test_what_needs_no_model_is_answered_while_it_loads(hf_dir, tmp_path):
         }
         for path in ("/", "/metrics", "/openapi.json", "/v1/batches", "/v1/files", "/predictions"):
             assert httpx.get(server.url + path).status_code == 200, path
+        with ThreadPoolExecutor(1) as pool:
+            sent = pool.submit(
+                httpx.post, server.url + "/v1/completions", json={"prompt": "x", "max_tokens": 1},
+                headers={"x-client-id": "me"}, timeout=60,
+            )  # fmt: skip
+            with httpx.Client(base_url=server.url) as probe:
+                while "place" not in (state := probe.get("/health?client=me").json()):
+                    assert not sent.done()
+                assert (state["place"], state["waiting"]) == (1, 1)
+                assert "place" not in probe.get("/health?client=you").json()
+            server.opened.set()
+            assert sent.result().status_code == 200
+
+
+def test_a_request_that_is_wrong_waits_for_nothing(hf_dir, tmp_path):
+    with serving(lambda: ServedModel(hf_dir, name="tiny", dtype="float32"), tmp_path) as server:
         bad = httpx.post(server.url + "/v1/completions", json={"prompt": 7})
         assert bad.status_code == 400  # at once: it waits for nothing
 
@@ -181,16 +198,20 @@ def test_requests_go_on_in_the_order_in_which_they_came():
         loader.start(on_loaded=lambda _: order.append("loaded"), on_failure=order.append)
 
         async def one(number):
-            await loader.get(receive if number == 2 else never)
+            await loader.get(receive if number == 2 else never, client=f"client {number}")
             order.append(number)
 
         tasks = [asyncio.create_task(one(number)) for number in range(5)]
         for _ in tasks:
             await asyncio.sleep(0)  # each begins to wait
         assert loader.waiting == 5
+        assert [loader.status(f"client {number}")["place"] for number in range(5)] == [1, 2, 3, 4, 5]
+        assert "place" not in loader.status()
         gone.set()
         with pytest.raises(ClientDisconnect):
             await tasks[2]
+        assert loader.status("client 3")["place"] == 3
+        assert "place" not in loader.status("client 2")
         opened.set()
         await asyncio.gather(*tasks[:2], *tasks[3:])
         assert (order, loader.waiting) == (["loaded", 0, 1, 3, 4], 0)

@@ -25,7 +25,7 @@ from headrace.serve.files import FileStore
 from headrace.serve.history import MetricsHistory
 from headrace.serve.metrics import CONTENT_TYPE, Metrics
 from headrace.serve.middleware import CACHE_SCOPE, RequestMiddleware, error_for
-from headrace.serve.model_loader import RETRY_AFTER_S, Load, ModelLoader
+from headrace.serve.model_loader import CLIENT_HEADER, RETRY_AFTER_S, Load, ModelLoader
 from headrace.serve.options import ServeOptions
 from headrace.serve.origins import CrossOriginPolicy
 from headrace.serve.page import page_routes
@@ -190,7 +190,7 @@ class ModelServer:
 
     async def _response(self, body: CompletionBody | ChatBody, http: Request) -> CompletionResponse:
         self._check_accepting()
-        model = await self.loader.get(http.receive)
+        model = await self.loader.get(http.receive, client=http.headers.get(CLIENT_HEADER, ""))
         engine = self._running_engine()
         if engine.waiting >= self._max_queue:
             raise self._queue_full(engine)
@@ -278,12 +278,13 @@ class ModelServer:
 
     # ---- operators ----
 
-    async def _health(self, _: Request) -> Response:
+    async def _health(self, request: Request) -> Response:
         if self.draining:
             return json_response({"status": "draining"}, status=503)
         if self.loader.loading:
             headers = {"retry-after": str(RETRY_AFTER_S)}
-            return json_response(self.loader.status(), status=503, headers=headers)
+            state = self.loader.status(request.query_params.get("client", ""))
+            return json_response(state, status=503, headers=headers)
         if self.engine is None or self.engine.failure is not None:
             return json_response({"status": "failed"}, status=503)
         return json_response({"status": "ok"})

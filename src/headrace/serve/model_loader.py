@@ -16,6 +16,8 @@ from headrace.serve.protocol import APIError
 from headrace.storage import Progress
 
 RETRY_AFTER_S = 1
+CLIENT_HEADER = "x-client-id"
+"""Of a request, if the client wants to know its place: any name that no other client has."""
 
 Load: TypeAlias = Callable[[Progress], ServedModel]
 """Loads the model and reports (bytes done, bytes in all, note); called in a thread of its own."""
@@ -32,12 +34,17 @@ class ModelLoader:
     def __init__(self, load: Load, *, max_waiting: int) -> None:
         self._load, self._max_waiting = load, max_waiting
         self.model: ServedModel | None = None
-        self.waiting = 0
-        """Requests that wait for the model; they go on in the order in which they came."""
+        self._queue: dict[object, str] = {}
+        """Requests that wait for the model, and who sent them; they go on in the order in which they came."""
         self._error: APIError | None = None
         self._ended = asyncio.Event()
         self._progress: tuple[int, int | None, str] = (0, None, "")
         self._began = time.monotonic()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the model."""
+        return len(self._queue)
 
     @property
     def loading(self) -> bool:
@@ -80,24 +87,25 @@ class ModelLoader:
             self._error = error
             self._ended.set()
 
-    async def get(self, receive: Receive) -> ServedModel:
+    async def get(self, receive: Receive, *, client: str = "") -> ServedModel:
         """The model; a request that comes before it waits.
 
         Args:
             receive: of the request, whose body has been read: a client that disconnects gives up its place.
+            client: what the client calls itself, to ask for its place.
 
         Raises:
             APIError: too many wait, the model could not be loaded, or the server ends.
             ClientDisconnect: the client is gone.
         """
         if self.loading:
-            await self._wait(receive)
+            await self._wait(receive, client)
         if self.model is None:
             assert self._error is not None
             raise self._error
         return self.model
 
-    async def _wait(self, receive: Receive) -> None:
+    async def _wait(self, receive: Receive, client: str) -> None:
         if self.waiting >= self._max_waiting:
             raise APIError(
                 429,
@@ -105,7 +113,8 @@ class ModelLoader:
                 code="queue_full",
                 headers={"retry-after": str(RETRY_AFTER_S)},
             )
-        self.waiting += 1
+        ticket = object()
+        self._queue[ticket] = client
         ended = asyncio.ensure_future(self._ended.wait())
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
@@ -113,15 +122,18 @@ class ModelLoader:
             if gone.done() and not ended.done():
                 raise ClientDisconnect
         finally:
-            self.waiting -= 1
+            del self._queue[ticket]
             ended.cancel()
             gone.cancel()
 
-    def status(self) -> dict[str, Any]:
+    def status(self, client: str = "") -> dict[str, Any]:
         """What /health says while the model loads.
 
-        `share` is 0 to 1, or null while the size is unknown; `rate` names bytes a second and what limits them.
+        `share` is 0 to 1, or null while the size is unknown; `rate` names bytes a second and what limits them. `place`
+        is that of the client's first request among those that wait, from 1 on; it is left out where none waits.
         """
+        places = (place for place, name in enumerate(self._queue.values(), 1) if client and name == client)
+        place = next(places, None)
         done, total, note = self._progress
         return {
             "status": "loading",
@@ -131,6 +143,7 @@ class ModelLoader:
             "rate": note,
             "seconds": round(time.monotonic() - self._began, 1),
             "waiting": self.waiting,
+            **({} if place is None else {"place": place}),
         }
 
     def _report(self, done: int, total: int | None, note: str) -> None:

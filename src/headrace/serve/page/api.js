@@ -16,9 +16,12 @@ export const apiKey = {
   set: (key) => { try { sessionStorage.setItem("headrace.key", key); } catch { /* asked again next time */ } },
 };
 
+/** This page, to the server: it asks for its place among those that wait for the model. */
+export const clientId = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
 /** A response, or a Problem. */
 export async function call(path, { body, signal } = {}) {
-  const headers = { ...(body && { "content-type": "application/json" }), ...(apiKey.get() && { authorization: `Bearer ${apiKey.get()}` }) };
+  const headers = { ...(body && { "content-type": "application/json", "x-client-id": clientId }), ...(apiKey.get() && { authorization: `Bearer ${apiKey.get()}` }) };
   let response;
   try {
     response = await fetch(path, { method: body ? "POST" : "GET", body: body && JSON.stringify(body), headers, signal, cache: "no-store" });

@@ -1,5 +1,6 @@
 /* The address -> one of the three views; the theme; how far the model is. */
 
+import { clientId } from "./api.js";
 import { $, bytes, saved } from "./dom.js";
 import { openLive } from "./live.js";
 import { lastHash, openPredictions } from "./predictions.js";
@@ -54,13 +55,14 @@ const LOADING_MS = 500;
 /** Shows how far the model is, until it is there; requests that are sent meanwhile wait for it. */
 async function showLoading() {
   let state = {};
-  try { state = await (await fetch("/health", { cache: "no-store" })).json(); } catch { /* the server is gone: call() says so */ }
+  try { state = await (await fetch(`/health?client=${clientId}`, { cache: "no-store" })).json(); } catch { /* the server is gone: call() says so */ }
   $("loading").hidden = state.status !== "loading";
   if ($("loading").hidden) return;
   const parts = [
     state.bytes_total && `${Math.floor(state.share * 100)} % of ${bytes(state.bytes_total)}`,
     state.rate,
-    state.waiting && `${state.waiting} ${state.waiting === 1 ? "request waits" : "requests wait"}`,
+    state.place ? `your request is number ${state.place} of ${state.waiting} that wait`
+      : state.waiting && `${state.waiting} ${state.waiting === 1 ? "request waits" : "requests wait"}`,
   ].filter(Boolean);
   $("loading").textContent = `The model is loading${parts.length ? `: ${parts.join("; ")}` : ""}.`;
   setTimeout(showLoading, LOADING_MS);
