@@ -221,3 +221,17 @@ def test_available_cores_are_those_of_the_affinity_within_the_quota(monkeypatch,
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(platform, "cpu_quota", lambda: quota)
     assert platform.available_cores() == expected
+
+
+@pytest.mark.parametrize("package", ["headrace.generation", "headrace.training"])
+@pytest.mark.parametrize("users", [None, "77"])
+def test_openmp_threads_spin_shortly_in_all_that_computes(package, users):
+    """Set before torch is loaded, which reads it once; a user's own value stays."""
+    code = f"import os, sys, {package}; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    if users is not None:
+        environment["GOMP_SPINCOUNT"] = users
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split() == [users or "1000", "False"]

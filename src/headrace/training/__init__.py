@@ -14,7 +14,8 @@ distributed/     the processes of a run, and each one's part of the model
 checkpoints/     tensors and a state -> checkpoints, and back
 run_directory/   the files of a run directory, here or on an object store
 
-Names are imported when they are first used: the options need no torch.
+Names are imported when they are first used: the options need no torch. Importing this package before torch limits how
+long OpenMP threads spin, see `headrace.platform.limit_openmp_spinning`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headrace.platform import limit_openmp_spinning
 from headrace.training.evaluation_options import EvaluationOptions
 from headrace.training.lora_options import LoraOptions
 from headrace.training.options import (
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from headrace.training.launch import train
     from headrace.training.pretrained import ImportSummary, import_model
     from headrace.training.step.mfu import peak_flops
+
+limit_openmp_spinning()
 
 __all__ = [
     "CheckpointOptions",
