@@ -338,7 +338,7 @@ def test_moments_are_written_as_the_log_writes_times(tmp_path):
 
 def test_sources_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(hr.SourceError, match=r"damaged.parquet: cannot be read as Parquet"):
+    with pytest.raises(hr.SourceError, match=r"damaged.parquet: damaged Parquet file"):
         ingest(tmp_path / "damaged.parquet", tmp_path / "store")
     with pytest.raises(hr.SourceError, match=r"absent.csv: no such file"):
         ingest(tmp_path / "absent.csv", tmp_path / "store")
