@@ -13,8 +13,8 @@ Reports   Mean and median of |predicted / measured - 1|, share inside the interv
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from headrace.plan.memory import SPREAD as MEMORY_SPREAD
 from headrace.plan.points import Points
 from headrace.plan.step_time import HOST, SPREAD
 from headrace.plan.table import read_table
+from measure import at_most, commit, machine
 
 
 def held_out(p, y, systems, groups, model, spread, *, host=None):
@@ -111,6 +112,19 @@ def memory_calculators(p):
     }
 
 
+def goals(result):
+    """What the planner claims, and what was found."""
+    percent = {
+        name: 100 * result[name]["mean"]
+        for name in ("known systems, five folds", "new systems, one left out", "memory, each point left out")
+    }
+    bars = dict(zip(percent, (8, 15, 8), strict=True))
+    found = [at_most(f"mean error: {name}", percent[name], bars[name], "%") for name in percent]
+    for name, bar in (("mean", 2), ("worst", 10)):
+        found.append(at_most(f"regret, {name}", 100 * result["regret, known"].get(name, np.nan), bar, "%"))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("tables", nargs="+")
@@ -144,9 +158,8 @@ def main() -> None:
     )
     big = np.array([s.startswith("vTrain") for s in s_t])
     result = {
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        "machine": machine(),
+        "commit": commit(),
         "points": len(y_t),
         "known systems, five folds": {**errors(known, y_t), "inside": float(inside.mean())},
         "new systems, one left out": {**errors(new, y_t), "inside": float(new_inside.mean())},
@@ -173,6 +186,7 @@ def main() -> None:
             for s in np.unique(s_t)
         },
     }
+    result["goals"] = [dataclasses.asdict(goal) for goal in goals(result)]
     out = Path(options.out)
     (out / "plan_check.json").write_text(json.dumps(result, indent=1) + "\n")
     lines = [

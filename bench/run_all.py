@@ -63,7 +63,8 @@ def page(folder: Path, failed: dict[str, str]) -> str:
         told = json.loads(path.read_text(encoding="utf-8"))
         machine = told["machine"]
         about.append(
-            f"- `{name}`: commit {told['commit']}, {machine['utc']}, load average {machine['load_average']}"
+            f"- `{name}`: {machine['cpu']}, commit {told['commit']}, {machine['utc']}, "
+            f"load average {machine['load_average']}"
         )
         rows += [[name, *Goal(**goal).row()] for goal in told["goals"]]
     missed = sum(row[4] == "MISSED" for row in rows)
