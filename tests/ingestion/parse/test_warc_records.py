@@ -1,4 +1,4 @@
-"""warc_records.py, warc_sources.py: whole and damaged archives, one member a record, one in all, and plain."""
+"""warc_records.py: records of whole and damaged archives, one member a record, one in all, and plain."""
 
 import gzip
 import random

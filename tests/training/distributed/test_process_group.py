@@ -1,6 +1,6 @@
 """Processes of a run: attempts apart, dead ranks by name, slow disks outside of collectives.
 
-Covers process_group.py, process_name.py, rendezvous.py and liveness.py.
+Covers process_group.py, rendezvous.py and liveness.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -18,7 +17,6 @@ from torch._C._distributed_c10d import TCPStore
 
 from headrace.errors import ConfigError
 from headrace.training.distributed.process_group import ProcessGroup, open_process_group
-from headrace.training.distributed.process_name import ProcessName, _state_and_start
 from headrace.training.distributed.rendezvous import read_launch
 
 PROGRAM = """
@@ -78,10 +76,6 @@ except HeadraceError as error:
 def agent_store():
     """The store that torchrun's agent holds over all attempts of a job."""
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
-
-
-def start_of(pid):
-    return _state_and_start(pid)[1]
 
 
 def start(store, size, *words, timeout_s=60, ranks=None):
@@ -157,22 +151,6 @@ def test_a_rank_of_this_machine_that_dies_is_named_by_those_that_wait_for_a_key(
     code, lines, err = alive
     assert code == 7, err
     assert "rank 0 of 2: rank 1 no longer answers (its process is gone)" in lines[-1]
-
-
-def test_a_process_that_ended_is_not_running_though_nobody_waited_for_it():
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    name = replace(ProcessName.own(), pid=process.pid, started=start_of(process.pid))
-    assert ProcessName.parse(name.text.encode()) == name
-    assert name.is_of_this_machine
-    assert name.is_running()
-    assert not replace(name, started="1").is_running()  # another process has the number
-    process.stdin.close()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # now a zombie
-    assert not name.is_running()
-    process.wait()
-    assert not name.is_running()
-    assert not replace(name, machine="another").is_of_this_machine
 
 
 def test_work_may_take_longer_than_a_collective_may_wait(agent_store):

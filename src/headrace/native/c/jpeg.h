@@ -219,7 +219,8 @@ static int NAME(jpeg_units)(JpegBits *bits, const Jpeg *jpeg, JpegPlane *planes,
 /* Returns 1 for pixels, 0 for an image that is not read here. `box` is y0, x0, y1, x1, inside. Where `memory` is
    too small, nothing is done and the bytes that are needed are returned. */
 static int64_t NAME(decode_jpeg_part)(const unsigned char *data, int64_t size, int64_t height, int64_t width,
-                                      const int64_t *box, unsigned char *out, unsigned char *memory, int64_t room) {
+                                      const int64_t *box, unsigned char *out, unsigned char *memory,
+                                      int64_t capacity) {
   Jpeg jpeg;
   if (!jpeg_header(&jpeg, data, size) || jpeg.height != height || jpeg.width != width || width < 8) return 0;
   const int64_t unit[2] = {8 * jpeg.component[0].down, 8 * jpeg.component[0].across};
@@ -242,7 +243,7 @@ static int64_t NAME(decode_jpeg_part)(const unsigned char *data, int64_t size, i
     nbytes += (last[0] - first[0]) * one->down * 8 * plane->stride;
   }
   const int64_t wide = box[3] - box[1] + 2, sums = (nbytes + 15) / 16 * 16, row = sums + 2 * (wide / 2 + 4);
-  if (room < row + 2 * (wide + 4)) return row + 2 * (wide + 4);
+  if (capacity < row + 2 * (wide + 4)) return row + 2 * (wide + 4);
   for (int c = 0; c < jpeg.components; c++) planes[c].samples = memory + offsets[c];
   JpegBits bits = {.clean = memory, .raw = jpeg.scan, .raw_end = jpeg.end};
   const int done = NAME(jpeg_units)(&bits, &jpeg, planes, first, last, across);

@@ -93,7 +93,7 @@ static void NAME(widen_rows)(const unsigned char *restrict bytes, int64_t width,
   for (int64_t i = 0; i < 16 * width; i++) line[i] = bytes[i];
 }
 
-/* One row from `count` rows of `nbytes` bytes, `stride` bytes apart; `sums` has room for as many integers. */
+/* One row from `count` rows of `nbytes` bytes, `stride` bytes apart; `sums` holds as many integers. */
 static void NAME(resize_column)(const unsigned char *restrict rows, int64_t stride, int64_t nbytes, const int *weights,
                                 int count, int *restrict sums, unsigned char *restrict out) {
   const int half = 1 << (WEIGHT_BITS - 1);
